@@ -1,0 +1,52 @@
+# Everything runs in .venv, which `setup` makes; nothing is installed outside of it.
+#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   on a machine without a GPU: saves 4 GB
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv/.installed-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench lab clean
+
+help:
+	@echo "make setup   install into .venv (again only after pyproject.toml or constraints.txt changed)"
+	@echo "make demo    fine-tune a tiny model as two nodes on this machine"
+	@echo "make test    unit tests, then whole runs on several ranks"
+	@echo "make lint    format, style, types, floors"
+	@echo "make bench   speed beside a bare loop, Trainer and TRL"
+	@echo "make lab     a shell on node0 of a cluster in this machine (NODES=3 LAB_ARGS='--slurm --pbs --ray'); needs root"
+	@echo "make clean   remove what builds and tests left, .venv too"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[bench]"
+	touch $@
+
+demo: setup
+	$(BIN)/allranks demo
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src/allranks
+	$(BIN)/lint-imports
+
+bench: $(BENCH_INSTALLED)
+	$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
+
+lab: setup
+	$(BIN)/python -m tests.cluster.lab --nodes $(or $(NODES),3) $(LAB_ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache allranks-demo* last_run_prepared model-out dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

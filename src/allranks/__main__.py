@@ -1,0 +1,5 @@
+"""`python -m allranks` is `allranks`."""
+
+from allranks.cli.main import main
+
+main()

@@ -1,0 +1,53 @@
+"""`allranks config`: the resolved config, or the schema of all keys."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allranks.cli.config_keys import ConfigKeysCommand, given
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Show the resolved config, or the schema of all keys.",
+    epilog="Example: allranks config show config.yaml --learning-rate 1e-4",
+)
+
+
+@app.command(
+    cls=ConfigKeysCommand,
+    options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
+    epilog="Example: allranks config show config.yaml --learning-rate 1e-4 --json",
+)
+def show(
+    ctx: typer.Context,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+    ignore_unsupported: Annotated[
+        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
+    ] = False,
+) -> None:
+    """Check CONFIG and print it as it will be used, every default filled in. The output is itself a config."""
+    from allranks.config import load_config
+    from allranks.config.overrides import parse_overrides
+
+    overrides = parse_overrides(given(ctx).config)
+    resolved = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+    for warning in resolved.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(resolved.flat(), indent=2) if as_json else resolved.yaml(), end="\n" if as_json else "")
+
+
+@app.command(epilog="Example: allranks config schema > allranks.schema.json")
+def schema() -> None:
+    """Print the JSON schema of a config file, for editors and programs."""
+    from allranks.config.reference import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

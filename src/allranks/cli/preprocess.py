@@ -1,0 +1,54 @@
+"""`allranks preprocess`: make the prepared data set, and show what is trained and what is masked."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allranks.cli.config_keys import ConfigKeysCommand, given
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(
+    cls=ConfigKeysCommand,
+    options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
+    epilog="Example: allranks preprocess config.yaml --show 3 --sequence-len 1024",
+)
+def preprocess(
+    ctx: typer.Context,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.", show_default=False)
+    ],
+    show: Annotated[
+        int, typer.Option(min=0, help="Print this many samples, with what is trained and what is masked.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print path, fingerprint and counts as JSON.")] = False,
+    ignore_unsupported: Annotated[
+        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
+    ] = False,
+) -> None:
+    """Make the prepared data set of CONFIG, or open it if it was made before.
+
+    Any key of the config is an option: --sequence-len 1024, --sample-packing true.
+    """
+    from allranks.config import load_config
+    from allranks.config.overrides import parse_overrides
+    from allranks.data import load_tokenizer, prepare
+    from allranks.data.show import show_samples, stats_lines
+
+    overrides = parse_overrides(given(ctx).config)
+    cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+    for warning in cfg.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
+    if as_json:
+        found = {"path": str(prepared.path), "fingerprint": prepared.fingerprint, "stats": prepared.stats}
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if show:
+        show_samples(prepared, load_tokenizer(cfg), show)
+    for line in stats_lines(prepared.stats):
+        typer.echo(line)
+    typer.echo(f"prepared: {prepared.path} (fingerprint {prepared.fingerprint[:16]})")

@@ -1,0 +1,74 @@
+"""`allranks qwen`: the interface of Qwen's fine-tuning scripts."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allranks.cli.train_words import TrainWordsCommand, is_given, read_as_train, train_words
+from allranks.errors import UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+_IN_PLACE_OF_DEEPSPEED = {
+    "full": "finetune_ds.sh shards by DeepSpeed ZeRO-3; here FSDP2 does, with the same losses",
+    "lora": "finetune_lora_ds.sh runs DeepSpeed ZeRO-2; here it is DDP, with the same losses",
+}
+
+
+@app.command(
+    cls=TrainWordsCommand,
+    options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
+    epilog="Example: NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 allranks qwen lora -m Qwen/Qwen3-8B -d data.json",
+)
+def qwen(
+    ctx: typer.Context,
+    method: Annotated[str, typer.Argument(metavar="full|lora|qlora", help="What is trained.", show_default=False)],
+    model: Annotated[str, typer.Option("-m", "--model", help="Folder or Hub id of the model.", show_default=False)],
+    data: Annotated[str, typer.Option("-d", "--data", help="JSON list of conversations.", show_default=False)],
+    deepspeed: Annotated[str | None, typer.Option(metavar="FILE", help="A DeepSpeed config.")] = None,
+) -> None:
+    """Fine-tune as finetune_ds.sh, finetune_lora_ds.sh and finetune_qlora_ds.sh do, with their defaults.
+
+    Reads NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (6001) and GPUS_PER_NODE, as they do. Options of `allranks train`,
+    any config key and finetune.py's own names (--model_max_length 1024) change single values.
+    """
+    from allranks.cli.config_keys import given
+    from allranks.config.dialects.qwen import METHODS, in_our_words, qwen_config
+    from allranks.config.load import resolve_mapping
+    from allranks.config.overrides import parse_overrides
+    from allranks.launch.node import write_file
+    from allranks.launch.qwen_variables import launch_words
+    from allranks.observe import say
+
+    if method not in METHODS:
+        raise UsageError(f"allranks qwen {method}: expected {', '.join(METHODS)}")
+    words = [*(["--deepspeed", deepspeed] if deepspeed else []), *in_our_words(train_words(ctx))]
+    context = read_as_train(["qwen.yaml", *words])
+    words = [*launch_words(os.environ, {name for name in context.params if is_given(context, name)}), *words]
+    overrides = parse_overrides(given(context).config)
+    flat = qwen_config(method, model, data, overrides.keys())
+    # Before anything is written; the file says the same.
+    cfg = resolve_mapping(
+        flat, f"allranks qwen {method}", overrides, ignore_unsupported=bool(context.params["ignore_unsupported"])
+    )
+    if method in _IN_PLACE_OF_DEEPSPEED:
+        say(f"note: {_IN_PLACE_OF_DEEPSPEED[method]}", file=sys.stderr)
+    path = Path(cfg.checkpoint.output_dir) / "qwen.yaml"
+    try:
+        write_file(path, _as_yaml(method, flat))
+    except OSError as error:
+        raise UsageError(
+            f"output_dir: {path.parent} cannot be written: {error.strerror}; choose another with --output-dir"
+        ) from None
+    with read_as_train([str(path), *words]) as started:
+        started.command.invoke(started)
+
+
+def _as_yaml(method: str, flat: dict) -> str:
+    import yaml
+
+    head = f"# What `allranks qwen {method}` stands for. `allranks config show` on this file shows every default too.\n"
+    return head + yaml.safe_dump(flat, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,53 @@
+"""The InfiniBand and RoCE ports of this node, as the kernel shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSFS = Path("/sys/class/infiniband")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port of a host channel adapter. `link` is InfiniBand or Ethernet (then it is RoCE)."""
+
+    hca: str
+    number: int
+    state: str
+    link: str
+    rate: str
+
+    @property
+    def is_active(self) -> bool:
+        return self.state == "ACTIVE"
+
+    def __str__(self) -> str:
+        return f"{self.hca}:{self.number} ({', '.join(part for part in (self.link, self.rate, self.state) if part)})"
+
+
+def ports(sysfs: Path = SYSFS) -> list[Port]:
+    """All ports, by adapter and number; none where the node has no adapter or its driver is not loaded."""
+    found = []
+    for folder in sysfs.glob("*/ports/*"):
+        if folder.name.isdecimal():
+            state = _read(folder / "state").partition(":")[2].strip()  # "4: ACTIVE"
+            link, rate = (
+                _read(folder / "link_layer"),
+                _read(folder / "rate").partition(" (")[0],
+            )  # "200 Gb/sec (4X HDR)"
+            found.append(Port(folder.parent.parent.name, int(folder.name), state, link, rate))
+    return sorted(found, key=lambda port: (port.hca, port.number))
+
+
+def listed(found: Sequence[Port]) -> str:
+    """For a message: `mlx5_0:1 (InfiniBand, 200 Gb/sec, ACTIVE)`."""
+    return ", ".join(map(str, found)) or f"none in {SYSFS}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,111 @@
+"""At which address do all other nodes reach node 0? Not guessed: node 0 listens and every other node connects."""
+
+import contextlib
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from allranks.cluster.fanout import Fanout, NodeLost, NodeRefused
+from allranks.errors import RefusedError
+
+_TIMEOUT_SECONDS = 5.0  # a packet lost twice is sent again after 3 s
+_SHOWN = 8
+# Bridges of containers and virtual machines: the same address on every node, and no way out.
+_VIRTUAL = ("docker", "br-", "virbr", "veth", "cni", "flannel", "cali", "podman", "lxc", "tun", "tap")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the nodes meet, and by which interfaces: node 0's own, and the other nodes' by their numbers."""
+
+    address: str
+    port: int
+    interface: str
+    interfaces: Mapping[int, str]
+
+
+async def find_address(
+    fanout: Fanout, facts: Sequence[Mapping[str, Any]], port: int, wanted: str | None = None
+) -> Address:
+    """The first address of node 0, or `wanted`, that every other node connects to at `port`.
+
+    `facts` are those of all nodes, in order. Raises RefusedError that names each pair that cannot talk.
+    """
+    own = {entry["address"]: entry["interface"] for entry in facts[0]["addresses"]}
+    candidates = [wanted] if wanted else _ranked(own, fanout.hosts[0].name)
+    if not candidates:
+        raise RefusedError(f"{fanout.hosts[0]} (node 0) has no address that another node could reach")
+    others = range(1, len(fanout.hosts))
+    try:
+        token = (await fanout.ask(0, "listen", port=port))["token"]
+        answers = await fanout.ask_all(
+            "reach", others, addresses=candidates, port=port, token=token, seconds=_TIMEOUT_SECONDS
+        )
+    except NodeRefused as error:
+        raise RefusedError(
+            f"{fanout.hosts[error.node]} cannot open port {port}: {error}; end what holds it (`ss -ltnp`), or choose "
+            "another with --master-port"
+        ) from None
+    except NodeLost as error:
+        raise RefusedError(f"{fanout.hosts[error.node]} was lost: {error}") from None
+    finally:
+        with contextlib.suppress(NodeLost, NodeRefused):
+            await fanout.ask(0, "stop-listening")
+    reached = [answer["reached"] for answer in answers]
+    for address in candidates:
+        if all(answer[address]["ok"] for answer in reached):
+            return Address(address, port, own.get(address, ""), _their_interfaces(address, reached, facts))
+    raise RefusedError(_nobody_meets(fanout, candidates, own, port, reached))
+
+
+def _ranked(own: Mapping[str, str], name: str) -> list[str]:
+    """Addresses by how likely they are the right one: the one that the user named, no bridges, IPv4 before IPv6."""
+
+    def rank(address: str) -> tuple[bool, bool, bool]:
+        return address != name, own[address].startswith(_VIRTUAL), ipaddress.ip_address(address).version == 6
+
+    return sorted(own, key=rank)
+
+
+def _their_interfaces(
+    address: str, reached: Sequence[Mapping[str, Any]], facts: Sequence[Mapping[str, Any]]
+) -> dict[int, str]:
+    found = {}
+    for node, answer in enumerate(reached, start=1):
+        theirs = {entry["address"]: entry["interface"] for entry in facts[node]["addresses"]}
+        found[node] = theirs.get(answer[address]["from"], "")
+    return found
+
+
+def _nobody_meets(
+    fanout: Fanout,
+    candidates: Sequence[str],
+    own: Mapping[str, str],
+    port: int,
+    reached: Sequence[Mapping[str, Any]],
+) -> str:
+    best = max(candidates, key=lambda address: sum(answer[address]["ok"] for answer in reached))
+    lines = []
+    for address in [best, *(address for address in candidates if address != best)]:
+        interface = f" ({own[address]})" if address in own else ""
+        lines += [
+            f"{fanout.hosts[node]} cannot reach {fanout.hosts[0]} at {_endpoint(address, port)}{interface}: "
+            f"{answer[address]['reason']}{_advice(answer[address]['reason'])}"
+            for node, answer in enumerate(reached, start=1)
+            if not answer[address]["ok"]
+        ]
+    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    listed = "".join(f"\n  {line}" for line in lines[:_SHOWN])
+    return (
+        f"the nodes cannot meet: no address of {fanout.hosts[0]} (node 0) is reached by all{listed}{more}\n"
+        "name an address with --master-addr, another port with --master-port, or list another node first"
+    )
+
+
+def _advice(reason: str) -> str:
+    return ": a firewall?" if reason in ("timed out", "connection refused", "no route to host") else ""
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

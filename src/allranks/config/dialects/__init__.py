@@ -1,0 +1,1 @@
+"""Other interfaces' words for a config: each turns them into our keys."""

@@ -1,0 +1,134 @@
+"""The arguments of Qwen's fine-tuning scripts (finetune_ds.sh, finetune_lora_ds.sh, finetune_qlora_ds.sh) as a config.
+
+Source of every value: those scripts and the finetune.py that they start, github.com/QwenLM/Qwen.
+"""
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from allranks.config.rules import EXCLUSIVE
+
+METHODS = ("full", "lora", "qlora")
+
+ARGUMENTS = {
+    "model_name_or_path": "base_model",
+    "data_path": "datasets.0.path",
+    "eval_data_path": "test_datasets.0.path",
+    "model_max_length": "sequence_len",
+    "num_train_epochs": "num_epochs",
+    "per_device_train_batch_size": "micro_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "lr_scheduler_type": "lr_scheduler",
+    "optim": "optimizer",
+}
+"""What finetune.py calls a key -> the key."""
+
+_ALL = {
+    "bf16": True,
+    "gradient_checkpointing": True,
+    "sequence_len": 512,
+    # finetune.py cuts what is too long.
+    "excess_length_strategy": "truncate",
+    "num_epochs": 5.0,
+    "optimizer": "adamw_torch",
+    "adam_beta2": 0.95,
+    "weight_decay": 0.1,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.01,
+    "save_strategy": "steps",
+    "save_steps": 1000,
+    "save_total_limit": 10,
+    "logging_steps": 1,
+    "network": {"cuda_device_max_connections": 1},
+}
+_FULL = {
+    "micro_batch_size": 1,
+    "gradient_accumulation_steps": 16,
+    "learning_rate": 1e-5,
+    # In the place of ZeRO-3: parameters, gradients and optimizer state are divided by the ranks.
+    "fsdp_version": 2,
+}
+_ADAPTER = {
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 8,
+    "learning_rate": 3e-4,
+    "lora_r": 64,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+}
+_METHOD: dict[str, dict[str, Any]] = {
+    "full": _FULL,
+    "lora": {"adapter": "lora", **_ADAPTER},
+    "qlora": {"adapter": "qlora", "load_in_4bit": True, **_ADAPTER},
+}
+
+# The models from Qwen-1.8B to Qwen-72B have names of their own for their layers; all later ones call them alike.
+_QWEN1 = re.compile(r"qwen-(1_8b|7b|14b|72b)(-|$)", re.IGNORECASE)
+_TARGETS_OF_QWEN1 = ["c_attn", "c_proj", "w1", "w2"]
+_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def qwen_config(method: str, model: str, data: str, given: Collection[str] = ()) -> dict[str, Any]:
+    """The flat config that a script stands for. `given` are the keys that the user sets: what they exclude is left out.
+
+    LoRA adapts all linear layers but the output layer, as the script does; that of a base model also trains embedding
+    and output layer, which do not know the tokens of a chat yet.
+    """
+    flat = {
+        "base_model": model,
+        "datasets": [{"path": data, "type": "qwen"}],
+        "output_dir": "output_qwen",
+        **_METHOD[method],
+        **_ALL,
+    }
+    if method != "full":
+        flat["lora_target_modules"] = _TARGETS_OF_QWEN1 if is_qwen1(model) else _TARGETS
+        if method == "lora" and not is_chat_model(model):
+            flat["lora_modules_to_save"] = ["wte" if is_qwen1(model) else "embed_tokens", "lm_head"]
+    return {key: value for key, value in flat.items() if not _is_excluded(key, given)}
+
+
+def in_our_words(words: Sequence[str]) -> list[str]:
+    """Command line options with finetune.py's names replaced by ours."""
+    translated = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        key = ARGUMENTS.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
+        translated.append(f"--{key}{equals}{value}" if key else word)
+        if key == "test_datasets.0.path":
+            translated[-1:-1] = ["--test_datasets.0.type=qwen"]
+    return translated
+
+
+def is_qwen1(model: str) -> bool:
+    """Whether a folder or Hub id is a model of the first generation."""
+    config = Path(model) / "config.json"
+    if config.is_file():
+        try:
+            return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "qwen")
+        except (OSError, ValueError, AttributeError):
+            return False  # who loads the model will say what is wrong with it
+    return _QWEN1.match(_last_part(model)) is not None
+
+
+def is_chat_model(model: str) -> bool:
+    """By its name, as in finetune.py; since Qwen3 it is the base models whose names say so."""
+    name = _last_part(model).lower()
+    if any(word in name for word in ("chat", "instruct", "thinking")):
+        return True
+    generation = re.match(r"qwen(\d+)", name)
+    return generation is not None and int(generation[1]) >= 3 and "base" not in name
+
+
+def _last_part(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def _is_excluded(key: str, given: Collection[str]) -> bool:
+    if "save_strategy" in given and key == "save_steps":
+        return True
+    others = {other for *pair, _ in EXCLUSIVE for other in pair if key in pair and other != key}
+    return key not in given and not others.isdisjoint(given)

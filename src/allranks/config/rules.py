@@ -1,0 +1,277 @@
+"""What keys say about each other: pairs that exclude each other, keys that need another, and defaults that follow."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+from allranks.config.run import RunConfig
+from allranks.config.sections.launch import LaunchConfig
+from allranks.config.yaml_lines import KeyPath
+
+Broken = Iterator[tuple[str | KeyPath, str]]
+"""Key (or path) -> what is wrong with it."""
+
+
+class Given(Protocol):
+    """What was written, and where."""
+
+    values: dict[str, Any]
+
+    def label(self, path: KeyPath) -> str: ...
+
+
+EXCLUSIVE = [
+    ("batch_size", "gradient_accumulation_steps", "`batch_size` fixes the global batch, the other follows from it"),
+    ("warmup_steps", "warmup_ratio", "both set the length of the warm-up"),
+    ("save_steps", "saves_per_epoch", "both set how often is saved"),
+    ("eval_steps", "evals_per_epoch", "both set how often is evaluated"),
+    ("test_datasets", "val_set_size", "both name the evaluation data"),
+    ("bf16", "fp16", "a run computes in one type"),
+    ("fp16", "bfloat16", "a run computes in one type"),
+    ("lora_target_linear", "lora_target_modules", "both choose the modules"),
+    ("resume_from_checkpoint", "auto_resume_from_checkpoints", "both choose the checkpoint to go on from"),
+]
+"""Two keys of which only one may be switched on, and why."""
+
+OPTIMIZER_ARGUMENTS = {"betas": ("adam_beta1", "adam_beta2"), "eps": ("adam_epsilon",)}
+"""Arguments of optimizers -> the config's own keys for them."""
+
+WITHOUT_BETAS = ("sgd", "adafactor")
+
+ADAPTER_ONLY = [
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_target_linear",
+    "lora_modules_to_save",
+    "lora_model_dir",
+    "lora_fan_in_fan_out",
+    "peft_use_dora",
+    "peft_use_rslora",
+    "peft_init_lora_weights",
+    "peft_layers_to_transform",
+    "peft_layers_pattern",
+]
+
+RAY_ONLY = [key for key in LaunchConfig.model_fields if key != "use_ray"]
+
+
+def broken_rules(config: RunConfig, given: Given) -> list[str]:
+    """One line for each rule that the config breaks."""
+    checks = (
+        *(_exclusive, _adapter, _optimizer, _schedule, _saving, _evaluation),
+        *(_templates, _precision, _parallel, _network, _launch, _watchdog),
+    )
+    broken = [entry for check in checks for entry in check(config, given)]
+    return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
+
+
+def idle_keys(config: RunConfig, given: Given) -> list[str]:
+    """One line for each key that is allowed to have no effect, because Axolotl's own examples are written so."""
+    idle = []
+    if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
+        idle.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
+    if not config.launch.use_ray:
+        launch = config.launch
+        # Not "given": a resolved config, which the ranks read, gives every key.
+        changed = [key for key in RAY_ONLY if getattr(launch, key) != type(launch).model_fields[key].default]
+        idle += [f"{given.label((key,))}: has no effect without --use-ray" for key in changed]
+    return idle
+
+
+def finish(config: RunConfig) -> RunConfig:
+    """The config with every default filled in that follows from another key."""
+    data, optimizer, checkpoint = config.data, config.optimizer, config.checkpoint
+    evaluation, parallel, precision = config.evaluation, config.parallel, config.precision
+    jinja = "jinja" if data.chat_template_jinja else None
+    data = _fill(
+        data,
+        eval_sample_packing=data.sample_packing,
+        pad_to_sequence_len=bool(parallel.torch_compile),
+        chat_template=jinja,
+        data_seed=optimizer.seed,
+    )
+    by_steps = checkpoint.save_steps or checkpoint.saves_per_epoch
+    checkpoint = _fill(checkpoint, save_strategy="steps" if by_steps else "epoch")
+    by_steps = evaluation.eval_steps or evaluation.evals_per_epoch
+    strategy = ("steps" if by_steps else "epoch") if _has_evaluation_data(config) else "no"
+    evaluation = _fill(evaluation, eval_strategy=strategy, eval_batch_size=optimizer.micro_batch_size)
+    tracking = config.tracking
+    if tracking.loss_watchdog_threshold is not None:
+        tracking = _fill(tracking, loss_watchdog_patience=3)
+    fsdp = parallel.fsdp_config
+    if fsdp is not None:
+        final = fsdp.final_state_dict_type or fsdp.state_dict_type
+        fsdp = fsdp.model_copy(update={"state_dict_type": final, "final_state_dict_type": None})
+        parallel = parallel.model_copy(update={"fsdp_config": fsdp})
+        if precision.compute == "auto" and fsdp.mixed_precision_policy:
+            precision = precision.model_copy(update={"bf16": fsdp.mixed_precision_policy == "bf16"})
+    return replace(
+        config,
+        data=data,
+        checkpoint=checkpoint,
+        evaluation=evaluation,
+        parallel=parallel,
+        precision=precision,
+        tracking=tracking,
+    )
+
+
+def _fill(section: Any, **values: Any) -> Any:
+    """The section with values for the keys that have none."""
+    missing = {key: value for key, value in values.items() if getattr(section, key) is None and value is not None}
+    return section.model_copy(update=missing)
+
+
+def _has_evaluation_data(config: RunConfig) -> bool:
+    return bool(config.data.test_datasets) or config.data.val_set_size > 0
+
+
+def _exclusive(config: RunConfig, given: Given) -> Broken:
+    for first, second, why in EXCLUSIVE:
+        if given.values.get(first) and given.values.get(second):
+            yield second, f"excludes {first} ({given.label((first,))}): {why}; keep one of them"
+
+
+def _adapter(config: RunConfig, given: Given) -> Broken:
+    adapter = config.adapter
+    if adapter.adapter is None:
+        for key in ADAPTER_ONLY:
+            if given.values.get(key):
+                yield key, "has no effect without `adapter: lora`; add that, or remove this key"
+        return
+    for key in ("lora_r", "lora_alpha"):
+        if getattr(adapter, key) is None and adapter.lora_model_dir is None:
+            yield key, f"required by `adapter: {adapter.adapter}`"
+    if adapter.peft_layers_pattern and not adapter.peft_layers_to_transform:
+        yield "peft_layers_pattern", "needs `peft_layers_to_transform`"
+
+
+def _optimizer(config: RunConfig, given: Given) -> Broken:
+    settings = config.optimizer
+    # Not "given": a resolved config, which the ranks read, gives every key.
+    changed = [key for key, field in type(settings).model_fields.items() if getattr(settings, key) != field.default]
+    name = settings.optimizer
+    for key in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        if key in changed and name in WITHOUT_BETAS:
+            yield key, f"has no effect: {name} has no such number; remove it, or choose an AdamW as `optimizer`"
+    if "adam_epsilon" in changed and "lion" in name:
+        yield "adam_epsilon", f"has no effect: {name} divides by nothing; remove it"
+    for argument in settings.optim_args or {}:
+        at = ("optim_args", argument)
+        for key in OPTIMIZER_ARGUMENTS.get(argument, ()):
+            if key in changed:
+                yield at, f"excludes {key} ({given.label((key,))}): both set the same; keep one of them"
+        for key in ("lr", "weight_decay"):
+            if argument == key:
+                yield at, f"has no effect: `{'learning_rate' if key == 'lr' else key}` sets it for every parameter"
+
+
+def _schedule(config: RunConfig, given: Given) -> Broken:
+    scheduler = config.optimizer.lr_scheduler
+    for key in ("cosine_min_lr_ratio", "cosine_constant_lr_ratio"):
+        if given.values.get(key) and scheduler != "cosine":
+            yield key, f"belongs to `lr_scheduler: cosine`, not to {scheduler}"
+    if config.optimizer.cosine_constant_lr_ratio and config.optimizer.cosine_min_lr_ratio is None:
+        yield "cosine_constant_lr_ratio", "needs `cosine_min_lr_ratio`, the rate that it stays at"
+
+
+def _saving(config: RunConfig, given: Given) -> Broken:
+    checkpoint = config.checkpoint
+    for key in ("save_steps", "saves_per_epoch"):
+        if getattr(checkpoint, key) and checkpoint.save_strategy not in (None, "steps"):
+            yield key, f"needs `save_strategy: steps`, not {checkpoint.save_strategy}"
+    if checkpoint.save_strategy == "steps" and not (checkpoint.save_steps or checkpoint.saves_per_epoch):
+        yield "save_strategy", "`steps` needs `save_steps` or `saves_per_epoch`"
+    if checkpoint.metric_for_best_model and checkpoint.save_strategy != "best":
+        yield "metric_for_best_model", "needs `save_strategy: best`"
+    if checkpoint.save_strategy == "best":
+        if not _has_evaluation_data(config):
+            yield "save_strategy", "`best` needs evaluation data: `val_set_size` or `test_datasets`"
+        elif config.evaluation.eval_strategy == "no":
+            at = given.label(("eval_strategy",))
+            yield "save_strategy", f"`best` needs evaluations, and `eval_strategy` is no ({at}); remove that key"
+    if checkpoint.save_first_step and checkpoint.save_strategy in ("best", "no"):
+        why = "saves only after evaluations" if checkpoint.save_strategy == "best" else "saves nothing on the way"
+        yield "save_first_step", f"contradicts `save_strategy: {checkpoint.save_strategy}`, which {why}"
+
+
+def _evaluation(config: RunConfig, given: Given) -> Broken:
+    evaluation = config.evaluation
+    strategy = evaluation.eval_strategy
+    asked = [key for key in ("eval_steps", "early_stopping_patience") if getattr(evaluation, key)]
+    asked += ["eval_strategy"] if strategy not in (None, "no") else []
+    if not _has_evaluation_data(config):
+        for key in asked:
+            yield key, "needs evaluation data: `val_set_size` or `test_datasets`"
+        return
+    for key in ("eval_steps", "evals_per_epoch"):
+        if getattr(evaluation, key) and strategy not in (None, "steps"):
+            yield key, f"needs `eval_strategy: steps`, not {strategy}"
+    if strategy == "steps" and not (evaluation.eval_steps or evaluation.evals_per_epoch):
+        yield "eval_strategy", "`steps` needs `eval_steps` or `evals_per_epoch`"
+    if strategy == "no" and evaluation.early_stopping_patience:
+        yield "early_stopping_patience", "needs an `eval_strategy`"
+
+
+def _templates(config: RunConfig, given: Given) -> Broken:
+    data = config.data
+    for path, holder in [((), data), *_specs(config)]:
+        template, jinja = holder.chat_template, holder.chat_template_jinja
+        if template == "jinja" and not jinja:
+            yield (*path, "chat_template"), "`jinja` needs `chat_template_jinja`"
+        if jinja and template not in (None, "jinja"):
+            yield (*path, "chat_template_jinja"), f"needs `chat_template: jinja`, not {template}"
+    for path, spec in _specs(config):
+        if (spec.shards is None) != (spec.shards_idx is None):
+            yield (*path, "shards"), "`shards` and `shards_idx` need each other"
+        elif spec.shards is not None and spec.shards_idx >= spec.shards:
+            yield (*path, "shards_idx"), f"must be below `shards`, {spec.shards}"
+    if data.min_sample_len and data.min_sample_len > data.sequence_len:
+        yield "min_sample_len", f"is above `sequence_len`, {data.sequence_len}: nothing would be left"
+
+
+def _specs(config: RunConfig) -> list[tuple[KeyPath, Any]]:
+    named = (("datasets", config.data.datasets), ("test_datasets", config.data.test_datasets or []))
+    return [((name, index), spec) for name, specs in named for index, spec in enumerate(specs)]
+
+
+def _precision(config: RunConfig, given: Given) -> Broken:
+    compute = config.precision.compute
+    policy = config.parallel.fsdp_settings.mixed_precision_policy
+    if policy and compute not in ("auto", "bfloat16" if policy == "bf16" else "float32"):
+        yield ("fsdp_config", "mixed_precision_policy"), f"{policy} contradicts {compute}, which bf16 and fp16 ask for"
+    if config.precision.float16:
+        # torch's GradScaler refuses to unscale float16 gradients, which float16 weights have.
+        yield "float16", "weights in float16 cannot be trained: loss scaling needs float32 ones; use `fp16` or `bf16`"
+    elif config.precision.fp16 and config.parallel.uses_fsdp:
+        yield "fp16", "float16 needs loss scaling, which does not work with FSDP; use `bf16: true`"
+
+
+def _parallel(config: RunConfig, given: Given) -> Broken:
+    parallel = config.parallel
+    for key in ("torch_compile_backend", "torch_compile_mode"):
+        if given.values.get(key) and not parallel.torch_compile:
+            yield key, "needs `torch_compile: true`"
+    if parallel.gradient_checkpointing_kwargs and not parallel.checkpoints_activations:
+        yield "gradient_checkpointing_kwargs", "needs `gradient_checkpointing: true`"
+
+
+def _network(config: RunConfig, given: Given) -> Broken:
+    network = config.network.settings
+    for key in ("hcas", "gid_index"):
+        if getattr(network, key) is not None and network.infiniband == "off":
+            yield ("network", key), "has no effect with `infiniband: off`; remove one of them"
+    if network.debug_subsystems and network.debug not in ("INFO", "TRACE"):
+        yield ("network", "debug_subsystems"), "needs `debug: INFO` or `debug: TRACE`"
+
+
+def _launch(config: RunConfig, given: Given) -> Broken:
+    if (config.launch.resources_per_worker or {}).get("GPU", 0) not in (0, 1):
+        yield ("resources_per_worker", "GPU"), "a rank uses one GPU, or none: 1 or 0"
+
+
+def _watchdog(config: RunConfig, given: Given) -> Broken:
+    if given.values.get("loss_watchdog_patience") and config.tracking.loss_watchdog_threshold is None:
+        yield "loss_watchdog_patience", "needs `loss_watchdog_threshold`"

@@ -1,0 +1,88 @@
+"""The whole config of a run: the sections, and where they came from."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import yaml
+
+from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.sections.checkpoint import CheckpointConfig
+from allranks.config.sections.data import DataConfig
+from allranks.config.sections.evaluation import EvaluationConfig
+from allranks.config.sections.launch import LaunchConfig
+from allranks.config.sections.model import ModelConfig
+from allranks.config.sections.network import NetworkConfig
+from allranks.config.sections.optimizer import OptimizerConfig
+from allranks.config.sections.parallel import ParallelConfig
+from allranks.config.sections.precision import PrecisionConfig
+from allranks.config.sections.section import Section
+from allranks.config.sections.tracking import TrackingConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved config. Each key of the YAML file is an attribute of exactly one section."""
+
+    model: ModelConfig
+    data: DataConfig
+    adapter: AdapterConfig
+    precision: PrecisionConfig
+    parallel: ParallelConfig
+    network: NetworkConfig
+    optimizer: OptimizerConfig
+    checkpoint: CheckpointConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    launch: LaunchConfig
+    source: str
+    """The file it was read from."""
+    warnings: tuple[str, ...] = ()
+    """What the user should be told: keys without effect, keys left out on request."""
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any], *, source: str = "<dict>") -> Self:
+        """The config with these keys, checked and resolved as if they had been read from a file. Raises ConfigError."""
+        from allranks.config.load import resolve_mapping
+
+        config = resolve_mapping(flat, source)
+        assert isinstance(config, cls)
+        return config
+
+    def flat(self) -> dict[str, Any]:
+        """Every key that has a value, as plain JSON types. `from_flat` of it gives the same config."""
+        flat: dict[str, Any] = {}
+        for name in SECTIONS:
+            flat |= getattr(self, name).model_dump(mode="json", exclude_none=True)
+        if self.optimizer.batch_size is not None:
+            # Takes its place; the two exclude each other in a config.
+            del flat["gradient_accumulation_steps"]
+        return flat
+
+    to_dict = flat
+
+    def yaml(self) -> str:
+        """`flat` as a YAML config, section by section."""
+        flat = self.flat()
+        parts = []
+        for name, section in SECTIONS.items():
+            keys = {key: flat[key] for key in section.model_fields if key in flat}
+            if keys:
+                parts.append(f"# {name}\n" + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=120))
+        return "\n".join(parts)
+
+    def sha256(self) -> str:
+        """Hex digest of the resolved config: equal on all nodes, or the run must not start."""
+        return hashlib.sha256(json.dumps(self.flat(), sort_keys=True).encode()).hexdigest()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    field.name: field.type
+    for field in fields(RunConfig)
+    if isinstance(field.type, type) and issubclass(field.type, Section)
+}
+
+SECTION_OF: dict[str, str] = {key: name for name, section in SECTIONS.items() for key in section.model_fields}
+"""Flat key -> name of its section."""

@@ -1,0 +1,84 @@
+"""Take the keys out of a draft that are known and cannot be used, telling the user."""
+
+from typing import Any
+
+from allranks.config.draft import Draft
+from allranks.config.explain import shown
+from allranks.config.run import SECTION_OF
+from allranks.config.unsupported import (
+    FSDP1,
+    LATER,
+    NO_EFFECT,
+    OUT_OF_SCOPE,
+    REFUSED_VALUES,
+    lookup,
+    secret_variable,
+)
+from allranks.config.yaml_lines import KeyPath
+
+
+def screen(draft: Draft, *, ignore_unsupported: bool) -> list[str]:
+    """Remove such keys from `draft.values`; adds to `draft.problems` and returns the warnings.
+
+    A value that switches nothing on (false, null, 0, empty) is removed without a word.
+    """
+    warnings: list[str] = []
+    draft.values = _screened(draft, (), draft.values, ignore_unsupported, warnings)
+    return warnings
+
+
+def _screened(draft: Draft, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_screened(draft, (*path, index), item, ignore, warnings) for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        here = (*path, key)
+        if not _is_taken_out(draft, here, item, ignore, warnings):
+            screened = _screened(draft, here, item, ignore, warnings)
+            if screened != {}:  # like null, an empty mapping says nothing; `fsdp_config:` alone asks for no FSDP
+                kept[key] = screened
+    return kept
+
+
+def _is_taken_out(draft: Draft, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> bool:
+    key = ".".join("*" if isinstance(part, int) else part for part in path).removeprefix("test_")
+    refusal = _refusal(path, key, value)
+    is_ours = key in SECTION_OF and key not in LATER
+    if refusal:
+        draft.problems.append(f"{draft.label(path)}: {refusal}")
+    elif is_ours:
+        return False
+    elif later := lookup(LATER, key):
+        if value and ignore:
+            warnings.append(f"{draft.label(path)}: ignored on request; not supported yet: {later}")
+        elif value:
+            draft.problems.append(
+                f"{draft.label(path)}: not supported yet: {later}; remove it, or add --ignore-unsupported"
+            )
+    elif reason := lookup(NO_EFFECT, key):
+        if value:
+            warnings.append(f"{draft.label(path)}: has no effect: {reason}")
+    elif not (lookup(OUT_OF_SCOPE, key) or key in FSDP1):
+        return False
+    return True
+
+
+def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
+    """Why a value cannot be used at all."""
+    if isinstance(value, list):
+        return next((text for item in value if (text := _refusal((*path, 0), f"{key}.*", item))), None)
+    if isinstance(value, str | int) and value in REFUSED_VALUES.get(key, {}):
+        return f"{shown(value) if isinstance(value, bool) else value}: {REFUSED_VALUES[key][value]}"
+    if not value or (key in SECTION_OF and key not in LATER):
+        return None
+    variable = secret_variable(key)
+    if variable and len(path) == 1 and isinstance(value, str):
+        return (
+            "a secret does not belong in a config, which is copied into the run directory; "
+            f"remove it and set the environment variable {variable}"
+        )
+    if topic := lookup(OUT_OF_SCOPE, key):
+        return f"{topic}: out of scope; allranks does supervised fine-tuning"
+    return FSDP1.get(key)

@@ -1,0 +1,53 @@
+"""Keys of the model and its tokenizer."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from allranks.config.sections.section import Section
+
+AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+class SpecialTokens(Section):
+    """Special tokens of the tokenizer that are set or replaced."""
+
+    bos_token: str | None = None
+    """Beginning of a text."""
+    eos_token: str | None = None
+    """End of a text or of a turn."""
+    pad_token: str | None = None
+    """Padding."""
+    unk_token: str | None = None
+    """Unknown text."""
+    additional_special_tokens: list[str] | None = None
+    """Further tokens that are never split."""
+
+
+class ModelConfig(Section):
+    """The model and its tokenizer."""
+
+    base_model: str = Field(min_length=1)
+    """Folder or Hugging Face Hub id of the model to fine-tune."""
+    base_model_config: str | None = None
+    """Folder or Hub id of the model's configuration, where it is not beside the weights."""
+    tokenizer_config: str | None = None
+    """Folder or Hub id of the tokenizer; the model's own if not given."""
+    model_type: str | None = Field(None, pattern=r"^\w+ForCausalLM$")
+    """Accepted for Axolotl's sake: the class is found from the model itself."""
+    tokenizer_type: str | None = Field(None, pattern=r"^\w+Tokenizer(Fast)?$")
+    """Accepted for Axolotl's sake: the class is found from the tokenizer itself."""
+    revision_of_model: str | None = None
+    """Branch, tag or commit of the model on the Hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Read that code first."""
+    special_tokens: SpecialTokens | None = None
+    """Special tokens to set on the tokenizer."""
+    tokens: list[str] | None = None
+    """Tokens to add to the tokenizer; the embedding grows to hold them."""
+    resize_token_embeddings_to_32x: bool = False
+    """Where the embedding grows to hold added tokens, round its size up to a multiple of 32."""
+    overrides_of_model_config: dict[str, Any] | None = None
+    """Entries of the model's configuration to replace, such as `rope_scaling`."""
+    attn_implementation: AttentionImplementation | None = None
+    """How attention is computed; the best that the device offers if not given."""

@@ -1,0 +1,79 @@
+"""Keys of the optimizer, its schedule and the batch."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from allranks.config.sections.section import Count, Fraction, Section
+
+Optimizer = Literal[
+    "adamw_torch_fused",
+    "adamw_torch",
+    "sgd",
+    "adafactor",
+    "adamw_torch_8bit",
+    "adamw_torch_4bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "lion_pytorch",
+]
+Scheduler = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "polynomial",
+    "inverse_sqrt",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "warmup_stable_decay",
+]
+
+
+class OptimizerConfig(Section):
+    """How the weights change."""
+
+    micro_batch_size: int = Field(1, ge=1)
+    """Blocks that a rank computes at once."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches of a rank in one step. The global batch is then micro_batch_size x this x ranks."""
+    batch_size: int | None = Field(None, ge=1)
+    """Global batch in blocks, the same on any number of ranks; instead of `gradient_accumulation_steps`."""
+    num_epochs: float = Field(1.0, gt=0)
+    """Times that the data is gone through; may be a fraction."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many steps, whatever `num_epochs` says."""
+    learning_rate: float = Field(gt=0)
+    """Highest learning rate."""
+    optimizer: Optimizer = "adamw_torch_fused"
+    """The optimizer."""
+    optim_args: dict[str, Any] | None = None
+    """Further arguments of the optimizer; text such as `a=1,b=2` is understood too."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient's mean."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the gradient's square."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay; not on biases and norms."""
+    lr_scheduler: Scheduler = "cosine"
+    """How the learning rate changes after the warm-up."""
+    lr_scheduler_kwargs: dict[str, Any] | None = None
+    """Further arguments of the scheduler."""
+    cosine_min_lr_ratio: float | None = Field(None, ge=0, le=1)
+    """Cosine: the last learning rate as a fraction of the highest."""
+    cosine_constant_lr_ratio: float | None = Field(None, gt=0, lt=1)
+    """Cosine: share of the steps after the warm-up over which the rate decays; then it stays at cosine_min_lr_ratio."""
+    warmup_steps: Count | Fraction | None = None
+    """Steps of linear warm-up; below 1, a fraction of all steps."""
+    warmup_ratio: float | None = Field(None, ge=0, le=1)
+    """Warm-up as a fraction of all steps."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Clip the global gradient norm to this; 0 does not clip."""
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seed of new weights and dropout; also of the data order, see `data_seed`."""

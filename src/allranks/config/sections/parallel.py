@@ -1,0 +1,100 @@
+"""Keys of the strategies over several ranks, and of memory and compilation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from allranks.config.sections.section import Section
+
+
+class FsdpConfig(Section):
+    """Settings of FSDP2 (`fully_shard`). The old form with an `fsdp_` prefix is understood."""
+
+    offload_params: bool = False
+    """Keep parameters, gradients and optimizer state in host memory; the optimizer step runs on the CPU."""
+    cpu_offload_pin_memory: bool = True
+    """Pin the host memory used by `offload_params`: faster copies, but it cannot be swapped."""
+    state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = "FULL_STATE_DICT"
+    """Checkpoints are always sharded. `FULL_STATE_DICT` also writes the Hugging Face model at the end."""
+    final_state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] | None = None
+    """Replaces `state_dict_type`, as only the end of the run differs."""
+    auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP"] = "TRANSFORMER_BASED_WRAP"
+    """Shard layer by layer."""
+    transformer_layer_cls_to_wrap: str | None = None
+    """Class of the decoder layers; found from the model if not given, checked if given."""
+    reshard_after_forward: bool = True
+    """Free gathered parameters after the forward pass (as ZeRO-3). `false` (as ZeRO-2): more memory, less network."""
+    sync_each_batch: bool = False
+    """Reduce gradients at every micro-batch instead of once a step: less memory, more network."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass; the same as `gradient_checkpointing`."""
+    cpu_ram_efficient_loading: Literal[True] | None = None
+    """Accepted: weights always go straight into the shards."""
+    sync_module_states: Literal[True] | None = None
+    """Accepted: all ranks always start from the same weights."""
+    limit_all_gathers: Literal[True] | None = None
+    """Accepted: FSDP2 always does."""
+    mixed_precision_policy: Literal["bf16", "fp32"] | None = None
+    """Computation type, as `bf16: true` and `bf16: false` say it for the whole run."""
+
+
+class GradientCheckpointingKwargs(Section):
+    """Options of gradient checkpointing."""
+
+    use_reentrant: Literal[False] = False
+    """Only the non-reentrant form works with FSDP2 and with adapters."""
+
+
+class ParallelConfig(Section):
+    """Several ranks: what is sharded, what is replicated."""
+
+    fsdp: list[Literal["full_shard", "auto_wrap"]] | None = None
+    """Old way of asking for FSDP; `fsdp_version: 2` with `fsdp_config` says it all."""
+    fsdp_version: Literal[2] | None = None
+    """Only 2, PyTorch's `fully_shard`."""
+    fsdp_config: FsdpConfig | None = None
+    """Settings of FSDP2."""
+    dp_shard_size: int | None = Field(None, ge=1)
+    """Ranks that share one copy of the model; all ranks if not given and FSDP is asked for."""
+    dp_replicate_size: int | None = Field(None, ge=1)
+    """Copies of the model, each over `dp_shard_size` ranks (HSDP)."""
+    tensor_parallel_size: Literal[1] | None = None
+    """Only 1: tensor parallelism is not supported yet."""
+    context_parallel_size: Literal[1] | None = None
+    """Only 1: context parallelism is not supported yet."""
+    expert_parallel_size: Literal[1] | None = None
+    """Only 1: expert parallelism is not supported yet."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more computation."""
+    gradient_checkpointing_kwargs: GradientCheckpointingKwargs | None = None
+    """Options of gradient checkpointing."""
+    torch_compile: bool | Literal["auto"] = False
+    """Compile each layer; `auto` does so where a compiler for the device is at hand."""
+    torch_compile_backend: str | None = None
+    """Backend of `torch.compile`."""
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    """Mode of `torch.compile`."""
+    ddp_timeout: int = Field(1800, ge=1)
+    """Seconds after which a collective that does not finish stops the run."""
+    ddp_bucket_cap_mb: int | None = Field(None, ge=1)
+    """Size of DDP's gradient buckets in MiB."""
+    ddp_broadcast_buffers: bool | None = None
+    """Let DDP send the buffers of rank 0 to all ranks before each forward pass."""
+    ddp_find_unused_parameters: bool = False
+    """Let DDP look for parameters that took no part in the loss."""
+
+    @property
+    def uses_fsdp(self) -> bool:
+        """Whether the model is sharded."""
+        asked = bool(self.fsdp) or self.fsdp_version is not None or self.fsdp_config is not None
+        return asked or (self.dp_shard_size or 1) > 1
+
+    @property
+    def fsdp_settings(self) -> FsdpConfig:
+        """`fsdp_config`, or its defaults where the config has none."""
+        return self.fsdp_config or FsdpConfig()
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether activations are recomputed in the backward pass, by either key."""
+        return self.gradient_checkpointing or self.fsdp_settings.activation_checkpointing

@@ -1,0 +1,33 @@
+"""Which strategy a config asks for on so many ranks."""
+
+from typing import Literal
+
+from allranks.config.run import RunConfig
+from allranks.errors import ConfigError
+
+Kind = Literal["single", "ddp", "fsdp"]
+
+
+def strategy(cfg: RunConfig, world_size: int) -> tuple[Kind, int, int]:
+    """(kind, replicas, shards) that the config asks for on `world_size` ranks. FSDP with several replicas is HSDP.
+
+    One process that asks for FSDP gets "single", so that a config written for many ranks also runs alone (a smoke test,
+    a resume on one process), unless it also asks for `offload_params`, which only FSDP can do.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the world size.
+    """
+    parallel = cfg.parallel
+    replicas, shards = parallel.dp_replicate_size, parallel.dp_shard_size
+    if shards is None:
+        shards = max(1, world_size // (replicas or 1)) if parallel.uses_fsdp else 1
+    if replicas is None:
+        replicas = max(1, world_size // shards)
+    if replicas * shards != world_size:
+        raise ConfigError(
+            f"dp_replicate_size x dp_shard_size is {replicas} x {shards}, but there are {world_size} ranks (nodes x "
+            "processes per node): change one of the two keys, or start another number of processes"
+        )
+    if shards > 1 or (parallel.uses_fsdp and parallel.fsdp_settings.offload_params):
+        return "fsdp", replicas, shards
+    return ("single", 1, 1) if world_size == 1 else ("ddp", replicas, 1)

@@ -1,0 +1,306 @@
+"""Keys that are known and not (or not yet) supported: one entry a key, or a key's prefix ending in `*`."""
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+LATER = {
+    "deepspeed": "DeepSpeed ZeRO; FSDP2 (`fsdp_version: 2`) shards the same way",
+    "load_in_4bit": "4-bit base weights",
+    "load_in_8bit": "8-bit base weights",
+    "gptq": "GPTQ models",
+    "use_tensorboard": "the TensorBoard tracker",
+    "use_wandb": "the Weights & Biases tracker",
+    "wandb_*": "the Weights & Biases tracker",
+    "use_mlflow": "the MLflow tracker",
+    "mlflow_*": "the MLflow tracker",
+    "hf_mlflow_log_artifacts": "the MLflow tracker",
+    "use_trackio": "the trackio tracker",
+    "trackio_*": "the trackio tracker",
+    "use_comet": "the Comet tracker",
+    "comet_*": "the Comet tracker",
+    "use_otel_metrics": "OpenTelemetry metrics",
+    "otel_*": "OpenTelemetry metrics",
+    "swanlab_*": "the SwanLab tracker",
+    "use_swanlab": "the SwanLab tracker",
+    "plugins": "Axolotl's plugins",
+    "liger_*": "Liger kernels",
+    "cut_cross_entropy*": "Cut Cross Entropy",
+    "chunked_cross_entropy*": "chunked cross entropy; logits are computed only where there is a label anyway",
+    "lora_mlp_kernel": "fused LoRA kernels",
+    "lora_qkv_kernel": "fused LoRA kernels",
+    "lora_o_kernel": "fused LoRA kernels",
+    "lora_embedding_kernel": "fused LoRA kernels",
+    "unsloth_*": "Unsloth kernels",
+    "flash_attn_*": "fused kernels of flash-attn",
+    "flash_optimum": "BetterTransformer",
+    "xformers_attention": "xFormers attention; use `attn_implementation`",
+    "s2_attention": "shifted sparse attention",
+    "sage_attention": "SageAttention",
+    "tiled_mlp*": "tiled MLP",
+    "use_kernels": "kernels of the Hub",
+    "activation_offloading": "activation offloading; `gradient_checkpointing: true` saves most of the same memory",
+    "fp8*": "fp8",
+    "float32": "a separate float32 key; use `bf16: false`",
+    "embeddings_skip_upcast": "choosing the embedding's type",
+    "bnb_config_kwargs": "4-bit base weights",
+    "lora_target_parameters": "LoRA on bare parameters",
+    "lora_on_cpu": "a way of loading; weights always go straight into the shards",
+    "peft_layer_replication": "layer replication",
+    "peft_trainable_token_indices": "training single tokens; use `lora_modules_to_save: [embed_tokens]`",
+    "peft_ensure_weight_tying": "tied adapters",
+    "peft_autocast_adapter_dtype": "choosing the adapter's type",
+    "peft": "PEFT's further settings",
+    "loraplus_*": "LoRA+",
+    "relora*": "ReLoRA",
+    "jagged_restart_*": "ReLoRA",
+    "lisa_*": "LISA",
+    "lr_groups": "learning rates by group",
+    "embedding_lr*": "a learning rate of the embedding",
+    "lr_quadratic_warmup": "quadratic warm-up",
+    "lr_div_factor": "the one-cycle schedule",
+    "adam_epsilon2": "CAME",
+    "adam_beta3": "CAME",
+    "optim_target_modules": "GaLore",
+    "unfrozen_parameters": "training chosen parameters of the model",
+    "neftune_noise_alpha": "NEFTune",
+    "noisy_embedding_alpha": "NEFTune",
+    "auto_find_batch_size": "finding the batch size",
+    "curriculum_sampling": "curriculum sampling",
+    "group_by_length": "grouping by length; `sample_packing: true` wastes no padding either",
+    "sample_packing_sequentially": "sequential packing",
+    "multipack_real_batches": "Axolotl's batch layout",
+    "batch_flattening": "Axolotl's batch layout; micro-batches are always flattened",
+    "push_dataset_to_hub": "uploads to the Hub",
+    "push_to_hub": "uploads to the Hub",
+    "hub_*": "uploads to the Hub; run `allranks export` and upload its result",
+    "hf_use_auth_token": "a switch for the Hub's token; log in with `hf auth login` or set HF_TOKEN",
+    "save_on_each_node": "copies of checkpoints on each node",
+    "dynamic_checkpoint": "saving on demand by file; send SIGUSR1 instead",
+    "save_steps_per_epoch": "an old spelling; use `saves_per_epoch`",
+    "eval_table_size": "tables of generated text",
+    "eval_max_new_tokens": "generation while evaluating",
+    "do_causal_lm_eval": "generation while evaluating",
+    "eval_causal_lm_metrics": "generation while evaluating",
+    "generate_samples": "generation while training",
+    "generation_*": "generation while training",
+    "num_generation_samples": "generation while training",
+    "do_bench_eval": "benchmark evaluation",
+    "bench_*": "benchmark evaluation",
+    "profiler_*": "the profiler",
+    "gc_steps": "garbage collection by steps",
+    "fix_untrained_tokens": "repairing untrained tokens",
+    "added_tokens_overrides": "replacing reserved tokens",
+    "mean_resizing_embeddings": "choosing how new embeddings start",
+    "shrink_embeddings": "shrinking the embedding",
+    "tokenizer_use_mistral_common": "mistral-common tokenizers",
+    "cls_model_config": "choosing the configuration class",
+    "overrides_of_model_kwargs": "arguments of from_pretrained",
+    "model_kwargs": "arguments of from_pretrained",
+    "model_quantization_config*": "quantized base models",
+    "quantize_moe_experts": "quantized experts",
+    "quantization": "quantization after training",
+    "qat": "quantization-aware training",
+    "llama4_linearized_experts": "linearized experts",
+    "heads_k_stride": "context parallelism",
+    "ring_attn_func": "context parallelism",
+    "max_memory": "placing layers on devices by hand",
+    "gpu_memory_limit": "placing layers on devices by hand",
+    "device_map": "placing layers on devices by hand",
+    "device": "choosing the device in the config; set CUDA_VISIBLE_DEVICES",
+    "use_pose": "PoSE",
+    "pose_*": "PoSE",
+    "flex_attn_compile_kwargs": "options of FlexAttention",
+    "scaling_softmax*": "scaled softmax",
+    "skip_prepare_dataset": "training without preparing the data",
+    "streaming": "streaming data",
+    "streaming_*": "streaming data",
+    "dataset_shard_num": "sharding all data sets; use `shards` and `shards_idx` of each",
+    "dataset_shard_idx": "sharding all data sets; use `shards` and `shards_idx` of each",
+    "accelerator_config": "Accelerate's settings",
+    "torchdistx_path": "torchdistx",
+    "diffusion": "diffusion language models",
+    "datasets.*.input_format": "variants of a prompt by name; use `type`",
+    "load_best_model_at_end": "exporting the best checkpoint by itself; use `save_strategy: best`",
+    "eval_on_start": "evaluation before the first step",
+    "datasets.*.preprocess_shards": "preparing a data set in parts",
+    "datasets.*.input_transform": "transforms of records",
+    "datasets.*.field_human": "prompt formats of old types",
+    "datasets.*.field_model": "prompt formats of old types",
+    "context_parallel_*": "context parallelism",
+}
+"""Not supported yet: key or prefix -> what it is."""
+
+OUT_OF_SCOPE = {
+    "rl": "preference training",
+    "rl_beta": "preference training",
+    "trl": "preference training",
+    "vllm": "preference training",
+    "dpo*": "preference training",
+    "ipo*": "preference training",
+    "kto*": "preference training",
+    "orpo*": "preference training",
+    "rpo*": "preference training",
+    "cpo*": "preference training",
+    "simpo*": "preference training",
+    "grpo*": "preference training",
+    "gdpo*": "preference training",
+    "max_prompt_len": "preference training",
+    "reward_model": "reward models",
+    "process_reward_model": "reward models",
+    "num_labels": "classification",
+    "processor_type": "multimodal models",
+    "image_*": "multimodal models",
+    "freeze_mm_modules": "multimodal models",
+    "pretraining_dataset": "pretraining streams",
+    "pretraining_sample_concatenation": "pretraining streams",
+    "pretrain_multipack_*": "pretraining streams",
+    "gradio_*": "chatting with the model",
+    "datasets.*.logprobs_field": "distillation",
+    "datasets.*.temperature": "distillation",
+}
+"""Not supervised fine-tuning: key or prefix -> what it belongs to."""
+
+NO_EFFECT = {
+    "strict": "unknown keys are always errors",
+    "is_falcon_derived_model": "the architecture is found from the model",
+    "is_llama_derived_model": "the architecture is found from the model",
+    "is_mistral_derived_model": "the architecture is found from the model",
+    "is_qwen_derived_model": "the architecture is found from the model",
+    "tokenizer_use_fast": "the tokenizer decides",
+    "tokenizer_legacy": "the tokenizer decides",
+    "tokenizer_save_jinja_files": "the tokenizer decides",
+    "experimental_skip_move_to_device": "weights always go straight to where they belong",
+    "low_cpu_mem_usage": "weights always go straight to where they belong",
+    "qlora_sharded_model_loading": "weights always go straight to where they belong",
+    "remove_unused_columns": "only what is trained is prepared",
+    "sample_packing_group_size": "packing looks at all samples",
+    "sample_packing_bin_size": "packing looks at all samples",
+    "dataloader_*": "blocks are read by memory map, without worker processes",
+    "include_tkps": "tokens per second are always reported",
+    "include_tokens_per_second": "tokens per second are always reported",
+    "dataset_keep_in_memory": "blocks are read by memory map",
+    "ddp": "the strategy follows from the number of ranks and the fsdp keys",
+    "world_size": "it is told by the launcher",
+    "local_rank": "it is told by the launcher",
+    "merge_lora": "run `allranks export`",
+    "merge_method": "run `allranks export`",
+}
+"""Axolotl's keys that steer something which does not exist here: key or prefix -> why. Accepted with a note."""
+
+
+FSDP1 = {
+    "fsdp_config.backward_prefetch": "an FSDP1 setting; FSDP2 always prefetches in the backward pass; remove it",
+    "fsdp_config.backward_prefetch_policy": "an FSDP1 setting; FSDP2 always prefetches in the backward pass; remove it",
+    "fsdp_config.forward_prefetch": "an FSDP1 setting; FSDP2 overlaps communication by itself; remove it",
+    "fsdp_config.use_orig_params": "an FSDP1 setting; FSDP2 always keeps the original parameters; remove it",
+    "fsdp_config.sharding_strategy": "an FSDP1 setting; use `reshard_after_forward` (true is FULL_SHARD, false is "
+    "SHARD_GRAD_OP) and `dp_replicate_size` (HYBRID_SHARD)",
+    "fsdp_config.min_num_params": "an FSDP1 setting; FSDP2 shards layer by layer; remove it",
+}
+"""Settings of FSDP1 -> what to do instead."""
+
+_SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
+_PARALLEL = "not supported yet; only 1 is"
+_OPTIMIZER = "this optimizer is not supported yet; adamw_torch_fused, adafactor, sgd, lion_32bit and others are"
+_SCHEDULER = "this schedule is not supported yet; cosine, linear, constant and others are"
+_OFFLOAD = "offloading of recomputed activations is not supported yet; use `gradient_checkpointing: true`"
+
+REFUSED_VALUES: dict[str, dict[Any, str]] = {
+    "adapter": {"qlora": "4-bit base weights are not supported yet; use `adapter: lora`"},
+    "fsdp_version": {1: "FSDP1 is deprecated and cannot reshard its checkpoints; use `fsdp_version: 2`"},
+    "fsdp_config.state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
+    "fsdp_config.final_state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
+    "fsdp_config.auto_wrap_policy": {
+        "SIZE_BASED_WRAP": "sharding by size is FSDP1's; use TRANSFORMER_BASED_WRAP",
+        "NO_WRAP": "without wrapping the whole model is gathered at once; use TRANSFORMER_BASED_WRAP",
+    },
+    "fsdp_config.mixed_precision_policy": {
+        "fp16": "float16 needs loss scaling, which does not work with FSDP; use bf16"
+    },
+    "fsdp_config.cpu_ram_efficient_loading": {False: "weights always go straight into the shards; remove it"},
+    "fsdp_config.sync_module_states": {False: "all ranks always start from the same weights; remove it"},
+    "fsdp_config.limit_all_gathers": {False: "FSDP2 always limits them; remove it"},
+    "fsdp.*": {
+        "shard_grad_op": "say it with `fsdp_config.reshard_after_forward: false`",
+        "no_shard": "leave out all fsdp keys: several ranks then use DDP",
+        "hybrid_shard": "say it with `dp_replicate_size`",
+        "hybrid_shard_zero2": "say it with `dp_replicate_size` and `fsdp_config.reshard_after_forward: false`",
+        "offload": "say it with `fsdp_config.offload_params: true`",
+        "size_based_auto_wrap": "layers are always wrapped one by one; use auto_wrap",
+    },
+    "gradient_checkpointing": {"offload": _OFFLOAD, "offload_disk": _OFFLOAD, "unsloth": _OFFLOAD},
+    "gradient_checkpointing_kwargs.use_reentrant": {
+        True: "the reentrant form fails with FSDP2 and with frozen weights; use `use_reentrant: false`"
+    },
+    "tensor_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
+    "context_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
+    "expert_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
+    "greater_is_better": {True: "`best` is the smallest evaluation loss; remove it"},
+    "datasets.*.trust_remote_code": {True: "code of data sets is never run; use a data set in Parquet or JSON"},
+    "save_safetensors": {False: "models are always written as safetensors; remove it"},
+    "datasets.*.type": {
+        "sharegpt": "use `type: chat_template` with `field_messages: conversations` and "
+        "`message_property_mappings: {role: from, content: value}`"
+    },
+    "optimizer": dict.fromkeys(
+        [
+            "muon",
+            "adopt_adamw",
+            "optimi_adamw",
+            "came_pytorch",
+            "ao_adamw_4bit",
+            "ao_adamw_8bit",
+            "ao_adamw_fp8",
+            "adamw_anyprecision",
+            "adamw_apex_fused",
+            "ademamix",
+            "ademamix_8bit",
+            "paged_ademamix_32bit",
+            "paged_ademamix_8bit",
+            "paged_lion_32bit",
+            "adagrad",
+            "rmsprop",
+            "rmsprop_bnb",
+            "rmsprop_bnb_8bit",
+            "galore_adamw",
+            "galore_adamw_8bit",
+            "galore_adafactor",
+            "lomo",
+            "adalomo",
+            "grokadamw",
+            "schedule_free_radamw",
+            "schedule_free_adamw",
+            "schedule_free_sgd",
+            "apollo_adamw",
+            "stable_adamw",
+            "dion",
+        ],
+        _OPTIMIZER,
+    ),
+    "lr_scheduler": dict.fromkeys(
+        ["rex", "one_cycle", "reduce_lr_on_plateau", "cosine_warmup_with_min_lr", "greedy"], _SCHEDULER
+    ),
+}
+"""Values that deserve a better answer than the list of what is allowed: key -> value -> what to do."""
+
+
+def lookup(table: dict[str, str], key: str) -> str | None:
+    """The entry for a key in one of the tables above."""
+    if key in table:
+        return table[key]
+    return next((text for pattern, text in table.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
+
+
+def is_known(key: str) -> bool:
+    """Whether a top-level key is in one of the tables, or names a secret."""
+    tables = (LATER, OUT_OF_SCOPE, NO_EFFECT)
+    return any(lookup(table, key) for table in tables) or secret_variable(key) is not None
+
+
+def secret_variable(key: str) -> str | None:
+    """The environment variable that a secret belongs in, if the key names one."""
+    if key in ("hub_token", "hf_token", "hf_auth_token", "use_auth_token"):
+        return "HF_TOKEN"
+    if key.endswith(("_api_key", "_token", "_secret", "_password", "_secret_key", "_access_key")):
+        return key.upper()
+    return None

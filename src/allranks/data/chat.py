@@ -1,0 +1,111 @@
+"""`type: chat_template`: conversations through a Jinja chat template, with exact masks per role, turn and end token."""
+
+from typing import Any
+
+from allranks.data.conversations import Conversation, ConversationFormat
+from allranks.data.drafts import Draft, Piece
+from allranks.data.records import RecordError
+from allranks.data.templates import template_text
+from allranks.data.turns import ChatTemplate, Turn, refused
+from allranks.errors import DataError
+
+
+class ChatEncoder:
+    """Turns records into drafts. Settings of the data set go before those of the config."""
+
+    def __init__(self, spec: Any, data: Any, tokenizer: Any):
+        if spec.chat_template or spec.chat_template_jinja:
+            template = template_text(spec.chat_template, spec.chat_template_jinja, tokenizer)
+        else:
+            template = template_text(data.chat_template, data.chat_template_jinja, tokenizer)
+        _check_end_tokens(data.eot_tokens or [], tokenizer)
+        self.template = ChatTemplate(template, tokenizer, data.eot_tokens or [])
+        self.format = ConversationFormat(spec, data.default_system_message)
+        self.roles = set(spec.roles_to_train or data.roles_to_train or ["assistant"])
+        self.train_on_inputs = data.train_on_inputs
+        self.eos_token = tokenizer.eos_token
+        self.train_on_eos = spec.train_on_eos or data.train_on_eos or "turn"
+        self.train_on_eot = spec.train_on_eot or data.train_on_eot or self.train_on_eos
+
+    def __call__(self, record: Any) -> list[Draft]:
+        """One draft, or several if the template leaves out of earlier turns what is to be trained in them."""
+        conversation = self.format.read(record)
+        messages, tools = conversation.messages, conversation.tools
+        if self.train_on_inputs:
+            text = self.template.turns(messages, tools, [])[0]
+            return [[Piece(text, trained=True)]]
+
+        trained = [i for i in range(len(messages)) if self._is_trained(conversation, i)]
+        every_end = {"all", "last"} & {self.train_on_eos, self.train_on_eot}
+        wanted = list(range(len(messages))) if every_end else trained
+        text, turns = self.template.turns(messages, tools, wanted)
+        drafts = []
+        ranges = self._ranges(text, turns, [i for i in trained if i in turns], conversation)
+        if ranges or len(turns) == len(wanted):
+            drafts.append([Piece(text, trained=ranges)])
+        for i in trained:
+            if i not in turns:
+                drafts.append(self._alone(conversation, i))
+        return drafts
+
+    def _is_trained(self, conversation: Conversation, i: int) -> bool:
+        own_word = conversation.train[i]
+        if own_word is not None:
+            return own_word
+        # Where ranges are given, they say what is trained.
+        return conversation.details[i] is not None or conversation.messages[i]["role"] in self.roles
+
+    def _alone(self, conversation: Conversation, i: int) -> Draft:
+        """The conversation up to turn i, in which only that turn is trained."""
+        messages = conversation.messages[: i + 1]
+        text, turns = self.template.turns(messages, conversation.tools, [i])
+        if i not in turns:
+            raise refused(messages, i)
+        return [Piece(text, trained=self._ranges(text, turns, [i], conversation))]
+
+    def _ranges(
+        self, text: str, turns: dict[int, Turn], trained: list[int], conversation: Conversation
+    ) -> list[tuple[int, int]]:
+        ranges = []
+        last = max((i for i, turn in turns.items() if turn.end), default=None)
+        for i, turn in turns.items():
+            body, end = (turn.start, turn.stop), turn.end
+            if end and end[0] < turn.stop:
+                body = (turn.start, end[0])
+                rest = (end[1], turn.stop)  # what a template marks behind the end token, such as a newline
+            else:
+                rest = (turn.stop, turn.stop)
+            detail = conversation.details[i]
+            if i in trained:
+                if detail is None:
+                    ranges.append(body)
+                    ranges += [rest] if end and self._trains_end(text[slice(*end)], i in trained, i == last) else []
+                else:
+                    ranges += _detailed(text, body, detail, conversation.messages[i], i)
+            if end and self._trains_end(text[slice(*end)], i in trained, i == last):
+                ranges.append(end)
+        return sorted(span for span in ranges if span[0] < span[1])
+
+    def _trains_end(self, token: str, turn_is_trained: bool, is_last: bool) -> bool:
+        policy = self.train_on_eos if token == self.eos_token else self.train_on_eot
+        return {"all": True, "turn": turn_is_trained, "last": is_last, "none": False}[policy]
+
+
+def _detailed(
+    text: str, body: tuple[int, int], detail: list[tuple[int, int]], message: dict, i: int
+) -> list[tuple[int, int]]:
+    at = text.find(message["content"], *body)
+    if at < 0:
+        raise RecordError(
+            f"message {i}: character ranges are given, but the chat template changes the message's text, so that they "
+            "cannot be found in it"
+        )
+    return [(at + start, at + stop) for start, stop in detail]
+
+
+def _check_end_tokens(eot_tokens: list[str], tokenizer: Any) -> None:
+    for token in eot_tokens:
+        if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1:
+            raise DataError(
+                f"eot_tokens: {token!r} is not one token of this tokenizer; add it with tokens: [{token!r}]"
+            )

@@ -1,0 +1,77 @@
+"""Show prepared data to a person: samples with what is trained and what is masked, and the counts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from allranks.data.store import Prepared
+
+_TRAINED_STYLE, _MASKED_STYLE = "bold green", "dim"
+
+
+def show_samples(prepared: Prepared, tokenizer: Any, count: int, console: Any = None) -> None:
+    """Print `count` documents: trained text green, masked text dim; without colours, trained text stands in ⟦ ⟧.
+
+    Documents are taken evenly from the whole set, so that several data sets are seen.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console(highlight=False, soft_wrap=True)
+    brackets = ("", "") if console.color_system else ("⟦", "⟧")
+    blocks = prepared.train
+    for index in np.linspace(0, blocks.num_documents - 1, min(count, blocks.num_documents)).astype(int).tolist():
+        tokens, mask = blocks.document(index)
+        console.print(
+            f"[bold]document {index}[/bold]: {len(tokens)} tokens, {int(mask.sum())} trained "
+            f"([{_TRAINED_STYLE}]{brackets[0]}trained{brackets[1]}[/], [{_MASKED_STYLE}]masked[/])"
+        )
+        text = Text()
+        for is_trained, ids in runs(tokens, mask):
+            decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if is_trained:
+                text.append(f"{brackets[0]}{decoded}{brackets[1]}", _TRAINED_STYLE)
+            else:
+                text.append(decoded, _MASKED_STYLE)
+        console.print(text)
+        console.print()
+
+
+def runs(tokens: np.ndarray, mask: np.ndarray) -> Iterator[tuple[bool, list[int]]]:
+    """Stretches of tokens that are all trained or all masked: (trained, token ids)."""
+    edges = np.flatnonzero(np.diff(mask)) + 1
+    for ids, trained in zip(np.split(tokens, edges), np.split(mask, edges), strict=True):
+        if len(ids):
+            yield bool(trained[0]), ids.tolist()
+
+
+def stats_lines(stats: dict) -> list[str]:
+    """The counts of a prepared data set, one line each."""
+    lines = [source_line(source) for source in stats["datasets"] + stats.get("eval", {}).get("datasets", [])]
+    for name, counts in (("train", stats), ("eval", stats.get("eval"))):
+        if counts:
+            share = counts["target_tokens"] / counts["tokens"]
+            lines.append(
+                f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+                f"{counts['target_tokens']:,} of them trained ({share:.1%}); {counts['blocks']:,} blocks, "
+                f"{counts['packing_efficiency']:.1%} full"
+            )
+    return lines
+
+
+def source_line(source: dict) -> str:
+    """What became of the records of one data set."""
+    left_out = {
+        "broken": source["invalid"],
+        "too long": source["too_long"],
+        "too short": source["too_short"],
+        "without a target once truncated": source["no_target"],
+        "repeated": source["duplicates"],
+    }
+    counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
+    truncated = f", {source['truncated']:,} truncated" if source["truncated"] else ""
+    return (
+        f"{source['path']} ({source['type']}): {source['records']:,} records -> {source['documents']:,} documents"
+        f"{truncated}{'; left out: ' + ', '.join(counts) if counts else ''}"
+    )

@@ -1,0 +1,86 @@
+"""Chat templates by name, from the tokenizer, or the user's own."""
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from allranks.errors import DataError
+
+_FOLDER = Path(__file__).parent / "chat_templates"
+_FALLBACK = "tokenizer_default_fallback_"
+# Templates that write today's date would make data that differs from day to day and from node to node.
+_FIXED_DATE = date(2025, 1, 1)
+
+
+def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
+    """The Jinja text of a chat template.
+
+    name: `tokenizer_default` (also None), `tokenizer_default_fallback_NAME`, `jinja`, or one of `template_names()`.
+    jinja: the template, or the path of a file with it, for `jinja`.
+    Errors: `DataError` for a name that is not known, a tokenizer without a template, a missing file.
+    """
+    if name == "jinja" or (name is None and jinja):
+        if not jinja:
+            raise DataError("chat_template: jinja needs chat_template_jinja: the template, or the path of a file")
+        return _own_template(jinja)
+    if jinja:
+        raise DataError(f"chat_template_jinja needs chat_template: jinja, but it is {name}; remove one of the two")
+    if name is None or name == "tokenizer_default":
+        text = _tokenizer_template(tokenizer)
+        if text is None:
+            raise DataError(
+                "the tokenizer has no chat template of its own: set chat_template to one of "
+                f"{', '.join(template_names())}, or to jinja with chat_template_jinja"
+            )
+        return text
+    if name.startswith(_FALLBACK):
+        return _tokenizer_template(tokenizer) or _named(name.removeprefix(_FALLBACK))
+    return _named(name)
+
+
+def named_template_text(name: str | None, jinja: str | None) -> str | None:
+    """The template's text if it does not come from the tokenizer; None if it does."""
+    if name == "jinja" or (name is None and jinja):
+        return _own_template(jinja or "")
+    named = (name or "").removeprefix(_FALLBACK)
+    return _named(named) if named and named != "tokenizer_default" else None
+
+
+def template_names() -> list[str]:
+    """The templates that come with allranks."""
+    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
+
+
+def pin_dates(template: str) -> str:
+    """Replace the calls for today's date by a fixed day, so that data is the same whenever it is prepared."""
+
+    def fixed(call: re.Match) -> str:
+        return repr(_FIXED_DATE.strftime(call["format"]))
+
+    return re.sub(r"strftime_now\(\s*([\"'])(?P<format>.*?)\1\s*\)", fixed, template)
+
+
+def _named(name: str) -> str:
+    path = _FOLDER / f"{name}.jinja"
+    if name not in template_names():
+        raise DataError(
+            f"chat_template {name!r} does not come with allranks, which has {', '.join(template_names())}. Most models "
+            "carry their own: use chat_template: tokenizer_default, or jinja with chat_template_jinja"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _own_template(jinja: str) -> str:
+    if "{" in jinja or "\n" in jinja:
+        return jinja
+    path = Path(jinja).expanduser()
+    if not path.is_file():
+        raise DataError(f"chat_template_jinja: {jinja} is neither a template (it has no {{) nor an existing file")
+    return path.read_text(encoding="utf-8")
+
+
+def _tokenizer_template(tokenizer: Any) -> str | None:
+    if not tokenizer.chat_template:
+        return None
+    return tokenizer.get_chat_template()

@@ -1,0 +1,83 @@
+"""The tokenizer of a run: as the model brings it, with the config's tokens and chat template applied."""
+
+from pathlib import Path
+from typing import Any
+
+from allranks.errors import ConfigError
+
+# What decides how a tokenizer works. Everything else beside the weights does not touch the data.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "qwen.tiktoken",
+    "tekken.json",
+)
+
+
+def load_tokenizer(cfg: Any) -> Any:
+    """The tokenizer with `special_tokens`, `tokens` and `chat_template` of the config applied.
+
+    Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
+    """
+    from transformers import AutoTokenizer
+
+    from allranks.data.templates import template_text
+
+    name = cfg.model.tokenizer_config or cfg.model.base_model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=cfg.model.revision_of_model, trust_remote_code=cfg.model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(_not_loaded(cfg, name, error)) from error
+
+    if cfg.model.special_tokens is not None:
+        tokenizer.add_special_tokens(cfg.model.special_tokens.model_dump(exclude_none=True))
+    if cfg.model.tokens:
+        tokenizer.add_tokens(list(cfg.model.tokens))
+    if cfg.data.chat_template or cfg.data.chat_template_jinja:
+        tokenizer.chat_template = template_text(cfg.data.chat_template, cfg.data.chat_template_jinja, tokenizer)
+    return tokenizer
+
+
+def tokenizer_files(cfg: Any) -> list[Path]:
+    """The files that define the tokenizer, by name, for the fingerprint. Needs no transformers."""
+    name = cfg.model.tokenizer_config or cfg.model.base_model
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _hub_snapshot(cfg, name)
+    # Code beside the files can be the tokenizer (trust_remote_code).
+    files = [folder / file for file in _FILES] + sorted(folder.glob("tokenization_*.py"))
+    found = [file for file in files if file.is_file()]
+    if not found:
+        raise ConfigError(_not_loaded(cfg, name, ValueError(f"the folder holds none of {', '.join(_FILES[:4])}, …")))
+    return found
+
+
+def _hub_snapshot(cfg: Any, name: str) -> Path:
+    """The folder of a Hub model's tokenizer files in the local cache, downloaded if they are not there."""
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        no_folder = ValueError("there is no such folder; give one that exists, or a Hub id such as Qwen/Qwen2.5-7B")
+        raise ConfigError(_not_loaded(cfg, name, no_folder))
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [*_FILES, "tokenization_*.py"]
+        return Path(snapshot_download(name, revision=cfg.model.revision_of_model, allow_patterns=patterns))
+    except Exception as error:  # many kinds: network, authorisation, a name that is no id
+        raise ConfigError(_not_loaded(cfg, name, error)) from error
+
+
+def _not_loaded(cfg: Any, name: str, error: Exception) -> str:
+    key = "tokenizer_config" if cfg.model.tokenizer_config else "base_model"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{cfg.source}: {key}: {name}: no tokenizer can be loaded from there: {reason}"

@@ -1,0 +1,288 @@
+"""Which characters of a rendered conversation are which turn.
+
+The whole conversation is rendered once and tokenized as it is. The turns are then found *in that text*, never by
+rendering or tokenizing a part, so that the tokens are those the model will see. In this order:
+
+1. A template that marks what the model writes ({% generation %}) says it itself.
+2. The same conversation is rendered with a placeholder for every message. The text between the placeholders is the
+   template's; put the messages back in and it must give the rendered text exactly.
+3. For templates that change what is in a message (tool calls, reasoning), one message at a time is replaced by a
+   placeholder: what differs is that message. Where the template refuses that (a tool's answer without a call), the
+   turn is what the text grows by from the generation prompt before it to its end, if both are beginnings of the text.
+
+What a template drops from a turn (the reasoning of earlier turns, in Qwen3's) cannot be trained in this text. Such a
+turn is trained in a text of its own, which ends with it, as the model would have been asked for it.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from allranks.data.records import RecordError, shown
+from allranks.data.templates import pin_dates
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_THINK_TAG = re.compile(r"</?think>")
+_PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")  # private-use characters, which no text holds by accident
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Character ranges of one message in the rendered text.
+
+    [start, stop): what the model would write (for an assistant, all that follows the generation prompt).
+    end: the token that ends the turn, if there is one; inside [start, stop) or right after it.
+    """
+
+    start: int
+    stop: int
+    end: tuple[int, int] | None
+
+
+class ChatTemplate:
+    """A Jinja chat template with the special tokens of a tokenizer."""
+
+    def __init__(self, template: str, tokenizer: Any, eot_tokens: Iterable[str] = ()):
+        self.template = pin_dates(template)
+        self.marks_generation = _GENERATION.search(self.template) is not None
+        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self._ends = _end_tokens(tokenizer, eot_tokens)
+        self._literals: dict[tuple, list[str] | None] = {}
+        self._writes_tools: bool | None = None
+
+    def render(self, messages: list[dict], tools: list[dict] | None = None, *, prompt: bool = False) -> str:
+        """The text of a conversation; `prompt` adds the header of the next assistant turn."""
+        return self._render(messages, tools, prompt)[0]
+
+    def turns(self, messages: list[dict], tools: list[dict] | None, wanted: list[int]) -> tuple[str, dict[int, Turn]]:
+        """The text of the conversation and the turns of the `wanted` messages.
+
+        A wanted message that the template writes without some of its text is missing from the result.
+        Errors: `RecordError` if the template refuses the conversation, or its turns cannot be found.
+        """
+        text, generated = self._render(messages, tools, False)
+        if tools:
+            self._check_tools(messages, tools, text)
+        _check_questions(messages, text)
+        turns: dict[int, Turn] = {}
+        holding: dict[int, str] = {}  # the text in which all of a message must be found
+        assistants = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(generated) == len(assistants):
+            marked = dict(zip(assistants, generated, strict=True))
+            turns = {i: self._marked(text, *marked[i]) for i in wanted if i in marked}
+            holding = {i: text[turn.start : turn.stop] for i, turn in turns.items()}
+        rest = [i for i in wanted if i not in turns or not _holds(holding[i], messages[i])]
+        spans = self._by_placeholders(text, messages, tools) if rest else None
+        for i in rest:
+            turn = self._turn(text, messages, spans, i) if spans else self._search(text, messages, tools, i)
+            holding[i] = text[turn.start : turn.stop]
+            if i not in turns:
+                turns[i] = _limited(turn, generated) if i in assistants and self.marks_generation else turn
+        return text, {i: turns[i] for i in wanted if _holds(holding[i], messages[i])}
+
+    def _render(self, messages: list[dict], tools: Any, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+        from jinja2.exceptions import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            rendered: Any = render_jinja_template(
+                [messages],
+                tools=tools or None,
+                chat_template=self.template,
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=self.marks_generation,
+                **self._special_tokens,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RecordError(f"the chat template refuses the conversation: {error}") from error
+        texts, generated = rendered
+        return texts[0], generated[0] if generated else []
+
+    def _by_placeholders(self, text: str, messages: list[dict], tools: Any) -> dict[int, tuple[int, int]] | None:
+        if any(set(message) != {"role", "content"} for message in messages):
+            return None
+        key = (tuple(message["role"] for message in messages), repr(tools))
+        if key not in self._literals:
+            if len(self._literals) > 1000:  # tools differ from record to record; do not keep them all
+                self._literals.clear()
+            self._literals[key] = self._template_text(messages, tools)
+        literals = self._literals[key]
+        if literals is None:
+            return None
+        for change in (str, str.strip):
+            contents = [change(message["content"]) for message in messages]
+            parts = [part for pair in zip(literals, [*contents, ""], strict=True) for part in pair]
+            if "".join(parts) == text:
+                spans, at = {}, 0
+                for i, content in enumerate(contents):
+                    at += len(literals[i])
+                    spans[i] = (at, at + len(content))
+                    at += len(content)
+                return spans
+        return None
+
+    def _template_text(self, messages: list[dict], tools: Any) -> list[str] | None:
+        """What the template writes before, between and after the messages, if it writes each once and in order."""
+        blank = [message | {"content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
+        try:
+            parts = _PLACEHOLDER.split(self.render(blank, tools))
+        except RecordError:
+            return None
+        in_order = parts[1::2] == [str(i) for i in range(len(messages))]
+        return parts[0::2] if in_order else None
+
+    def _search(self, text: str, messages: list[dict], tools: Any, i: int) -> Turn:
+        # The message before bounds the header; a tool's answer may be written into the turn that called it.
+        neighbours = [i - 1] if i else []
+        if i + 1 < len(messages) and messages[i + 1]["role"] == "tool":
+            neighbours.append(i + 1)
+        try:
+            spans = {j: self._by_difference(text, messages, tools, j) for j in (i, *neighbours)}
+            return self._turn(text, messages, spans, i)
+        except RecordError:
+            turn = self._by_growth(text, messages, tools, i)
+            if turn is None:
+                raise
+            return turn
+
+    def _by_growth(self, text: str, messages: list[dict], tools: Any, i: int) -> Turn | None:
+        if messages[i]["role"] != "assistant":
+            return None
+        asked = self.render(messages[:i], tools, prompt=True)
+        answered = self.render(messages[: i + 1], tools)
+        if not (text.startswith(answered) and answered.startswith(asked)):
+            return None
+        return self._marked(text, len(asked), len(answered.rstrip()))
+
+    def _by_difference(self, text: str, messages: list[dict], tools: Any, i: int) -> tuple[int, int]:
+        placeholder = f"\ue000{i}\ue001"
+        blank = [*messages[:i], {"role": messages[i]["role"], "content": placeholder}, *messages[i + 1 :]]
+        other = self.render(blank, tools)
+        at = other.find(placeholder)
+        start = _common_prefix(text, other)
+        tail = _common_prefix(text[start:][::-1], other[start:][::-1])
+        if at < start or len(other) - tail != at + len(placeholder):
+            raise RecordError(
+                f"message {i} ({messages[i]['role']}): cannot tell which part of the chat template's text comes from "
+                "it; use a template that marks what is trained with {% generation %}"
+            )
+        return start, len(text) - tail
+
+    def _turn(self, text: str, messages: list[dict], spans: dict[int, tuple[int, int]], i: int) -> Turn:
+        start, stop = spans[i]
+        if i + 1 in spans and spans[i + 1][0] < stop:
+            raise RecordError(
+                f"message {i + 1} ({messages[i + 1]['role']}): the chat template writes it into the turn before it; "
+                "use a template that marks what is trained with {% generation %}"
+            )
+        if messages[i]["role"] == "assistant" and self._prompt:
+            # All that follows the generation prompt is the model's to write, such as an opening <think>.
+            header = text.rfind(self._prompt, spans[i - 1][1] if i else 0, start)
+            start = header + len(self._prompt) if header >= 0 else start
+        end = self._end_after(text, stop)
+        # White space before the end token ("answer </s>") has to be written as well.
+        return Turn(start, end[0] if end else stop, end)
+
+    def _marked(self, text: str, start: int, stop: int) -> Turn:
+        trimmed = len(text[start:stop].rstrip()) + start
+        for token in sorted((*self._ends, self._end_text), key=len, reverse=True):
+            if token and text.endswith(token, start, trimmed):
+                return Turn(start, stop, (trimmed - len(token), trimmed))
+        return Turn(start, stop, None if text[stop:].strip() == "" else self._end_after(text, stop))
+
+    def _end_after(self, text: str, at: int) -> tuple[int, int] | None:
+        while text.startswith(" ", at):
+            at += 1
+        candidates = [token for token in self._ends if text.startswith(token, at)]
+        token = max(candidates, key=len, default=self._end_text)
+        opens_turn = self._prompt.lstrip().startswith(token) if token else True
+        if not token or opens_turn or not text.startswith(token, at):
+            return None
+        return at, at + len(token)
+
+    def _check_tools(self, messages: list[dict], tools: list[dict], text: str) -> None:
+        if self._writes_tools is None:
+            self._writes_tools = self.render(messages, None) != text
+        if not self._writes_tools:
+            raise RecordError(
+                "tools: the record has tools, but the chat template does not write them; use the template of a model "
+                "that calls tools (tokenizer_default) or chatml"
+            )
+
+    @cached_property
+    def _prompt(self) -> str:
+        """The header of an assistant turn, as the template writes it for generation; "" if it writes none."""
+        question = [{"role": "user", "content": "\ue0000\ue001"}]
+        try:
+            without, with_prompt = self.render(question), self.render(question, prompt=True)
+        except RecordError:
+            return ""
+        return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
+
+    @cached_property
+    def _end_text(self) -> str:
+        """What ends an assistant turn in templates whose end is plain text to the tokenizer; "" if nothing does."""
+        pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
+        try:
+            tail = self.render(pair).rpartition("\ue001")[2]
+        except RecordError:
+            return ""
+        return (tail.split() or [""])[0]
+
+
+def _end_tokens(tokenizer: Any, eot_tokens: Iterable[str]) -> tuple[str, ...]:
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys([*([tokenizer.eos_token] if tokenizer.eos_token else []), *eot_tokens, *special]))
+
+
+def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
+    """A turn of a template that marks only some turns, or parts of them: no more than it marks."""
+    inside = [(start, stop) for start, stop in generated if start < turn.stop and stop > turn.start]
+    if not inside:
+        return Turn(turn.stop, turn.stop, None)
+    return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end)
+
+
+def _holds(span: str, message: dict) -> bool:
+    """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
+    squeezed = _squeeze(span)
+    # Templates write reasoning between tags of their own, and some of these belong to the generation prompt.
+    wanted = _THINK_TAG.split(message["content"])
+    wanted.append(message.get("reasoning_content") or message.get("thinking") or "")
+    wanted += [str(call.get("function", {}).get("name", "")) for call in message.get("tool_calls") or []]
+    return all(_squeeze(part) in squeezed for part in wanted)
+
+
+def _check_questions(messages: list[dict], text: str) -> None:
+    """What the assistant is asked must be in the text. (What it said itself, templates may drop from history.)"""
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant" or message["content"] in text:
+            continue
+        if _squeeze(message["content"]) not in _squeeze(text):
+            raise refused(messages, i)
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())
+
+
+def _common_prefix(a: str, b: str) -> int:
+    """Length of the common prefix, by halving: slices compare at C speed."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a.startswith(b[low:middle], low):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def refused(messages: list[dict], i: int) -> RecordError:
+    """The error for a message that the template does not write in full even as the last one."""
+    return RecordError(
+        f"message {i} ({messages[i]['role']}): the chat template leaves out a part of "
+        f"{shown(messages[i].get('content'))}; use a template that writes it"
+    )

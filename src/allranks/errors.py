@@ -1,0 +1,31 @@
+"""Errors that a user can cause or must act on. The command line prints them as one message, without a traceback."""
+
+
+class AllranksError(Exception):
+    """A failure with a message for the user: what happened, where, what was expected, what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(AllranksError):
+    """Wrong usage: of the command line, of a config or of the data it names."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A config that cannot be run as written."""
+
+
+class DataError(UsageError):
+    """Training data that is missing, empty or malformed."""
+
+
+class CheckpointError(AllranksError):
+    """A checkpoint that is missing, incomplete, damaged or does not belong to this run."""
+
+
+class RefusedError(AllranksError):
+    """A run that was refused before it started: the nodes do not agree, or one is not as it should be."""
+
+    exit_code = 3

@@ -1,0 +1,112 @@
+"""The checkpoint to export, and reading tensors out of it without the ranks that wrote it."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from allranks.checkpoint import commit
+from allranks.errors import CheckpointError
+from allranks.export.reader import planner, reader
+
+# Tensors of the model lie under this key beside the optimizer's.
+_MODEL = "model."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sound checkpoint. `tensors`: shape and dtype of every tensor of the model that is in it, by name."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, tuple[torch.Size, torch.dtype]]
+
+    @property
+    def hf(self) -> Path:
+        return self.path / "hf"
+
+    @property
+    def is_adapter(self) -> bool:
+        return bool(self.state["adapter"])
+
+    @property
+    def run_dir(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The flat keys of the config that the run was started with."""
+        return self.state["config"]
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read these tensors whole, onto the CPU, in the dtype that they were saved in."""
+        wanted = {name: torch.empty(self.tensors[name][0], dtype=self.tensors[name][1]) for name in names}
+        try:
+            dcp.load({"model": wanted}, storage_reader=reader(self.path), planner=planner(), no_dist=True)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error}") from error
+        return wanted
+
+
+def open_checkpoint(
+    path: Path,
+    *,
+    step: int | None = None,
+    verified: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> Checkpoint:
+    """Open one checkpoint, or the newest sound one of a run (of step `step`, if given); every byte is checked first.
+
+    `verified`: the caller knows that what is committed there is sound (it has just written it), so skip that.
+
+    Raises:
+        CheckpointError: there is none, or the one that was asked for is incomplete or damaged.
+    """
+
+    def problems_of(checkpoint: Path) -> list[str]:
+        return [] if verified else commit.verify(checkpoint)
+
+    if (path / commit.MARKER).is_file() or path.name.startswith("step-"):
+        commit.read_marker(path)
+        return _read(path, problems_of(path))
+    checkpoints = path / "checkpoints"
+    complete = commit.complete_checkpoints(checkpoints)
+    if step is not None:
+        wanted = [found for found in complete if commit.step_of(found) == step]
+        if not wanted:
+            have = ", ".join(str(commit.step_of(found)) for found in complete) or "none"
+            raise CheckpointError(f"{path} has no complete checkpoint of step {step}; complete ones: {have}")
+        return _read(wanted[0], problems_of(wanted[0]))
+    for found in complete:
+        problems = problems_of(found)
+        if not problems:
+            return _read(found, [])
+        report(f"{found.name} is damaged ({problems[0]}): not used, taking the one before it")
+    raise CheckpointError(f"{path} holds no complete checkpoint; give a run's output_dir or one of its checkpoints")
+
+
+def _read(path: Path, problems: list[str]) -> Checkpoint:
+    if problems:
+        hint = ""
+        if any(problem.endswith("missing") for problem in problems):
+            hint = " (if nodes have disks of their own, copy this folder of every node into one first)"
+        raise CheckpointError(f"{path} is damaged: {'; '.join(problems[:4])}{hint}")
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}/state.json cannot be read: {error}") from None
+    metadata = reader(path).read_metadata().state_dict_metadata
+    tensors = {
+        key.removeprefix(_MODEL): (entry.size, entry.properties.dtype)
+        for key, entry in metadata.items()
+        if key.startswith(_MODEL) and isinstance(entry, TensorStorageMetadata)
+    }
+    return Checkpoint(path.resolve(), commit.step_of(path), state, tensors)

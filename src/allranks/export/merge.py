@@ -1,0 +1,82 @@
+"""An adapter added to its base model."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from allranks.errors import UsageError
+from allranks.export.adapter import write_adapter
+from allranks.export.checkpoint import Checkpoint
+from allranks.export.full import empty_model, stored_dtype, write_configs
+
+
+def write_merged_model(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    base_model: str | None,
+    max_shard_bytes: int,
+    report: Callable[[str], None],
+) -> None:
+    """Load the base model onto the CPU, let PEFT merge the adapter into it, and write it as `save_pretrained` does.
+
+    The product is computed in the dtype that is written.
+
+    Raises:
+        UsageError: the base model is not where it was.
+    """
+    meta = empty_model(checkpoint)
+    dtype = dtype or stored_dtype(meta)
+    base = base_model or checkpoint.config["base_model"]
+    source: dict[str, Any] = {
+        "revision": None if base_model else checkpoint.config.get("revision_of_model"),
+        "trust_remote_code": bool(checkpoint.config.get("trust_remote_code")),
+    }
+    report(f"loading the base model {base}")
+    rows = meta.config.get_text_config().vocab_size
+    try:
+        # The config of the training (base_model_config, overrides_of_model_config), at the size of the base's weights.
+        config = meta.config
+        config.get_text_config().vocab_size = min(rows, _stored_rows(base, source, rows))
+        model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the base model {base} cannot be loaded ({' '.join(str(error).split())[:200]}); "
+            "give the place where it is now with --base-model"
+        ) from error
+    if model.config.get_text_config().vocab_size < rows:
+        # Tokens were added for training; the adapter brings the grown embeddings whole.
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as adapter:
+        write_adapter(checkpoint, Path(adapter), base_model=base)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    merged = merged.to(dtype)
+    _untie(merged)
+    report("writing the merged model")
+    merged.save_pretrained(folder, max_shard_size=max_shard_bytes)
+    write_configs(checkpoint, merged, folder, dtype)
+
+
+def _stored_rows(base: str, source: dict[str, Any], rows: int) -> int:
+    """The vocabulary size of the base model's weights; `rows`, the training's, where it has no config of its own."""
+    try:
+        return AutoConfig.from_pretrained(base, **source).get_text_config().vocab_size
+    except (OSError, ValueError):
+        return rows
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Say so in the config where training parted an embedding and an output layer that were one."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    text = model.config.get_text_config()
+    if last is None or not text.tie_word_embeddings or torch.equal(first.weight, last.weight):  # type: ignore[arg-type]
+        return
+    text.tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}

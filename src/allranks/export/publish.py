@@ -1,0 +1,34 @@
+"""A folder that appears whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from allranks.errors import UsageError
+
+
+@contextmanager
+def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `out` to write into; on success it becomes `out`, on failure it goes away.
+
+    `replace`: an `out` that is there already is removed once the new one is whole.
+
+    Raises:
+        UsageError: `out` exists and is not empty, or cannot be written.
+    """
+    if out.is_file() or (not replace and out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} is not empty; give another folder, or remove it first")
+    temporary = out.parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from None
+    try:
+        yield temporary
+        if out.is_dir():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

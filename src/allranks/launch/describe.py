@@ -1,0 +1,71 @@
+"""What a run is about to do, in a few lines, before it does it."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+
+from allranks.checkpoint.commit import complete_checkpoints, step_of
+from allranks.config import RunConfig
+from allranks.config.strategy import strategy
+from allranks.launch.options import Launch
+from allranks.observe import RunDir
+
+# Set for the nodes of a start from one place: what is the same for all is then read once, from node 0.
+ONE_VOICE = "ALLRANKS_ONE_VOICE"
+
+
+def speaks_for_all(launch: Launch, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this node says what a start is about to do."""
+    return not launch.node_rank or ONE_VOICE not in env
+
+
+def describe(cfg: RunConfig, launch: Launch, run: RunDir) -> str:
+    """Config file, strategy, world size, run directory and what resuming does, one line each."""
+    return _lines(
+        {
+            "config": cfg.source,
+            "strategy": strategy_name(cfg, launch.world_size),
+            "world size": _world_size(launch),
+            "run": run.path,
+            "resume": resume_line(cfg, run),
+        }
+    )
+
+
+def describe_program(words: Sequence[str], launch: Launch, run: RunDir) -> str:
+    """The same of a program that is not ours."""
+    return _lines({"program": shlex.join(words), "world size": _world_size(launch), "run": run.path})
+
+
+def _lines(named: Mapping[str, object]) -> str:
+    return "\n".join(f"{name + ':':<12}{value}" for name, value in named.items())
+
+
+def _world_size(launch: Launch) -> str:
+    nodes = (
+        f"{launch.max_nodes}" if launch.min_nodes == launch.max_nodes else f"{launch.min_nodes} to {launch.max_nodes}"
+    )
+    gpus = f"{launch.num_gpus} GPU(s) here" if launch.num_gpus else "no GPU here: training on the CPU"
+    node = f", this is node {launch.node_rank}" if launch.max_nodes > 1 and launch.node_rank is not None else ""
+    return f"{launch.world_size} = {nodes} node(s) x {launch.nproc_per_node} process(es) ({gpus}{node})"
+
+
+def strategy_name(cfg: RunConfig, world_size: int) -> str:
+    """Such as "FSDP2, LoRA". Raises ConfigError where the config's sizes do not fit the world size."""
+    kind, replicas, shards = strategy(cfg, world_size)
+    name = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}[kind]
+    if kind == "fsdp" and replicas > 1:
+        name = f"HSDP ({replicas} replicas x {shards} shards)"
+    return name + (", LoRA" if cfg.adapter.adapter else "")
+
+
+def resume_line(cfg: RunConfig, run: RunDir) -> str:
+    """What a start goes on from."""
+    if cfg.checkpoint.resume_from_checkpoint:
+        return f"from {cfg.checkpoint.resume_from_checkpoint}"
+    if not cfg.checkpoint.auto_resume_from_checkpoints:
+        return "no, starts at step 0"
+    found = complete_checkpoints(run.checkpoints)
+    if not found:
+        return "automatic: no complete checkpoint yet, starts at step 0"
+    return f"automatic: from step {step_of(found[0])}, if its checksums hold"

@@ -1,0 +1,64 @@
+"""One launch at a time in a node's part of a run directory: two would overwrite each other's checkpoints."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from allranks.errors import UsageError
+from allranks.observe import say
+
+# torchrun's agent gives its ranks 30 s to end after its launcher was killed.
+_WAIT_SECONDS = 45.0
+
+
+def lock_node(logs: Path, *, say: Callable[[str], None] = say) -> int:
+    """Take the lock of a node's log folder; returns the open descriptor, which holds it until all copies are closed.
+
+    Where the launcher that took it is dead and only its ranks are still ending, this waits for them. Raises UsageError
+    naming the process that holds it. File systems without locks are let through.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = None
+    while not _try_lock(fd):
+        holder = path.read_text().strip()
+        if deadline is None:
+            deadline = time.monotonic() + (_WAIT_SECONDS if _has_ended(holder) else 0)
+            if _has_ended(holder):
+                say("waiting for the ranks of the run before, whose launcher was killed, to end")
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            raise UsageError(
+                f"output_dir: {logs.parent.parent} is in use by a run that has not ended "
+                f"({holder or 'process unknown'}): stop that one, or choose another --output-dir; two nodes of one run "
+                "need two --node-rank"
+            )
+        time.sleep(0.2)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return fd
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Anything else means that this file system has no locks.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _has_ended(holder: str) -> bool:
+    """Is the launcher that wrote `holder` known to have ended? Of another host that cannot be known."""
+    with contextlib.suppress(ValueError):
+        pid, host = holder.removeprefix("pid ").split(" on ")
+        return host == socket.gethostname() and not psutil.pid_exists(int(pid))
+    return False

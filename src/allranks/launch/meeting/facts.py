@@ -1,0 +1,102 @@
+"""What a node says about itself, and what must be equal on all nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from allranks.cluster import environments
+
+_LONGEST_VALUE = 120  # characters of a differing value that are shown
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node's own account. `same` holds what must be equal on every node: field -> value, as text.
+
+    `environment` are its `network_facts`: settings of NCCL and gloo, of which some may differ.
+    """
+
+    node_rank: int
+    nnodes: int
+    num_processes: int
+    host: str
+    pid: int
+    launcher: str
+    same: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"node {self.node_rank} ({self.host})"
+
+    def to_message(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> NodeFacts:
+        """Raises ValueError for what is no node's facts: this comes from the wire."""
+        kinds = {"node_rank": int, "nnodes": int, "num_processes": int, "pid": int, "host": str, "launcher": str}
+        values: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            value = message.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{name} is missing or no {kind.__name__}")
+            values[name] = value
+        for name in ("same", "environment"):
+            table = message.get(name)
+            if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+                raise ValueError(f"{name} is no table of texts")
+            values[name] = table
+        return cls(**values)
+
+
+def differences(nodes: Sequence[NodeFacts]) -> list[str]:
+    """Everything in which the nodes differ and must not, one line each; the majority's value comes first."""
+    found = [
+        line
+        for name in sorted({name for node in nodes for name in node.same})
+        if (line := _difference(name, [(node, node.same.get(name, "not set")) for node in nodes]))
+    ]
+    for name, values in {
+        "--nnodes": [(node, str(node.nnodes)) for node in nodes],
+        "--launcher": [(node, node.launcher) for node in nodes],
+    }.items():
+        if line := _difference(name, values):
+            found.insert(0, line)
+    # Accelerate divides the total by the number of nodes; torchrun counts what comes, DeepSpeed gets a host file.
+    launchers = {node.launcher for node in nodes}
+    if launchers == {"accelerate"}:
+        processes = [(node, str(node.num_processes)) for node in nodes]
+        if line := _difference("processes per node", processes):
+            (launcher,) = launchers
+            found.append(
+                f"{line}; {launcher} starts the same number on every node: give all --nproc-per-node "
+                f"{min(node.num_processes for node in nodes)}, or start with --launcher torchrun, which takes them"
+            )
+    return found + [one.message for one in environment_differences(nodes) if one.is_refused]
+
+
+def environment_differences(nodes: Sequence[NodeFacts]) -> list[environments.Difference]:
+    """In which settings of NCCL and gloo the nodes differ: what cannot work, and what is only worth knowing."""
+    return environments.differences({node.name: node.environment for node in nodes})
+
+
+def _difference(name: str, values: Sequence[tuple[NodeFacts, str]]) -> str | None:
+    holders: dict[str, list[NodeFacts]] = {}
+    for node, value in values:
+        holders.setdefault(value, []).append(node)
+    if len(holders) == 1:
+        return None
+    by_number = sorted(holders.items(), key=lambda item: -len(item[1]))
+    return f"{name}: " + "; ".join(f"{_short(value)} on {_names(nodes)}" for value, nodes in by_number)
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+
+
+def _names(nodes: Sequence[NodeFacts]) -> str:
+    shown = ", ".join(node.name for node in nodes[:4])
+    return shown if len(nodes) <= 4 else f"{shown} and {len(nodes) - 4} more"

@@ -1,0 +1,139 @@
+"""What the driver and the workers of a run tell each other: an actor that lives as long as the driver does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+NAMESPACE = "allranks"
+FINAL_CODES = (2, 3)
+"""Exit codes of what the next attempt would meet again: wrong usage, config or data; a refusal."""
+# Lines of output that wait for the driver to fetch them; of more, the oldest are lost.
+_MOST_LINES = 10_000
+
+
+def board_name(run_id: str) -> str:
+    """The name under which the actor of a run is found in the namespace."""
+    return f"board-{run_id}"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What every worker does. `environment` may hold secrets: it goes from process to process, and is shown nowhere."""
+
+    run_id: str
+    world_size: int
+    config: str
+    output_dir: str
+    directory: str
+    environment: Mapping[str, str] = field(repr=False)
+    ray_directory: str
+    version: str
+    attempt: int = 0
+    master_addr: str = ""
+    master_port: int = 0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank runs."""
+
+    host: str
+    node_rank: int
+    local_rank: int
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank's engine ended: exit code, or the negative number of the signal that killed it."""
+
+    attempt: int
+    rank: int
+    host: str
+    code: int
+    message: str = ""
+    log: str = ""
+    is_shown: bool = False
+    """Whether the user has read the message: rank 0 prints its own."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a worker hears at each beat: whether to save and stop; how many reports rank 0 has made, and no more."""
+
+    stop: bool
+    num_reports: int
+    closed: bool
+
+
+@dataclass(frozen=True)
+class News:
+    """The state of the run for the driver. `ends` are in the order in which the ranks ended; `failures` are Ray's own
+    words on each worker that failed, by attempt."""
+
+    attempt: int
+    seats: Mapping[int, Seat]
+    ends: list[End]
+    failures: Mapping[int, Mapping[int, str]]
+    lines: list[str]
+    committed: int
+
+
+@dataclass
+class Board:
+    """The actor itself; every method is called remotely, one at a time."""
+
+    orders_of_run: Orders
+    attempt: int = 0
+    stopping: bool = False
+    num_reports: int = 0
+    closed: bool = False
+    committed: int = 0
+    seats: dict[int, Seat] = field(default_factory=dict)
+    ends: list[End] = field(default_factory=list)
+    failures: dict[int, dict[int, str]] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def begin(self, master_addr: str, master_port: int) -> None:
+        """Ray has started a new group of workers, whose ranks meet at this address."""
+        self.attempt += 1
+        self.seats = {}
+        self.num_reports, self.closed = 0, False
+        self.orders_of_run = replace(
+            self.orders_of_run, attempt=self.attempt, master_addr=master_addr, master_port=master_port
+        )
+
+    def enlist(self, rank: int, seat: Seat) -> Orders:
+        self.seats[rank] = seat
+        return self.orders_of_run
+
+    def beat(self, rank: int, lines: list[str]) -> Word:
+        self.lines = [*self.lines, *lines][-_MOST_LINES:]
+        return Word(self.stopping, self.num_reports, self.closed)
+
+    def announce(self, num_reports: int, closed: bool, committed: int) -> None:
+        """Rank 0 is about to report to Ray for the `num_reports`th time, which every rank must do with it."""
+        self.num_reports, self.closed = num_reports, closed
+        self.committed = max(self.committed, committed)
+
+    def end(self, end: End) -> None:
+        self.ends.append(end)
+
+    def fail(self, errors: dict[int, str]) -> bool:
+        """Ray has seen these workers fail; returns whether it may try again."""
+        self.failures[self.attempt] = {rank: self._lost(rank, text) for rank, text in errors.items()}
+        self.seats = {}
+        return not any(end.attempt == self.attempt and end.code in FINAL_CODES for end in self.ends)
+
+    def _lost(self, rank: int, text: str) -> str:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        host = f" on {self.seats[rank].host}" if rank in self.seats else ""
+        return f"the worker of rank {rank}{host} was lost: {lines[0] if lines else 'Ray does not say why'}"
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def news(self) -> News:
+        lines, self.lines = self.lines, []
+        failures = {attempt: dict(errors) for attempt, errors in self.failures.items()}
+        return News(self.attempt, dict(self.seats), list(self.ends), failures, lines, self.committed)

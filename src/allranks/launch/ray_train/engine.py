@@ -1,0 +1,144 @@
+"""The engine of one rank as a child of Ray's worker, as it would be a child of torchrun's agent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from allranks.launch.node import write_file
+from allranks.launch.program import engine
+from allranks.launch.ranks import LAUNCH_ID, RUN_ID
+from allranks.launch.ray_train.board import End, Orders, Seat
+from allranks.launch.starters.threads import usable_cores
+from allranks.observe import RunDir, new_events
+
+PREEMPTED = 75
+BEFORE_TRAINING = "stopped before it trained"
+
+
+class Engine:
+    """Starts when it is made; use it as a context manager, which leaves nothing running."""
+
+    def __init__(self, orders: Orders, rank: int, seat: Seat, local_world_size: int) -> None:
+        self.orders, self.rank, self.host = orders, rank, seat.host
+        self.run = RunDir(Path(orders.directory, orders.output_dir))
+        self.log = self.run.log(seat.node_rank, rank)
+        self.events = self.run.events(rank)
+        self.start_of_events = self.events.stat().st_size if self.events.exists() else 0
+        self._lines: list[str] = []
+        self._sent: signal.Signals | None = None
+        config = self.run.config(seat.node_rank)
+        write_file(config, orders.config)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *engine(config.absolute()).words()],
+                env=rank_environment(os.environ, orders, rank, seat, local_world_size),
+                cwd=orders.directory,
+                stdin=subprocess.DEVNULL,
+                # Rank 0 is shown at the driver; the others change over to their own log themselves, later.
+                stdout=subprocess.PIPE if rank == 0 else log,
+                stderr=subprocess.STDOUT,
+            )
+        if self._process.stdout is not None:
+            self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+            self._reader.start()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; True once the engine has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            return True
+        return False
+
+    def take_lines(self) -> list[str]:
+        """What rank 0 has printed since the last call."""
+        taken = self._lines[:]
+        del self._lines[: len(taken)]
+        return taken
+
+    def ask_to_stop(self) -> None:
+        """Have it save and end, as a preemption would. Only the first call does anything."""
+        if self._sent is None:
+            # Before it trains there is nothing to save, and it may be waiting for ranks that have ended.
+            self._sent = signal.SIGTERM if self._is_training() else signal.SIGKILL
+            self._process.send_signal(self._sent)
+
+    def end(self) -> End:
+        """How it ended; call it once it has."""
+        if self._process.stdout is not None:
+            self._reader.join(timeout=5)  # a child of the engine's that lives on may hold the pipe
+        code = self._process.returncode
+        events, _ = new_events(self.events, self.start_of_events)
+        exits = [event for event in events if event["kind"] == "exit"]
+        errors = [event for event in events if event["kind"] == "error"]
+        message = str(errors[0].get("message", "")) if errors else ""
+        if code == 0 and exits:
+            code = int(exits[-1]["code"])
+        elif self._sent is not None and code == -self._sent:
+            code, message = PREEMPTED, BEFORE_TRAINING
+        elif code < 0:
+            errors, message = [], f"killed by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                message += "; the kernel kills so when memory runs out (dmesg tells)"
+        return End(
+            self.orders.attempt,
+            self.rank,
+            self.host,
+            code,
+            message,
+            str(self.log),
+            is_shown=self.rank == 0 and bool(errors),
+        )
+
+    def _is_training(self) -> bool:
+        events, _ = new_events(self.events, self.start_of_events)
+        return any(event["kind"] == "phase" and event["phase"] == "train" for event in events)
+
+    def _read(self, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                self._lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+
+def rank_environment(
+    env: Mapping[str, str], orders: Orders, rank: int, seat: Seat, local_world_size: int
+) -> dict[str, str]:
+    """The environment of a rank: that of Ray's worker (`env`), what the driver hands on, and torchrun's variables."""
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // local_world_size))}  # Ray's own value: CPUs reserved
+    run = RunDir(Path(orders.directory, orders.output_dir))
+    return {
+        **env,
+        **threads,
+        **orders.environment,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(orders.world_size),
+        "LOCAL_RANK": str(seat.local_rank),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
+        "GROUP_RANK": str(seat.node_rank),
+        "MASTER_ADDR": orders.master_addr,
+        "MASTER_PORT": str(orders.master_port),
+        # A restarted rank goes on from this run's own newest checkpoint, whatever the run was started from.
+        "TORCHELASTIC_RESTART_COUNT": str(orders.attempt - 1),
+        RUN_ID: orders.run_id,
+        LAUNCH_ID: orders.run_id,
+        "ALLRANKS_LOG_DIR": str(run.logs(seat.node_rank).absolute()),
+    }

@@ -1,0 +1,37 @@
+"""What the driver asks Ray Train for, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`resources` are those of one worker; `placement` is Ray's placement strategy; `storage_path` is absolute."""
+
+    run_id: str
+    name: str
+    num_workers: int
+    resources: Mapping[str, float]
+    placement: str
+    max_failures: int
+    storage_path: str
+    master_port: int | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What Ray Train made of it. `error` is Ray's own text, where it gave up."""
+
+    error: str | None = None
+    metrics: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+
+
+def fit(plan: Plan) -> Fitted:
+    """Runs as a Ray task: the trainer imports torch, which this process, the driver, does without."""
+    from allranks.launch.ray_train.trainer import fit as fit_there
+
+    return fit_there(plan)

@@ -1,0 +1,231 @@
+"""Start a run with Ray Train, and tell how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import allranks
+from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
+from allranks.cluster.gpus import count_gpus
+from allranks.cluster.identity import identify
+from allranks.config import RunConfig
+from allranks.errors import AllranksError, UsageError
+from allranks.launch.describe import resume_line, strategy_name
+from allranks.launch.exports import exported, working_directory
+from allranks.launch.manifest import make_manifest, write_manifest
+from allranks.launch.node import Node, this_node
+from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.outcome import stopped
+from allranks.launch.program import engine
+from allranks.launch.ranks import LAUNCH_ID, kill_leftovers
+from allranks.launch.ray_train.board import NAMESPACE, Board, News, Orders, board_name
+from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
+from allranks.launch.ray_train.fit import Plan, fit
+from allranks.launch.ray_train.outcome import conclude
+from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
+from allranks.launch.ray_train.watch import Watch, Watched
+from allranks.launch.starters.threads import usable_cores
+from allranks.launch.stop import Stopped, stop_at_once
+from allranks.launch.supervise import remember_signals
+from allranks.launch.where import NodeOptions
+from allranks.observe import say
+
+
+def with_launcher(overrides: Mapping[str, str], launcher: str | None) -> Mapping[str, str]:
+    """The config's overrides with what --launcher says of `use_ray`, where it is given. Raises UsageError."""
+    if launcher is None:
+        return overrides
+    use_ray = "true" if launcher == "ray" else "false"
+    if overrides.get("use_ray", use_ray) != use_ray:
+        raise UsageError(f"--use-ray {overrides['use_ray']} contradicts --launcher {launcher}: leave one of them out")
+    return {**overrides, "use_ray": use_ray}
+
+
+def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, argv: Sequence[str] = ()) -> int:
+    """Train what `cfg` says with Ray Train; returns the exit code, as `launch.start.start` does.
+
+    Raises AllranksError for what can be refused before any rank starts.
+    """
+    require_ray()
+    _refuse_options(options, nodes)
+    node = this_node(cfg.checkpoint.output_dir, resolve(LaunchOptions(grace_seconds=options.grace_seconds)))
+    if not cfg.checkpoint.resume_from_checkpoint and not cfg.checkpoint.auto_resume_from_checkpoints:
+        refuse_earlier_run(node.run.path, complete_checkpoints(node.run.checkpoints))
+    for warning in cfg.warnings:
+        say(f"warning: {warning}", file=sys.stderr)
+    os.environ[LAUNCH_ID] = node.run_id  # on all that Ray starts here, should it leave any of it
+    size = local_size(cfg.launch, num_cores=usable_cores(), num_gpus=count_gpus())
+    try:
+        with stop_at_once() as stop_if_asked, connected(cfg.launch.ray_address, size) as cluster:
+            stop_if_asked()
+            watched = _Start(cfg, options, node, argv, cluster, nodes.exports).run()
+    except Stopped as stop:
+        result = stopped(node.run, node.run_id, stop.received)
+    else:
+        result = conclude(watched, cfg, node.run)
+    finally:
+        kill_leftovers(node.run_id, but=os.getpid())
+    if result.message:
+        say(result.message, file=sys.stderr)
+    return result.exit_code
+
+
+@dataclass
+class _Start:
+    cfg: RunConfig
+    options: LaunchOptions
+    node: Node
+    argv: Sequence[str]
+    cluster: Cluster
+    exports: Sequence[str]
+
+    def run(self) -> Watched:
+        import ray
+
+        cfg, run, run_id = self.cfg, self.node.run, self.node.run_id
+        settings = cfg.launch
+        nodes = self.cluster.nodes()
+        wanted = demand(settings, nodes)
+        self._describe(wanted, len(nodes))
+        if (missing := fitting(wanted.resources, nodes) < wanted.num_workers) and self.cluster.is_ours:
+            raise UsageError(f"this machine has not enough: {shortage(wanted, nodes, self.cluster.free())}")
+        if missing:
+            say(f"waiting for the cluster to grow: {shortage(wanted, nodes, self.cluster.free())}")
+        storage = (run.path / "ray" / run_id).absolute()
+        name = settings.ray_run_name or _folder_name(Path(cfg.source).stem)
+        board = _here(Board, name=board_name(run_id)).remote(self._orders(wanted, storage / name))
+        plan = Plan(
+            run_id=run_id,
+            name=name,
+            num_workers=wanted.num_workers,
+            resources=wanted.resources,
+            placement=wanted.placement,
+            max_failures=settings.ray_max_failures,
+            storage_path=str(storage),
+            master_port=self.options.master_port,
+        )
+        received: list[Any] = []
+        try:
+            with remember_signals(received):
+                watch = Watch(
+                    board,
+                    self.cluster,
+                    wanted,
+                    received,
+                    start_timeout=settings.ray_start_timeout,
+                    grace=self.options.grace_seconds,
+                    on_start=self._record,
+                )
+                watched = watch.until_end(_here(fit, max_retries=0).remote(plan))
+            ray.kill(board)  # else it stays for some moments after this process
+            return watched
+        except ray.exceptions.RayError as error:
+            raise AllranksError(
+                f"lost {self.cluster.name}, and the ranks with it: {type(error).__name__}: {error}\n"
+                f"  what is saved is in {run.checkpoints}"
+            ) from error
+
+    def _orders(self, wanted: Demand, ray_directory: Path) -> Orders:
+        text = f"# {self.cfg.source}, resolved; the ranks of this node read it\n{self.cfg.yaml()}"
+        return Orders(
+            run_id=self.node.run_id,
+            world_size=wanted.num_workers,
+            config=text,
+            output_dir=self.cfg.checkpoint.output_dir,
+            directory=working_directory(),
+            environment=exported(os.environ, self.exports),
+            ray_directory=str(ray_directory),
+            version=allranks.__version__,
+        )
+
+    def _describe(self, wanted: Demand, num_nodes: int) -> None:
+        workers = f"{wanted.num_workers} worker(s) of Ray, {wanted.reason}, with {listed(wanted.resources)} each"
+        lines = {
+            "config": self.cfg.source,
+            "strategy": strategy_name(self.cfg, wanted.num_workers),
+            "world size": f"{wanted.num_workers} = {workers}",
+            "cluster": f"{self.cluster.name}, {num_nodes} node(s)",
+            "run": self.node.run.path,
+            "resume": resume_line(self.cfg, self.node.run),
+            "command": f"{shlex.join(self._command())}  (each rank)",
+        }
+        for key, value in lines.items():
+            say(f"{key + ':':<12}{value}")
+
+    def _command(self) -> list[str]:
+        return [sys.executable, *engine(self.node.run.config("R")).words()]
+
+    def _record(self, news: News) -> None:
+        """All ranks have started: show where, and write the manifest."""
+        nodes: dict[int, dict[str, Any]] = {}
+        for rank, seat in sorted(news.seats.items()):
+            nodes.setdefault(seat.node_rank, {"host": seat.host, "processes": 0, "ranks": []})["ranks"].append(rank)
+            nodes[seat.node_rank]["processes"] += 1
+        shown = [f"{node['host']}: {', '.join(map(str, node['ranks']))}" for _, node in sorted(nodes.items())]
+        say(f"{'ranks:':<12}{'; '.join(shown[:16])}{f'; and {len(shown) - 16} nodes more' if len(shown) > 16 else ''}")
+        manifest = make_manifest(
+            run_id=self.node.run_id,
+            argv=["allranks", *self.argv],
+            config={**self.cfg.flat(), "ray_num_workers": len(news.seats)},
+            config_source=str(self.cfg.source),
+            fingerprint=None,  # the ranks prepare the data, on their nodes
+            nodes={str(node): facts for node, facts in nodes.items()},
+            command=self._command(),
+            environment=os.environ,
+            launch={
+                "launcher": "ray",
+                "grace_seconds": self.options.grace_seconds,
+                "master_port": self.options.master_port,
+            },
+        )
+        write_manifest(self.node.run.manifest, manifest)
+
+
+def _here(what: Any, **options: Any) -> Any:
+    """An actor class or function of Ray's, to be run on the driver's node, whatever else is reserved there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    if isinstance(what, type):
+        options["namespace"] = NAMESPACE
+    else:
+        # Ray's own settings for its trainer are read where the trainer is made.
+        ours = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
+        options["runtime_env"] = {"env_vars": ours}
+    return ray.remote(what).options(num_cpus=0, scheduling_strategy=here, **options)
+
+
+def _folder_name(text: str) -> str:
+    return re.sub(r"[^\w.-]", "-", text).strip(".-") or "allranks"
+
+
+def _refuse_options(options: LaunchOptions, nodes: NodeOptions) -> None:
+    if not (identity := identify(os.environ)).alone:
+        raise UsageError(
+            f"this process is rank {identity.rank} of {identity.world_size} (from {identity.source}): Ray starts the "
+            "ranks itself; start `allranks train --launcher ray` once, on one node"
+        )
+    instead = {
+        "nnodes": "Ray's cluster says which nodes there are",
+        "node_rank": "Ray's cluster says which nodes there are",
+        "nproc_per_node": "use --ray-num-workers, the number of all ranks",
+        "master_addr": "Ray chooses the node of rank 0; the cluster's address is --ray-address",
+        "rdzv_backend": "rank 0's node is the meeting point",
+        "rdzv_id": "rank 0's node is the meeting point",
+        "rdzv_endpoint": "rank 0's node is the meeting point",
+        "max_restarts": "use --ray-max-failures",
+        "launcher_args": "there is no torchrun below Ray",
+    }
+    if nodes.hosts is not None or nodes.hostfile is not None:
+        raise UsageError("--hosts and --hostfile are not for --launcher ray: Ray's cluster says which nodes there are")
+    for name, text in instead.items():
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} is not for --launcher ray: {text}")

@@ -1,0 +1,96 @@
+"""The TorchTrainer of a run. Imported inside the cluster only: the driver needs neither ray.train nor torch."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train.backend import Backend, BackendConfig
+from ray.train.torch import TorchTrainer
+
+from allranks.launch.ray_train.board import NAMESPACE, board_name
+from allranks.launch.ray_train.fit import Fitted, Plan
+from allranks.launch.ray_train.worker import run_rank
+
+
+def fit(plan: Plan) -> Fitted:
+    """Have Ray Train run the ranks, again from the newest checkpoint after failures, until they are done."""
+    meeting_point: Any = MeetingPoint(plan.run_id, plan.master_port)
+    of_run: dict[str, Any] = {
+        "failure_config": FailureConfig(max_failures=plan.max_failures),
+        "callbacks": [TellBoard(plan.run_id)],
+        "logging_config": LoggingConfig(log_level="WARNING"),
+    }
+    trainer = TorchTrainer(
+        run_rank,
+        train_loop_config={"run_id": plan.run_id},
+        torch_config=meeting_point,
+        scaling_config=ScalingConfig(
+            num_workers=plan.num_workers,
+            use_gpu=plan.resources.get("GPU", 0) > 0,
+            resources_per_worker=dict(plan.resources),
+            placement_strategy=plan.placement,
+        ),
+        run_config=RunConfig(name=plan.name, storage_path=plan.storage_path, **of_run),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        return Fitted(error=str(error))
+    return Fitted(metrics=result.metrics, checkpoint=result.checkpoint.path if result.checkpoint else None)
+
+
+@dataclass
+class MeetingPoint(BackendConfig):
+    """In place of TorchConfig, which would join a process group in Ray's worker: our engine has its own.
+
+    It tells the ranks where to meet: rank 0's address, and a port that is free there (or `master_port`).
+    """
+
+    run_id: str
+    master_port: int | None
+    backend: str = "the engine's own"  # TorchTrainer asks for it
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _MeetingPoint
+
+
+class _MeetingPoint(Backend):
+    # As under torchrun: each rank sees all GPUs that the run has on its node, and takes the one of its local rank.
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        assert isinstance(backend_config, MeetingPoint)
+        address, port = worker_group.execute_single(0, _address_and_port, backend_config.master_port)
+        ray.get(_board(backend_config.run_id).begin.remote(address, port))
+
+
+def _address_and_port(port: int | None) -> tuple[str, int]:
+    address = ray.util.get_node_ip_address()
+    if port is None:
+        # Somebody else may take it until the ranks meet; then they fail, and the next attempt has another.
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.bind((address, 0))
+            port = probe.getsockname()[1]
+    return address, port
+
+
+class TellBoard(UserCallback):
+    """Tells the driver what Ray says of workers that failed, and Ray when not to try again."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        errors = {rank: str(error) for rank, error in worker_exceptions.items()}
+        if not ray.get(_board(self.run_id).fail.remote(errors)):
+            # Ray Train retries what workers raise, but not what a callback does.
+            raise RuntimeError("another attempt would fail in the same way")
+
+
+def _board(run_id: str) -> Any:
+    return ray.get_actor(board_name(run_id), namespace=NAMESPACE)

@@ -1,0 +1,153 @@
+"""The driver's part while the run goes on: show rank 0, hand signals on, end what cannot go on."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from allranks.launch.ray_train.board import FINAL_CODES, End, News
+from allranks.launch.ray_train.cluster import Cluster
+from allranks.launch.ray_train.engine import PREEMPTED
+from allranks.launch.ray_train.fit import Fitted
+from allranks.launch.ray_train.resources import Demand, shortage
+from allranks.launch.ray_train.worker import described
+from allranks.observe import say
+
+_POLL_SECONDS = 0.2
+_REMIND_SECONDS = 30.0
+# The board is on this machine: it has never been seen to take a second.
+_ANSWER_SECONDS = 60.0
+
+
+@dataclass
+class Watched:
+    """How it ended. `stopped` says why the driver ended it before Ray did; `ends` are of the last attempt."""
+
+    fitted: Fitted | None = None
+    stopped: str = ""
+    signal: signal.Signals | None = None
+    killed: bool = False
+    ends: list[End] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    committed: int = 0
+
+
+@dataclass
+class Watch:
+    """Watches one run. `received` are the signals to this process, as they come; `on_start` is called whenever all
+    ranks have started. Times are seconds."""
+
+    board: Any
+    cluster: Cluster
+    wanted: Demand
+    received: Sequence[signal.Signals]
+    start_timeout: float
+    grace: float
+    on_start: Callable[[News], None]
+    _watched: Watched = field(default_factory=Watched)
+    _waiting_since: float = math.inf
+    _reminded: float = 0.0
+    _deadline: float = math.inf
+    _attempt_started: int = 0
+    _attempt_failed: int = 0
+
+    def until_end(self, fitting: Any) -> Watched:
+        """Until Ray has ended the run (the reference `fitting` is ready), or nothing more can come of it."""
+        import ray
+
+        watched = self._watched
+        self._waiting_since = self._reminded = time.monotonic()
+        while True:
+            ready, _ = ray.wait([fitting], timeout=_POLL_SECONDS)
+            news: News = ray.get(self.board.news.remote(), timeout=_ANSWER_SECONDS)
+            self._tell(news)
+            if ready:
+                watched.fitted = _result(fitting)
+                return watched
+            if self.received and self._must_end(news):
+                return watched
+            if self._waits_in_vain(news):
+                return watched
+
+    def _tell(self, news: News) -> None:
+        """Show what is new."""
+        watched = self._watched
+        for line in news.lines:
+            say(line)
+        watched.ends = [end for end in news.ends if end.attempt == news.attempt]
+        watched.failures = failed(news, news.attempt)
+        watched.committed = news.committed
+        if news.attempt in news.failures and self._attempt_failed < news.attempt:
+            self._attempt_failed = news.attempt
+            self._waiting_since = self._reminded = time.monotonic()
+            more = f" (and {len(watched.failures) - 1} after it)" if len(watched.failures) > 1 else ""
+            if not any(end.code in FINAL_CODES for end in watched.ends):
+                say(f"attempt {news.attempt}: {watched.failures[0]}{more}")
+        if self._attempt_started < news.attempt and len(news.seats) == self.wanted.num_workers:
+            self._attempt_started, self._waiting_since = news.attempt, math.inf
+            if news.attempt > 1:
+                say(f"attempt {news.attempt}: Ray has started the ranks again")
+            self.on_start(news)
+
+    def _must_end(self, news: News) -> bool:
+        """Hand the first signal on to the ranks; True once they need no more time, or have had all of it."""
+        import ray
+
+        first = self.received[0]
+        self._watched.signal = first
+        if self._deadline == math.inf:
+            self._deadline = time.monotonic() + self.grace
+            if not news.seats:
+                return True  # nothing has started: there is nothing to save
+            ray.get(self.board.stop.remote())
+            again = "; Ctrl-C again ends them at once" if first == signal.SIGINT else ""
+            say(
+                f"{first.name}: {len(news.seats)} rank(s) were asked to save a checkpoint and stop, within "
+                f"{self.grace:.0f} s{again}"
+            )
+        if self.received.count(signal.SIGINT) > 1 or time.monotonic() > self._deadline:
+            say("ending all ranks now; the newest complete checkpoint stays valid")
+            self._watched.killed = True
+        return self._watched.killed
+
+    def _waits_in_vain(self, news: News) -> bool:
+        """Whether Ray has had its time to start all workers."""
+        now = time.monotonic()
+        if now - self._waiting_since > self.start_timeout:
+            self._watched.stopped = (
+                f"Ray did not start all workers within {self.start_timeout:.0f} s (ray_start_timeout), "
+                f"{len(news.seats)} of {self.wanted.num_workers} came: {self._shortage()}"
+            )
+            return True
+        if self._waiting_since < math.inf and now - self._reminded > _REMIND_SECONDS:
+            self._reminded = now
+            say(f"waiting for Ray to start the workers: {self._shortage()}")
+        return False
+
+    def _shortage(self) -> str:
+        return shortage(self.wanted, self.cluster.nodes(), self.cluster.free())
+
+
+def failed(news: News, attempt: int) -> list[str]:
+    """What failed in an attempt, the first cause first: a rank that was killed, a worker that was lost, then errors in
+    the order of time; errors of the others follow from those."""
+    ends = [end for end in news.ends if end.attempt == attempt and end.code not in (0, PREEMPTED)]
+    told = {end.rank for end in ends}
+    lost = [text for rank, text in sorted(news.failures.get(attempt, {}).items()) if rank not in told]
+    killed = [described(end) for end in ends if end.code < 0]
+    errors = [described(end) for end in ends if end.code >= 0]
+    return [*killed, *lost, *errors]
+
+
+def _result(fitting: Any) -> Fitted:
+    import ray
+
+    try:
+        fitted: Fitted = ray.get(fitting)
+        return fitted
+    except ray.exceptions.RayError as error:
+        return Fitted(error=str(error))

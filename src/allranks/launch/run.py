@@ -1,0 +1,62 @@
+"""Run anyone's program on all nodes, with the same meeting, logs, record and clean-up that our own engine has."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from allranks.errors import UsageError
+from allranks.launch.company import in_company
+from allranks.launch.describe import describe_program, speaks_for_all
+from allranks.launch.environment import network_variables
+from allranks.launch.everywhere import start_everywhere
+from allranks.launch.here import Record, run_here
+from allranks.launch.node import this_node
+from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.outcome import Outcome
+from allranks.launch.program import anyones
+from allranks.launch.program_outcome import program_outcome
+from allranks.launch.same import what_must_be_equal
+from allranks.launch.start import refuse_nested_launch
+from allranks.launch.stop import Stopped, stop_at_once
+from allranks.launch.where import NodeOptions, find_nodes
+from allranks.observe import say
+
+
+def run_program(
+    words: Sequence[str],
+    options: LaunchOptions,
+    nodes: NodeOptions,
+    output_dir: str | Path,
+    *,
+    argv: Sequence[str] = (),
+) -> int:
+    """Start the program that `words` name, with as many ranks as asked for, on this node or on all.
+
+    Returns the exit code: 0 if every rank ended with 0, else that of the rank that failed first. Raises AllranksError
+    for what can be refused before any rank starts.
+    """
+    program = anyones(words)
+    if options.launcher == "ray":
+        raise UsageError("--launcher ray is for `allranks train`: Ray's workers start allranks' own engine only")
+    everywhere = find_nodes(nodes, options, argv)
+    if everywhere is not None:
+        return start_everywhere(everywhere)
+    launch = resolve(options)
+    refuse_nested_launch(launch, "the program itself; `allranks run`")
+    node = this_node(output_dir, launch)
+    if speaks_for_all(launch):
+        say(describe_program(words, launch, node.run))
+    log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
+    variables = network_variables(None, launch, node.run.logs(node.name))
+    same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
+    try:
+        with stop_at_once() as stop_if_asked, in_company(launch, node, same, variables) as company:
+            stop_if_asked()
+            ended = run_here(launch, program, company, Record(argv, variables=variables))
+            result = program_outcome(company.node, launch, ended, log_starts)
+            result = company.ended(result, ended.lost)
+    except Stopped as stop:
+        result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")
+    if result.message:
+        say(result.message, file=sys.stderr)
+    return result.exit_code

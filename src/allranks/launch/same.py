@@ -1,0 +1,42 @@
+"""What every node must have alike for a run: config, code and packages, as flat texts that can be compared."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import allranks
+from allranks.config import RunConfig
+from allranks.launch.manifest import package_versions, without_secret_values
+
+
+def what_must_be_equal(cfg: RunConfig | None) -> dict[str, str]:
+    """Field -> value, as text; of the config every key by its dotted name. Secrets are left out."""
+    facts = {"python": platform.python_version()}
+    facts |= {f"package {name}": version for name, version in package_versions().items()}
+    facts["code of allranks"] = f"sha256 {_code_sha256()[:16]}"
+    if cfg is not None:
+        # What must be equal of the network is compared as variables: names of interfaces and adapters are a node's own.
+        flat = {key: value for key, value in cfg.flat().items() if key != "network"}
+        facts |= dict(_flat(without_secret_values(flat)))
+    return facts
+
+
+def _code_sha256() -> str:
+    """Of the sources that would run: a version or a commit does not tell of changes made in place."""
+    package = Path(allranks.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)

@@ -1,0 +1,130 @@
+"""Train on this machine, as the only node or as one of several that were each started by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
+from allranks.cluster.identity import identify
+from allranks.config import RunConfig, load_config
+from allranks.errors import RefusedError, UsageError
+from allranks.launch.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
+from allranks.launch.company import in_company
+from allranks.launch.describe import describe, speaks_for_all
+from allranks.launch.environment import network_variables
+from allranks.launch.everywhere import start_everywhere
+from allranks.launch.here import Record, prepare_this_process, run_here
+from allranks.launch.node import this_node, write_file
+from allranks.launch.options import Launch, LaunchOptions, resolve
+from allranks.launch.outcome import outcome, stopped
+from allranks.launch.program import engine
+from allranks.launch.ray_train import start_ray, with_launcher
+from allranks.launch.same import what_must_be_equal
+from allranks.launch.stop import Stopped, stop_at_once
+from allranks.launch.where import NodeOptions, find_nodes
+from allranks.observe import RunDir, say
+
+
+def start(
+    config: str | Path,
+    overrides: Mapping[str, str],
+    options: LaunchOptions,
+    nodes: NodeOptions | None = None,
+    *,
+    argv: Sequence[str] = (),
+    ignore_unsupported: bool = False,
+    fingerprint: str | None = None,
+) -> int:
+    """Train what `config` says; returns the exit code (0 done, 1 failed, 2 usage, 75 preempted, 130 interrupted).
+
+    With one process the engine runs in this process, else a launcher is started as a child. `fingerprint` is what the
+    prepared data must have, if that is known. Raises AllranksError for what can be refused before any rank starts.
+    """
+    nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
+    everywhere = find_nodes(nodes, options, argv) if options.launcher != "ray" else None
+    launch = resolve(options) if options.launcher != "ray" and everywhere is None else None
+    # What is wrong here is wrong on every node: better told once, before any of them is asked.
+    cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+    if cfg.launch.use_ray:
+        return start_ray(cfg, options, nodes, argv=argv)
+    if everywhere is not None:
+        return start_everywhere(everywhere)
+    assert launch is not None
+    refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
+    if launch.accelerate is not None:
+        refuse_contradictions(launch.accelerate, cfg)
+        if layers := layer_class(launch.accelerate, cfg):
+            overrides = {**overrides, LAYER_CLASS: layers}
+            cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+    node = this_node(cfg.checkpoint.output_dir, launch)
+    _refuse_to_mix_runs(cfg, node.run)
+    for warning in cfg.warnings:
+        say(f"warning: {warning}", file=sys.stderr)
+    if speaks_for_all(launch):
+        say(describe(cfg, launch, node.run))
+    variables = network_variables(cfg, launch, node.run.logs(node.name))
+    log = node.run.agent_log(node.name)
+    log_start = log.stat().st_size if log.exists() else 0
+    same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
+    try:
+        with stop_at_once() as stop_if_asked, in_company(launch, node, same, variables) as company:
+            from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
+
+            record = Record(argv, cfg, prepare(cfg, report=say).fingerprint, variables)
+            _refuse_other_data(record, fingerprint)
+            stop_if_asked()
+            if launch.world_size == 1 and launch.launcher == "torchrun":
+                prepare_this_process(launch, node, record)
+                stop_if_asked()
+                return _train_here(cfg)
+            node = company.node
+            _write_config(cfg, node.run.config(node.name))
+            ended = run_here(launch, engine(node.run.config(node.name)), company, record)
+            result = outcome(node, launch, ended, ranks=company.ranks, log_start=log_start)
+            result = company.ended(result, ended.lost)
+    except Stopped as stop:
+        result = stopped(node.run, node.run_id, stop.received)
+    if result.message:
+        say(result.message, file=sys.stderr)
+    return result.exit_code
+
+
+def _train_here(cfg: RunConfig) -> int:
+    from allranks.train.main import main_rank
+
+    return main_rank(cfg)
+
+
+def _write_config(cfg: RunConfig, path: Path) -> None:
+    """The resolved config for the ranks: what was checked is what they run, whatever happens to the user's file."""
+    write_file(path, f"# {cfg.source}, resolved; the ranks of this node read it\n{cfg.yaml()}")
+
+
+def _refuse_to_mix_runs(cfg: RunConfig, run: RunDir) -> None:
+    # The ranks refuse it too; here it is told before data and model are loaded.
+    settings = cfg.checkpoint
+    if not settings.resume_from_checkpoint and not settings.auto_resume_from_checkpoints:
+        refuse_earlier_run(run.path, complete_checkpoints(run.checkpoints))
+
+
+def _refuse_other_data(record: Record, fingerprint: str | None) -> None:
+    if fingerprint is not None and record.fingerprint != fingerprint:
+        raise RefusedError(
+            f"the prepared data is not that of the recorded run: fingerprint {fingerprint} then, {record.fingerprint} "
+            "now. The data, the tokenizer or a template has changed; start from a config to train on what is there now"
+        )
+
+
+def refuse_nested_launch(launch: Launch, instead: str) -> None:
+    """Under `srun -n 4 allranks train` each task would train alone, four times the same. Raises UsageError."""
+    if launch.max_nodes > 1:
+        return
+    identity = identify(os.environ)
+    if not identity.alone:
+        raise UsageError(
+            f"this process is rank {identity.rank} of {identity.world_size} (from {identity.source}): inside a "
+            f"launcher of your own start {instead} starts the ranks itself"
+        )

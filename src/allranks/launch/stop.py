@@ -1,0 +1,68 @@
+"""Signals to `allranks train` while no rank listens for them: end at once and cleanly, instead of with a traceback."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from allranks.observe import say
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Stopped(BaseException):
+    """A signal asked to stop. Not an Exception, as KeyboardInterrupt is none: what cleans up sees it, nothing more."""
+
+    def __init__(self, received: signal.Signals) -> None:
+        super().__init__(received.name)
+        self.received = received
+
+
+@contextlib.contextmanager
+def stop_at_once() -> Iterator[Callable[[], None]]:
+    """Within, SIGINT, SIGTERM, SIGHUP and SIGUSR1 raise `Stopped`. What is ignored (nohup) stays ignored.
+
+    If an engine in this process has taken SIGTERM over, SIGINT and SIGHUP ask it to save; a second SIGINT interrupts.
+    Yields a function that raises again what got lost, as in a callback of a library, where nobody can catch it.
+    """
+    received: list[signal.Signals] = []
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # Forked to prepare data: what cleans up is elsewhere, and a pool waits for its processes to die of SIGTERM.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGTERM) is not idle:
+            _ask_engine(signal.Signals(number))
+        elif not received:
+            # Only the first: hanging up sends two at once, and the second would disturb what the first cleans up.
+            received.append(signal.Signals(number))
+            raise Stopped(received[0])
+
+    before = {}
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    idle = signal.getsignal(signal.SIGTERM)
+
+    def check() -> None:
+        if received:
+            raise Stopped(received[0])
+
+    try:
+        yield check
+        check()
+    finally:
+        for number, handler in before.items():
+            # Once stopped, this process ends as soon as it has said so.
+            signal.signal(number, signal.SIG_IGN if received and number != signal.SIGINT else handler)
+
+
+def _ask_engine(received: signal.Signals) -> None:
+    again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
+    say(f"\n{received.name}: the run was asked to save a checkpoint and stop after this step{again}")
+    signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,186 @@
+"""Run a launcher as a child and watch over it: signals reach the ranks, and nothing is left behind."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from allranks.launch.ranks import kill_leftovers, ranks_below
+from allranks.launch.tether import tethered
+from allranks.observe import say
+
+# What each signal to the launcher becomes for the ranks. Both mean: finish the step, save, exit 75.
+FORWARDED = {
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+}
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.5
+
+# Looked up before any fork: a child of a process with threads must not load libraries.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the agent ended, the first signal that asked us to stop, and whether we had to kill.
+
+    `returncode` is the agent's exit code, or 128 + the number of the signal that ended it. `lost` says why the run
+    could not go on, where that is not in the hands of this node.
+    """
+
+    returncode: int
+    signal: signal.Signals | None
+    killed: bool
+    lost: str = ""
+
+
+def supervise(
+    command: list[str],
+    env: Mapping[str, str],
+    *,
+    log: Path,
+    launch_id: str,
+    grace_seconds: float,
+    num_ranks: int = 0,
+    keep_open: Sequence[int] = (),
+    lost: Callable[[], str | None] = lambda: None,
+    say: Callable[[str], None] = say,
+) -> Ended:
+    """Run `command` (a launcher, here called the agent), its output appended to `log`, until it and its ranks ended.
+
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 go to the ranks, not to the agent, which would kill them: they get the
+    time to save. After a second SIGINT, or `grace_seconds` after the first signal, everything is killed; and as soon
+    as `lost`, which is asked all the time, says why the run cannot go on, unless one of our `num_ranks` has just died:
+    then the agent may tell more about that. Should this process itself be killed, the
+    tether that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    received: list[signal.Signals] = []
+    with remember_signals(received), log.open("ab") as output:
+        agent = subprocess.Popen(
+            tethered(command),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A session of its own: Ctrl-C on the terminal reaches only us.
+            start_new_session=True,
+            pass_fds=keep_open,
+            preexec_fn=_end_with_launcher,
+        )
+        try:
+            killed, why = _watch(agent, launch_id, received, grace_seconds, num_ranks, lost, say)
+        finally:
+            if agent.poll() is None:
+                _kill_tree(agent)
+            kill_leftovers(launch_id, but=os.getpid())
+    return Ended(agent.returncode, received[0] if received else None, killed, why)
+
+
+def _watch(
+    agent: subprocess.Popen,
+    launch_id: str,
+    received: list[signal.Signals],
+    grace_seconds: float,
+    num_ranks: int,
+    lost: Callable[[], str | None],
+    say: Callable[[str], None],
+) -> tuple[bool, str]:
+    """Returns whether everything had to be killed, and what `lost` said."""
+    deadline = None
+    told: set[int] = set()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            agent.wait(_POLL_SECONDS)
+            return False, (agent.returncode and lost()) or ""
+        if why := lost():
+            if len(ranks_below(agent.pid, launch_id)) < num_ranks:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.wait(_LAST_WORDS_SECONDS)
+            # The ranks cannot save: that takes all of them.
+            _kill_tree(agent)
+            return True, why
+        if not received:
+            continue
+        if deadline is None:
+            deadline = time.monotonic() + grace_seconds
+            ranks = _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
+            if not ranks:
+                # Still at the rendezvous: there is nothing to save.
+                agent.terminate()
+            say(_stopping(received[0], ranks, grace_seconds))
+        elif told:
+            # Ranks that were just being started when the signal came.
+            _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
+        if received.count(signal.SIGINT) > 1 or time.monotonic() > deadline:
+            say("ending all ranks now; the newest complete checkpoint stays valid")
+            _kill_tree(agent)
+            return True, ""
+
+
+def _stopping(received: signal.Signals, ranks: int, grace_seconds: float) -> str:
+    if not ranks:
+        return f"{received.name}: stopping; no rank has started yet"
+    again = "; Ctrl-C again ends them at once" if received == signal.SIGINT else ""
+    return (
+        f"{received.name}: {ranks} rank(s) of this node were asked to save a checkpoint and stop, within "
+        f"{grace_seconds:.0f} s{again}"
+    )
+
+
+def _tell_ranks(agent_pid: int, launch_id: str, signum: signal.Signals, told: set[int]) -> int:
+    """Signal the ranks that do not know yet; returns how many that were."""
+    new = [rank for rank in ranks_below(agent_pid, launch_id) if rank.pid not in told]
+    for rank in new:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.send_signal(signum)
+        told.add(rank.pid)
+    return len(new)
+
+
+def _kill_tree(agent: subprocess.Popen) -> None:
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(agent.pid).children(recursive=True)
+    agent.kill()  # first, so that it starts no new ranks
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    agent.wait()
+
+
+@contextlib.contextmanager
+def remember_signals(received: list[signal.Signals]) -> Iterator[None]:
+    """Within, the signals that ask us to stop are appended to `received`, and do nothing else."""
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    before = {}
+    for number in FORWARDED:
+        # nohup ignores SIGHUP on purpose: leave that.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, remember)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with_launcher() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

@@ -1,0 +1,207 @@
+"""LoRA through PEFT: where it goes, and the same first values on any number of ranks."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from allranks.errors import ConfigError
+from allranks.model.sharding import local_part
+from allranks.model.weights import StoredTensor, read_header, read_rows
+
+
+def add_adapter(model: PreTrainedModel, cfg: Any) -> LoraConfig:
+    """Wrap the target modules of `model` (on the meta device) in LoRA, in place, and freeze everything else.
+
+    Names become PEFT's: `….q_proj.base_layer.weight`, `….q_proj.lora_A.default.weight`.
+
+    Raises:
+        ConfigError: a target or a module to save that matches nothing; the names that there are get listed.
+    """
+    options = cfg.adapter
+    config = _continued(cfg) if options.lora_model_dir else _new(model, options)
+    config.base_model_name_or_path = cfg.model.base_model
+    config.task_type = "CAUSAL_LM"
+    config.inference_mode = False
+    _check_names(model, config)
+    try:
+        with torch.device("meta"):
+            inject_adapter_in_model(config, model)
+    except ValueError as error:  # PEFT has no default targets for this model, or a pattern matches nothing
+        raise ConfigError(
+            f"{' '.join(str(error).split())[:300]}; set lora_target_linear: true, or lora_target_modules to names from "
+            + ", ".join(linear_names(model))
+        ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_trained(name))
+    return config
+
+
+def start_adapter(model: nn.Module, cfg: Any, seed: int) -> None:
+    """Give the adapter its first values: from `lora_model_dir`, or random by (seed, name), so equal on any topology.
+
+    `A` as PEFT draws it (uniform within 1/sqrt(in features), or normal with deviation 1/r for "gaussian"), `B` zero, so
+    that the first step starts from the base model. DoRA's magnitudes are the norms of the loaded weights.
+    """
+    if cfg.adapter.lora_model_dir:
+        _load_adapter(model, Path(cfg.adapter.lora_model_dir).expanduser())
+        return
+    how = cfg.adapter.peft_init_lora_weights
+    for name, parameter in model.named_parameters():
+        if ".lora_magnitude_vector." in name or ".lora_" not in name:
+            continue
+        _set(parameter, _first_values(name, parameter, how, seed))
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and len(module.lora_magnitude_vector):
+            _start_magnitude(module)
+
+
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The trained tensors by name, as they are checkpointed."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def is_trained(name: str) -> bool:
+    """Whether a tensor of a model with an adapter is trained: the adapter's own, or of a module that is saved whole."""
+    return ".lora_" in name or ".modules_to_save." in name
+
+
+def saved_name(name: str) -> str:
+    """The name of an adapter's tensor in PEFT's files: without the adapter's own name, under `base_model.model.`."""
+    name = name.replace(".modules_to_save.default.", ".")
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector")
+    return "base_model.model." + name.replace(".default.", ".").removesuffix(".default")
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """The last name parts of all linear layers but the output layer, each once, in order."""
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    names = (
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not output
+    )
+    return list(dict.fromkeys(names))
+
+
+def _new(model: PreTrainedModel, options: Any) -> LoraConfig:
+    wanted = options.lora_target_modules
+    targets: Any = wanted if isinstance(wanted, str) else list(wanted or [])
+    if options.lora_target_linear:
+        if isinstance(targets, str):
+            raise ConfigError("lora_target_linear: true and a pattern in lora_target_modules exclude each other")
+        targets = sorted({*targets, *linear_names(model)})
+    return LoraConfig(
+        r=options.lora_r or 8,  # PEFT's own defaults
+        lora_alpha=options.lora_alpha or 8,
+        lora_dropout=options.lora_dropout or 0.0,
+        target_modules=targets or None,
+        modules_to_save=list(options.lora_modules_to_save or []) or None,
+        fan_in_fan_out=bool(options.lora_fan_in_fan_out),
+        use_dora=bool(options.peft_use_dora),
+        use_rslora=bool(options.peft_use_rslora),
+        init_lora_weights=True if options.peft_init_lora_weights is None else options.peft_init_lora_weights,
+        layers_to_transform=options.peft_layers_to_transform,
+        layers_pattern=options.peft_layers_pattern,
+        bias="none",
+    )
+
+
+def _continued(cfg: Any) -> LoraConfig:
+    folder = Path(cfg.adapter.lora_model_dir).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
+    config = LoraConfig.from_pretrained(str(folder))
+    asked = {"lora_r": config.r, "lora_alpha": config.lora_alpha}
+    for key, there in asked.items():
+        given = getattr(cfg.adapter, key)
+        if given is not None and given != there:
+            raise ConfigError(f"{key}: {given}, but the adapter in lora_model_dir has {there}; leave {key} out")
+    return config
+
+
+def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+
+    def there(part: str) -> bool:
+        return any(name == part or name.endswith("." + part) for name in names)
+
+    for key, wanted in (
+        ("lora_target_modules", config.target_modules),
+        ("lora_modules_to_save", config.modules_to_save),
+    ):
+        missing = (
+            [] if wanted is None or isinstance(wanted, str) else sorted(part for part in wanted if not there(part))
+        )
+        if missing:
+            right = linear_names(model)
+            if key == "lora_modules_to_save":
+                right = list(dict.fromkeys(name.rpartition(".")[2] for name in names if not name[-1].isdigit()))
+            raise ConfigError(
+                f"{key}: {type(model).__name__} has no module {', '.join(missing)}; it has {', '.join(right)}"
+            )
+
+
+def _first_values(name: str, parameter: Tensor, how: Any, seed: int) -> Tensor:
+    """The whole tensor, on the CPU in float32. Embeddings begin with B random and A zero, as in PEFT."""
+    shape = tuple(parameter.shape)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    in_embedding = ".lora_embedding_" in name
+    is_first = ".lora_A." in name or ".lora_embedding_A." in name
+    if in_embedding:
+        return torch.zeros(shape) if is_first else torch.randn(shape, generator=generator)
+    if not is_first:
+        if how is False:  # PEFT's "not a no-op" setting, meant for tests
+            bound = 1 / math.sqrt(shape[-1])
+            return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+        return torch.zeros(shape)
+    if isinstance(how, str) and how.lower() == "gaussian":
+        return torch.randn(shape, generator=generator) / shape[0]
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _start_magnitude(module: LoraLayer) -> None:
+    """DoRA (https://arxiv.org/abs/2402.09353): a magnitude starts as the norm of an output's weights, for B is zero."""
+    base = module.get_base_layer()
+    if not isinstance(base, nn.Linear):
+        raise ConfigError(f"peft_use_dora works on linear layers here, not on {type(base).__name__}")
+    magnitude: Any = module.lora_magnitude_vector["default"].weight
+    # One magnitude a row, and rows are what is sharded: this rank's rows give this rank's magnitudes.
+    rows, first = local_part(base.weight)
+    part, same_first = local_part(magnitude)
+    assert (first, len(rows)) == (same_first, len(part))
+    part.copy_(torch.linalg.vector_norm(rows.float(), dim=1))
+
+
+def _set(parameter: Tensor, values: Tensor) -> None:
+    part, first = local_part(parameter)
+    part.copy_(values[first : first + len(part)])
+
+
+def _load_adapter(model: nn.Module, folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_model.safetensors")
+    stored: dict[str, StoredTensor] = read_header(file)
+    wanted = {saved_name(name): parameter for name, parameter in adapter_tensors(model).items()}
+    if stored.keys() != wanted.keys():
+        lacking, surplus = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+        raise ConfigError(
+            f"{file} does not fit the model: lacks {json.dumps(lacking[:8])}, has besides {json.dumps(surplus[:8])}"
+        )
+    for name, parameter in wanted.items():
+        if stored[name].shape != tuple(parameter.shape):
+            raise ConfigError(f"{file}: {name} is {list(stored[name].shape)}, the model has {list(parameter.shape)}")
+        part, first = local_part(parameter)
+        if part.numel():
+            read_rows(stored[name], first, part)

@@ -1,0 +1,210 @@
+"""Build the model that a rank trains. Read `build_model` from top to bottom."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from allranks.errors import ConfigError
+from allranks.model import attention
+from allranks.model.batch import TorchBatch
+from allranks.model.isolation import choose_attention, probe_isolation
+from allranks.model.layers import find_layers
+from allranks.model.loading import fill, plan_loading
+from allranks.model.loss import PackedKwargs, packed_logits, sum_cross_entropy, takes_logits_to_keep
+from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
+from allranks.model.placement import Placement
+from allranks.model.precision import Precision, resolve_precision, set_dtypes
+from allranks.model.sharding import materialise
+from allranks.model.source import model_folder, read_config
+from allranks.model.vocabulary import grow_vocabulary
+from allranks.model.weights import find_weights
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+@dataclass
+class TrainModel:
+    """A model ready to train.
+
+    `module` is what is called (wrapped or sharded), `hf_model` the model of transformers inside it, whose parameter
+    names are those of the checkpoint. `num_parameters` counts tied weights once, over all ranks.
+    """
+
+    module: nn.Module
+    hf_model: PreTrainedModel
+    config: PreTrainedConfig
+    placement: Placement
+    precision: Precision
+    layer_classes: tuple[str, ...]
+    num_parameters: int
+    num_trainable: int
+    peft_config: "LoraConfig | None"
+    sync_each_batch: bool
+    packed_kwargs: PackedKwargs
+    keeps_logits: bool
+
+    def forward_loss(self, batch: TorchBatch) -> Tensor:
+        """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
+        with self._autocast():
+            return sum_cross_entropy(
+                self.module,
+                batch,
+                keeps_logits=self.keeps_logits,
+                packed_kwargs=self.packed_kwargs,
+                dtype=self.precision.compute,
+            )
+
+    @torch.no_grad()
+    def logits(self, batch: TorchBatch) -> Tensor:
+        """Return the logits at every position, [1, T, vocabulary], without a graph. Every rank takes part."""
+        try:
+            with self._autocast():
+                return packed_logits(
+                    self.module, batch, keep=None, packed_kwargs=self.packed_kwargs, dtype=self.precision.compute
+                )
+        finally:
+            self.reshard()
+
+    def reshard(self) -> None:
+        """Make every parameter a shard again (FSDP) after forward passes that no backward pass followed."""
+        reshard(self.module)
+
+    @contextmanager
+    def gradient_sync(self, enabled: bool) -> Iterator[None]:
+        """Around the forward *and* backward pass of a micro-batch: False until the last of a step.
+
+        Gradients are averaged over ranks, as DDP and FSDP do: scale the loss by the world size for a sum.
+        """
+        replicated = self.placement.mesh is not None and self.placement.mesh.ndim == 2
+        set_gradient_sync(self.module, last=enabled, every_batch=self.sync_each_batch, replicated=replicated)
+        yield
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # FSDP casts by its own policy, parameter by parameter.
+        if self.precision.mixed and self.placement.kind != "fsdp":
+            return torch.autocast(self.placement.device.type, dtype=self.precision.compute)
+        return nullcontext()
+
+
+def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> TrainModel:
+    """Load `cfg.model.base_model`, with its adapter, onto this rank, spread as `placement` says.
+
+    Every rank calls it at the same time. No rank holds more than its part of the weights, unless it holds all of them.
+    `tokenizer`: where it has more tokens than the model has embeddings, these grow.
+
+    Raises:
+        ConfigError: for whatever the config, the model and its weights do not agree on.
+    """
+    precision = resolve_precision(cfg, placement.device, placement.kind)
+    folder = model_folder(cfg)
+    stored = find_weights(folder)
+    config = read_config(cfg, folder)
+    grown = grow_vocabulary(config, cfg, tokenizer)
+
+    model, packed_kwargs, must_probe = _without_weights(config, cfg, precision)
+    plan = plan_loading(model, stored, grown(model))
+    config.dtype = precision.compute  # what the model will be exported in
+    peft_config = None
+    if cfg.adapter.adapter:
+        # Only now: PEFT brings bitsandbytes and more, seconds that a full fine-tune need not wait.
+        from allranks.model.adapter import add_adapter, start_adapter
+
+        peft_config = add_adapter(model, cfg)
+    set_dtypes(model, precision)
+    counts = _count(model)
+    layers = find_layers(model, cfg.parallel.fsdp_settings.transformer_layer_cls_to_wrap)
+    if cfg.parallel.checkpoints_activations:
+        checkpoint_activations(model)
+
+    offload = placement.kind == "fsdp" and cfg.parallel.fsdp_settings.offload_params
+    if placement.kind == "fsdp":
+        shard(model, layers, cfg, placement, precision)
+    materialise(model, torch.device("cpu") if offload else placement.device, buffers=placement.device)
+    with torch.no_grad():
+        fill(model, plan)
+        if peft_config is not None:
+            start_adapter(model, cfg, cfg.optimizer.seed)
+    _check_complete(model)
+
+    model.train()
+    compile_layers(layers, cfg, placement.device)
+    built = TrainModel(
+        module=replicate(model, cfg, placement) if placement.kind == "ddp" else model,
+        hf_model=model,
+        config=config,
+        placement=placement,
+        precision=precision,
+        layer_classes=tuple(sorted({_class_name(layer) for layer in layers})),
+        num_parameters=counts[0],
+        num_trainable=counts[1],
+        peft_config=peft_config,
+        sync_each_batch=bool(cfg.parallel.fsdp_settings.sync_each_batch),
+        packed_kwargs=packed_kwargs,
+        keeps_logits=takes_logits_to_keep(model),
+    )
+    if must_probe:
+        probe_isolation(built)
+    return built
+
+
+def _without_weights(
+    config: PreTrainedConfig, cfg: Any, precision: Precision
+) -> tuple[PreTrainedModel, PackedKwargs, bool]:
+    """Make the model with its parameters on the meta device and its buffers computed for real.
+
+    Buffers that are not stored (rotary frequencies) come out of the constructor; had it run on the meta device, they
+    would have to be computed a second time, by code that only some models have.
+    """
+    attention.register()
+    dtype = precision.trainable if precision.trainable == precision.compute else torch.float32
+
+    def make(implementation: str) -> PreTrainedModel:
+        with _parameters_on_meta():
+            return AutoModelForCausalLM.from_config(
+                config,
+                dtype=dtype,
+                attn_implementation=implementation,
+                trust_remote_code=cfg.model.trust_remote_code,
+            )
+
+    return choose_attention(make, config, cfg)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        moved = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        moved.__dict__.update(parameter.__dict__)
+        return moved
+
+    handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _count(model: nn.Module) -> tuple[int, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _check_complete(model: nn.Module) -> None:
+    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if left:
+        raise ConfigError(f"{type(model).__name__}: {', '.join(left[:8])} could not be given values")
+
+
+def _class_name(module: nn.Module) -> str:
+    # FSDP2 swaps the class of what it shards for a subclass named FSDP….
+    return type(module).__name__.removeprefix("FSDP")

@@ -1,0 +1,119 @@
+"""Packed documents must not see each other: choose the attention that keeps them apart, refuse models that cannot."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from allranks.errors import ConfigError
+from allranks.model import attention
+from allranks.model.batch import TorchBatch
+from allranks.model.loss import PackedKwargs
+
+if TYPE_CHECKING:
+    from allranks.model.build import TrainModel
+
+# Layer types (`config.layer_types`) whose mixing over time is attention that our function computes in full.
+_PLAIN = {"full_attention", "sliding_attention", "attention"}
+
+# The share of the largest output by which a document may differ when its neighbour changes. Leaks are of order 1;
+# without one only the order of sums can differ.
+_TOLERANCE = 0.02
+
+
+def choose_attention(
+    make: Callable[[str], PreTrainedModel], config: PreTrainedConfig, cfg: Any
+) -> tuple[PreTrainedModel, PackedKwargs, bool]:
+    """Make the model with the attention that was asked for, or the fastest that isolates documents.
+
+    Returns the model, how its attention is told about documents (`loss.packed_logits`), and whether isolation is not
+    known from the model's facts and has to be tried on the model (`probe_isolation`).
+
+    Raises:
+        ConfigError: the model carries state along the row, so that packed documents would leak into each other.
+    """
+    packs = bool(cfg.data.sample_packing) or cfg.optimizer.micro_batch_size > 1
+    asked = cfg.model.attn_implementation
+    plain = _uses_plain_attention(config)
+    names = [asked] if asked else [attention.NAME] * plain + ["sdpa", "eager"]
+    model, name = _make_first(make, names, asked)
+    if name == attention.NAME and not model._supports_attention_backend:
+        # Not written against the attention interface: it would pass the function by.
+        model, name = _make_first(make, names[1:], asked)
+    stateful = carries_state(model)
+    if packs and stateful:
+        raise ConfigError(
+            f"{type(model).__name__} carries state along the row ({stateful}), so packed documents would leak into "
+            "each other; set sample_packing: false and micro_batch_size: 1"
+        )
+    if name == attention.NAME:
+        return model, "documents", False
+    if name.startswith("flash_attention"):
+        return model, "varlen", packs
+    if model._supports_attention_backend:
+        return model, "", packs
+    # Older code builds its own masks and does not look for restarts in position_ids (Falcon): hand it the whole mask.
+    return model, "mask" if packs else "", packs
+
+
+def _make_first(
+    make: Callable[[str], PreTrainedModel], names: list[str], asked: str | None
+) -> tuple[PreTrainedModel, str]:
+    """Make the model with the first attention of `names` that it takes."""
+    for name in names:
+        try:
+            return make(name), name
+        except (ValueError, ImportError, KeyError) as error:
+            reason = error
+    said = " ".join(str(reason).split())[:300]
+    raise ConfigError(f"attn_implementation: {asked or names[-1]} does not work: {said}") from reason
+
+
+def carries_state(model: nn.Module) -> str:
+    """Name what in `model` mixes tokens over time beside attention: a recurrence or a convolution; "" if nothing."""
+    if getattr(model, "_is_stateful", False):
+        return "a recurrent state"
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv1d):
+            return f"the convolution {name}"
+    return ""
+
+
+def probe_isolation(model: "TrainModel") -> None:
+    """Try on the real weights whether a document's output changes with its neighbour; every rank takes part.
+
+    Raises:
+        ConfigError: it does.
+    """
+    device = model.placement.device
+    vocabulary = model.config.get_text_config().vocab_size
+    lengths = (5, 4)
+    positions = torch.tensor([[*range(lengths[0]), *range(lengths[1])]], device=device)
+    outputs = []
+    training = model.hf_model.training
+    model.module.eval()
+    try:
+        for first in (1, 7):
+            ids = torch.tensor([[*range(first, first + lengths[0]), *range(20, 20 + lengths[1])]], device=device)
+            batch = TorchBatch(ids % vocabulary, positions, lengths, positions[0, :0], positions[0, :0], sum(lengths))
+            outputs.append(model.logits(batch)[0, lengths[0] :].float())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{type(model.hf_model).__name__} cannot run packed documents ({' '.join(str(error).split())[:200]}); "
+            "set sample_packing: false and micro_batch_size: 1"
+        ) from error
+    finally:
+        model.module.train(training)
+    difference = (outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp(min=1e-6)
+    if not difference.item() <= _TOLERANCE:
+        raise ConfigError(
+            f"{type(model.hf_model).__name__} with attn_implementation {model.config._attn_implementation} lets packed "
+            "documents see each other; set sample_packing: false and micro_batch_size: 1"
+        )
+
+
+def _uses_plain_attention(config: PreTrainedConfig) -> bool:
+    text = config.get_text_config()
+    return set(getattr(text, "layer_types", None) or ()) <= _PLAIN

@@ -1,0 +1,126 @@
+"""Spread a model over ranks: FSDP2, HSDP or DDP, recomputation of activations, compilation."""
+
+import importlib.util
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from allranks.errors import ConfigError
+from allranks.model.placement import Placement
+from allranks.model.precision import Precision
+
+
+def shard(
+    model: PreTrainedModel, layers: list[nn.Module], cfg: Any, placement: Placement, precision: Precision
+) -> None:
+    """Cut the parameters of `model` (on the meta device) into shards over `placement.mesh`, in place.
+
+    Every decoder layer is one unit that is gathered and dropped again; the embedding and the output layer are units of
+    their own unless they share their weight (then one unit must hold both); the rest goes with the root.
+    """
+    options = cfg.parallel.fsdp_settings
+    policy: OffloadPolicy = OffloadPolicy()
+    if options.offload_params:
+        pin = placement.device.type == "cuda" and options.cpu_offload_pin_memory is not False
+        policy = CPUOffloadPolicy(pin_memory=pin)
+    mixed = MixedPrecisionPolicy()
+    if precision.mixed:
+        mixed = MixedPrecisionPolicy(param_dtype=precision.compute, reduce_dtype=torch.float32)
+    common: dict[str, Any] = {"mesh": placement.mesh, "mp_policy": mixed, "offload_policy": policy}
+    reshard = options.reshard_after_forward is not False
+    for layer in layers:
+        fully_shard(layer, reshard_after_forward=reshard, **common)
+    for module in _ends(model):
+        fully_shard(module, reshard_after_forward=reshard, **common)
+    # What is left (the last norm, tied embeddings) is used at the beginning of the backward pass again.
+    fully_shard(model, reshard_after_forward=False, **common)
+
+
+def replicate(model: nn.Module, cfg: Any, placement: Placement) -> nn.Module:
+    """Wrap `model`, already on its device, in DistributedDataParallel."""
+    parallel = cfg.parallel
+    # Buffers of language models are constants; sending them before every forward pass buys nothing. (torch 2.13 renamed
+    # the option.)
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    options: dict[str, Any] = {
+        "forward_sync_buffers" if renamed else "broadcast_buffers": bool(parallel.ddp_broadcast_buffers)
+    }
+    if parallel.ddp_bucket_cap_mb is not None:
+        options["bucket_cap_mb"] = parallel.ddp_bucket_cap_mb
+    return DistributedDataParallel(
+        model,
+        device_ids=[placement.device] if placement.device.type == "cuda" else None,
+        find_unused_parameters=bool(parallel.ddp_find_unused_parameters),
+        gradient_as_bucket_view=True,
+        **options,
+    )
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each decoder layer in the backward pass instead of keeping its activations."""
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(f"gradient_checkpointing: {type(model).__name__} does not support it; set it to false")
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.2x
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def compile_layers(layers: list[nn.Module], cfg: Any, device: torch.device) -> None:
+    """Compile every decoder layer by itself, if asked: equal layers share one graph, and sharding still sees them.
+
+    `torch_compile: auto` compiles on CUDA where Triton is installed.
+    """
+    wanted = cfg.parallel.torch_compile
+    if wanted == "auto":
+        wanted = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if not wanted:
+        return
+    options = {}
+    if cfg.parallel.torch_compile_backend:
+        options["backend"] = cfg.parallel.torch_compile_backend
+    if cfg.parallel.torch_compile_mode:
+        options["mode"] = cfg.parallel.torch_compile_mode
+    for layer in layers:
+        layer.compile(**options)
+
+
+def set_gradient_sync(module: nn.Module, *, last: bool, every_batch: bool, replicated: bool) -> None:
+    """Say whether the coming backward pass is the last of its step, so that gradients travel only then.
+
+    `every_batch` (FSDP): reduce-scatter after every micro-batch all the same, so that gradients are held in shards
+    between micro-batches; replicas of HSDP still meet only once. `replicated`: the mesh has replicas.
+    """
+    if isinstance(module, DistributedDataParallel):
+        module.require_backward_grad_sync = last
+    elif isinstance(module, FSDPModule):
+        module.set_is_last_backward(last)
+        module.set_requires_gradient_sync(last or every_batch)
+        if replicated:
+            module.set_requires_all_reduce(last)
+
+
+def reshard(module: nn.Module) -> None:
+    """Drop what a forward pass without a backward pass left gathered, so that parameters are shards again.
+
+    FSDP's root stays gathered after a forward pass, for the backward pass to come. Until then its parameters are plain
+    tensors, which an optimizer made of them would hold on to, and train in vain.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def _ends(model: PreTrainedModel) -> list[nn.Module]:
+    """The embedding and the output layer, where they are two and do not share parameters."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if any(end is None for end in ends):
+        return []
+    first, second = ({id(p) for p in end.parameters()} for end in ends)
+    return [] if first & second or not first or not second else ends

@@ -1,0 +1,57 @@
+"""Which dtype parameters are held in, and which one the forward pass computes in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from allranks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`trainable`, `frozen`: dtypes that parameters are held in. `compute`: dtype of the forward and backward pass.
+
+    Gradients are reduced over ranks in float32 whenever the master weights are float32.
+    """
+
+    trainable: torch.dtype
+    frozen: torch.dtype
+    compute: torch.dtype
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the forward pass computes in another dtype than the one that is trained."""
+        return self.compute != self.trainable
+
+
+def resolve_precision(cfg: Any, device: torch.device, kind: str) -> Precision:
+    """Turn the config's `precision` section into dtypes.
+
+    - nothing set: float32 throughout;
+    - `bf16: true` (or `auto` where the device can): float32 master weights, bfloat16 compute; frozen weights (the base
+      model under LoRA) are held in bfloat16, for they are never updated;
+    - `bfloat16: true` or `bf16: full`: bfloat16 throughout;
+    - `fp16: true`: as `bf16: true` with float16; needs loss scaling, which is there for one process and for DDP only.
+
+    `bf16: auto` on a device without bfloat16, and on CPU, is float32.
+    """
+    asked = cfg.precision.compute
+    if asked == "auto":
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        asked = "bfloat16" if can else "float32"
+    if asked == "float32":
+        return Precision(torch.float32, torch.float32, torch.float32)
+    dtype = getattr(torch, asked)
+    if dtype == torch.float16 and kind == "fsdp":
+        raise ConfigError("fp16 does not work with FSDP here (its loss scaling is not sharded); set bf16: true instead")
+    return Precision(dtype if cfg.precision.low_precision_weights else torch.float32, dtype, dtype)
+
+
+def set_dtypes(model: nn.Module, precision: Precision) -> None:
+    """Give every floating-point parameter (on the meta device) the dtype that it will be held in."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            dtype = precision.trainable if parameter.requires_grad else precision.frozen
+            parameter.data = parameter.data.to(dtype)

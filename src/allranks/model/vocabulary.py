@@ -1,0 +1,42 @@
+"""Make room in the vocabulary for tokens that were added to the tokenizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from allranks.errors import ConfigError
+
+
+def grow_vocabulary(config: PreTrainedConfig, cfg: Any, tokenizer: Any) -> Callable[[PreTrainedModel], set[str]]:
+    """Raise `config.vocab_size` where `tokenizer` has more tokens than that, to a multiple of 32 if asked.
+
+    Models often have more rows than tokens; those are used first. Returns a function that names the tensors of a model
+    made from `config` that got more rows than its checkpoint has.
+
+    Raises:
+        ConfigError: an adapter is trained and the new rows would stay at their first values.
+    """
+    text = config.get_text_config()
+    tokens = 0 if tokenizer is None else len(tokenizer)
+    if tokens <= text.vocab_size:
+        return lambda model: set()
+    saved = set(cfg.adapter.lora_modules_to_save or ())
+    if cfg.adapter.adapter and "embed_tokens" not in saved:
+        raise ConfigError(
+            f"the tokenizer has {tokens} tokens and the model {text.vocab_size} embeddings: the new ones must be "
+            "trained; set lora_modules_to_save: [embed_tokens, lm_head], or add no tokens"
+        )
+    multiple = 32 if cfg.model.resize_token_embeddings_to_32x else 1
+    text.vocab_size = -(-tokens // multiple) * multiple
+    return _vocabulary_tensors
+
+
+def _vocabulary_tensors(model: PreTrainedModel) -> set[str]:
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    return {
+        f"{name}.{attribute}"
+        for name, module in model.named_modules()
+        if id(module) in ends
+        for attribute, _ in module.named_parameters(recurse=False)
+    }

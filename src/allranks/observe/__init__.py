@@ -1,0 +1,20 @@
+"""What a run says about itself: its directory, the events of every rank, the progress line, the ranks' output."""
+
+from allranks.observe.enduring import say, settle_output
+from allranks.observe.events import EventLog, new_events, read_events
+from allranks.observe.output import redirect_rank_output
+from allranks.observe.parent import die_with_parent
+from allranks.observe.progress import Progress
+from allranks.observe.rundir import RunDir
+
+__all__ = [
+    "EventLog",
+    "Progress",
+    "RunDir",
+    "die_with_parent",
+    "new_events",
+    "read_events",
+    "redirect_rank_output",
+    "say",
+    "settle_output",
+]

@@ -1,0 +1,103 @@
+"""Events: what a rank did and when, one JSON object a line."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from allranks.observe.enduring import say
+
+
+class EventLog:
+    """Appends the events of one rank to `path`; every event is in the file when `emit` returns.
+
+    Each line is `{"t": unix seconds, "rank": …, "kind": …, "run": run id, …}`. The run id comes from ALLRANKS_RUN_ID,
+    which the launcher sets anew at each start: a resumed run appends to the same file.
+    """
+
+    def __init__(self, path: str | Path, rank: int, *, run_id: str | None = None) -> None:
+        self.path = Path(path)
+        self.rank = rank
+        self.run_id = run_id or os.environ.get("ALLRANKS_RUN_ID")
+        self._failed = False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            # The run before was killed in the middle of a line: keep our first event from being glued to it.
+            os.write(self._fd, b"\n")
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Append one event. Values are JSON types or numpy scalars; non-finite numbers become "nan", "inf", "-inf".
+
+        Never raises for a full or vanished disk: losing the record must not lose the run. It says so once on stderr.
+        """
+        event: dict[str, Any] = {"t": round(time.time(), 6), "rank": self.rank, "kind": kind}
+        if self.run_id:
+            event["run"] = self.run_id
+        line = json.dumps(_jsonable(event | fields), separators=(",", ":"), ensure_ascii=False) + "\n"
+        try:
+            # One write system call on a descriptor opened for appending: nothing to flush, also before os._exit.
+            os.write(self._fd, line.encode("utf-8", "replace"))
+        except OSError as error:
+            if not self._failed:
+                say(f"warning: cannot write events to {self.path}: {error.strerror}", file=sys.stderr)
+            self._failed = True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def read_events(path: str | Path, *, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
+    """The events in a file, oldest first. Lines torn by a kill are skipped; a missing file has no events.
+
+    `last_bytes` reads only the end of the file: a long run's has hundreds of megabytes.
+    """
+    if not Path(path).exists():
+        return
+    with Path(path).open("rb") as file:
+        if last_bytes is not None:
+            # The line that this cuts in two is skipped as a torn one.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - last_bytes))
+        yield from _events(file)
+
+
+def new_events(path: str | Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """The events that were written to a file after byte `offset`, and the offset for the next call."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(offset)
+            text = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = text[: text.rfind(b"\n") + 1]  # what follows is being written just now
+    return list(_events(whole.splitlines())), offset + len(whole)
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "kind" in event:
+            yield event
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        # JSON has no NaN; Python's own spelling of it is not JSON, and other readers refuse the whole line.
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return _jsonable(value.item())
+    return str(value)

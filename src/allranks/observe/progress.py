@@ -1,0 +1,153 @@
+"""The progress of a run on the terminal of rank 0: one live line, or plain lines when nobody is looking."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from allranks.observe.enduring import Enduring
+
+# A live line redrawn twice a second is fresh to the eye and costs less than 0.5 % of a core.
+REDRAW_SECONDS = 0.5
+# Weight of the newest step in the averages shown: about the last ten steps count.
+SMOOTHING = 0.2
+
+
+class Progress:
+    """Shows `step`, loss, learning rate, tokens/s, memory, MFU and the time left.
+
+    On a terminal: one line that is redrawn in place. Otherwise one plain line every `logging_steps` steps. Once the
+    terminal has gone, nothing. Use as a context manager, or call `close` at the end.
+
+    `total_steps` and `start_step` count optimizer steps; `start_step` is the last one done before (a resumed run's time
+    left is computed from its own speed).
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        logging_steps: int = 1,
+        file: TextIO | None = None,
+    ) -> None:
+        from rich.console import Console  # 60 ms: not before somebody looks
+
+        self.total_steps = total_steps
+        self.logging_steps = max(1, logging_steps)
+        self._out = Enduring(sys.stdout if file is None else file)
+        self.console = Console(file=self._out, highlight=False)  # type: ignore[arg-type]
+        self._step = start_step
+        self._seconds_per_step: float | None = None
+        self._tokens_per_second: float | None = None
+        self._drawn = 0.0
+        self._live: Any = None
+        if self.console.is_terminal:
+            self._live = _live_line(self.console, total_steps, start_step)
+
+    def update(
+        self,
+        step: int,
+        *,
+        loss: float | None = None,
+        learning_rate: float | None = None,
+        tokens: int | None = None,
+        seconds: float,
+        memory_bytes: int | None = None,
+        mfu: float | None = None,
+    ) -> None:
+        """Report that optimizer step `step` is done.
+
+        `tokens` (of all ranks) and `seconds` are those since the last update; `memory_bytes` is the peak of this rank;
+        `mfu` is a fraction of the devices' peak. Costs microseconds unless a line is due.
+        """
+        steps_done = max(1, step - self._step)
+        self._step = step
+        self._seconds_per_step = _smooth(self._seconds_per_step, seconds / steps_done)
+        if tokens is not None and seconds > 0:
+            self._tokens_per_second = _smooth(self._tokens_per_second, tokens / seconds)
+        last = step >= self.total_steps
+        if self._out.gone:
+            return
+        if self._live is not None:
+            now = time.monotonic()
+            if not last and now - self._drawn < REDRAW_SECONDS:
+                return
+            self._drawn = now
+        elif not last and step % self.logging_steps:
+            return
+        text = "  ".join(self._parts(loss, learning_rate, memory_bytes, mfu))
+        if self._live is not None:
+            self._live.update(0, completed=step, text=text)
+            self._live.refresh()
+        else:
+            self.console.print(f"step {step}/{self.total_steps}  {text}", soft_wrap=True, markup=False)
+
+    def note(self, text: str) -> None:
+        """Print a line of its own above the live line."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Leave the last state of the line on the screen."""
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+            self._live = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _parts(
+        self, loss: float | None, learning_rate: float | None, memory_bytes: int | None, mfu: float | None
+    ) -> list[str]:
+        parts = []
+        if loss is not None:
+            parts.append(f"loss {loss:.4f}")
+        if learning_rate is not None:
+            parts.append(f"lr {learning_rate:.2e}")
+        if self._tokens_per_second is not None:
+            parts.append(f"{_count(self._tokens_per_second)} tokens/s")
+        if mfu is not None:
+            parts.append(f"MFU {mfu:.0%}")
+        if memory_bytes is not None:
+            parts.append(f"{memory_bytes / 2**30:.1f} GiB")
+        if self._seconds_per_step is not None:
+            parts.append(f"ETA {_clock((self.total_steps - self._step) * self._seconds_per_step)}")
+        return parts
+
+
+def _live_line(console: Any, total_steps: int, start_step: int) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    # No refresh thread: the loop redraws when it passes by, so the display never competes with it.
+    live = RichProgress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+        auto_refresh=False,
+    )
+    live.add_task("train", total=total_steps, completed=start_step, text="")
+    live.start()
+    return live
+
+
+def _smooth(old: float | None, new: float) -> float:
+    return new if old is None else old + SMOOTHING * (new - old)
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,61 @@
+"""Where everything of a run lies."""
+
+from pathlib import Path
+
+
+class RunDir:
+    """The paths inside a run's directory (the config's `output_dir`). Makes nothing by itself."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def manifest(self) -> Path:
+        """What was started: argv, config, versions, environment, launch command."""
+        return self.path / "manifest.json"
+
+    @property
+    def preflight(self) -> Path:
+        return self.path / "preflight.json"
+
+    def events(self, rank: int) -> Path:
+        return self.path / "events" / f"rank-{rank:05d}.jsonl"
+
+    def all_events(self) -> list[Path]:
+        """The event files of all ranks that have written one here, by rank."""
+        return sorted((self.path / "events").glob("rank-*.jsonl"))
+
+    def logs(self, node_rank: int | str) -> Path:
+        """The folder of a node: by its rank, or by its host name where the rendezvous deals ranks out."""
+        return self.path / "logs" / f"node-{node_rank}"
+
+    def log(self, node_rank: int | str, rank: int) -> Path:
+        return self.logs(node_rank) / f"rank-{rank:05d}.log"
+
+    def agent_log(self, node_rank: int | str) -> Path:
+        """What the launcher's own process (torchrun's agent) printed."""
+        return self.logs(node_rank) / "agent.log"
+
+    def config(self, node_rank: int | str) -> Path:
+        """The resolved config that the ranks of this node read."""
+        return self.logs(node_rank) / "config.yaml"
+
+    @property
+    def launch(self) -> Path:
+        """Files that a launcher reads: Accelerate's of each node, DeepSpeed's host file."""
+        return self.path / "launch"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    @property
+    def evidence(self) -> Path:
+        """Stacks, flight-recorder dumps and log tails of a failure."""
+        return self.path / "evidence"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"

@@ -1,0 +1,1 @@
+"""Memory, step time and floating-point operations, predicted from shapes."""

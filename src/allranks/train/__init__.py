@@ -1,0 +1,1 @@
+"""The engine of one rank: loop, optimizer, checkpoints, signals. Imports nothing here: name its modules."""

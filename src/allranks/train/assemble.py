@@ -1,0 +1,166 @@
+"""Putting the loop together: the config's words become the loop's parts."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from allranks.cluster.identity import Identity
+from allranks.config import RunConfig
+from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
+from allranks.errors import DataError
+from allranks.model.build import TrainModel
+from allranks.observe import EventLog, RunDir
+from allranks.plan.flops import peak_flops, training_flops_per_token
+from allranks.train.agenda import lay_out
+from allranks.train.checkpoint import Checkpointer
+from allranks.train.loop import Limits, Loop
+from allranks.train.optimizer import make_optimizer
+from allranks.train.result import write_hugging_face_files
+from allranks.train.schedule import learning_rate_schedule
+from allranks.train.signals import StopRequest
+from allranks.train.stats import StatsReader
+from allranks.train.storage import Storage
+
+
+def assemble(
+    cfg: RunConfig,
+    identity: Identity,
+    prepared: Prepared,
+    model: TrainModel,
+    *,
+    global_batch: int,
+    run_dir: RunDir,
+    storage: Storage,
+    events: EventLog,
+    stop_request: StopRequest,
+    warn: Callable[[str], None],
+) -> Loop:
+    """The loop of a run that starts at step 0; call it on all ranks, because it makes a process group."""
+    device, compute = model.placement.device, model.precision.compute
+    agenda = lay_out(cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval))
+    optimizer = make_optimizer(cfg, model.module)
+    loop = Loop(
+        model=model,
+        optimizer=optimizer,
+        base_rates=[group["lr"] for group in optimizer.param_groups],
+        schedule=learning_rate_schedule(cfg, agenda.num_steps),
+        plan=_plan(cfg, identity, prepared.train, agenda.total_blocks, global_batch),
+        eval_plan=_eval_plan(cfg, identity, prepared.eval) if prepared.eval else None,
+        agenda=agenda,
+        checkpointer=Checkpointer(
+            run_dir.checkpoints,
+            model.hf_model,
+            optimizer,
+            # A group of its own: a save behind the training must not share one with the training's collectives.
+            group=_group_for_saving(cfg.parallel.ddp_timeout) if dist.is_initialized() else None,
+            storage=storage,
+            asynchronous=cfg.checkpoint.save_async is not False,
+            keep=cfg.checkpoint.save_total_limit,
+            only_model=cfg.checkpoint.save_only_model,
+            write_extras=lambda folder: write_hugging_face_files(cfg, model, folder),
+            warn=warn,
+        ),
+        stats=StatsReader(rank=identity.rank, world_size=identity.world_size, device=device),
+        events=events,
+        progress=None,
+        limits=Limits(
+            loss_threshold=cfg.tracking.loss_watchdog_threshold,
+            loss_patience=cfg.tracking.loss_watchdog_patience or 3,
+            eval_patience=cfg.evaluation.early_stopping_patience,
+        ),
+        stop_request=stop_request,
+        describe_state=dict,
+        seed=cfg.optimizer.seed,
+        max_grad_norm=cfg.optimizer.max_grad_norm,
+        pad_blocks_to=cfg.data.sequence_len if cfg.data.pad_to_sequence_len else None,
+        pad_token_id=model.config.pad_token_id or 0,
+        scaler=torch.amp.GradScaler(device.type) if compute == torch.float16 else None,
+        save_best=cfg.checkpoint.save_strategy == "best",
+        memory_bytes=_memory_meter(device),
+        flops_per_token=training_flops_per_token(model.num_parameters, model.num_trainable),
+        peak_flops=_peak(device, half=compute != torch.float32),
+    )
+    loop.describe_state = lambda: _state(cfg, loop, prepared.fingerprint)
+    return loop
+
+
+def _group_for_saving(timeout_seconds: float) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
+    assert group is not None
+    return group
+
+
+def data_seed(cfg: RunConfig) -> int:
+    """The seed of the order of the data."""
+    return cfg.optimizer.seed if cfg.data.data_seed is None else cfg.data.data_seed
+
+
+def _plan(cfg: RunConfig, identity: Identity, blocks: BlockSet, total_blocks: int, global_batch: int) -> BatchPlan:
+    return BatchPlan(
+        blocks,
+        BlockOrder(len(blocks), data_seed(cfg)),
+        global_batch=global_batch,
+        micro_batch_size=cfg.optimizer.micro_batch_size,
+        rank=identity.rank,
+        world_size=identity.world_size,
+        total_blocks=total_blocks,
+    )
+
+
+def _eval_plan(cfg: RunConfig, identity: Identity, blocks: BlockSet) -> BatchPlan:
+    """The whole evaluation set as one step. Raises DataError if nothing in it is a target."""
+    if not blocks.target_counts.any():
+        raise DataError(
+            "the evaluation set (val_set_size, test_datasets) has no target token, so it has no loss: look at it with "
+            "`allranks preprocess CONFIG --show 3`, or make it larger"
+        )
+    return BatchPlan(
+        blocks,
+        BlockOrder(len(blocks), data_seed(cfg)),
+        global_batch=len(blocks),
+        micro_batch_size=cfg.evaluation.eval_batch_size or cfg.optimizer.micro_batch_size,
+        rank=identity.rank,
+        world_size=identity.world_size,
+    )
+
+
+def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> dict[str, Any]:
+    """state.json of a checkpoint: all that is not a tensor, and what it was made with."""
+    return {
+        "step": loop.step,
+        "num_steps": loop.agenda.num_steps,
+        "global_batch": loop.plan.global_batch,
+        "tokens": loop.tokens,
+        "loss": loop.last_loss if math.isfinite(loop.last_loss) else None,
+        "best_loss": loop.best_loss,
+        "best_checkpoint": loop.best_checkpoint,
+        "evals_without_improvement": loop.evals_without_improvement,
+        "fingerprint": fingerprint,
+        "data_seed": data_seed(cfg),
+        "world_size": loop.plan.world_size,
+        "adapter": cfg.adapter.adapter is not None,
+        "only_model": cfg.checkpoint.save_only_model,
+        "scaler": loop.scaler.state_dict() if loop.scaler else None,
+        "config": cfg.flat(),
+    }
+
+
+def _memory_meter(device: torch.device) -> Callable[[], int]:
+    """Peak memory of this rank in bytes: of the GPU, or what the process holds on CPU. Costs no device sync."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.max_memory_allocated(device)
+    process = psutil.Process()
+    return lambda: process.memory_info().rss
+
+
+def _peak(device: torch.device, *, half: bool) -> float | None:
+    if device.type != "cuda":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device), half=half)

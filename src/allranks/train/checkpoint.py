@@ -1,0 +1,251 @@
+"""Sharded checkpoints through torch.distributed.checkpoint (DCP), committed by `commit.COMPLETE`.
+
+Every rank writes its own shards and hashes them; DCP's second phase, on rank 0 only and after all ranks have reported
+their writes, adds the global metadata and then the marker. So a save that any rank did not finish is never committed,
+whether it runs in the foreground or behind the training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.storage import WriteResult
+
+from allranks.checkpoint import commit
+from allranks.errors import CheckpointError
+from allranks.export.reader import planner, reader
+from allranks.train.storage import Storage, spread_marker
+
+# DCP says so on every save and load of a single process, where it is no news.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+STATE_FILE = "state.json"
+HF_FOLDER = "hf"
+
+
+@dataclass(frozen=True)
+class HashedWrite(WriteResult):
+    """A write result that carries the digest of the file it landed in to rank 0."""
+
+    digest: dict[str, Any]
+
+
+class CommittingWriter(dcp.FileSystemWriter):
+    """DCP's file writer, plus digests by every rank and the marker by the coordinator as the very last write."""
+
+    def __init__(self, checkpoint: Path, facts: dict[str, Any]) -> None:
+        super().__init__(checkpoint, overwrite=True)
+        self.checkpoint = checkpoint
+        self.facts = facts
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        written = super().write_data(plan, planner).wait()
+        digests: dict[str, dict[str, Any]] = {}
+        hashed: list[WriteResult] = []
+        for result in written:
+            name = result.storage_data.relative_path
+            if name not in digests:
+                digests[name] = commit.digest(self.checkpoint / name)
+            hashed.append(HashedWrite(result.index, result.size_in_bytes, result.storage_data, digests[name]))
+        future: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
+        future.set_result(hashed)
+        return future
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        super().finish(metadata, results)
+        files = {
+            result.storage_data.relative_path: result.digest
+            for of_rank in results
+            for result in of_rank
+            if isinstance(result, HashedWrite)
+        }
+        for path in [self.checkpoint / ".metadata", *self.checkpoint.rglob("*")]:
+            name = path.relative_to(self.checkpoint).as_posix()
+            if path.is_file() and name not in files:
+                files[name] = commit.digest(path)
+        commit.commit(self.checkpoint, files, **self.facts)
+
+
+class Checkpointer:
+    """Saves and restores one run's model and optimizer. One save is under way at a time.
+
+    `group` is a gloo group of its own for saves behind the training: collectives of a save and of the training must
+    not interleave on one group.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        group: dist.ProcessGroup | None,
+        storage: Storage,
+        asynchronous: bool,
+        keep: int | None,
+        only_model: bool = False,
+        write_extras: Callable[[Path], None] = lambda folder: None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.directory = directory
+        self.model = model
+        self.optimizer = optimizer
+        self.group = group
+        self.storage = storage
+        self.distributed = group is not None
+        self.rank = dist.get_rank() if self.distributed else 0
+        self.asynchronous = asynchronous
+        self.keep = keep
+        self.only_model = only_model
+        self.write_extras = write_extras
+        self.warn = warn
+        self.protected: set[Path] = set()
+        self.newest: Path | None = None
+        self._pending: tuple[Path, Future[Any]] | None = None
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Start saving step `step`; returns at once when asynchronous. `state` becomes state.json.
+
+        Call it on all ranks. A save still under way is waited for first.
+        """
+        self.wait()
+        checkpoint = commit.checkpoint_path(self.directory, step)
+        if self.storage.leads and checkpoint.exists():
+            commit.remove(checkpoint)  # an earlier save of this step that was cut off, or is being replaced
+        if self.rank == 0:
+            (checkpoint / HF_FOLDER).mkdir(parents=True)
+            (checkpoint / STATE_FILE).write_text(json.dumps(state, indent=1))
+            self.write_extras(checkpoint / HF_FOLDER)
+        if self.distributed:
+            dist.barrier(group=self.group)
+        self.newest = checkpoint
+        writer = CommittingWriter(checkpoint, {"step": step})
+        contents = self._state_dict(only_model=self.only_model)
+        if self.asynchronous:
+            response = dcp.async_save(
+                contents, storage_writer=writer, process_group=self.group, no_dist=not self.distributed
+            )
+            assert isinstance(response, Future)
+            self._pending = (checkpoint, response)
+        else:
+            try:
+                dcp.save(contents, storage_writer=writer, process_group=self.group, no_dist=not self.distributed)
+            except CheckpointException as error:
+                raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
+            self._committed(checkpoint)
+        return checkpoint
+
+    def poll(self) -> Path | None:
+        """The checkpoint that has committed since the last call, if any; never blocks.
+
+        Where the nodes share no folder, `wait` alone tells: giving them the marker takes all ranks at the same time.
+        """
+        if self._pending is not None and self.storage.count == 1 and self._pending[1].done():
+            return self.wait()
+        return None
+
+    def wait(self) -> Path | None:
+        """Wait for a save under way. Raises CheckpointError if it failed."""
+        if self._pending is None:
+            return None
+        checkpoint, future = self._pending
+        self._pending = None
+        try:
+            future.result()
+        except (Exception, CheckpointException) as error:
+            raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
+        self._committed(checkpoint)
+        return checkpoint
+
+    def _committed(self, checkpoint: Path) -> None:
+        spread_marker(checkpoint, self.storage, self.group)
+        if not self.storage.leads:
+            return
+        try:
+            for leftover in commit.incomplete_checkpoints(self.directory):
+                if commit.step_of(leftover) < commit.step_of(checkpoint):
+                    shutil.rmtree(leftover)
+            if self.keep:
+                commit.prune(self.directory, self.keep, {*self.protected, checkpoint})
+        except OSError as error:
+            # The new checkpoint is safe: tidying up is not worth the run (NFS keeps files that somebody reads).
+            self.warn(f"an old checkpoint could not be removed: {error}")
+
+    def load(self, checkpoint: Path) -> dict[str, Any]:
+        """Restore model and optimizer from `checkpoint`, resharded to this topology; returns its state.json."""
+        state = read_state(checkpoint)
+        if state.get("only_model"):
+            raise CheckpointError(
+                f"{checkpoint} holds no optimizer state (it was saved with save_only_model: true), so training cannot "
+                "go on from it as if nothing had happened; start a new run with base_model set to its export"
+            )
+        contents = self._state_dict(only_model=False)
+        try:
+            dcp.load(contents, storage_reader=reader(checkpoint), planner=planner(), no_dist=not self.distributed)
+        except CheckpointException as error:
+            raise CheckpointError(
+                f"{checkpoint} does not fit this model: {_reasons(error)} Was base_model or an adapter key changed?"
+            ) from error
+        set_model_state_dict(self.model, contents["model"], options=_load_options())
+        # The state goes on; the settings (weight decay, betas) are the config's, as for a fresh start.
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
+        set_optimizer_state_dict(self.model, self.optimizer, contents["optimizer"], options=_options())
+        for group, configured in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(configured)
+        return state
+
+    def _state_dict(self, *, only_model: bool) -> dict[str, Any]:
+        model = get_model_state_dict(self.model, options=_options())
+        # DCP's own filter keeps the second name of a tied weight, frozen or not.
+        named = self.model.named_parameters(remove_duplicate=False)
+        once = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        for name in {name for name, _ in named} - once:
+            model.pop(name, None)
+        contents: dict[str, Any] = {"model": model}
+        if not only_model:
+            contents["optimizer"] = get_optimizer_state_dict(self.model, self.optimizer, options=_options())
+        return contents
+
+
+def _reasons(error: BaseException) -> str:
+    """What went wrong on which rank. DCP's exception derives from BaseException and prints whole tracebacks."""
+    if not isinstance(error, CheckpointException):
+        return str(error)
+    return "; ".join(f"rank {rank}: {failure[0]}" for rank, failure in sorted(error.failures.items())[:8])
+
+
+def _options() -> StateDictOptions:
+    return StateDictOptions(ignore_frozen_params=True, flatten_optimizer_state_dict=True)
+
+
+def _load_options() -> StateDictOptions:
+    return replace(_options(), strict=False)  # frozen parameters are not in a checkpoint
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """state.json of a committed checkpoint."""
+    commit.read_marker(checkpoint)
+    try:
+        return json.loads((checkpoint / STATE_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}/{STATE_FILE} cannot be read: {error}") from None

@@ -1,0 +1,302 @@
+"""The training loop of one rank."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from allranks.checkpoint.commit import checkpoint_path, step_of
+from allranks.data import BatchPlan
+from allranks.errors import AllranksError
+from allranks.model.build import TrainModel
+from allranks.observe import EventLog, Progress
+from allranks.train.agenda import Agenda
+from allranks.train.checkpoint import Checkpointer
+from allranks.train.evaluate import evaluate
+from allranks.train.feed import feed
+from allranks.train.schedule import Multiplier
+from allranks.train.signals import StopRequest
+from allranks.train.stats import StatsReader, StepStats
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to give up: `loss_threshold` exceeded `loss_patience` steps running; evaluations without improvement."""
+
+    loss_threshold: float | None
+    loss_patience: int
+    eval_patience: int | None
+
+
+@dataclass
+class Loop:
+    """All that the loop works on. `step` counts optimizer steps done, so the next one is `step` + 1.
+
+    `pad_blocks_to`: tokens that each block of a micro-batch is padded to, or None for no padding.
+
+    `base_rates`: the configured learning rate of each of the optimizer's groups, which the schedule scales.
+    """
+
+    model: TrainModel
+    optimizer: torch.optim.Optimizer
+    base_rates: list[float]
+    schedule: Multiplier
+    plan: BatchPlan
+    eval_plan: BatchPlan | None
+    agenda: Agenda
+    checkpointer: Checkpointer
+    stats: StatsReader
+    events: EventLog
+    progress: Progress | None
+    limits: Limits
+    stop_request: StopRequest
+    describe_state: Callable[[], dict[str, Any]]
+    seed: int
+    max_grad_norm: float
+    pad_blocks_to: int | None
+    pad_token_id: int
+    scaler: torch.amp.GradScaler | None = None
+    save_best: bool = False
+    memory_bytes: Callable[[], int] = lambda: 0
+    flops_per_token: float = 0.0
+    peak_flops: float | None = None
+    # What changes from step to step.
+    step: int = 0
+    tokens: int = 0
+    best_loss: float | None = None
+    best_checkpoint: str | None = None
+    last_loss: float = math.nan
+    stopping: bool = False
+    evals_without_improvement: int = 0
+    _high_losses: int = 0
+    _records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _last_read: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why the loop ended: "done", "preempted" (by `signal`) or "early" (no improvement)."""
+
+    reason: str
+    signal: str | None = None
+
+
+def train(loop: Loop) -> Outcome:
+    """Train from step `loop.step` to the end of the agenda, or until a signal or a limit ends it.
+
+    Raises AllranksError when the loss is not finite or stays above the watchdog's threshold; no checkpoint is made
+    of such a state.
+    """
+    model, optimizer, plan = loop.model, loop.optimizer, loop.plan
+    device = model.placement.device
+    parameters = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
+    model.module.train()
+    steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
+    loop._last_read = time.perf_counter()
+
+    with closing(steps):
+        for todo in steps:
+            step = loop.step + 1
+            seed_step(loop.seed, step, plan.rank)
+            factor = loop.schedule(step - 1)
+            for group, rate in zip(optimizer.param_groups, loop.base_rates, strict=True):
+                group["lr"] = rate * factor
+
+            # Every strategy averages gradients over the ranks; with this factor the sum over ranks and micro-batches
+            # becomes the mean over the target tokens of the global batch.
+            to_mean = plan.world_size / max(todo.plan.num_target_tokens, 1)
+            loss_sum = torch.zeros((), device=device)
+            data_seconds = 0.0
+            num_micro_batches = len(todo.plan.micro_batches)
+            for index in range(num_micro_batches):
+                waiting_since = time.perf_counter()
+                batch = next(todo.batches)
+                data_seconds += time.perf_counter() - waiting_since
+                with model.gradient_sync(index == num_micro_batches - 1):
+                    loss = model.forward_loss(batch)
+                    mean_part = loss * to_mean
+                    (loop.scaler.scale(mean_part) if loop.scaler else mean_part).backward()
+                loss_sum += loss.detach()
+
+            if loop.scaler:
+                loop.scaler.unscale_(optimizer)
+            grad_norm = clip(parameters, loop.max_grad_norm)
+            if loop.scaler:
+                loop.scaler.step(optimizer)
+                loop.scaler.update()
+            else:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            loop.step = step
+            loop.tokens += todo.plan.num_tokens
+            loop._records[step] = {
+                "learning_rate": loop.base_rates[0] * factor,
+                "tokens": todo.plan.num_tokens,
+                "target_tokens": todo.plan.num_target_tokens,
+                "data_seconds": round(data_seconds, 6),
+            }
+            read = loop.stats.push(
+                step,
+                loss_sum,
+                grad_norm,
+                num_target_tokens=todo.plan.num_target_tokens,
+                stop=loop.stop_request.name is not None,
+            )
+            _digest(loop, read)
+            early = step in loop.agenda.eval_at and _evaluate(loop)
+            if step in loop.agenda.save_at and not loop.save_best:
+                save(loop)
+            if (saved := loop.checkpointer.poll()) is not None:
+                _saved(loop, saved)
+            if loop.stopping and step < loop.agenda.num_steps:
+                _save_before_leaving(loop)
+                return Outcome("preempted", loop.stop_request.name or "a signal to another rank")
+            if early:
+                _save_before_leaving(loop)
+                return Outcome("early")
+        _digest(loop, loop.stats.flush())
+        _finish_saving(loop)
+    return Outcome("done")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout by (seed, step, rank): the same numbers after a resume, with no generator state to save."""
+    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
+    torch.manual_seed(mixed % (1 << 63))
+
+
+def clip(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Scale the gradients down to `max_norm` (0: leave them); returns their norm before, as a device scalar."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def save(loop: Loop) -> Path:
+    """Start saving the present step; all ranks call it. Refuses to save a state made from a bad loss."""
+    _digest(loop, loop.stats.flush())
+    loop.events.emit("phase", phase="checkpoint", step=loop.step)
+    started = time.perf_counter()
+    checkpoint = loop.checkpointer.save(loop.step, loop.describe_state())
+    blocked = time.perf_counter() - started
+    loop.events.emit("checkpoint", step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked)
+    if not loop.checkpointer.asynchronous:
+        _saved(loop, checkpoint)
+    return checkpoint
+
+
+def _saved(loop: Loop, checkpoint: Path) -> None:
+    loop.events.emit("checkpoint", step=step_of(checkpoint), state="committed", path=str(checkpoint))
+    if loop.progress is not None:
+        loop.progress.note(f"step {step_of(checkpoint)}: checkpoint {checkpoint}")
+
+
+def _finish_saving(loop: Loop) -> None:
+    if (committed := loop.checkpointer.wait()) is not None:
+        _saved(loop, committed)
+
+
+def _save_before_leaving(loop: Loop) -> None:
+    newest = loop.checkpointer.newest
+    if newest is None or step_of(newest) != loop.step:
+        save(loop)
+    _finish_saving(loop)
+
+
+def _digest(loop: Loop, read: list[StepStats]) -> None:
+    """Record what `read` says: the step's event and progress, and whether some rank was asked to stop.
+
+    Raises AllranksError for a bad loss.
+    """
+    for stats in read:
+        now = time.perf_counter()
+        seconds, loop._last_read = now - loop._last_read, now
+        record = loop._records.pop(stats.step)
+        loop.last_loss = stats.loss
+        memory = loop.memory_bytes()
+        loop.events.emit(
+            "step",
+            step=stats.step,
+            epoch=round(loop.agenda.epoch(stats.step), 6),
+            loss=stats.loss,
+            grad_norm=stats.grad_norm,
+            seconds=round(seconds, 6),
+            memory_bytes=memory,
+            **record,
+        )
+        if loop.progress is not None:
+            mfu = None
+            if loop.peak_flops:
+                rate = record["tokens"] / loop.plan.world_size / seconds
+                mfu = rate * loop.flops_per_token / loop.peak_flops
+            loop.progress.update(
+                stats.step,
+                loss=stats.loss,
+                learning_rate=record["learning_rate"],
+                tokens=record["tokens"],
+                seconds=seconds,
+                memory_bytes=memory,
+                mfu=mfu,
+            )
+        _check(loop, stats)
+        loop.stopping = loop.stopping or bool(stats.stop_ranks)
+
+
+def _check(loop: Loop, stats: StepStats) -> None:
+    """Raise AllranksError for a loss that is not finite, or that the watchdog has seen too high for too long."""
+    if stats.bad_ranks:
+        ranks = ", ".join(map(str, stats.bad_ranks[:8]))
+        raise AllranksError(
+            f"step {stats.step}: the loss is not finite ({stats.loss}) on "
+            f"rank{'s' if len(stats.bad_ranks) > 1 else ''} {ranks}; stopped before a checkpoint could be made of it. "
+            "Resume from the last checkpoint with a lower learning_rate or more warmup_steps"
+        )
+    # fp16's loss scale finds its level by overflowing; its scaler skips those steps by itself.
+    if not math.isfinite(stats.grad_norm) and loop.scaler is None:
+        raise AllranksError(
+            f"step {stats.step}: the gradient's norm is {stats.grad_norm} although the loss ({stats.loss:.4f}) is "
+            "finite on every rank; stopped before a checkpoint could be made of it. Lower learning_rate, or use bf16"
+        )
+    threshold = loop.limits.loss_threshold
+    if threshold is None:
+        return
+    loop._high_losses = loop._high_losses + 1 if stats.loss > threshold else 0
+    if loop._high_losses >= loop.limits.loss_patience:
+        raise AllranksError(
+            f"step {stats.step}: the loss ({stats.loss:.4f}) has been above loss_watchdog_threshold ({threshold}) for "
+            f"{loop._high_losses} steps running; stopped. The last checkpoint is untouched"
+        )
+
+
+def _evaluate(loop: Loop) -> bool:
+    """Evaluate, save if this is the best and only the best is saved; True if training should stop improving in vain."""
+    assert loop.eval_plan is not None
+    _digest(loop, loop.stats.flush())
+    started = time.perf_counter()
+    loss = evaluate(loop.model, loop.eval_plan, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id)
+    seconds = time.perf_counter() - started
+    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
+    if loop.progress is not None:
+        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
+    improved = loop.best_loss is None or loss < loop.best_loss
+    if improved:
+        loop.best_loss, loop.evals_without_improvement = loss, 0
+    else:
+        loop.evals_without_improvement += 1
+    if loop.save_best and improved:
+        # Before the save, because the checkpoint's own state tells a resumed run which one to keep.
+        best = checkpoint_path(loop.checkpointer.directory, loop.step)
+        loop.best_checkpoint = best.name
+        loop.checkpointer.protected = {best}
+        save(loop)
+    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
+    patience = loop.limits.eval_patience
+    return patience is not None and loop.evals_without_improvement >= patience

@@ -1,0 +1,228 @@
+"""One rank from start to end: data, rendezvous, model, training, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from allranks.checkpoint import commit
+from allranks.cluster.expected import EXPECTED_NODES, check_world_size
+from allranks.cluster.identity import Identity, identify
+from allranks.config import RunConfig
+from allranks.config.strategy import strategy
+from allranks.data import load_tokenizer, prepare
+from allranks.errors import AllranksError, CheckpointError, UsageError
+from allranks.model.build import TrainModel, build_model
+from allranks.model.placement import place
+from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
+from allranks.train import world
+from allranks.train.assemble import assemble
+from allranks.train.checkpoint import read_state
+from allranks.train.loop import Loop, Outcome, train
+from allranks.train.network import equal_settings, set_up_network
+from allranks.train.result import result_checkpoint, write_result
+from allranks.train.resume import (
+    check_trajectory,
+    checkpoint_to_resume,
+    global_batch_size,
+    restore,
+    set_aside_newer,
+)
+from allranks.train.signals import PREEMPTED, StopRequest
+from allranks.train.storage import Storage, fetch, from_rank_0, survey
+
+
+def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
+    """Run this process's part of the training; returns its exit code (0 done, 75 preempted, else failed).
+
+    Errors are recorded in the rank's events and printed; none is raised.
+    """
+    identity = identity or identify(os.environ)
+    run_dir = RunDir(cfg.checkpoint.output_dir)
+    try:
+        _make_writable(run_dir)
+    except UsageError as error:
+        say(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    log = redirect_rank_output(identity.rank)
+    events = EventLog(run_dir.events(identity.rank), identity.rank)
+    place_of_rank = {"host": socket.gethostname(), "node": identity.node_rank, "log": log.name if log else None}
+    try:
+        outcome = _Rank(cfg, identity, run_dir, events).run()
+        code, reason = (PREEMPTED, f"preempted by {outcome.signal}") if outcome.reason == "preempted" else (0, "done")
+    except AllranksError as error:
+        events.emit("error", message=str(error), type=type(error).__name__, **place_of_rank)
+        _print_error(error, identity)
+        code, reason = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        code, reason = 130, "interrupted"
+    except Exception as error:
+        text = traceback.format_exc()
+        message = f"{type(error).__name__}: {error}"
+        events.emit("error", message=message, type=type(error).__name__, traceback=text, **place_of_rank)
+        say(text, file=sys.stderr)
+        if log is not None and identity.rank == 0:
+            log.write(text)
+        code, reason = 1, message
+    events.emit("exit", code=code, reason=reason)
+    return code
+
+
+def _print_error(error: AllranksError, identity: Identity) -> None:
+    where = f" (rank {identity.rank})" if identity.world_size > 1 else ""
+    say(f"error{where}: {error}", file=sys.stderr)
+
+
+def _make_writable(run_dir: RunDir) -> None:
+    """Make the run directory, and prove that files can be made in it. Raises UsageError."""
+    probe = run_dir.path / f".writable-{os.getpid()}"
+    try:
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"output_dir: {run_dir.path} cannot be written: {error.strerror}; choose another with --output-dir"
+        ) from None
+
+
+@dataclass
+class _Rank:
+    cfg: RunConfig
+    identity: Identity
+    run_dir: RunDir
+    events: EventLog
+
+    def run(self) -> Outcome:
+        with StopRequest() as stop_request:
+            return self._run(stop_request)
+
+    def _run(self, stop_request: StopRequest) -> Outcome:
+        cfg, identity = self.cfg, self.identity
+        for line in set_up_network(cfg, identity, self.run_dir):
+            self._warn(line)
+        self._enter("data")
+        prepared = prepare(cfg, report=self._say)
+
+        self._enter("rendezvous")
+        check_world_size(identity)
+        kind, _, _ = strategy(cfg, identity.world_size)
+        device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind == "fsdp")
+        told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
+        world.agree(equal_settings(cfg) | told, identity)
+        storage = survey(self.run_dir.path, identity)
+        resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
+
+        self._enter("mesh")
+        placement = place(cfg, device, identity.rank, identity.world_size)
+
+        self._enter("model")
+        _set_tf32(cfg, device)
+        model = build_model(cfg, placement, tokenizer=load_tokenizer(cfg) if _may_add_tokens(cfg) else None)
+        state = read_state(resume) if resume else {}
+        loop = assemble(
+            cfg,
+            identity,
+            prepared,
+            model,
+            global_batch=global_batch_size(cfg, identity.world_size, state, self._warn),
+            run_dir=self.run_dir,
+            storage=storage,
+            events=self.events,
+            stop_request=stop_request,
+            warn=self._warn,
+        )
+        if resume is not None:
+            check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
+            restore(loop, resume, state)
+            set_aside_newer(self.run_dir, loop.step, storage, self._warn)
+            self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
+        self._announce(loop, model, placement.kind)
+
+        outcome = Outcome("done")
+        if loop.step >= loop.agenda.num_steps:
+            self._say(f"all {loop.agenda.num_steps} steps were done before; nothing is left to train")
+        else:
+            self._enter("train")
+            outcome = self._train(loop)
+        written = None if outcome.reason == "preempted" else self._write_result(loop, storage)
+        self._enter("done")
+        self._summarise(loop, outcome, written)
+        return outcome
+
+    def _train(self, loop: Loop) -> Outcome:
+        if self.identity.rank == 0:
+            agenda = loop.agenda
+            loop.progress = Progress(agenda.num_steps, start_step=loop.step, logging_steps=agenda.log_every)
+        try:
+            return train(loop)
+        finally:
+            if loop.progress is not None:
+                loop.progress.close()
+
+    def _write_result(self, loop: Loop, storage: Storage) -> Path | None:
+        """Write the trained adapter or model for Hugging Face tools, where one is wanted; its folder."""
+        checkpoint = from_rank_0(result_checkpoint(self.cfg, self.run_dir, loop))
+        if checkpoint is None:
+            return None
+        self._enter("export")
+        if storage.count > 1 and (problems := fetch(checkpoint, storage, self._say)):
+            raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(problems))
+        # Rank 0 writes alone, however long it takes; the others are done, and wait in no collective with a time-out.
+        world.part()
+        return write_result(self.cfg, self.run_dir, checkpoint) if self.identity.rank == 0 else None
+
+    def _enter(self, phase: str) -> None:
+        self.events.emit("phase", phase=phase, pid=os.getpid())
+
+    def _say(self, text: str) -> None:
+        if self.identity.rank == 0:
+            say(text)
+
+    def _warn(self, text: str) -> None:
+        self.events.emit("warning", message=text)
+        self._say(f"warning: {text}")
+
+    def _announce(self, loop: Loop, model: TrainModel, kind: str) -> None:
+        share = model.num_trainable / model.num_parameters
+        self._say(
+            f"{model.num_parameters / 1e6:,.1f} M parameters, {model.num_trainable / 1e6:,.2f} M trainable "
+            f"({share:.1%}); {kind} on {self.identity.world_size} rank{'s' if self.identity.world_size > 1 else ''} "
+            f"({model.placement.device.type}); {len(loop.plan.blocks):,} blocks, {loop.plan.global_batch} a step, "
+            f"{loop.agenda.num_steps} steps"
+        )
+
+    def _summarise(self, loop: Loop, outcome: Outcome, written: Path | None) -> None:
+        # One of a later step is not of this run: it was passed over as damaged.
+        found = commit.complete_checkpoints(self.run_dir.checkpoints)
+        newest = [path for path in found if commit.step_of(path) <= loop.step]
+        lines = {
+            "done": f"done: {loop.step} steps, loss {loop.last_loss:.4f}",
+            "early": f"stopped at step {loop.step}: {loop.evals_without_improvement} evaluations without improvement",
+            "preempted": f"preempted ({outcome.signal}) at step {loop.step}: saved; start the same command again with "
+            "--auto-resume-from-checkpoints true",
+        }
+        self._say(lines[outcome.reason])
+        if newest:
+            self._say(f"  checkpoint  {newest[0]}")
+        self._say(f"  run         {self.run_dir.path}  (events/, logs/, checkpoints/)")
+        if written is not None:
+            self._say(f"  {written.name:<11} {written}")
+        elif newest and outcome.reason != "preempted":
+            self._say(f"  export      allranks export {self.run_dir.path}")
+
+
+def _set_tf32(cfg: RunConfig, device: torch.device) -> None:
+    if device.type == "cuda" and cfg.precision.tf32:
+        torch.set_float32_matmul_precision("high")
+
+
+def _may_add_tokens(cfg: RunConfig) -> bool:
+    """Whether the tokenizer may have more tokens than the model has embeddings; else it need not be loaded."""
+    return bool(cfg.model.tokens or cfg.model.special_tokens or cfg.model.tokenizer_config)

@@ -1,0 +1,153 @@
+"""Whole runs on this machine: real torchrun, real gloo groups, a tiny model and data made here."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from allranks.demo.files import DemoFiles, write_files
+from allranks.observe import RunDir, read_events
+from tests.cluster.lab import Lab, missing
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
+TIMEOUT_SECONDS = 240
+
+
+@dataclass
+class Run:
+    """One finished `allranks train`: its exit code, what it printed, and its run directory."""
+
+    code: int
+    output: str
+    directory: RunDir
+
+    def losses(self) -> dict[int, float]:
+        """Loss by step, as rank 0 recorded it; of a step done twice, the later one."""
+        return {int(event["step"]): float(event["loss"]) for event in self.events("step")}
+
+    def events(self, kind: str, rank: int = 0) -> list[dict]:
+        return [event for event in read_events(self.directory.events(rank)) if event["kind"] == kind]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
+    """A two-layer model with untied weights, its tokenizer, and 300 records."""
+    return write_files(
+        tmp_path_factory.mktemp("tiny"),
+        num_records=300,
+        vocab_size=512,
+        hidden_size=32,
+        num_layers=2,
+        tie_word_embeddings=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def base_config(tiny: DemoFiles) -> dict:
+    return {
+        "base_model": str(tiny.model),
+        "datasets": [{"path": str(tiny.data), "type": "chat_template"}],
+        "dataset_prepared_path": str(tiny.directory / "prepared"),
+        "sequence_len": 128,
+        "excess_length_strategy": "drop",
+        "sample_packing": True,
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "max_steps": 20,
+        "learning_rate": 0.01,
+        "lr_scheduler": "cosine",
+        "warmup_steps": 3,
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.01,
+        "optimizer": "adamw_torch_fused",
+        "save_strategy": "no",
+        "logging_steps": 5,
+        "seed": 7,
+    }
+
+
+def start_allranks(*words: str, cwd: Path) -> subprocess.Popen:
+    """Start the command line on this machine; stdout and stderr in one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "allranks", *words],
+        env=ENVIRONMENT,
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def start(base_config: dict, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """Start `allranks train` with the base config and `keys`; extra arguments go to the command line."""
+
+    def start_run(*arguments: str, output_dir: Path | None = None, **keys: object) -> subprocess.Popen:
+        directory = output_dir or tmp_path / "run"
+        config = {**base_config, "output_dir": str(directory), **keys}
+        path = tmp_path / f"{directory.name}.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+        return start_allranks("train", str(path), *arguments, cwd=tmp_path)
+
+    return start_run
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen], tmp_path: Path) -> Callable[..., Run]:
+    """Like `start`, but wait for the end; a code other than `expect` fails the test with the output."""
+
+    def finish(*arguments: str, output_dir: Path | None = None, expect: int = 0, **keys: object) -> Run:
+        directory = output_dir or tmp_path / "run"
+        process = start(*arguments, output_dir=directory, **keys)
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+        assert process.returncode == expect, f"exit code {process.returncode}:\n{output}\n{_logs(directory)}"
+        return Run(process.returncode, output, RunDir(directory))
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def _session_lab() -> Iterator[Lab]:
+    if reason := missing():
+        if os.environ.get("ALLRANKS_REQUIRE_LAB"):
+            pytest.fail(f"{reason} (ALLRANKS_REQUIRE_LAB is set)")
+        pytest.skip(reason)
+    with Lab(nodes=3) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(_session_lab: Lab) -> Iterator[Lab]:
+    """Three nodes, the same for all tests; what a test broke, or left running, is put right after it."""
+    yield _session_lab
+    _session_lab.restore()
+
+
+def _logs(directory: Path) -> str:
+    return "\n".join(f"--- {path}\n{path.read_text()[-4000:]}" for path in sorted(directory.glob("logs/**/*.log")))
+
+
+def largest_difference(losses: dict[int, float], reference: dict[int, float]) -> float:
+    """The largest relative difference of two runs' losses; infinite unless they have the same steps."""
+    if losses.keys() != reference.keys():
+        return math.inf
+    return max(abs(losses[step] / reference[step] - 1) for step in reference)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,63 @@
+"""Evaluation, the best checkpoint, and the losses that end a run."""
+
+import torch
+from safetensors.torch import load_file
+
+from allranks.checkpoint import commit
+from allranks.export.export import export
+from tests.cluster.conftest import largest_difference
+
+EVALUATING = {"val_set_size": 0.2, "eval_steps": 3, "max_steps": 12}
+
+
+def eval_losses(run):
+    return {event["step"]: event["eval_loss"] for event in run.events("eval")}
+
+
+def test_the_evaluation_does_not_depend_on_the_ranks(run, tmp_path):
+    alone = run(output_dir=tmp_path / "alone", **EVALUATING)
+    two = run("--nproc-per-node", "2", fsdp_version=2, eval_batch_size=3, **EVALUATING)
+    assert sorted(eval_losses(alone)) == [3, 6, 9, 12]
+    assert largest_difference(eval_losses(two), eval_losses(alone)) < 1e-5
+
+
+def test_the_best_checkpoint_is_kept_and_becomes_the_model_when_training_stops_improving(run, tmp_path):
+    # A rate that grows out of bounds: the loss falls at first and rises then.
+    keys = {"max_steps": 60, "warmup_steps": 60, "learning_rate": 3.0, "lr_scheduler": "constant_with_warmup"}
+    done = run(
+        **{**EVALUATING, **keys, "eval_steps": 2},
+        save_strategy="best",
+        save_total_limit=1,
+        early_stopping_patience=3,
+    )
+    losses = eval_losses(done)
+    best = min(losses, key=losses.__getitem__)
+    assert max(losses) == best + 3 * 2, "it stops after three evaluations without improvement"
+    assert f"stopped at step {max(losses)}: 3 evaluations without improvement" in done.output
+    kept = [commit.step_of(path) for path in commit.complete_checkpoints(done.directory.checkpoints)]
+    assert best in kept and len(kept) <= 2
+
+    export(done.directory.checkpoint(best), tmp_path / "best")
+    written = load_file(done.directory.path / "model" / "model.safetensors")
+    expected = load_file(tmp_path / "best" / "model.safetensors")
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_never_saved(run):
+    keys = {
+        "learning_rate": 1e30,
+        "lr_scheduler": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": 0,
+        "weight_decay": 0.0,
+    }
+    failed = run("--nproc-per-node", "2", expect=1, save_strategy="steps", save_steps=1, **keys)
+    assert "not finite" in failed.output and "rank" in failed.output and "Traceback" not in failed.output
+    bad = max(event["step"] for event in failed.events("step"))
+    assert f"step {bad}: the loss is not finite" in failed.output
+    assert all(commit.step_of(path) < bad for path in commit.complete_checkpoints(failed.directory.checkpoints))
+
+
+def test_the_watchdog_stops_a_run_whose_loss_stays_high(run):
+    failed = run(expect=1, loss_watchdog_threshold=3.0, loss_watchdog_patience=4)
+    assert "step 4: the loss" in failed.output and "loss_watchdog_threshold (3.0) for 4 steps running" in failed.output

@@ -1,0 +1,185 @@
+"""Invariant 4: no committed step is lost, and nothing that was not committed is ever resumed from."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from allranks.checkpoint import commit
+from allranks.observe import RunDir
+from tests.cluster.conftest import Run, largest_difference
+
+SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "logging_steps": 1}
+FSDP = {"fsdp_version": 2, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
+RESUME = ("--auto-resume-from-checkpoints", "true")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run's directory and losses, made once; tests damage copies of it."""
+    return {"directory": None, "losses": None, "path": tmp_path_factory.mktemp("finished") / "run"}
+
+
+@pytest.fixture
+def copy_of_run(finished, run, tmp_path):
+    if finished["directory"] is None:
+        finished["losses"] = run(output_dir=finished["path"], **SAVING).losses()
+        finished["directory"] = finished["path"]
+    copy = tmp_path / "copy"
+    shutil.copytree(finished["directory"], copy)
+    return copy, finished["losses"]
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(("damage", "said"), [(damage_flip, "its bytes changed"), (damage_truncate, "bytes, expected")])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(copy_of_run, run, damage, said):
+    directory, losses = copy_of_run
+    newest = commit.checkpoint_path(directory / "checkpoints", 8)
+    shard = next(newest.glob("*.distcp"))
+    damage(shard)
+    resumed = run(*RESUME, output_dir=directory, **SAVING)
+    assert shard.name in resumed.output and said in resumed.output
+    assert "step-00000008 is damaged: not used" in resumed.output
+    assert f"resumed {commit.checkpoint_path(directory / 'checkpoints', 6)} at step 6" in resumed.output
+    assert largest_difference(resumed.losses(), losses) < 1e-6
+    assert commit.verify(newest) == [], "the step was done and saved again"
+
+
+def test_no_usable_checkpoint_is_no_reason_to_begin_anew_over_them(copy_of_run, run):
+    directory, _ = copy_of_run
+    checkpoints = commit.complete_checkpoints(directory / "checkpoints")
+    for path in checkpoints:
+        next(path.glob("*.distcp")).unlink()
+    refused = run(*RESUME, output_dir=directory, expect=1, **SAVING)
+    assert f"none of the {len(checkpoints)} checkpoint(s)" in refused.output
+    assert "start on all nodes that took part" in refused.output and "Traceback" not in refused.output
+    assert commit.complete_checkpoints(directory / "checkpoints") == checkpoints
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_an_error(copy_of_run, run):
+    directory, _ = copy_of_run
+    newest = commit.checkpoint_path(directory / "checkpoints", 8)
+    damage_flip(next(newest.glob("*.distcp")))
+    refused = run("--resume-from-checkpoint", str(newest), output_dir=directory, expect=1, **SAVING)
+    assert "its bytes changed" in refused.output and "--auto-resume-from-checkpoints" in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_an_output_directory_with_checkpoints_is_not_trained_over(copy_of_run, run):
+    directory, _ = copy_of_run
+    refused = run(output_dir=directory, expect=2, **SAVING)
+    assert "holds checkpoints of an earlier run" in refused.output
+    assert "--auto-resume-from-checkpoints true" in refused.output
+
+
+def test_other_settings_than_the_checkpoints_are_refused(copy_of_run, run):
+    directory, _ = copy_of_run
+    refused = run(*RESUME, output_dir=directory, expect=1, **{**SAVING, "batch_size": 4})
+    assert "global batch of 8" in refused.output
+    refused = run(*RESUME, output_dir=directory, expect=1, **{**SAVING, "seed": 8})
+    assert "data_seed, else seed) is 8 here, 7 there" in refused.output
+
+
+def test_killed_while_saving_the_cut_off_checkpoint_is_never_used(run, start, tmp_path):
+    keys = {**SAVING, "max_steps": 30, "save_steps": 1}
+    directory = tmp_path / "run"
+    for _ in range(10):
+        if _kill_in_the_middle_of_a_save(start(output_dir=directory, **keys), directory):
+            break
+        shutil.rmtree(directory)
+    else:
+        pytest.fail("no kill hit a save that was under way in 10 runs")
+    [cut_off] = commit.incomplete_checkpoints(directory / "checkpoints")
+    whole = commit.complete_checkpoints(directory / "checkpoints")[0]
+    assert commit.step_of(cut_off) == commit.step_of(whole) + 1
+
+    resumed = run(*RESUME, output_dir=directory, **keys)
+    assert f"{cut_off.name} has no COMPLETE marker" in resumed.output
+    assert f"resumed {whole}" in resumed.output
+    assert set(resumed.losses()) == set(range(1, 31))
+    left_alone = run(output_dir=tmp_path / "alone", **{**keys, "save_strategy": "no", "save_steps": None})
+    assert largest_difference(resumed.losses(), left_alone.losses()) < 1e-6
+
+
+def _kill_in_the_middle_of_a_save(process, directory) -> bool:
+    """SIGKILL when a save is seen that has not committed; whether it was still so once the process was dead."""
+    while process.poll() is None:
+        unfinished = commit.incomplete_checkpoints(directory / "checkpoints")
+        if unfinished and commit.complete_checkpoints(directory / "checkpoints"):
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return bool(commit.incomplete_checkpoints(directory / "checkpoints"))
+    process.communicate()
+    return False
+
+
+def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothing(run, tmp_path):
+    """Saves at every step while training goes on: on the training's own process group this crashes."""
+    keys = {**SAVING, **FSDP, "max_steps": 20}
+    never = {**keys, "save_strategy": "no", "save_steps": None}
+    quiet = run("--nproc-per-node", "2", output_dir=tmp_path / "quiet", **never)
+    saving = run("--nproc-per-node", "2", **{**keys, "save_steps": 1})
+    assert largest_difference(saving.losses(), quiet.losses()) < 1e-6
+    checkpoints = commit.complete_checkpoints(saving.directory.checkpoints)
+    assert len(checkpoints) == 20
+    assert all(commit.verify(checkpoint) == [] for checkpoint in checkpoints)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run, tmp_path, number):
+    keys = {**SAVING, **FSDP, "max_steps": 400, "save_steps": 1000}
+    process = start("--nproc-per-node", "2", **keys)
+    first = Run(0, "", RunDir(tmp_path / "run"))
+    _wait_for_steps(process, first, 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    [saved] = commit.complete_checkpoints(first.directory.checkpoints)
+    step = commit.step_of(saved)
+    assert commit.verify(saved) == [] and max(first.losses()) == step
+    assert {event["code"] for rank in (0, 1) for event in first.events("exit", rank)} == {75}
+
+    resumed = run("--max-steps", str(step + 3), *RESUME, **keys)
+    assert f"at step {step}" in resumed.output
+    assert set(resumed.losses()) == set(range(1, step + 4))
+
+
+def test_a_signal_to_one_process_alone(start, tmp_path):
+    process = start(**{**SAVING, "max_steps": 4000, "save_steps": 10000})
+    first = Run(0, "", RunDir(tmp_path / "run"))
+    _wait_for_steps(process, first, 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "preempted" in output and "--auto-resume-from-checkpoints true" in output
+    assert len(commit.complete_checkpoints(first.directory.checkpoints)) == 1
+
+
+def _wait_for_steps(process, run: Run, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(run.events("step")) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.01)
+
+
+def test_a_rank_that_dies_ends_the_run_with_its_name(start, tmp_path):
+    process = start("--nproc-per-node", "2", **{**SAVING, **FSDP, "max_steps": 100000, "save_steps": 100000})
+    first = Run(0, "", RunDir(tmp_path / "run"))
+    _wait_for_steps(process, first, 2)
+    pid = first.events("phase", rank=1)[-1]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert "SIGKILL" in output and str(pid) in output, output

@@ -1,0 +1,117 @@
+"""Invariant 2: the loss at step k depends on config, data and k only."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Run, largest_difference
+
+TOLERANCE = 1e-5  # relative, float32: the order of sums is all that may differ
+
+FSDP = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
+
+
+@pytest.fixture(scope="module")
+def reference(request: pytest.FixtureRequest) -> dict[tuple, dict[int, float]]:
+    return {}
+
+
+def alone(reference: dict, run, tmp_path, *, learns: float = 0.9, **keys) -> dict[int, float]:
+    """Losses of one process with the same keys, computed once for all tests of this file."""
+    key = tuple(sorted(keys.items()))
+    if key not in reference:
+        result: Run = run(output_dir=tmp_path / "alone", **keys)
+        reference[key] = result.losses()
+        losses = list(reference[key].values())
+        assert losses[-1] < learns * losses[0], "the model does not learn, so equal losses would mean little"
+    return reference[key]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "keys"),
+    [
+        pytest.param(2, {}, id="ddp2"),
+        pytest.param(2, FSDP, id="fsdp2"),
+        pytest.param(4, {**FSDP, "dp_replicate_size": 2, "dp_shard_size": 2}, id="hsdp2x2"),
+        pytest.param(2, {**FSDP, "fsdp_config": {"offload_params": True, "sync_each_batch": True}}, id="fsdp2-offload"),
+        pytest.param(1, {"micro_batch_size": 8}, id="one-large-micro-batch"),
+        pytest.param(1, {"micro_batch_size": 1, "gradient_checkpointing": True}, id="eight-checkpointed-micro-batches"),
+    ],
+)
+def test_losses_do_not_depend_on_the_topology(reference, run, tmp_path, world_size, keys):
+    expected = alone(reference, run, tmp_path)
+    result = run("--nproc-per-node", str(world_size), **keys)
+    assert largest_difference(result.losses(), expected) < TOLERANCE
+    for rank in range(world_size):
+        assert [event["loss"] for event in result.events("step", rank)] == list(result.losses().values())
+
+
+def test_a_global_batch_that_does_not_divide_by_the_ranks(reference, run, tmp_path):
+    expected = alone(reference, run, tmp_path, batch_size=5)
+    result = run("--nproc-per-node", "2", batch_size=5, micro_batch_size=1, **FSDP)
+    assert largest_difference(result.losses(), expected) < TOLERANCE
+
+
+def test_lora_too(reference, run, tmp_path):
+    keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True, "learning_rate": 0.005}
+    expected = alone(reference, run, tmp_path, learns=0.996, **keys)  # the model under the adapter stays random
+    result = run("--nproc-per-node", "2", **keys, **FSDP)
+    assert largest_difference(result.losses(), expected) < TOLERANCE
+
+
+def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(
+    reference, start, run, tmp_path
+):
+    expected = alone(reference, run, tmp_path)
+    keys = {**FSDP, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+    kill_after = random.randint(3, 15)
+    print(f"killing after step {kill_after}")
+    process = start("--nproc-per-node", "2", **keys)
+    first = Run(0, "", _run_dir(tmp_path))
+    deadline = time.monotonic() + 120
+    while len(first.events("step")) < kill_after:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+    ranks = [int(event["pid"]) for rank in (0, 1) for event in first.events("phase", rank) if "pid" in event]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _wait_until_gone(ranks)
+
+    resumed = run("--auto-resume-from-checkpoints", "true", **keys)
+    assert "resumed" in resumed.output
+    assert largest_difference(resumed.losses(), expected) < TOLERANCE
+    again_from = [event["step"] for event in resumed.events("step") if event["t"] > first_event_time(resumed)]
+    assert again_from[0] > 1, "it started over instead of resuming"
+
+
+def first_event_time(run: Run) -> float:
+    """When the second start of a run directory began."""
+    return [event["t"] for event in run.events("phase") if event["phase"] == "data"][-1]
+
+
+def _run_dir(tmp_path):
+    from allranks.observe import RunDir
+
+    return RunDir(tmp_path / "run")
+
+
+def _wait_until_gone(pids: list[int]) -> None:
+    """A killed launcher's ranks must die with it."""
+    assert pids
+    deadline = time.monotonic() + 15
+    for pid in pids:
+        while _alive(pid):
+            assert time.monotonic() < deadline, f"rank process {pid} outlived its launcher"
+            time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

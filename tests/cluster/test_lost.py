@@ -1,0 +1,91 @@
+"""What is interrupted, killed or cut off: every node's ranks end, and the last message says what happened."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.lab import Lab
+from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
+
+ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
+TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
+BY_HAND = (*TRAIN, "--nnodes", 3, "--master-addr", "node0", "--master-port", 29518, "--node-rank")
+
+
+# Writes its process id down before it becomes the command: what salloc starts is not salloc.
+NOTED = ("sh", "-c", 'echo $$ >head.pid; exec "$@"', "sh")
+
+
+def start_by_hand(training: Training) -> list[Any]:
+    return [training.start(rank, (*(NOTED if rank == 0 else ()), *BY_HAND, rank)) for rank in range(3)]
+
+
+def start_over_ssh(training: Training) -> list[Any]:
+    return [training.start(0, (*NOTED, *TRAIN, "--hosts", "node[0-2]"))]
+
+
+def start_in_slurm(training: Training) -> list[Any]:
+    training.lab.slurm()
+    return [training.start(0, ("salloc", "-Q", "-N", 3, *NOTED, *TRAIN))]
+
+
+WAYS: dict[str, Callable[[Training], list[Any]]] = {
+    "by hand": start_by_hand,
+    "ssh": start_over_ssh,
+    "slurm": start_in_slurm,
+}
+
+
+def signal_head(training: Training, signum: signal.Signals) -> None:
+    pid = (training.config.parent / "head.pid").read_text().strip()
+    training.lab.node(0).run(["kill", f"-{int(signum)}", pid], check=True)
+
+
+@pytest.fixture(params=WAYS)
+def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict) -> tuple[Training, list[Any]]:
+    """A training on three nodes that would not end, at its third step; and the commands that started it."""
+    training = make_training(lab, request.node.name, base_config, **ENDLESS)
+    processes = WAYS[request.param](training)
+    training.wait_for_step(3, processes[0])
+    assert len(training.processes()) == 3
+    return training, processes
+
+
+def output_of(process: Any) -> str:
+    return process.communicate(timeout=GONE_AFTER_SECONDS)[0]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
+def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[Any]], signum: signal.Signals) -> None:
+    training, processes = running
+    signal_head(training, signum)
+    outputs = [output_of(process) for process in processes]
+    assert [process.returncode for process in processes] == [75] * len(processes), outputs
+    assert "saved" in outputs[0]
+    assert len(list(training.run.checkpoints.glob("step-*/COMPLETE"))) == 1
+    training.wait_until_gone()
+
+
+def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> None:
+    training, processes = running
+    signal_head(training, signal.SIGKILL)
+    training.wait_until_gone()
+    for process in processes[1:]:
+        output = output_of(process)
+        assert process.returncode == 1, output
+        assert "node 0 (node0) was lost: the connection was closed" in output
+
+
+@pytest.mark.parametrize("how", ["kill", "power_off"])
+def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
+    training, processes = running
+    getattr(lab, how)(2)
+    training.wait_until_gone()
+    for process in processes[:2]:
+        output = output_of(process)
+        assert process.returncode == 1, output
+        [*_, last] = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert "node2" in last and "was lost" in last, output

@@ -1,0 +1,50 @@
+"""Nodes that are not as they should be: unlike each other, without InfiniBand, with a name that means loopback."""
+
+import json
+import sys
+
+from tests.cluster.lab import Lab
+from tests.cluster.training import make_training
+
+TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
+BY_HAND = (
+    *TRAIN,
+    "--nnodes",
+    2,
+    "--nproc-per-node",
+    1,
+    "--master-addr",
+    "node0",
+    "--master-port",
+    29531,
+    "--node-rank",
+)
+# What Debian's installer writes: on each node its own name means loopback.
+HOSTS = "127.0.0.1 localhost\n127.0.1.1 {own.name}\n{other.ip} {other.name}\n"
+
+
+def test_nodes_that_differ_are_refused_and_nodes_whose_names_mean_loopback_meet(lab: Lab, base_config: dict) -> None:
+    training = make_training(lab, "networks", base_config, max_steps=2)
+    node0, node1 = lab.node(0), lab.node(1)
+    node1.write("/etc/nccl.conf", "NCCL_PROTO=Simple\n")
+    outputs = training.finish([training.start(rank, (*BY_HAND, rank)) for rank in (0, 1)], expect=[3, 3])
+    for output in outputs:
+        assert "NCCL_PROTO must be the same on all nodes, but is not set on node 0 (node0), Simple on node 1" in output
+    assert "NCCL_PROTO is set in /etc/nccl.conf" in outputs[1]
+
+    (refused,) = training.finish([training.start(1, (*BY_HAND, 1, "--network.infiniband", "required"))], expect=[3])
+    assert "network.infiniband: required, but this node (node1) has no active InfiniBand or RoCE port" in refused
+
+    node1.run(["rm", "/etc/nccl.conf"], check=True)
+    node0.write("/etc/hosts", HOSTS.format(own=node0, other=node1))
+    node1.write("/etc/hosts", HOSTS.format(own=node1, other=node0))
+    for node in (node0, node1):
+        assert node.run(["getent", "hosts", node.name]).stdout.startswith("127.0.1.1")
+    # The lab's own variable would hide what this shows.
+    unset = {"GLOO_SOCKET_IFNAME": ""}
+    outputs = training.finish([training.start(rank, (*BY_HAND, rank), **unset) for rank in (0, 1)])
+    for output in outputs:
+        assert "network:    gloo uses interface eth0" in output
+    accounts = json.loads(training.run.manifest.read_text())["nodes"]
+    assert [account["environment"]["GLOO_SOCKET_IFNAME"] for account in accounts.values()] == ["eth0", "eth0"]
+    assert len(training.losses()) == 2

@@ -1,0 +1,90 @@
+"""`allranks submit` on a cluster: real Slurm and the stand-in for PBS, from a folder with a hostile name."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from allranks.observe import RunDir
+from tests.cluster.conftest import largest_difference
+from tests.cluster.lab import Lab
+from tests.cluster.training import ENVIRONMENT, TIMEOUT_SECONDS, Training, make_training
+
+ALLRANKS = [sys.executable, "-m", "allranks"]
+HOSTILE = 'it\'s a "$(touch injected)"; folder'
+# So little that the rounding of one and of two ranks does not grow over many steps.
+SLOW = {"learning_rate": 1e-5, "lr_scheduler": "constant", "num_epochs": 1000}
+
+pytestmark = pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+
+
+def make_hostile(lab: Lab, name: str, base: dict, **keys: object) -> Training:
+    """A training whose folder, config file and run directory have hostile names."""
+    training = make_training(lab, name, base, **SLOW, output_dir=HOSTILE, **keys)
+    folder = training.config.parent.rename(lab.shared / f"{HOSTILE} {name}")
+    config = (folder / "c.yaml").rename(folder / f"{HOSTILE}.yaml")
+    config.write_text(config.read_text().replace(str(lab.shared / name), "."))
+    return Training(lab, config, RunDir(folder / HOSTILE))
+
+
+def submit(training: Training, *words: str) -> dict:
+    """What `allranks submit --json` says of the job, whose script shellcheck and sbatch have nothing against."""
+    exports = [word for variable in ENVIRONMENT for word in ("--export", variable)]
+    command = [*ALLRANKS, "submit", training.config.name, "--nodes", "2", "--time", "1:00:00", *exports, *words]
+
+    def run(argv: list[str], **options: str) -> str:
+        node, folder = training.lab.node(0), str(training.config.parent)
+        return node.run(argv, cwd=folder, env=ENVIRONMENT, check=True, **options).stdout
+
+    script = run([*command, "--dry-run"])
+    checked = subprocess.run(["shellcheck", "-"], input=script, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    if "slurm" in words:
+        run(["sbatch", "--test-only"], input=script)
+    return json.loads(run([*command, "--json"]))
+
+
+def losses_of_one_process(training: Training) -> dict[int, float]:
+    folder = training.config.parent
+    train = [*ALLRANKS, "train", training.config.name, "--output-dir", "one"]
+    subprocess.run(train, cwd=folder, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+    return Training(training.lab, training.config, RunDir(folder / "one")).losses()
+
+
+def assert_nothing_is_left(training: Training) -> None:
+    assert not list(training.lab.shared.rglob("injected"))
+    assert training.processes() == {}
+
+
+def test_a_job_of_slurm_is_stopped_and_requeued_and_loses_no_step(lab, base_config):
+    slurm = lab.slurm()
+    training = make_hostile(lab, "slurm", base_config, max_steps=200)
+    job = submit(training, "--scheduler", "slurm", "--requeue")
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while max(training.losses(), default=0) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    lab.node(0).run(["scancel", "--batch", "--signal=USR1", job["job"]], check=True)
+    ended = slurm.wait(job["job"], timeout=TIMEOUT_SECONDS)
+    log = Path(job["log"]).read_text()
+    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), log
+    port = 20000 + int(job["job"])
+    assert f"2 over srun: node0, node1\nmeeting at: 10.77.0.1 port {port} of node0" in log
+    step = log.partition("preempted (SIGUSR1) at step ")[2].partition(":")[0]
+    assert f"at step {step} of 200" in log.partition("preempted (SIGUSR1)")[2], log
+    assert largest_difference(training.losses(), losses_of_one_process(training)) < 1e-5
+    assert_nothing_is_left(training)
+
+
+def test_a_job_of_pbs_trains_to_the_same_losses(lab, base_config):
+    pbs = lab.pbs()
+    training = make_hostile(lab, "pbs", base_config, max_steps=4)
+    job = submit(training, "--scheduler", "pbs", "--cpus-per-task", "2")
+    ended = pbs.wait(job["job"], timeout=TIMEOUT_SECONDS)
+    log = Path(job["log"]).read_text()
+    assert ended.exit_code == 0 and "2 over pbsdsh: node0, node1" in log, log
+    assert largest_difference(training.losses(), losses_of_one_process(training)) < 1e-5
+    assert_nothing_is_left(training)

@@ -1,0 +1,110 @@
+"""One config, started in every way on a cluster: the same losses as one process, and nothing left behind."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import yaml
+
+from allranks.observe import RunDir, read_events
+from tests.cluster.conftest import largest_difference
+from tests.cluster.lab import Lab
+from tests.cluster.training import make_training
+
+TOLERANCE = 1e-5
+STEPS = {"max_steps": 6}
+PORT = "29517"
+
+PYTHON = sys.executable
+TRAIN = (PYTHON, "-m", "allranks", "train", "c.yaml")
+MODULE = ("-m", "allranks.train", "c.yaml")
+TORCHRUN = (PYTHON, "-m", "torch.distributed.run")
+ACCELERATE = (PYTHON, "-m", "accelerate.commands.launch")
+
+Command = Sequence[object]
+
+
+def by_hand(nodes: int, *more: object) -> list[Command]:
+    place = ("--nnodes", nodes, "--master-addr", "node0", "--master-port", PORT)
+    return [(*TRAIN, *place, "--node-rank", rank, *more) for rank in range(nodes)]
+
+
+# What is typed on node 0, node 1, …, and the number of ranks that it makes.
+WAYS: dict[str, tuple[list[Command], int]] = {
+    "static": (by_hand(3), 3),
+    "unequal nodes": ([(*command, "--nproc-per-node", rank + 1) for rank, command in enumerate(by_hand(2))], 3),
+    "c10d": ([(*TRAIN, "--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"node0:{PORT}")] * 2, 2),
+    "accelerate": (by_hand(2, "--launcher", "accelerate"), 2),
+    "deepspeed": (by_hand(2, "--launcher", "deepspeed"), 2),
+    "ssh": ([(*TRAIN, "--hosts", "node[0-2]")], 3),
+    "own torchrun": (
+        [
+            (*TORCHRUN, "--nnodes", 2, "--node-rank", rank, "--master-addr", "node0", "--master-port", PORT, *MODULE)
+            for rank in (0, 1)
+        ],
+        2,
+    ),
+    "own accelerate": (
+        [
+            (
+                *(*ACCELERATE, "--multi_gpu", "--num_machines", 2, "--num_processes", 2, "--machine_rank", rank),
+                *("--main_process_ip", "node0", "--main_process_port", PORT, *MODULE),
+            )
+            for rank in (0, 1)
+        ],
+        2,
+    ),
+    "slurm: allranks in an allocation": ([("salloc", "-Q", "-N", 3, *TRAIN)], 3),
+    "slurm: own srun": ([("srun", "-N", 2, "-n", 2, PYTHON, *MODULE)], 2),
+    "ray": ([(*TRAIN, "--launcher", "ray", "--ray-address", "auto", "--ray-num-workers", 3)], 3),
+    "own mpirun": (
+        [
+            (
+                *("mpirun.openmpi", "--allow-run-as-root", "-np", 2, "--host", "node0,node1", "--wdir", "."),
+                *(
+                    "--mca",
+                    "btl",
+                    "tcp,self",
+                    "--mca",
+                    "btl_tcp_if_include",
+                    "eth0",
+                    "--mca",
+                    "oob_tcp_if_include",
+                    "eth0",
+                ),
+                *("-x", "MASTER_ADDR=node0", "-x", f"MASTER_PORT={PORT}", "-x", "OMP_NUM_THREADS", PYTHON, *MODULE),
+            )
+        ],
+        2,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, base_config: dict) -> dict[int, float]:
+    """The losses of one process."""
+    folder = tmp_path_factory.mktemp("one-process")
+    (folder / "c.yaml").write_text(yaml.safe_dump({**base_config, **STEPS, "output_dir": str(folder / "run")}))
+    subprocess.run(TRAIN, check=True, cwd=folder, capture_output=True, timeout=180)
+    events = read_events(RunDir(folder / "run").events(0))
+    return {int(event["step"]): float(event["loss"]) for event in events if event["kind"] == "step"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_starting_trains_to_the_same_losses(
+    lab: Lab, base_config: dict, reference: dict[int, float], way: str
+) -> None:
+    if way.startswith("slurm"):
+        lab.slurm()
+    if way == "ray":
+        lab.ray()
+    training = make_training(lab, way, base_config, **STEPS)
+    commands, world_size = WAYS[way]
+    training.finish(training.start(node, command) for node, command in enumerate(commands))
+    assert [path.name for path in sorted(training.run.all_events())] == [
+        f"rank-{rank:05}.jsonl" for rank in range(world_size)
+    ]
+    for rank in range(world_size):
+        assert largest_difference(training.losses(rank), reference) < TOLERANCE
+    training.wait_until_gone()

@@ -1,0 +1,38 @@
+"""No test reaches the network, and no test takes more than one core per process."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+# Before torch, tokenizers or the Hub client are imported; child processes inherit them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+# A visible GPU would change which strategy and precision a test runs.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Launched from inside a job, the tests are not ranks of that job.
+for name in [name for name in os.environ if name.startswith(("SLURM_", "PBS_", "OMPI_", "PMI_", "ALLRANKS_"))]:
+    if name != "ALLRANKS_REQUIRE_LAB":
+        del os.environ[name]
+
+# Started under nohup, or by a CI that ignores them, the tests would hand that on to the runs they send signals to.
+for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    connect = socket.socket.connect
+
+    def only_this_machine(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOOPBACK):
+            raise RuntimeError(f"a test connects to {address}: tests must run without a network")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_this_machine)

@@ -1,0 +1,75 @@
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from allranks.cli.main import COMMANDS, load_command
+
+
+def allranks(*arguments, **settings):
+    return subprocess.run([sys.executable, "-m", "allranks", *arguments], capture_output=True, text=True, **settings)
+
+
+def test_help_lists_every_command_in_one_line_each():
+    shown = allranks("--help").stdout
+    for name in COMMANDS:
+        assert f"\n  {name} " in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded_and_explains_itself_with_an_example(name):
+    assert load_command(name).name == name
+    done = allranks(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "example" in done.stdout.lower() and f"allranks {name}" in done.stdout
+
+
+def test_commands_of_later_versions_are_not_there():
+    for name in ("check", "plan", "top", "status", "verify", "doctor", "report"):
+        assert allranks(name).returncode == 2
+        assert importlib.util.find_spec(f"allranks.cli.{name}") is None
+
+
+def test_an_error_of_the_users_is_one_message_on_stderr_and_exit_2(tmp_path):
+    done = allranks("train", str(tmp_path / "missing.yaml"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "missing.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_exit_2():
+    assert allranks("trian").returncode == 2
+    assert allranks("--no-such-option").returncode == 2
+
+
+INTERRUPTED = """
+import os, signal, time
+from allranks.cli import main
+def wait(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+main.load_command = wait
+main.main(["train"])
+"""
+
+
+def test_ctrl_c_is_130_without_a_traceback():
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=50)
+    assert done.returncode == 128 + signal.SIGINT and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_needs_nothing_that_takes_long(arguments):
+    """Rich alone would cost 0.1 s; pydantic is typer's own."""
+    code = (
+        "import atexit, sys\n"
+        "from allranks.cli.main import main\n"
+        "slow = ('rich', 'numpy', 'torch', 'yaml', 'psutil')\n"
+        "atexit.register(lambda: print([name for name in slow if name in sys.modules], file=sys.stderr))\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")

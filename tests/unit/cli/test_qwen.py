@@ -1,0 +1,59 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "GPUS_PER_NODE", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture
+def allranks(tmp_path):
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess:
+        env = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
+        return subprocess.run(
+            [sys.executable, "-m", "allranks", *words], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    return run
+
+
+BASE = ("-m", "Qwen/Qwen2.5-7B-Instruct", "-d", "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        (("qlora", *BASE), {}, "allranks qwen qlora: load_in_4bit: not supported yet: 4-bit base weights"),
+        (("full", *BASE, "--deepspeed", "zero3.json"), {}, "--deepspeed: not supported yet: DeepSpeed ZeRO"),
+        (("fulll", *BASE), {}, "allranks qwen fulll: expected full, lora, qlora"),
+        (("lora", *BASE, "--learning-rat", "1"), {}, "did you mean --learning-rate?"),
+        (("lora", *BASE), {"NNODES": "2", "NODE_RANK": "1"}, "NNODES=2 also needs MASTER_ADDR"),
+        (("lora", *BASE), {"MASTER_ADDR": "a"}, "MASTER_ADDR=a is set and NNODES is not"),
+        (("lora", *BASE, "--node-rank", "2"), {"NNODES": "2", "MASTER_ADDR": "a"}, "--node-rank 2 with --nnodes 2"),
+    ],
+)
+def test_wrong_usage_is_one_clear_message(allranks, words, variables, message):
+    done = allranks("qwen", *words, **variables)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_what_is_refused_writes_nothing(allranks, tmp_path):
+    allranks("qwen", "qlora", *BASE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_config_it_stands_for_can_be_seen_and_started_again(allranks, tmp_path):
+    done = allranks("qwen", "full", *BASE, "--output_dir", "out", "--batch-size", "64", "--model_max_length", "256")
+    assert "note: finetune_ds.sh shards by DeepSpeed ZeRO-3; here FSDP2 does" in done.stderr
+    assert done.returncode == 2 and "missing.json" in done.stderr and "out/qwen.yaml" in done.stdout
+    shown = allranks("config", "show", "out/qwen.yaml", "--batch-size", "64")
+    config = yaml.safe_load(shown.stdout)
+    assert shown.returncode == 0 and config["fsdp_version"] == 2 and config["sequence_len"] == 512
+
+
+def test_an_output_directory_that_cannot_be_written(allranks, tmp_path):
+    (tmp_path / "file").touch()
+    done = allranks("qwen", "lora", *BASE, "--output-dir", "file/out")
+    assert done.returncode == 2 and "output_dir: file/out cannot be written" in done.stderr

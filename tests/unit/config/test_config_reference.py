@@ -1,0 +1,42 @@
+"""The reference page and the schema say what the models say."""
+
+from pathlib import Path
+
+from allranks.config.names import known_keys
+from allranks.config.reference import NESTED, json_schema, markdown
+from allranks.config.rules import ADAPTER_ONLY, EXCLUSIVE
+from allranks.config.run import SECTION_OF, SECTIONS
+from allranks.config.sections.section import key_help
+from allranks.config.spellings import HINTS, RENAMED
+from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE, REFUSED_VALUES
+
+PAGE = Path(__file__).parents[3] / "docs" / "config.md"
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == markdown(), "run `python -m allranks.config.reference > docs/config.md`"
+
+
+def test_every_key_belongs_to_one_section_and_is_described():
+    assert sum(len(section.model_fields) for section in SECTIONS.values()) == len(SECTION_OF)
+    for section in (*SECTIONS.values(), *NESTED.values()):
+        assert set(key_help(section)) == set(section.model_fields), section
+
+
+def test_the_schema_holds_every_key():
+    schema = json_schema()
+    assert set(schema["properties"]) == known_keys()
+    assert schema["required"] == ["base_model", "datasets", "learning_rate"]
+    assert schema["additionalProperties"] is False
+    assert all(entry["description"] for entry in schema["properties"].values())
+    assert set(schema["$defs"]) == {nested.__name__ for nested in NESTED.values()}
+
+
+def test_tables_name_real_keys():
+    for key in [*ADAPTER_ONLY, *(key for pair in EXCLUSIVE for key in pair[:2])]:
+        assert key in SECTION_OF
+    for key in (*HINTS.values(), *RENAMED.values(), *REFUSED_VALUES):
+        assert key.partition(".")[0] in SECTION_OF
+    # 4- and 8-bit weights have a place in a section already, and are refused until they work.
+    assert set(SECTION_OF) & {*LATER, *NO_EFFECT, *OUT_OF_SCOPE} == {"load_in_4bit", "load_in_8bit"}
+    assert not set(HINTS) & set(SECTION_OF)

@@ -1,0 +1,58 @@
+"""`allranks preprocess`, as a user calls it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def config(tmp_path, model_folder, write_jsonl):
+    messages = [{"role": "user", "content": "sum?"}, {"role": "assistant", "content": "five"}]
+    data = write_jsonl([{"messages": messages}] * 3)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"base_model: {model_folder}\nlearning_rate: 0.001\nchat_template: chatml\n"
+        f"dataset_prepared_path: {tmp_path / 'prepared'}\n"
+        f"datasets:\n  - path: {data}\n    type: chat_template\n"
+    )
+    return path
+
+
+def preprocess(*arguments):
+    command = [sys.executable, "-m", "allranks", "preprocess", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_samples_and_counts(config):
+    result = preprocess(config, "--show", 1, "--sequence-len", 64, "--sample-packing")
+    assert result.returncode == 0, result.stderr
+    assert "<|im_start|>user\nsum?<|im_end|>\n<|im_start|>assistant\n⟦five<|im_end|>⟧\n" in result.stdout
+    assert "3 records -> 3 documents" in result.stdout and "1 blocks" in result.stdout
+
+
+def test_json_is_all_there_is_on_stdout(config):
+    found = json.loads(preprocess(config, "--json").stdout)
+    assert found["stats"]["documents"] == 3 and found["path"].endswith(found["fingerprint"][:16])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "data.jsonl is empty"),
+        ('{"messages": [\n', "data.jsonl:1: not valid JSON"),
+        ('{"conv": []}\n', "data.jsonl:1: no field messages or conversations or conversation; it has conv"),
+    ],
+)
+def test_bad_data_is_one_message_and_exit_2(config, line, message):
+    (config.parent / "data.jsonl").write_text(line)
+    result = preprocess(config)
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr and len(result.stderr.splitlines()) < 10
+
+
+def test_a_missing_file_is_exit_2(config):
+    (config.parent / "data.jsonl").unlink()
+    result = preprocess(config)
+    assert result.returncode == 2 and "data.jsonl does not exist" in result.stderr and "Traceback" not in result.stderr

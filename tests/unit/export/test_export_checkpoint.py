@@ -1,0 +1,187 @@
+"""What is exported loads in plain transformers and PEFT and computes what the trained model computed."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from allranks.errors import CheckpointError, UsageError
+from allranks.export.export import export
+from allranks.model.build import build_model
+from tests.tiny_models import VOCABULARY, config_for, one_process, saved_model
+from tests.tiny_runs import BATCH, LORA, train
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=BATCH.input_ids, use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "gemma3", "mixtral", "qwen3-moe", "gpt-oss"])
+def test_full_model(tmp_path, name):
+    trained = train(tmp_path, name)
+    done = export(tmp_path, tmp_path / "out", max_shard_bytes=30_000)
+    assert (done.kind, done.step) == ("model", 7)
+    loaded, report = AutoModelForCausalLM.from_pretrained(done.folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama-tied", "mixtral", "qwen3-moe"])
+def test_names_and_bytes_are_those_of_save_pretrained(tmp_path, name):
+    train(tmp_path, name)
+    out = export(tmp_path, tmp_path / "out").folder
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    loaded.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+    assert (out / "tokenizer.json").is_file()
+
+
+def test_dtype(tmp_path):
+    train(tmp_path, "llama")
+    out = export(tmp_path, tmp_path / "out", dtype="bfloat16").folder
+    assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
+    with pytest.raises(UsageError, match="int4 is not one of float32"):
+        export(tmp_path, tmp_path / "other", dtype="int4")
+
+
+def test_mixed_precision_run_exports_what_it_computed_in(tmp_path):
+    train(tmp_path, "llama", bf16=True)
+    assert AutoModelForCausalLM.from_pretrained(export(tmp_path).folder).dtype == torch.bfloat16
+
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("llama", LORA),
+    "dora": ("qwen3", {**LORA, "peft_use_dora": True, "peft_use_rslora": True}),
+    "embeddings": ("llama", {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
+    "tied embeddings": ("llama-tied", {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
+    "only the tied embedding": ("llama-tied", {**LORA, "lora_modules_to_save": ["embed_tokens"]}),
+    "lora on the embedding": ("llama", {**LORA, "lora_target_linear": False, "lora_target_modules": ["embed_tokens"]}),
+    "tied base": ("llama-tied", LORA),
+    "experts": ("mixtral", {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "v_proj"]}),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapter(tmp_path, name):
+    architecture, keys = ADAPTERS[name]
+    trained = train(tmp_path, architecture, **keys)
+    done = export(tmp_path)
+    assert done.kind == "adapter" and done.folder == tmp_path / "export"
+    stored = load_file(done.folder / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == trained.model.num_trainable
+    base = AutoModelForCausalLM.from_pretrained(saved_model(architecture))
+    loaded = PeftModel.from_pretrained(base, done.folder)
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_merged_model(tmp_path, name):
+    architecture, keys = ADAPTERS[name]
+    trained = train(tmp_path, architecture, **keys)
+    done = export(tmp_path, merge=True)
+    assert done.kind == "merged model"
+    loaded, report = AutoModelForCausalLM.from_pretrained(done.folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-4, atol=1e-4)
+
+
+CONFIG_CHANGES: dict[str, dict[str, Any]] = {
+    "overrides": {"overrides_of_model_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}},
+    "overrides and added tokens": {
+        "overrides_of_model_config": {"rms_norm_eps": 0.5},
+        "lora_modules_to_save": ["embed_tokens", "lm_head"],
+        "tokenizer": range(VOCABULARY + 3),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONFIG_CHANGES)
+def test_a_model_is_merged_with_the_config_it_was_trained_with(tmp_path, name):
+    changes = {key: value for key, value in CONFIG_CHANGES[name].items() if key != "overrides_of_model_config"}
+    without = train(tmp_path / "without", "llama", **LORA, **changes)
+    trained = train(tmp_path / "run", "llama", **LORA, **CONFIG_CHANGES[name])
+    assert not torch.allclose(trained.logits, without.logits, atol=1e-2), "the override changes nothing"
+    loaded = AutoModelForCausalLM.from_pretrained(export(tmp_path / "run", merge=True).folder)
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_is_merged_with_the_config_of_another_folder(tmp_path):
+    config = AutoConfig.from_pretrained(saved_model("llama"), rms_norm_eps=0.5)
+    config.save_pretrained(tmp_path / "config")
+    trained = train(tmp_path / "run", "llama", **LORA, base_model_config=str(tmp_path / "config"))
+    loaded = AutoModelForCausalLM.from_pretrained(export(tmp_path / "run", merge=True).folder)
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_of_a_changed_config_says_so(tmp_path):
+    train(tmp_path, "llama", **LORA, overrides_of_model_config={"rms_norm_eps": 0.5})
+    said: list[str] = []
+    export(tmp_path, report=said.append)
+    assert any("trained with overrides_of_model_config" in line and "--merge" in line for line in said)
+
+
+def test_merged_embeddings_that_parted_are_declared_untied(tmp_path):
+    """transformers would find out from the files; other readers believe config.json."""
+    train(tmp_path, *ADAPTERS["tied embeddings"][:1], **ADAPTERS["tied embeddings"][1])
+    out = export(tmp_path, merge=True).folder
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_an_exported_adapter_can_be_trained_on(tmp_path):
+    trained = train(tmp_path, "llama", **ADAPTERS["dora"][1])
+    folder = export(tmp_path).folder
+    keys = {**ADAPTERS["dora"][1], "lora_model_dir": str(folder)}
+    again = build_model(config_for(saved_model("llama"), **keys), one_process())
+    again.hf_model.eval()
+    torch.testing.assert_close(again.logits(BATCH), trained.logits, rtol=1e-6, atol=1e-6)
+
+
+def test_newest_sound_checkpoint_is_taken(tmp_path):
+    first = train(tmp_path, "llama", step=7)
+    train(tmp_path, "llama", step=9, seed=6)
+    assert export(tmp_path, tmp_path / "a").step == 9
+    assert export(tmp_path, tmp_path / "b", step=7).step == 7
+    assert export(tmp_path / "checkpoints" / "step-00000007", tmp_path / "c").step == 7
+    damaged = next((tmp_path / "checkpoints" / "step-00000009").glob("*.distcp"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    said: list[str] = []
+    done = export(tmp_path, tmp_path / "d", report=said.append)
+    assert done.step == 7 and any("step-00000009 is damaged" in line for line in said)
+    loaded = AutoModelForCausalLM.from_pretrained(done.folder)
+    torch.testing.assert_close(logits_of(loaded), first.logits, rtol=1e-5, atol=1e-5)
+    with pytest.raises(CheckpointError, match="damaged"):
+        export(tmp_path, tmp_path / "e", step=9)
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_checkpoint_just_committed_is_not_read_twice(tmp_path):
+    train(tmp_path, "llama")
+    untouched = tmp_path / "checkpoints" / "step-00000007" / "hf" / "tokenizer.json"
+    untouched.write_text("{ }")
+    assert export(tmp_path, tmp_path / "a", verified=True).step == 7
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        export(tmp_path, tmp_path / "b")
+
+
+def test_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        export(tmp_path, tmp_path / "out")
+    train(tmp_path / "run", "llama")
+    with pytest.raises(CheckpointError, match=r"of step 8; complete ones: 7"):
+        export(tmp_path / "run", tmp_path / "out", step=8)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "precious").touch()
+    with pytest.raises(UsageError, match="not empty"):
+        export(tmp_path / "run", full)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run"]  # nothing half-written is left

@@ -1,0 +1,40 @@
+"""The environment that a rank gets under Ray."""
+
+from pathlib import Path
+
+from allranks.cluster.identity import identify
+from allranks.launch.ray_train.board import Orders, Seat
+from allranks.launch.ray_train.engine import rank_environment
+
+ORDERS = Orders(
+    run_id="r",
+    world_size=5,
+    config="",
+    output_dir="out",
+    directory="/shared/my project",
+    environment={"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "3"},
+    ray_directory="",
+    version="1",
+    attempt=2,
+    master_addr="10.0.0.1",
+    master_port=4711,
+)
+
+
+def test_our_engine_reads_its_identity_from_it():
+    env = rank_environment({"PATH": "/bin", "RANK": "7", "NCCL_DEBUG": "WARN"}, ORDERS, 3, Seat("node1", 1, 0), 2)
+    identity = identify(env)
+    assert (identity.rank, identity.world_size, identity.local_rank, identity.node_rank) == (3, 5, 0, 1)
+    assert (identity.local_world_size, identity.master_addr, identity.master_port) == (2, "10.0.0.1", 4711)
+    assert env["PATH"] == "/bin"
+    assert env["NCCL_DEBUG"] == "INFO", "the driver's variables win"
+    assert Path(env["ALLRANKS_LOG_DIR"]) == Path("/shared/my project/out/logs/node-1")
+
+
+def test_a_restarted_rank_goes_on_from_the_runs_own_checkpoint():
+    assert rank_environment({}, ORDERS, 0, Seat("node0", 0, 0), 1)["TORCHELASTIC_RESTART_COUNT"] == "1"
+
+
+def test_rays_own_number_of_threads_does_not_count():
+    env = rank_environment({"OMP_NUM_THREADS": "1"}, ORDERS, 0, Seat("node0", 0, 0), 1)
+    assert env["OMP_NUM_THREADS"] == "3"

@@ -1,0 +1,37 @@
+import pytest
+
+from allranks.config import RunConfig
+from allranks.launch.describe import describe, strategy_name
+from allranks.launch.options import LaunchOptions, resolve
+from allranks.observe import RunDir
+
+BASE = {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d", "type": "alpaca"}]}
+FSDP = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "world_size", "name"),
+    [
+        ({}, 1, "one process"),
+        ({}, 2, "DDP"),
+        (FSDP, 2, "FSDP2"),
+        ({**FSDP, "adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}, 2, "FSDP2, LoRA"),
+        ({**FSDP, "dp_replicate_size": 2, "dp_shard_size": 4}, 8, "HSDP (2 replicas x 4 shards)"),
+    ],
+)
+def test_strategies_have_their_usual_names(keys, world_size, name):
+    assert strategy_name(RunConfig.from_flat({**BASE, **keys}), world_size) == name
+
+
+def test_what_resuming_does_is_told(tmp_path):
+    run = RunDir(tmp_path)
+    launch = resolve(LaunchOptions(), num_gpus=0)
+    auto = RunConfig.from_flat({**BASE, "auto_resume_from_checkpoints": True}, source="c.yaml")
+    assert "no complete checkpoint yet" in describe(auto, launch, run)
+    for step, complete in ((3, True), (7, True), (9, False)):
+        run.checkpoint(step).mkdir(parents=True)
+        if complete:
+            (run.checkpoint(step) / "COMPLETE").write_text("{}")
+    text = describe(auto, launch, run)
+    assert "from step 7" in text and "c.yaml" in text and str(tmp_path) in text
+    assert "starts at step 0" in describe(RunConfig.from_flat(BASE), launch, run)

@@ -1,0 +1,195 @@
+import signal
+
+import pytest
+
+from allranks.launch.node import Node
+from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.outcome import outcome, stopped
+from allranks.launch.supervise import Ended
+from allranks.observe import EventLog, RunDir
+
+# As torch 2.13 prints it, of two ranks of which the second was killed and the first lost its connection.
+TORCHRUN_SAYS = """\
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+allranks.train FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-20_16:32:52
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 4711)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 4711
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-20_16:32:52
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 4710)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path)
+
+
+@pytest.fixture
+def launch():
+    return resolve(LaunchOptions(nproc_per_node=2), num_gpus=0)
+
+
+def at(run, name):
+    return Node(name, run, "now", "launch", [])
+
+
+def events(run, rank, *kinds, run_id="now"):
+    log = EventLog(run.events(rank), rank, run_id=run_id)
+    for kind, fields in kinds:
+        log.emit(kind, **fields)
+    log.close()
+
+
+def ended(returncode, received=None, killed=False):
+    return Ended(returncode, received, killed)
+
+
+def exits(run, *codes, run_id="now"):
+    for rank, code in enumerate(codes):
+        events(run, rank, ("step", {"step": 1}), ("exit", {"code": code}), run_id=run_id)
+
+
+def test_ranks_that_finished_count_more_than_torchruns_status(run, launch):
+    exits(run, 0, 0)
+    assert outcome(at(run, 0), launch, ended(1)).exit_code == 0
+
+
+def test_deepspeeds_launcher_returns_0_also_when_its_ranks_are_lost(run):
+    launch = resolve(LaunchOptions(launcher="deepspeed", nproc_per_node=2), num_gpus=0)
+    exits(run, 0)
+    assert outcome(at(run, 0), launch, ended(0)).exit_code == 1
+    exits(run, 0, 0)
+    assert outcome(at(run, 0), launch, ended(0)).exit_code == 0
+
+
+def test_preempted_ranks_make_a_preempted_run(run, launch):
+    exits(run, 75, 75)
+    assert outcome(at(run, 0), launch, ended(1, signal.SIGTERM)).exit_code == 75
+
+
+def test_an_earlier_run_in_the_same_directory_says_nothing_about_this_one(run, launch):
+    exits(run, 0, 0, run_id="before")
+    assert outcome(at(run, 0), launch, ended(1)).exit_code == 1
+
+
+def test_one_rank_that_did_not_finish_makes_a_failed_run(run, launch):
+    exits(run, 0)
+    assert outcome(at(run, 0), launch, ended(1)).exit_code == 1
+
+
+def test_the_first_failing_rank_is_named_with_its_log(run, launch):
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 1).write_text("Traceback\n")
+    events(run, 1, ("error", {"message": "no space left"}), ("exit", {"code": 1}))
+    events(run, 0, ("error", {"message": "connection closed by peer"}), ("exit", {"code": 1}))
+    result = outcome(at(run, 0), launch, ended(1))
+    assert result.exit_code == 1
+    assert result.message.startswith("error: rank 1 (node 0) failed first: no space left")
+    assert str(run.log(0, 1)) in result.message and str(run.logs(0)) in result.message
+
+
+def test_a_usage_error_of_all_ranks_keeps_its_exit_code(run, launch):
+    for rank in (0, 1):
+        events(run, rank, ("error", {"message": "bad"}), ("exit", {"code": 2}))
+    assert outcome(at(run, 0), launch, ended(1)).exit_code == 2
+
+
+def test_a_rank_that_was_killed_is_named_although_it_could_say_nothing(run, launch):
+    run.logs(0).mkdir(parents=True)
+    run.agent_log(0).write_text("of a run before\n" + TORCHRUN_SAYS)
+    run.log(0, 1).write_text("last words\n")
+    events(run, 0, ("step", {"step": 1}), ("error", {"message": "connection closed by peer"}), ("exit", {"code": 1}))
+    events(run, 1, ("step", {"step": 1}))
+    message = outcome(at(run, 0), launch, ended(1)).message
+    assert message.startswith("error: rank 1 (node 0) failed first: killed by SIGKILL (pid 4711)")
+    assert "memory" in message and "connection closed" not in message
+    assert "last words" in message
+
+
+def test_a_rank_killed_here_is_the_cause_of_what_another_node_felt_first(run, launch):
+    events(run, 1, ("step", {"step": 1}))
+    felt = "node 0 (gpu6): rank 0 (node 0) failed first: Connection reset by peer"
+    run.agent_log(1).parent.mkdir(parents=True)
+    run.agent_log(1).write_text("nothing to say")
+    assert outcome(at(run, 1), launch, Ended(137, None, True, felt)).message.startswith(f"error: {felt}")
+    run.agent_log(1).write_text(TORCHRUN_SAYS)
+    found = outcome(at(run, 1), launch, Ended(137, None, True, felt))
+    assert found.message.startswith("error: rank 1 (node 1) failed first: killed by SIGKILL") and found.exit_code == 1
+
+
+def test_nodes_that_did_not_meet_are_told_where_and_why(run):
+    launch = resolve(LaunchOptions(nnodes="2", node_rank=1, master_addr="10.0.0.9"), num_gpus=0)
+    run.logs(1).mkdir(parents=True)
+    run.agent_log(1).write_text("an old failure\nTimed out after 60 seconds waiting for clients. 1/2 clients joined.\n")
+    start = len("an old failure\n")
+    result = outcome(at(run, 1), launch, ended(1), log_start=start)
+    assert result.exit_code == 1
+    assert "node 1 started no rank: the 2 nodes did not meet at 10.0.0.9:29500" in result.message
+    assert "1/2 clients joined" in result.message and "an old failure" not in result.message
+
+
+def test_stopped_before_the_first_step(run, launch):
+    events(run, 0, ("phase", {"phase": "data"}))
+    assert outcome(at(run, 0), launch, ended(-15, signal.SIGINT)).exit_code == 130
+    assert outcome(at(run, 0), launch, ended(-15, signal.SIGTERM)).exit_code == 75
+
+
+def test_killed_while_saving_is_a_failure(run, launch):
+    exits(run, 75)
+    assert outcome(at(run, 0), launch, ended(-9, signal.SIGTERM, killed=True)).exit_code == 1
+
+
+def committed(run, rank, step, *more):
+    events(run, rank, ("step", {"step": step}), ("checkpoint", {"step": step, "state": "committed"}), *more)
+
+
+@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("killed", [False, True])
+def test_stopped_while_the_result_is_written(run, launch, received, code, killed):
+    run.logs(0).mkdir(parents=True)
+    run.agent_log(0).write_text(TORCHRUN_SAYS)
+    for rank in (0, 1):
+        committed(run, rank, 9, ("phase", {"phase": "export"}))
+    result = outcome(at(run, 0), launch, ended(1, received, killed))
+    assert result.exit_code == code
+    assert "training is complete" in result.message and f"allranks export {run.path}" in result.message
+
+
+def test_stopped_after_the_last_step_was_saved(run, launch):
+    committed(run, 0, 9)
+    result = outcome(at(run, 0), launch, ended(1, signal.SIGTERM))
+    assert result.exit_code == 75 and "step 9 is saved" in result.message
+
+
+def test_a_rank_that_died_with_unsaved_steps_is_a_failure(run, launch):
+    committed(run, 0, 9, ("step", {"step": 10}))
+    assert outcome(at(run, 0), launch, ended(1, signal.SIGTERM)).exit_code == 1
+
+
+def test_an_export_that_failed_by_itself_is_a_failure(run, launch):
+    committed(run, 0, 9, ("phase", {"phase": "export"}), ("error", {"message": "disk full"}), ("exit", {"code": 1}))
+    result = outcome(at(run, 0), launch, ended(1))
+    assert result.exit_code == 1 and "disk full" not in result.message.partition("first")[0]
+
+
+def test_without_torchrun(run):
+    assert stopped(run, "now", signal.SIGTERM).exit_code == 75
+    assert "nothing was lost" in stopped(run, "now", signal.SIGINT).message
+    events(run, 0, ("step", {"step": 1}))
+    assert "are lost" in stopped(run, "now", signal.SIGINT).message

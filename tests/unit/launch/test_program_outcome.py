@@ -1,0 +1,81 @@
+import signal
+
+import pytest
+
+from allranks.launch.node import Node
+from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.program_outcome import program_outcome
+from allranks.launch.supervise import Ended
+from allranks.observe import RunDir
+
+TORCHRUN = """\
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 4710)
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-20_16:32:52
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : {} (pid: 4711)
+"""
+
+
+@pytest.fixture
+def node(tmp_path):
+    run = RunDir(tmp_path)
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 1).write_text("of the start before\nlast words of rank 1\n")
+    return Node(0, run, "run", "launch", [])
+
+
+def outcome(node, agent_says, returncode, received=None, killed=False, lost="", launcher="torchrun"):
+    node.run.agent_log(0).write_text(agent_says)
+    launch = resolve(LaunchOptions(nproc_per_node=2, launcher=launcher), num_gpus=0)
+    starts = {node.run.log(0, 1): len("of the start before\n")}
+    return program_outcome(node, launch, Ended(returncode, received, killed, lost), starts)
+
+
+def test_done(node):
+    assert outcome(node, "", 0).exit_code == 0
+
+
+def test_the_exit_code_is_that_of_the_rank_that_failed_first(node):
+    found = outcome(node, TORCHRUN.format(7), 1)
+    assert found.exit_code == 7
+    assert found.message.startswith("error: rank 1 (node 0) failed first: exit code 7\n  | last words of rank 1\n")
+    assert "of the start before" not in found.message and str(node.run.log(0, 1)) in found.message
+
+
+def test_a_killed_rank(node):
+    found = outcome(node, TORCHRUN.format(-9), 1)
+    assert found.exit_code == 1 and "killed by SIGKILL; the kernel kills so when memory runs out" in found.message
+
+
+def test_a_signal_is_told_as_shells_tell_it(node):
+    assert outcome(node, TORCHRUN.format(-15), 1, signal.SIGTERM).exit_code == 143
+    assert outcome(node, TORCHRUN.format(75), 1, signal.SIGTERM).exit_code == 75
+    assert outcome(node, "", 0, signal.SIGTERM).exit_code == 0
+    assert outcome(node, "", -9, signal.SIGINT, killed=True).exit_code == 130
+
+
+def test_deepspeeds_launcher(node):
+    found = outcome(node, "['python', 'train.py'] exits with return code = 3", 3, launcher="deepspeed")
+    assert found.exit_code == 3 and "a rank of node 0 failed first: exit code 3" in found.message
+    done = "Process 1 exits successfully.\n"
+    assert outcome(node, done * 2, 0, launcher="deepspeed").exit_code == 0
+    # It returns 0 when the process that watches over the ranks was killed.
+    assert outcome(node, done, 0, launcher="deepspeed").exit_code == 1
+
+
+def test_another_node_was_lost(node):
+    found = outcome(node, "", -9, killed=True, lost="node 1 (gpu7) is lost")
+    assert (found.exit_code, found.message.splitlines()[0]) == (1, "error: node 1 (gpu7) is lost")
+
+
+def test_a_rank_killed_here_is_the_cause_of_what_another_node_felt_first(node):
+    felt = "node 0 (gpu6): rank 0 (node 0) failed first: exit code 1"
+    found = outcome(node, TORCHRUN.format(-9), 137, killed=True, lost=felt)
+    assert "rank 1 (node 0) failed first: killed by SIGKILL" in found.message and felt not in found.message
+    assert felt in outcome(node, TORCHRUN.format(1), 137, killed=True, lost=felt).message

@@ -1,0 +1,49 @@
+"""What `start` refuses before any rank runs."""
+
+import pytest
+
+from allranks.errors import UsageError
+from allranks.launch.options import LaunchOptions
+from allranks.launch.start import start
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"base_model: m\nlearning_rate: 1e-4\noutput_dir: {tmp_path / 'run'}\n"
+        "datasets:\n  - {path: d.jsonl, type: alpaca}\n"
+    )
+    return path
+
+
+def test_inside_the_ranks_of_another_launcher(config, monkeypatch):
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"rank 1 of 4 .*python -m allranks.train"):
+        start(config, {}, LaunchOptions())
+
+
+def test_an_output_directory_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UsageError, match=r"output_dir: .* cannot be written: .*--output-dir"):
+        start(config, {}, LaunchOptions())
+
+
+def test_checkpoints_of_an_earlier_run(config, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMPLETE").write_text("{}")
+    with pytest.raises(UsageError, match=r"holds checkpoints of an earlier run .*step-00000004"):
+        start(config, {}, LaunchOptions())
+
+
+def test_half_a_multi_node_launch_is_refused_before_the_config_is_read(tmp_path):
+    with pytest.raises(UsageError, match="--node-rank without --nnodes"):
+        start(tmp_path / "missing.yaml", {}, LaunchOptions(node_rank=1))

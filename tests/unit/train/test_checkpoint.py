@@ -1,0 +1,185 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint import FileSystemReader
+
+from allranks.checkpoint import commit
+from allranks.errors import CheckpointError
+from allranks.train.checkpoint import Checkpointer, read_state
+from allranks.train.storage import ALONE, choose
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(64, 64)
+        self.trained = nn.Linear(64, 64)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.trained(self.frozen(x))
+
+
+def make(directory, **options):
+    model = Toy()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    settings = {"group": None, "storage": ALONE, "asynchronous": False, "keep": None, **options}
+    return Checkpointer(directory, model, optimizer, **settings)
+
+
+def step(checkpointer):
+    torch.manual_seed(1)
+    checkpointer.model(torch.randn(8, 64)).square().mean().backward()
+    checkpointer.optimizer.step()
+    checkpointer.optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_restored_run_goes_on_as_the_first_one_did(tmp_path, asynchronous):
+    first = make(tmp_path, asynchronous=asynchronous)
+    step(first)
+    path = first.save(1, {"step": 1})
+    first.wait()
+    step(first)
+
+    second = make(tmp_path)
+    assert second.load(path) == {"step": 1}
+    step(second)
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_is_saved_is_the_step_it_was_saved_at_though_training_goes_on_meanwhile(tmp_path):
+    checkpointer = make(tmp_path, asynchronous=True)
+    step(checkpointer)
+    expected = checkpointer.model.trained.weight.detach().clone()
+    path = checkpointer.save(1, {"step": 1})
+    with torch.no_grad():  # at once, while the writer may not even have begun
+        for parameter in checkpointer.model.trained.parameters():
+            parameter.fill_(float("nan"))
+        for state in checkpointer.optimizer.state.values():
+            state["exp_avg"].fill_(float("nan"))
+    checkpointer.wait()
+    restored = make(tmp_path)
+    restored.load(path)
+    assert torch.equal(restored.model.trained.weight, expected)
+    assert all(state["exp_avg"].isfinite().all() for state in restored.optimizer.state.values())
+
+
+def test_frozen_parameters_are_not_saved(tmp_path):
+    checkpointer = make(tmp_path)
+    path = checkpointer.save(1, {})
+    names = FileSystemReader(path).read_metadata().state_dict_metadata
+    assert "model.trained.weight" in names and not [name for name in names if "frozen" in name]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_tied_weight_is_saved_once_and_not_at_all_when_frozen(tmp_path, trained):
+    checkpointer = make(tmp_path)
+    checkpointer.model.tied = nn.Linear(64, 64, bias=False)
+    checkpointer.model.tied.weight = (checkpointer.model.trained if trained else checkpointer.model.frozen).weight
+    path = checkpointer.save(1, {})
+    names = FileSystemReader(path).read_metadata().state_dict_metadata
+    assert "model.trained.weight" in names and "model.tied.weight" not in names
+    restored = make(tmp_path)
+    restored.model.tied = nn.Linear(64, 64, bias=False)
+    restored.model.tied.weight = (restored.model.trained if trained else restored.model.frozen).weight
+    restored.load(path)
+
+
+def test_every_file_is_covered_by_the_marker(tmp_path):
+    checkpointer = make(tmp_path, write_extras=lambda folder: (folder / "config.json").write_text("{}"))
+    step(checkpointer)
+    path = checkpointer.save(3, {"step": 3})
+    listed = set(commit.read_marker(path)["files"])
+    on_disk = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    assert listed == on_disk - {commit.MARKER} and "hf/config.json" in listed and ".metadata" in listed
+    assert commit.verify(path) == []
+
+
+def test_a_save_that_fails_is_reported_and_never_committed(tmp_path):
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    checkpointer = make(tmp_path, write_extras=fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.save(1, {})
+    assert commit.complete_checkpoints(tmp_path) == []
+
+
+def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):
+    checkpointer = make(tmp_path)
+    for number in (1, 2, 3, 4):
+        step(checkpointer)
+        checkpointer.save(number, {"step": number})
+    (commit.checkpoint_path(tmp_path, 4) / commit.MARKER).unlink()
+    shard = next(commit.checkpoint_path(tmp_path, 3).glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+    said = []
+    chosen = choose(tmp_path, ALONE, said.append)
+    assert chosen is not None and read_state(chosen)["step"] == 2
+    text = "\n".join(said)
+    assert "step-00000004 has no COMPLETE marker" in text
+    assert "step-00000003 is damaged" in text and shard.name in text
+
+
+def test_nothing_to_resume(tmp_path):
+    assert choose(tmp_path / "none", ALONE, print) is None
+
+
+def test_old_checkpoints_and_cut_off_saves_are_cleared_by_the_next_commit(tmp_path):
+    checkpointer = make(tmp_path, keep=2)
+    (commit.checkpoint_path(tmp_path, 1) / "hf").mkdir(parents=True)
+    for number in (2, 3, 4):
+        checkpointer.save(number, {})
+    assert [path.name[-1] for path in commit.complete_checkpoints(tmp_path)] == ["4", "3"]
+    assert commit.incomplete_checkpoints(tmp_path) == []
+
+
+def test_a_checkpoint_without_optimizer_state_is_refused_for_resuming(tmp_path):
+    path = make(tmp_path, only_model=True).save(1, {"only_model": True})
+    for only_model in (True, False):
+        with pytest.raises(CheckpointError, match="save_only_model"):
+            make(tmp_path, only_model=only_model).load(path)
+
+
+def test_settings_of_the_optimizer_are_the_configs_after_a_load_and_its_state_is_the_checkpoints(tmp_path):
+    first = make(tmp_path)
+    step(first)
+    path = first.save(1, {})
+    second = make(tmp_path, only_model=True)
+    second.optimizer.param_groups[0].update(weight_decay=0.5, betas=(0.8, 0.9))
+    second.load(path)
+    assert second.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert second.optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    for one, other in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+        assert torch.equal(one["exp_avg"], other["exp_avg"])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = make(tmp_path).save(1, {})
+    other = make(tmp_path)
+    other.model.added = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        other.load(path)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "touched",)
+
+    checkpointer = make(tmp_path)
+    step(checkpointer)
+    path = checkpointer.save(1, {})
+    (path / ".metadata").write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(CheckpointError, match="metadata is not what training writes"):
+        checkpointer.load(path)
+    assert not (tmp_path / "touched").exists()

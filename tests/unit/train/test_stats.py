@@ -1,0 +1,35 @@
+import math
+
+import torch
+
+from allranks.train.stats import StatsReader
+
+
+def push(reader, step, loss_sum, *, norm=1.0, targets=4, stop=False):
+    return reader.push(step, torch.tensor(loss_sum), torch.tensor(norm), num_target_tokens=targets, stop=stop)
+
+
+def test_the_loss_is_the_mean_over_targets():
+    [stats] = push(StatsReader(rank=0, world_size=1, device=torch.device("cpu")), 3, 10.0, norm=2.5)
+    assert (stats.step, stats.loss, stats.grad_norm, stats.bad_ranks, stats.stop_ranks) == (3, 2.5, 2.5, (), ())
+
+
+def test_a_loss_that_is_not_finite_names_its_rank():
+    reader = StatsReader(rank=0, world_size=1, device=torch.device("cpu"))
+    for bad in (math.nan, math.inf):
+        [stats] = push(reader, 1, bad)
+        assert stats.bad_ranks == (0,)
+
+
+def test_a_stop_is_seen():
+    [stats] = push(StatsReader(rank=0, world_size=1, device=torch.device("cpu")), 1, 1.0, stop=True)
+    assert stats.stop_ranks == (0,)
+
+
+def test_with_a_lag_numbers_come_one_step_later_and_flush_brings_the_rest():
+    reader = StatsReader(rank=0, world_size=1, device=torch.device("cpu"))
+    reader.lag = 1  # as on a GPU
+    assert push(reader, 1, 4.0) == []
+    assert [stats.step for stats in push(reader, 2, 8.0)] == [1]
+    assert [stats.loss for stats in reader.flush()] == [2.0]
+    assert reader.flush() == []
