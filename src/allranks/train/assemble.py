@@ -21,12 +21,12 @@ from allranks.plan.flops import peak_flops, training_flops_per_token
 from allranks.train.agenda import lay_out
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.loop import Limits, Loop
-from allranks.train.optimizer import make_optimizer
 from allranks.train.result import write_hugging_face_files
 from allranks.train.schedule import learning_rate_schedule
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
 from allranks.train.storage import Storage
+from allranks.train.strategies import make_strategy
 
 
 def assemble(
@@ -43,21 +43,20 @@ def assemble(
     warn: Callable[[str], None],
 ) -> Loop:
     """The loop of a run that starts at step 0; call it on all ranks, because it makes a process group."""
-    device, compute = model.placement.device, model.precision.compute
+    device = model.placement.device
     agenda = lay_out(cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval))
-    optimizer = make_optimizer(cfg, model.module)
+    strategy = make_strategy(cfg, model)
     loop = Loop(
         model=model,
-        optimizer=optimizer,
-        base_rates=[group["lr"] for group in optimizer.param_groups],
+        strategy=strategy,
+        base_rates=[group["lr"] for group in strategy.optimizer.param_groups],
         schedule=learning_rate_schedule(cfg, agenda.num_steps),
         plan=_plan(cfg, identity, prepared.train, agenda.total_blocks, global_batch),
         eval_plan=_eval_plan(cfg, identity, prepared.eval) if prepared.eval else None,
         agenda=agenda,
         checkpointer=Checkpointer(
             run_dir.checkpoints,
-            model.hf_model,
-            optimizer,
+            strategy.state,
             # A group of its own: a save behind the training must not share one with the training's collectives.
             group=_group_for_saving(cfg.parallel.ddp_timeout) if dist.is_initialized() else None,
             storage=storage,
@@ -78,14 +77,12 @@ def assemble(
         stop_request=stop_request,
         describe_state=dict,
         seed=cfg.optimizer.seed,
-        max_grad_norm=cfg.optimizer.max_grad_norm,
         pad_blocks_to=cfg.data.sequence_len if cfg.data.pad_to_sequence_len else None,
         pad_token_id=model.config.pad_token_id or 0,
-        scaler=torch.amp.GradScaler(device.type) if compute == torch.float16 else None,
         save_best=cfg.checkpoint.save_strategy == "best",
         memory_bytes=_memory_meter(device),
         flops_per_token=training_flops_per_token(model.num_parameters, model.num_trainable),
-        peak_flops=_peak(device, half=compute != torch.float32),
+        peak_flops=_peak(device, half=model.precision.compute != torch.float32),
     )
     loop.describe_state = lambda: _state(cfg, loop, prepared.fingerprint)
     return loop
@@ -147,7 +144,7 @@ def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> dict[str, Any]:
         "world_size": loop.plan.world_size,
         "adapter": cfg.adapter.adapter is not None,
         "only_model": cfg.checkpoint.save_only_model,
-        "scaler": loop.scaler.state_dict() if loop.scaler else None,
+        "scaler": loop.strategy.scaler_state(),
         "config": cfg.flat(),
     }
 

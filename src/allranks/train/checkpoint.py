@@ -12,29 +12,22 @@ import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.checkpoint.storage import WriteResult
 
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
 from allranks.export.reader import planner, reader
 from allranks.train.storage import Storage, spread_marker
+from allranks.train.strategies import State
 
 # DCP says so on every save and load of a single process, where it is no news.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -87,7 +80,7 @@ class CommittingWriter(dcp.FileSystemWriter):
 
 
 class Checkpointer:
-    """Saves and restores one run's model and optimizer. One save is under way at a time.
+    """Saves and restores one run's state: its model and optimizer. One save is under way at a time.
 
     `group` is a gloo group of its own for saves behind the training: collectives of a save and of the training must
     not interleave on one group.
@@ -96,8 +89,7 @@ class Checkpointer:
     def __init__(
         self,
         directory: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        trained: State,
         *,
         group: dist.ProcessGroup | None,
         storage: Storage,
@@ -108,8 +100,7 @@ class Checkpointer:
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.directory = directory
-        self.model = model
-        self.optimizer = optimizer
+        self.trained = trained
         self.group = group
         self.storage = storage
         self.distributed = group is not None
@@ -140,7 +131,7 @@ class Checkpointer:
             dist.barrier(group=self.group)
         self.newest = checkpoint
         writer = CommittingWriter(checkpoint, {"step": step})
-        contents = self._state_dict(only_model=self.only_model)
+        contents = self.trained.contents(only_model=self.only_model)
         if self.asynchronous:
             response = dcp.async_save(
                 contents, storage_writer=writer, process_group=self.group, no_dist=not self.distributed
@@ -199,32 +190,15 @@ class Checkpointer:
                 f"{checkpoint} holds no optimizer state (it was saved with save_only_model: true), so training cannot "
                 "go on from it as if nothing had happened; start a new run with base_model set to its export"
             )
-        contents = self._state_dict(only_model=False)
+        contents = self.trained.contents(only_model=False)
         try:
             dcp.load(contents, storage_reader=reader(checkpoint), planner=planner(), no_dist=not self.distributed)
         except CheckpointException as error:
             raise CheckpointError(
                 f"{checkpoint} does not fit this model: {_reasons(error)} Was base_model or an adapter key changed?"
             ) from error
-        set_model_state_dict(self.model, contents["model"], options=_load_options())
-        # The state goes on; the settings (weight decay, betas) are the config's, as for a fresh start.
-        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
-        set_optimizer_state_dict(self.model, self.optimizer, contents["optimizer"], options=_options())
-        for group, configured in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(configured)
+        self.trained.restore(contents)
         return state
-
-    def _state_dict(self, *, only_model: bool) -> dict[str, Any]:
-        model = get_model_state_dict(self.model, options=_options())
-        # DCP's own filter keeps the second name of a tied weight, frozen or not.
-        named = self.model.named_parameters(remove_duplicate=False)
-        once = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        for name in {name for name, _ in named} - once:
-            model.pop(name, None)
-        contents: dict[str, Any] = {"model": model}
-        if not only_model:
-            contents["optimizer"] = get_optimizer_state_dict(self.model, self.optimizer, options=_options())
-        return contents
 
 
 def _reasons(error: BaseException) -> str:
@@ -232,14 +206,6 @@ def _reasons(error: BaseException) -> str:
     if not isinstance(error, CheckpointException):
         return str(error)
     return "; ".join(f"rank {rank}: {failure[0]}" for rank, failure in sorted(error.failures.items())[:8])
-
-
-def _options() -> StateDictOptions:
-    return StateDictOptions(ignore_frozen_params=True, flatten_optimizer_state_dict=True)
-
-
-def _load_options() -> StateDictOptions:
-    return replace(_options(), strict=False)  # frozen parameters are not in a checkpoint
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from allranks.checkpoint.commit import checkpoint_path, step_of
 from allranks.data import BatchPlan
@@ -25,6 +24,7 @@ from allranks.train.feed import feed
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
+from allranks.train.strategies import Strategy
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Loop:
     """
 
     model: TrainModel
-    optimizer: torch.optim.Optimizer
+    strategy: Strategy
     base_rates: list[float]
     schedule: Multiplier
     plan: BatchPlan
@@ -60,10 +60,8 @@ class Loop:
     stop_request: StopRequest
     describe_state: Callable[[], dict[str, Any]]
     seed: int
-    max_grad_norm: float
     pad_blocks_to: int | None
     pad_token_id: int
-    scaler: torch.amp.GradScaler | None = None
     save_best: bool = False
     memory_bytes: Callable[[], int] = lambda: 0
     flops_per_token: float = 0.0
@@ -95,9 +93,8 @@ def train(loop: Loop) -> Outcome:
     Raises AllranksError when the loss is not finite or stays above the watchdog's threshold; no checkpoint is made
     of such a state.
     """
-    model, optimizer, plan = loop.model, loop.optimizer, loop.plan
+    model, strategy, plan = loop.model, loop.strategy, loop.plan
     device = model.placement.device
-    parameters = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
     model.module.train()
     steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
     loop._last_read = time.perf_counter()
@@ -107,7 +104,7 @@ def train(loop: Loop) -> Outcome:
             step = loop.step + 1
             seed_step(loop.seed, step, plan.rank)
             factor = loop.schedule(step - 1)
-            for group, rate in zip(optimizer.param_groups, loop.base_rates, strict=True):
+            for group, rate in zip(strategy.optimizer.param_groups, loop.base_rates, strict=True):
                 group["lr"] = rate * factor
 
             # Every strategy averages gradients over the ranks; with this factor the sum over ranks and micro-batches
@@ -120,21 +117,11 @@ def train(loop: Loop) -> Outcome:
                 waiting_since = time.perf_counter()
                 batch = next(todo.batches)
                 data_seconds += time.perf_counter() - waiting_since
-                with model.gradient_sync(index == num_micro_batches - 1):
+                with strategy.micro_batch(last=index == num_micro_batches - 1):
                     loss = model.forward_loss(batch)
-                    mean_part = loss * to_mean
-                    (loop.scaler.scale(mean_part) if loop.scaler else mean_part).backward()
+                    strategy.backward(loss * to_mean)
                 loss_sum += loss.detach()
-
-            if loop.scaler:
-                loop.scaler.unscale_(optimizer)
-            grad_norm = clip(parameters, loop.max_grad_norm)
-            if loop.scaler:
-                loop.scaler.step(optimizer)
-                loop.scaler.update()
-            else:
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            grad_norm = strategy.step()
 
             loop.step = step
             loop.tokens += todo.plan.num_tokens
@@ -172,12 +159,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed dropout by (seed, step, rank): the same numbers after a resume, with no generator state to save."""
     mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
     torch.manual_seed(mixed % (1 << 63))
-
-
-def clip(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scale the gradients down to `max_norm` (0: leave them); returns their norm before, as a device scalar."""
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def save(loop: Loop) -> Path:
@@ -259,8 +240,7 @@ def _check(loop: Loop, stats: StepStats) -> None:
             f"rank{'s' if len(stats.bad_ranks) > 1 else ''} {ranks}; stopped before a checkpoint could be made of it. "
             "Resume from the last checkpoint with a lower learning_rate or more warmup_steps"
         )
-    # fp16's loss scale finds its level by overflowing; its scaler skips those steps by itself.
-    if not math.isfinite(stats.grad_norm) and loop.scaler is None:
+    if not math.isfinite(stats.grad_norm) and not loop.strategy.skips_overflows:
         raise AllranksError(
             f"step {stats.step}: the gradient's norm is {stats.grad_norm} although the loss ({stats.loss:.4f}) is "
             "finite on every rank; stopped before a checkpoint could be made of it. Lower learning_rate, or use bf16"

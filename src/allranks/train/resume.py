@@ -131,5 +131,5 @@ def restore(loop: Loop, checkpoint: Path, state: dict[str, Any]) -> None:
     loop.last_loss = math.nan if state["loss"] is None else state["loss"]
     if loop.best_checkpoint:
         loop.checkpointer.protected = {loop.checkpointer.directory / loop.best_checkpoint}
-    if loop.scaler and state["scaler"]:
-        loop.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:
+        loop.strategy.load_scaler_state(state["scaler"])

@@ -10,6 +10,7 @@ from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
 from allranks.train.checkpoint import Checkpointer, read_state
 from allranks.train.storage import ALONE, choose
+from allranks.train.strategies.native import NativeState
 
 
 class Toy(nn.Module):
@@ -28,14 +29,14 @@ def make(directory, **options):
     model = Toy()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     settings = {"group": None, "storage": ALONE, "asynchronous": False, "keep": None, **options}
-    return Checkpointer(directory, model, optimizer, **settings)
+    return Checkpointer(directory, NativeState(model, optimizer), **settings)
 
 
 def step(checkpointer):
     torch.manual_seed(1)
-    checkpointer.model(torch.randn(8, 64)).square().mean().backward()
-    checkpointer.optimizer.step()
-    checkpointer.optimizer.zero_grad()
+    checkpointer.trained.model(torch.randn(8, 64)).square().mean().backward()
+    checkpointer.trained.optimizer.step()
+    checkpointer.trained.optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -49,25 +50,25 @@ def test_a_restored_run_goes_on_as_the_first_one_did(tmp_path, asynchronous):
     second = make(tmp_path)
     assert second.load(path) == {"step": 1}
     step(second)
-    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+    for one, other in zip(first.trained.model.parameters(), second.trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_what_is_saved_is_the_step_it_was_saved_at_though_training_goes_on_meanwhile(tmp_path):
     checkpointer = make(tmp_path, asynchronous=True)
     step(checkpointer)
-    expected = checkpointer.model.trained.weight.detach().clone()
+    expected = checkpointer.trained.model.trained.weight.detach().clone()
     path = checkpointer.save(1, {"step": 1})
     with torch.no_grad():  # at once, while the writer may not even have begun
-        for parameter in checkpointer.model.trained.parameters():
+        for parameter in checkpointer.trained.model.trained.parameters():
             parameter.fill_(float("nan"))
-        for state in checkpointer.optimizer.state.values():
+        for state in checkpointer.trained.optimizer.state.values():
             state["exp_avg"].fill_(float("nan"))
     checkpointer.wait()
     restored = make(tmp_path)
     restored.load(path)
-    assert torch.equal(restored.model.trained.weight, expected)
-    assert all(state["exp_avg"].isfinite().all() for state in restored.optimizer.state.values())
+    assert torch.equal(restored.trained.model.trained.weight, expected)
+    assert all(state["exp_avg"].isfinite().all() for state in restored.trained.optimizer.state.values())
 
 
 def test_frozen_parameters_are_not_saved(tmp_path):
@@ -80,14 +81,18 @@ def test_frozen_parameters_are_not_saved(tmp_path):
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_tied_weight_is_saved_once_and_not_at_all_when_frozen(tmp_path, trained):
     checkpointer = make(tmp_path)
-    checkpointer.model.tied = nn.Linear(64, 64, bias=False)
-    checkpointer.model.tied.weight = (checkpointer.model.trained if trained else checkpointer.model.frozen).weight
+    checkpointer.trained.model.tied = nn.Linear(64, 64, bias=False)
+    checkpointer.trained.model.tied.weight = (
+        checkpointer.trained.model.trained if trained else checkpointer.trained.model.frozen
+    ).weight
     path = checkpointer.save(1, {})
     names = FileSystemReader(path).read_metadata().state_dict_metadata
     assert "model.trained.weight" in names and "model.tied.weight" not in names
     restored = make(tmp_path)
-    restored.model.tied = nn.Linear(64, 64, bias=False)
-    restored.model.tied.weight = (restored.model.trained if trained else restored.model.frozen).weight
+    restored.trained.model.tied = nn.Linear(64, 64, bias=False)
+    restored.trained.model.tied.weight = (
+        restored.trained.model.trained if trained else restored.trained.model.frozen
+    ).weight
     restored.load(path)
 
 
@@ -155,18 +160,18 @@ def test_settings_of_the_optimizer_are_the_configs_after_a_load_and_its_state_is
     step(first)
     path = first.save(1, {})
     second = make(tmp_path, only_model=True)
-    second.optimizer.param_groups[0].update(weight_decay=0.5, betas=(0.8, 0.9))
+    second.trained.optimizer.param_groups[0].update(weight_decay=0.5, betas=(0.8, 0.9))
     second.load(path)
-    assert second.optimizer.param_groups[0]["weight_decay"] == 0.5
-    assert second.optimizer.param_groups[0]["betas"] == (0.8, 0.9)
-    for one, other in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+    assert second.trained.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert second.trained.optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    for one, other in zip(first.trained.optimizer.state.values(), second.trained.optimizer.state.values(), strict=True):
         assert torch.equal(one["exp_avg"], other["exp_avg"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     path = make(tmp_path).save(1, {})
     other = make(tmp_path)
-    other.model.added = nn.Linear(2, 2)
+    other.trained.model.added = nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         other.load(path)
 

@@ -7,6 +7,7 @@ from allranks.errors import ConfigError
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.optimizer import make_optimizer
 from allranks.train.storage import ALONE
+from allranks.train.strategies.native import NativeState
 
 
 def config(**keys):
@@ -64,14 +65,15 @@ def test_every_optimizer_goes_on_after_a_resume_as_without(tmp_path, name):
     def make():
         model = Model()
         optimizer = make_optimizer(config(optimizer=name), model)
-        return Checkpointer(tmp_path, model, optimizer, group=None, storage=ALONE, asynchronous=False, keep=None)
+        trained = NativeState(model, optimizer)
+        return Checkpointer(tmp_path, trained, group=None, storage=ALONE, asynchronous=False, keep=None)
 
     first, second = make(), make()
     for _ in range(3):
-        train_step(first.model, first.optimizer)
+        train_step(first.trained.model, first.trained.optimizer)
     path = first.save(3, {})
     second.load(path)
-    train_step(first.model, first.optimizer)
-    train_step(second.model, second.optimizer)
-    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+    train_step(first.trained.model, first.trained.optimizer)
+    train_step(second.trained.model, second.trained.optimizer)
+    for one, other in zip(first.trained.model.parameters(), second.trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
