@@ -17,8 +17,9 @@ def known_keys() -> frozenset[str]:
 def nearest_key(word: str, keys: Iterable[str]) -> str | None:
     """The key that was probably meant: another trainer's word for it, or the one spelt most alike."""
     keys = list(keys)
-    hint = HINTS.get(word)
-    if hint and hint.partition(".")[0] in keys:
-        return hint
-    close = difflib.get_close_matches(word, keys, n=1, cutoff=0.7)
-    return close[0] if close else None
+    hints = {theirs: ours for theirs, ours in HINTS.items() if ours.partition(".")[0] in keys}
+    if word in hints:
+        return hints[word]
+    # Another trainer's word may be misspelt as well.
+    close = difflib.get_close_matches(word, [*keys, *hints], n=1, cutoff=0.7)
+    return hints.get(close[0], close[0]) if close else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from allranks.cluster.gpus import count_gpus
 from allranks.errors import UsageError
 
 VARIABLES = {
@@ -28,6 +29,8 @@ def launch_words(env: Mapping[str, str], given: Collection[str]) -> list[str]:
     told = {option: env[name] for option, name in VARIABLES.items() if env.get(name) and option not in given}
     for option in told.keys() & _SMALLEST.keys():
         _check_number(VARIABLES[option], told[option], _SMALLEST[option])
+    if set(_INSTEAD).isdisjoint(given):  # else the processes are not this node's
+        _check_processes(told)
     if not set(_INSTEAD).isdisjoint(given):
         told = {option: value for option, value in told.items() if option == "nproc_per_node"}
     elif "nnodes" in given or int(told.get("nnodes", 1)) > 1:
@@ -61,12 +64,26 @@ def _check_several(env: Mapping[str, str], told: Mapping[str, str], given: Colle
             "master_addr": "MASTER_ADDR (an address of node 0 that the others reach)",
         }
         raise UsageError(f"{nodes} also needs {' and '.join(what[option] for option in missing)}")
+    nnodes, node_rank, port = (told.get(option) for option in ("nnodes", "node_rank", "master_port"))
+    if nnodes and node_rank and int(node_rank) >= int(nnodes):
+        raise UsageError(f"NODE_RANK={node_rank} with NNODES={nnodes}: node ranks go from 0 to {int(nnodes) - 1}")
+    if port and int(port) > 65535:
+        raise UsageError(f"MASTER_PORT={port}: expected 1 to 65535, the same on all nodes")
     slurm = env.get("SLURM_NODEID") if "SLURM_STEP_ID" in env else None
     rank = told.get("node_rank")
     if rank is not None and slurm is not None and env.get("SLURM_NNODES") == told.get("nnodes") and rank != slurm:
         raise UsageError(
             f"NODE_RANK={rank}, but Slurm says that this is node {slurm} of its step: in a batch script SLURM_NODEID "
             "is always 0, so set NODE_RANK in each task: `srun bash -c 'NODE_RANK=$SLURM_NODEID allranks qwen …'`"
+        )
+
+
+def _check_processes(told: Mapping[str, str]) -> None:
+    asked, there = int(told.get("nproc_per_node", 1)), count_gpus()
+    if 0 < there < asked:
+        raise UsageError(
+            f"GPUS_PER_NODE={asked}, but this node has {there} visible GPU(s) and each process needs its own; leave it "
+            "out to use all of them"
         )
 
 

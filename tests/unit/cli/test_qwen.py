@@ -29,6 +29,8 @@ BASE = ("-m", "Qwen/Qwen2.5-7B-Instruct", "-d", "missing.json")
         (("full", *BASE, "--deepspeed", "zero3.json"), {}, "--deepspeed: not supported yet: DeepSpeed ZeRO"),
         (("fulll", *BASE), {}, "allranks qwen fulll: expected full, lora, qlora"),
         (("lora", *BASE, "--learning-rat", "1"), {}, "did you mean --learning-rate?"),
+        (("lora", *BASE, "--model_max_lenght", "9"), {}, "did you mean --sequence-len?"),
+        (("lora", *BASE), {"NNODES": "2", "MASTER_ADDR": "a", "NODE_RANK": "2"}, "NODE_RANK=2 with NNODES=2"),
         (("lora", *BASE), {"NNODES": "2", "NODE_RANK": "1"}, "NNODES=2 also needs MASTER_ADDR"),
         (("lora", *BASE), {"MASTER_ADDR": "a"}, "MASTER_ADDR=a is set and NNODES is not"),
         (("lora", *BASE, "--node-rank", "2"), {"NNODES": "2", "MASTER_ADDR": "a"}, "--node-rank 2 with --nnodes 2"),

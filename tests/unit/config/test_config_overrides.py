@@ -55,6 +55,7 @@ def test_arguments(arguments, overrides):
     [
         (["--lerning-rate", "1"], "--lerning-rate: unknown option or config key; did you mean --learning-rate?"),
         (["--per-device-train-batch-size", "1"], "did you mean --micro-batch-size?"),
+        (["--model_max_lenght", "1"], "--model-max-lenght: unknown option or config key; did you mean --sequence-len?"),
         (["--xyzzy"], "--xyzzy: unknown option or config key; `allranks config schema` lists all keys"),
         (["--no-learning-rate"], "--no-learning-rate: unknown option"),
         (["--learning-rate"], "--learning-rate needs a value, as in `--learning-rate VALUE`"),

@@ -47,6 +47,8 @@ def test_the_command_line_wins():
         ({**TWO, "NNODES": "0"}, "NNODES='0'"),
         ({**TWO, "NODE_RANK": "-1"}, "NODE_RANK='-1'"),
         ({**TWO, "MASTER_PORT": "http"}, "MASTER_PORT='http'"),
+        ({**TWO, "MASTER_PORT": "66001"}, "MASTER_PORT=66001: expected 1 to 65535"),
+        ({**TWO, "NODE_RANK": "2"}, "NODE_RANK=2 with NNODES=2: node ranks go from 0 to 1"),
         ({"GPUS_PER_NODE": "gpu:8"}, "GPUS_PER_NODE='gpu:8'"),
         (
             {**TWO, "NODE_RANK": "0", "SLURM_STEP_ID": "0", "SLURM_NODEID": "1", "SLURM_NNODES": "2"},
@@ -63,3 +65,10 @@ def test_a_wrong_environment_is_refused(env, message):
 def test_slurms_own_number_may_be_handed_on_in_a_task():
     slurm = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "1", "SLURM_NNODES": "2"}
     assert "--node-rank" in launch_words({**TWO, **slurm}, ())
+
+
+def test_more_processes_than_gpus_are_refused_by_the_variables_name(monkeypatch):
+    monkeypatch.setattr("allranks.launch.qwen_variables.count_gpus", lambda: 2)
+    with pytest.raises(UsageError, match=r"GPUS_PER_NODE=4, but this node has 2 visible GPU"):
+        launch_words({"GPUS_PER_NODE": "4"}, ())
+    assert launch_words({"GPUS_PER_NODE": "2"}, ()) == ["--nproc-per-node", "2"]
