@@ -13,6 +13,8 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "pandas")
 MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.")
 # Runs inside Ray's own processes, not in the command line's, and needs Ray installed.
 MAY_BE_HEAVY += ("allranks.launch.ray_train.trainer",)
+# One for each tracker: runs in the tracker's own process, and needs its library installed.
+MAY_BE_HEAVY += ("allranks.observe.trackers.to_",)
 
 
 def heavy_modules(code, *arguments):

@@ -54,6 +54,14 @@ ADAPTER_ONLY = [
     "peft_layers_pattern",
 ]
 
+TRACKER_ONLY = {
+    "wandb": ("wandb_entity", "wandb_name", "wandb_run_id"),
+    "mlflow": ("mlflow_tracking_uri", "mlflow_run_name"),
+    "trackio": ("trackio_run_name", "trackio_space_id"),
+}
+"""Tracker -> keys that say nothing unless it is switched on, by `use_…` or by naming a project."""
+TRACKER_PROJECTS = {"wandb": "wandb_project", "mlflow": "mlflow_experiment_name", "trackio": "trackio_project_name"}
+
 RAY_ONLY = [key for key in LaunchConfig.model_fields if key != "use_ray"]
 
 
@@ -72,6 +80,12 @@ def idle_keys(config: RunConfig, given: Given) -> list[str]:
     idle = []
     if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
         idle.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
+    tracking = config.tracking
+    for tracker, keys in TRACKER_ONLY.items():
+        project = TRACKER_PROJECTS[tracker]
+        if not getattr(tracking, f"use_{tracker}") and not getattr(tracking, project):
+            why = f"has no effect without `use_{tracker}: true` or `{project}`"
+            idle += [f"{given.label((key,))}: {why}" for key in keys if getattr(tracking, key)]
     if not config.launch.use_ray:
         launch = config.launch
         # Not "given": a resolved config, which the ranks read, gives every key.

@@ -26,6 +26,7 @@ from allranks.launch.same import what_must_be_equal
 from allranks.launch.stop import Stopped, stop_at_once
 from allranks.launch.where import NodeOptions, find_nodes
 from allranks.observe import RunDir, say
+from allranks.observe.trackers import refuse_missing_packages
 
 
 def start(
@@ -61,6 +62,8 @@ def start(
             cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
     node = this_node(cfg.checkpoint.output_dir, launch)
     _refuse_to_mix_runs(cfg, node.run)
+    if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
+        refuse_missing_packages(cfg)
     for warning in cfg.warnings:
         say(f"warning: {warning}", file=sys.stderr)
     if speaks_for_all(launch):

@@ -30,6 +30,8 @@ class EventLog:
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             # The run before was killed in the middle of a line: keep our first event from being glued to it.
             os.write(self._fd, b"\n")
+        self.start_offset = os.fstat(self._fd).st_size
+        """Bytes in the file before the first event of this log."""
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event. Values are JSON types or numpy scalars; non-finite numbers become "nan", "inf", "-inf".

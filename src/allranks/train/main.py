@@ -21,6 +21,7 @@ from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
 from allranks.model.placement import place
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
+from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
 from allranks.train.checkpoint import read_state
@@ -53,8 +54,9 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     log = redirect_rank_output(identity.rank)
     events = EventLog(run_dir.events(identity.rank), identity.rank)
     place_of_rank = {"host": socket.gethostname(), "node": identity.node_rank, "log": log.name if log else None}
+    rank = _Rank(cfg, identity, run_dir, events)
     try:
-        outcome = _Rank(cfg, identity, run_dir, events).run()
+        outcome = rank.run()
         code, reason = (PREEMPTED, f"preempted by {outcome.signal}") if outcome.reason == "preempted" else (0, "done")
     except AllranksError as error:
         events.emit("error", message=str(error), type=type(error).__name__, **place_of_rank)
@@ -71,6 +73,8 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
             log.write(text)
         code, reason = 1, message
     events.emit("exit", code=code, reason=reason)
+    if rank.trackers is not None:
+        rank.trackers.close()
     return code
 
 
@@ -98,6 +102,7 @@ class _Rank:
     identity: Identity
     run_dir: RunDir
     events: EventLog
+    trackers: Trackers | None = None
 
     def run(self) -> Outcome:
         with StopRequest() as stop_request:
@@ -107,6 +112,8 @@ class _Rank:
         cfg, identity = self.cfg, self.identity
         for line in set_up_network(cfg, identity, self.run_dir):
             self._warn(line)
+        if identity.rank == 0:
+            refuse_missing_packages(cfg)
         self._enter("data")
         prepared = prepare(cfg, report=self._say)
 
@@ -138,10 +145,11 @@ class _Rank:
             stop_request=stop_request,
             warn=self._warn,
         )
+        left_trajectory = False
         if resume is not None:
             check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
             restore(loop, resume, state)
-            set_aside_newer(self.run_dir, loop.step, storage, self._warn)
+            left_trajectory = set_aside_newer(self.run_dir, loop.step, storage, self._warn)
             self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
         self._announce(loop, model, placement.kind)
 
@@ -150,11 +158,25 @@ class _Rank:
             self._say(f"all {loop.agenda.num_steps} steps were done before; nothing is left to train")
         else:
             self._enter("train")
+            self._start_trackers(loop, fresh=resume is None or left_trajectory)
             outcome = self._train(loop)
         written = None if outcome.reason == "preempted" else self._write_result(loop, storage)
         self._enter("done")
         self._summarise(loop, outcome, written)
         return outcome
+
+    def _start_trackers(self, loop: Loop, *, fresh: bool) -> None:
+        if self.identity.rank == 0:
+            self.trackers = Trackers(
+                self.cfg,
+                self.run_dir,
+                self.events,
+                start_step=loop.step,
+                num_steps=loop.agenda.num_steps,
+                log_every=loop.agenda.log_every,
+                fresh=fresh,
+                warn=self._warn,
+            )
 
     def _train(self, loop: Loop) -> Outcome:
         if self.identity.rank == 0:

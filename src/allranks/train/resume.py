@@ -85,19 +85,24 @@ def _changed(checkpoint: Path, name: str, here: Any, there: Any) -> CheckpointEr
     )
 
 
-def set_aside_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[str], None]) -> None:
+def set_aside_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[str], None]) -> bool:
     """Rename the run's checkpoints of later steps than `step`, which training starts again from; call it on all ranks.
+
+    Returns whether there were any, on the ranks that lead a folder.
 
     They belong to a trajectory that was left. As they were, they would be taken for the newest, at the next resume or
     export, and would push the new ones out of `save_total_limit`.
     """
     if not storage.leads:
-        return
+        return False
+    found = False
     for path in commit.complete_checkpoints(run_dir.checkpoints):
         if commit.step_of(path) > step:
             aside = path.with_name(f"abandoned-{time.strftime('%Y%m%d-%H%M%S')}-{path.name}")
             path.rename(aside)
             say(f"{path.name} is of a later step than the one resumed from: set aside as {aside.name}")
+            found = True
+    return found
 
 
 def global_batch_size(cfg: RunConfig, world_size: int, state: dict[str, Any], warn: Callable[[str], None]) -> int:

@@ -488,12 +488,12 @@ def test_many_problems_fit_on_one_screen(tmp_path):
 
 
 def test_ignore_unsupported_leaves_later_keys_out_with_a_warning(tmp_path):
-    text = MINIMAL + "deepspeed: zero3.json\nwandb_project: mine\n"
+    text = MINIMAL + "deepspeed: zero3.json\ncomet_project_name: mine\n"
     config = load(tmp_path, text, ignore_unsupported=True)
     assert config.sha256() == load(tmp_path, MINIMAL).sha256()
     assert [warning.split(";")[0] for warning in config.warnings] == [
         "config.yaml:6: deepspeed: ignored on request",
-        "config.yaml:7: wandb_project: ignored on request",
+        "config.yaml:7: comet_project_name: ignored on request",
     ]
 
 

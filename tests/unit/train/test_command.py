@@ -23,7 +23,7 @@ def config(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(
         f"base_model: m\nlearning_rate: 1e-4\noutput_dir: {tmp_path / 'file' / 'run'}\nis_llama_derived_model: true\n"
-        "use_wandb: true\ndatasets:\n  - {path: d.jsonl, type: alpaca}\n"
+        "use_comet: true\ndatasets:\n  - {path: d.jsonl, type: alpaca}\n"
     )
     return path
 
@@ -35,10 +35,10 @@ def one_rank(*arguments, **variables):
 
 def test_unsupported_keys_can_be_ignored_with_a_warning_of_rank_0(config):
     refused = one_rank(config)
-    assert refused.returncode == 2 and "use_wandb" in refused.stderr and "cannot be written" not in refused.stderr
+    assert refused.returncode == 2 and "use_comet" in refused.stderr and "cannot be written" not in refused.stderr
     first = one_rank(config, "--ignore-unsupported", "--max-steps", "2")
     assert first.returncode == 2 and "cannot be written" in first.stderr
-    assert "warning: " in first.stderr and "use_wandb" in first.stderr and "is_llama_derived_model" in first.stderr
+    assert "warning: " in first.stderr and "use_comet" in first.stderr and "is_llama_derived_model" in first.stderr
     second = one_rank(config, "--ignore-unsupported", **RANK_1_OF_2)
     assert "cannot be written" in second.stderr and "warning" not in second.stderr
 
