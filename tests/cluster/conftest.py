@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -73,6 +74,16 @@ def base_config(tiny: DemoFiles) -> dict:
         "logging_steps": 5,
         "seed": 7,
     }
+
+
+@pytest.fixture
+def qwen_data(tiny: DemoFiles, tmp_path: Path) -> Path:
+    """64 conversations as Qwen's scripts take them."""
+    records = [json.loads(line) for line in tiny.data.read_text().splitlines()[:64]]
+    turns = [[{"from": turn["role"], "value": turn["content"]} for turn in record["messages"]] for record in records]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"id": str(i), "conversations": each} for i, each in enumerate(turns)]))
+    return path
 
 
 def start_allranks(*words: str, cwd: Path) -> subprocess.Popen:

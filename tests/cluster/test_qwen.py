@@ -24,11 +24,7 @@ CHANGED = [
 
 
 @pytest.fixture
-def qwen(tiny, tmp_path):
-    records = [json.loads(line) for line in tiny.data.read_text().splitlines()[:60]]
-    turns = [[{"from": turn["role"], "value": turn["content"]} for turn in record["messages"]] for record in records]
-    (tmp_path / "data.json").write_text(json.dumps([{"id": str(i), "conversations": t} for i, t in enumerate(turns)]))
-
+def qwen(tiny, qwen_data, tmp_path):
     def start(name: str, *words: str, **variables: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "allranks", "qwen", "lora", "-m", str(tiny.model), "-d", "data.json"]
         return subprocess.Popen(

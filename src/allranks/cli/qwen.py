@@ -26,8 +26,12 @@ _IN_PLACE_OF_DEEPSPEED = {
 def qwen(
     ctx: typer.Context,
     method: Annotated[str, typer.Argument(metavar="full|lora|qlora", help="What is trained.", show_default=False)],
-    model: Annotated[str, typer.Option("-m", "--model", help="Folder or Hub id of the model.", show_default=False)],
-    data: Annotated[str, typer.Option("-d", "--data", help="JSON list of conversations.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("-m", "--model", envvar="MODEL", help="Folder or Hub id of the model.", show_default=False)
+    ],
+    data: Annotated[
+        str, typer.Option("-d", "--data", envvar="DATA", help="JSON list of conversations.", show_default=False)
+    ],
     deepspeed: Annotated[str | None, typer.Option(metavar="FILE", help="A DeepSpeed config.")] = None,
 ) -> None:
     """Fine-tune as finetune_ds.sh, finetune_lora_ds.sh and finetune_qlora_ds.sh do, with their defaults.
@@ -36,7 +40,8 @@ def qwen(
     any config key and finetune.py's own names (--model_max_length 1024) change single values.
     """
     from allranks.cli.config_keys import given
-    from allranks.config.dialects.qwen import METHODS, in_our_words, qwen_config
+    from allranks.config.dialects.finetune import in_our_words
+    from allranks.config.dialects.qwen import METHODS, modules_trained_whole, qwen_config, why_trained_whole
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
     from allranks.launch.node import write_file
@@ -45,7 +50,8 @@ def qwen(
 
     if method not in METHODS:
         raise UsageError(f"allranks qwen {method}: expected {', '.join(METHODS)}")
-    words = [*(["--deepspeed", deepspeed] if deepspeed else []), *in_our_words(train_words(ctx))]
+    words, notes = in_our_words(train_words(ctx))
+    words = [*(["--deepspeed", deepspeed] if deepspeed else []), *words]
     context = read_as_train(["qwen.yaml", *words])
     words = [*launch_words(os.environ, {name for name in context.params if is_given(context, name)}), *words]
     overrides = parse_overrides(given(context).config)
@@ -55,7 +61,11 @@ def qwen(
         flat, f"allranks qwen {method}", overrides, ignore_unsupported=bool(context.params["ignore_unsupported"])
     )
     if method in _IN_PLACE_OF_DEEPSPEED:
-        say(f"note: {_IN_PLACE_OF_DEEPSPEED[method]}", file=sys.stderr)
+        notes.append(_IN_PLACE_OF_DEEPSPEED[method])
+    if (whole := cfg.adapter.lora_modules_to_save) and whole == modules_trained_whole(model):
+        notes.append(why_trained_whole(model, whole))
+    for note in notes:
+        say(f"note: {note}", file=sys.stderr)
     path = Path(cfg.checkpoint.output_dir) / "qwen.yaml"
     try:
         write_file(path, _as_yaml(method, flat))

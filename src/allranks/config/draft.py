@@ -34,9 +34,12 @@ class Draft:
         for key, value in data.items():
             self._add((), key, value, (key,), label)
 
-    def add_override(self, key: str, text: str) -> None:
-        """Replace one value by a YAML text given as an option, such as `fsdp_config.offload_params` by `true`."""
-        flag = flag_name(key)
+    def add_override(self, key: str, text: str, flag: str | None = None) -> None:
+        """Replace one value by a YAML text given as an option, such as `fsdp_config.offload_params` by `true`.
+
+        `flag` is the option that was written, where it is not named after the key.
+        """
+        flag = flag or flag_name(key)
         written: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.replace("-", "_").split("."))
         try:
             value, _ = parse_yaml(text, flag)
@@ -68,7 +71,7 @@ class Draft:
         if value is not None:
             for parent in range(1, len(path)):
                 self._labels.setdefault(path[:parent], flag)
-            self._add(path[:-1], path[-1], value, written, lambda written: flag_name(dotted(written)))
+            self._add(path[:-1], path[-1], value, written, lambda below: _below(flag, below[len(written) :]))
 
     def label(self, path: KeyPath) -> str:
         """Where a value was written: `config.yaml:12: learning_rate` or `--learning-rate`."""
@@ -76,9 +79,7 @@ class Draft:
             found = self._labels.get(path[:length])
             if found:
                 rest = path[length:]
-                if found.startswith("--"):
-                    return flag_name(dotted((found[2:], *rest)))
-                return dotted((found, *rest))
+                return _below(found, rest) if found.startswith("--") else dotted((found, *rest))
         return f"{self.source}: {dotted(path)}"
 
     def _add(
@@ -160,6 +161,11 @@ class Draft:
 def dotted(path: KeyPath) -> str:
     """A path as users write it: `datasets.0.path`."""
     return ".".join(str(part) for part in path)
+
+
+def _below(flag: str, rest: KeyPath) -> str:
+    """An option that names a part of what `flag` names."""
+    return dotted((flag, *rest)).replace("_", "-") if rest else flag
 
 
 def flag_name(key: str) -> str:

@@ -44,13 +44,14 @@ def resolve_mapping(
     source: str,
     overrides: Mapping[str, str] | None = None,
     *,
+    flags: Mapping[str, str] | None = None,
     ignore_unsupported: bool = False,
 ) -> RunConfig:
-    """The same for a mapping that was never a file."""
+    """The same for a mapping that was never a file. `flags`: key of an override -> how it was written, for errors."""
     draft = Draft(source)
     draft.add_file(flat, {})
     for key, text in (overrides or {}).items():
-        draft.add_override(key, text)
+        draft.add_override(key, text, (flags or {}).get(key))
     return _resolve(draft, ignore_unsupported)
 
 

@@ -26,8 +26,6 @@ EXCLUSIVE = [
     ("save_steps", "saves_per_epoch", "both set how often is saved"),
     ("eval_steps", "evals_per_epoch", "both set how often is evaluated"),
     ("test_datasets", "val_set_size", "both name the evaluation data"),
-    ("curriculum_sampling", "shuffle_merged_datasets", "one keeps the data in its order, the other mixes it"),
-    ("curriculum_sampling", "group_by_length", "both choose the order of the data"),
     ("bf16", "fp16", "a run computes in one type"),
     ("fp16", "bfloat16", "a run computes in one type"),
     ("lora_target_linear", "lora_target_modules", "both choose the modules"),
@@ -39,9 +37,6 @@ OPTIMIZER_ARGUMENTS = {"betas": ("adam_beta1", "adam_beta2"), "eps": ("adam_epsi
 """Arguments of optimizers -> the config's own keys for them."""
 
 WITHOUT_BETAS = ("sgd", "adafactor")
-
-TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt", "chat_template"}
-"""What a chat template is given for each conversation."""
 
 ADAPTER_ONLY = [
     "lora_r",
@@ -74,7 +69,7 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     """One line for each rule that the config breaks."""
     checks = (
         *(_exclusive, _adapter, _optimizer, _schedule, _saving, _evaluation),
-        *(_templates, _samples, _precision, _parallel, _network, _launch, _watchdog),
+        *(_templates, _precision, _parallel, _network, _launch, _watchdog),
     )
     broken = [entry for check in checks for entry in check(config, given)]
     return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
@@ -110,8 +105,6 @@ def finish(config: RunConfig) -> RunConfig:
         pad_to_sequence_len=bool(parallel.torch_compile),
         chat_template=jinja,
         data_seed=optimizer.seed,
-        shuffle_merged_datasets=not data.curriculum_sampling,
-        sample_packing_sequentially=data.sample_packing and data.curriculum_sampling,
     )
     by_steps = checkpoint.save_steps or checkpoint.saves_per_epoch
     checkpoint = _fill(checkpoint, save_strategy="steps" if by_steps else "epoch")
@@ -205,16 +198,14 @@ def _saving(config: RunConfig, given: Given) -> Broken:
             yield key, f"needs `save_strategy: steps`, not {checkpoint.save_strategy}"
     if checkpoint.save_strategy == "steps" and not (checkpoint.save_steps or checkpoint.saves_per_epoch):
         yield "save_strategy", "`steps` needs `save_steps` or `saves_per_epoch`"
-    wanting_best = [("save_strategy", "`best` ")] if checkpoint.save_strategy == "best" else []
-    wanting_best += [("load_best_model_at_end", "")] if checkpoint.load_best_model_at_end else []
-    if checkpoint.metric_for_best_model and not wanting_best:
-        yield "metric_for_best_model", "needs `save_strategy: best` or `load_best_model_at_end: true`"
-    for key, value in wanting_best:
+    if checkpoint.metric_for_best_model and checkpoint.save_strategy != "best":
+        yield "metric_for_best_model", "needs `save_strategy: best`"
+    if checkpoint.save_strategy == "best":
         if not _has_evaluation_data(config):
-            yield key, f"{value}needs evaluation data: `val_set_size` or `test_datasets`"
+            yield "save_strategy", "`best` needs evaluation data: `val_set_size` or `test_datasets`"
         elif config.evaluation.eval_strategy == "no":
             at = given.label(("eval_strategy",))
-            yield key, f"{value}needs evaluations, and `eval_strategy` is no ({at}); remove that key"
+            yield "save_strategy", f"`best` needs evaluations, and `eval_strategy` is no ({at}); remove that key"
     if checkpoint.save_first_step and checkpoint.save_strategy in ("best", "no"):
         why = "saves only after evaluations" if checkpoint.save_strategy == "best" else "saves nothing on the way"
         yield "save_first_step", f"contradicts `save_strategy: {checkpoint.save_strategy}`, which {why}"
@@ -223,7 +214,7 @@ def _saving(config: RunConfig, given: Given) -> Broken:
 def _evaluation(config: RunConfig, given: Given) -> Broken:
     evaluation = config.evaluation
     strategy = evaluation.eval_strategy
-    asked = [key for key in ("eval_steps", "early_stopping_patience", "eval_on_start") if getattr(evaluation, key)]
+    asked = [key for key in ("eval_steps", "early_stopping_patience") if getattr(evaluation, key)]
     asked += ["eval_strategy"] if strategy not in (None, "no") else []
     if not _has_evaluation_data(config):
         for key in asked:
@@ -234,9 +225,8 @@ def _evaluation(config: RunConfig, given: Given) -> Broken:
             yield key, f"needs `eval_strategy: steps`, not {strategy}"
     if strategy == "steps" and not (evaluation.eval_steps or evaluation.evals_per_epoch):
         yield "eval_strategy", "`steps` needs `eval_steps` or `evals_per_epoch`"
-    for key in ("early_stopping_patience", "eval_on_start"):
-        if strategy == "no" and getattr(evaluation, key):
-            yield key, "needs an `eval_strategy`"
+    if strategy == "no" and evaluation.early_stopping_patience:
+        yield "early_stopping_patience", "needs an `eval_strategy`"
 
 
 def _templates(config: RunConfig, given: Given) -> Broken:
@@ -247,30 +237,13 @@ def _templates(config: RunConfig, given: Given) -> Broken:
             yield (*path, "chat_template"), "`jinja` needs `chat_template_jinja`"
         if jinja and template not in (None, "jinja"):
             yield (*path, "chat_template_jinja"), f"needs `chat_template: jinja`, not {template}"
-
-
-def _samples(config: RunConfig, given: Given) -> Broken:
-    data = config.data
-    parts = [(path, spec.shards, spec.shards_idx, ("shards", "shards_idx")) for path, spec in _specs(config)]
-    parts.append(((), data.dataset_shard_num, data.dataset_shard_idx, ("dataset_shard_num", "dataset_shard_idx")))
-    for path, count, index, (count_key, index_key) in parts:
-        if (count is None) != (index is None):
-            yield (*path, count_key), f"`{count_key}` and `{index_key}` need each other"
-        elif count is not None and index >= count:
-            yield (*path, index_key), f"must be below `{count_key}`, {count}"
+    for path, spec in _specs(config):
+        if (spec.shards is None) != (spec.shards_idx is None):
+            yield (*path, "shards"), "`shards` and `shards_idx` need each other"
+        elif spec.shards is not None and spec.shards_idx >= spec.shards:
+            yield (*path, "shards_idx"), f"must be below `shards`, {spec.shards}"
     if data.min_sample_len and data.min_sample_len > data.sequence_len:
         yield "min_sample_len", f"is above `sequence_len`, {data.sequence_len}: nothing would be left"
-    if data.eval_sequence_len not in (None, data.sequence_len) and not data.test_datasets:
-        yield "eval_sequence_len", "needs `test_datasets`; `val_set_size` takes samples of the training data"
-    if data.sample_packing_sequentially and not data.sample_packing:
-        yield "sample_packing_sequentially", "needs `sample_packing: true`"
-    if data.curriculum_sampling and data.sample_packing and data.sample_packing_sequentially is False:
-        yield "sample_packing_sequentially", "must be true for `curriculum_sampling`: else packing changes the order"
-    for name in TEMPLATE_ARGUMENTS & set(data.chat_template_kwargs or {}):
-        yield ("chat_template_kwargs", name), "is set by the data itself; remove it"
-    for number in config.model.added_tokens_overrides or {}:
-        if not number.isdecimal():
-            yield ("added_tokens_overrides", number), "expected the number of a token, such as 128011"
 
 
 def _specs(config: RunConfig) -> list[tuple[KeyPath, Any]]:

@@ -9,10 +9,6 @@ RENAMED = {
     "model_config": "overrides_of_model_config",
     "model_revision": "revision_of_model",
     "type_of_model": "model_type",
-    "rope_scaling": "overrides_of_model_config.rope_scaling",
-    "exact_deduplication": "dataset_exact_deduplication",
-    "save_steps_per_epoch": "saves_per_epoch",
-    **{f"tokens.{name}_token": f"special_tokens.{name}_token" for name in ("bos", "eos", "pad", "unk")},
     "dataset_processes": "dataset_num_proc",
     "evaluation_strategy": "eval_strategy",
     "sequence_parallel_degree": "context_parallel_size",
@@ -106,8 +102,6 @@ def current_spelling(path: KeyPath, value: Any) -> tuple[KeyPath, Any] | None:
         value = value.replace(",", " ").split()  # the spelling of transformers: "full_shard auto_wrap"
     if path == ("optim_args",) and isinstance(value, str):
         value = _arguments(value)
-    if path == ("added_tokens_overrides",) and isinstance(value, dict):
-        value = {str(number): token for number, token in value.items()}  # a number would be the place in a list
     return path, value
 
 

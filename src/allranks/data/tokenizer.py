@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from allranks.data.added_tokens import rename_added_tokens
 from allranks.errors import ConfigError
 
 # What decides how a tokenizer works. Everything else beside the weights does not touch the data.
@@ -25,7 +24,7 @@ _FILES = (
 
 
 def load_tokenizer(cfg: Any) -> Any:
-    """The tokenizer with `added_tokens_overrides`, `special_tokens`, `tokens` and `chat_template` applied.
+    """The tokenizer with `special_tokens`, `tokens` and `chat_template` of the config applied.
 
     Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
     """
@@ -41,13 +40,10 @@ def load_tokenizer(cfg: Any) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(_not_loaded(cfg, name, error)) from error
 
-    if cfg.model.added_tokens_overrides:
-        tokenizer = rename_added_tokens(tokenizer, cfg.model.added_tokens_overrides)
     if cfg.model.special_tokens is not None:
         tokenizer.add_special_tokens(cfg.model.special_tokens.model_dump(exclude_none=True))
     if cfg.model.tokens:
         tokenizer.add_tokens(list(cfg.model.tokens))
-    tokenizer.init_kwargs.setdefault("chat_template", tokenizer.chat_template)
     if cfg.data.chat_template or cfg.data.chat_template_jinja:
         tokenizer.chat_template = template_text(cfg.data.chat_template, cfg.data.chat_template_jinja, tokenizer)
     return tokenizer

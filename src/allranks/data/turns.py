@@ -15,7 +15,7 @@ turn is trained in a text of its own, which ends with it, as the model would hav
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,14 +42,12 @@ class Turn:
 
 
 class ChatTemplate:
-    """A Jinja chat template with the special tokens of a tokenizer, and further `variables` of the user's."""
+    """A Jinja chat template with the special tokens of a tokenizer."""
 
-    def __init__(
-        self, template: str, tokenizer: Any, eot_tokens: Iterable[str] = (), variables: Mapping[str, Any] | None = None
-    ):
+    def __init__(self, template: str, tokenizer: Any, eot_tokens: Iterable[str] = ()):
         self.template = pin_dates(template)
         self.marks_generation = _GENERATION.search(self.template) is not None
-        self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
+        self._special_tokens = dict(tokenizer.special_tokens_map)
         self._ends = _end_tokens(tokenizer, eot_tokens)
         self._literals: dict[tuple, list[str] | None] = {}
         self._writes_tools: bool | None = None
@@ -95,7 +93,7 @@ class ChatTemplate:
                 chat_template=self.template,
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=self.marks_generation,
-                **self._variables,
+                **self._special_tokens,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RecordError(f"the chat template refuses the conversation: {error}") from error

@@ -43,12 +43,14 @@ for question in questions:
 '''
 
 
-def run_demo(directory: Path | None = None, *, console: Console | None = None, **sizes: Any) -> None:
+def run_demo(
+    directory: Path | None = None, *, console: Console | None = None, stop_share: float = 2 / 3, **sizes: Any
+) -> None:
     """Fine-tune a tiny model as two nodes on this machine, resume it on one process, export it, ask it.
 
-    `directory` is made for it (default: the first free one of `allranks-demo`, `allranks-demo-2`, …); `sizes` go to
-    `write_files`. Raises AllranksError naming the step that failed, with the end of its log. On Ctrl-C or SIGTERM all
-    processes that it started are ended first.
+    `directory` is made for it (default: the first free one of `allranks-demo`, `allranks-demo-2`, …); the nodes are
+    stopped after `stop_share` of the steps; `sizes` go to `write_files`. Raises AllranksError naming the step that
+    failed, with the end of its log. On Ctrl-C or SIGTERM all processes that it started are ended first.
     """
     console = console or Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
@@ -62,7 +64,7 @@ def run_demo(directory: Path | None = None, *, console: Console | None = None, *
     console.print(f"  $ allranks demo --files-only {shlex.quote(_short(directory))}", markup=False)
     files = _make_files(directory, console, **sizes)
     run_dir = RunDir(files.output)
-    stop_after = files.max_steps * 2 // 3
+    stop_after = max(1, round(files.max_steps * stop_share))
     config = _short(files.config)
 
     say(2, f"Train as two nodes, and stop both after step {stop_after} as a scheduler would")

@@ -66,6 +66,10 @@ class Company:
         """Why the run cannot go on, if another node failed or was lost."""
         return self.meeting.stop_reason() if self.meeting else None
 
+    def parting(self) -> bool:
+        """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
+        return self.meeting.parting if self.meeting else False
+
     def ended(self, result: Outcome, lost: str = "") -> Outcome:
         """Tell the others how it ended here; returns the outcome with what they say of theirs.
 

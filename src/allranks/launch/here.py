@@ -68,6 +68,7 @@ def run_here(launch: Launch, program: Program, company: Company, record: Record)
             num_ranks=launch.nproc_per_node,
             keep_open=node.locks,
             lost=company.lost,
+            parting=company.parting,
         )
 
 

@@ -1,11 +1,9 @@
 """Run a launcher as a child and watch over it: signals reach the ranks, and nothing is left behind."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +25,9 @@ FORWARDED = {
 }
 _POLL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.5
-
-# Looked up before any fork: a child of a process with threads must not load libraries.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.5  # looking for ranks reads all of /proc
+# Agents that wait for each other at their end do so within a second; torchrun's gives up after 300.
+_PARTING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ def supervise(
     num_ranks: int = 0,
     keep_open: Sequence[int] = (),
     lost: Callable[[], str | None] = lambda: None,
+    parting: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = say,
 ) -> Ended:
     """Run `command` (a launcher, here called the agent), its output appended to `log`, until it and its ranks ended.
@@ -64,14 +62,15 @@ def supervise(
     SIGINT, SIGTERM, SIGHUP and SIGUSR1 go to the ranks, not to the agent, which would kill them: they get the
     time to save. After a second SIGINT, or `grace_seconds` after the first signal, everything is killed; and as soon
     as `lost`, which is asked all the time, says why the run cannot go on, unless one of our `num_ranks` has just died:
-    then the agent may tell more about that. Should this process itself be killed, the
+    then the agent may tell more about that. An agent whose ranks have ended is waiting for the agents of the other
+    nodes; it is ended when `parting` says that one of those has gone. Should this process itself be killed, the
     tether that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     received: list[signal.Signals] = []
     with remember_signals(received), log.open("ab") as output:
         agent = subprocess.Popen(
-            tethered(command),
+            tethered(command, os.getpid()),
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -79,10 +78,9 @@ def supervise(
             # A session of its own: Ctrl-C on the terminal reaches only us.
             start_new_session=True,
             pass_fds=keep_open,
-            preexec_fn=_end_with_launcher,
         )
         try:
-            killed, why = _watch(agent, launch_id, received, grace_seconds, num_ranks, lost, say)
+            killed, why = _watch(agent, launch_id, received, grace_seconds, num_ranks, lost, parting, say)
         finally:
             if agent.poll() is None:
                 _kill_tree(agent)
@@ -97,11 +95,15 @@ def _watch(
     grace_seconds: float,
     num_ranks: int,
     lost: Callable[[], str | None],
+    parting: Callable[[], bool],
     say: Callable[[str], None],
 ) -> tuple[bool, str]:
     """Returns whether everything had to be killed, and what `lost` said."""
     deadline = None
     told: set[int] = set()
+    started = False  # a rank has been seen
+    alone_since: float | None = None
+    next_look = 0.0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             agent.wait(_POLL_SECONDS)
@@ -113,15 +115,26 @@ def _watch(
             # The ranks cannot save: that takes all of them.
             _kill_tree(agent)
             return True, why
+        if parting() or not started:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + _LOOK_SECONDS
+                here = bool(ranks_below(agent.pid, launch_id))
+                started = started or here
+                alone_since = (alone_since or now) if started and not here and parting() else None
+            if alone_since is not None and now > alone_since + _PARTING_SECONDS:
+                agent.terminate()
         if not received:
             continue
         if deadline is None:
             deadline = time.monotonic() + grace_seconds
             ranks = _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
-            if not ranks:
+            if not ranks and not started:
                 # Still at the rendezvous: there is nothing to save.
                 agent.terminate()
-            say(_stopping(received[0], ranks, grace_seconds))
+            # An agent whose ranks have ended (another node was asked first) is left to meet the other agents: were it
+            # gone, they would wait for it.
+            say(_stopping(received[0], ranks, started, grace_seconds))
         elif told:
             # Ranks that were just being started when the signal came.
             _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
@@ -131,7 +144,9 @@ def _watch(
             return True, ""
 
 
-def _stopping(received: signal.Signals, ranks: int, grace_seconds: float) -> str:
+def _stopping(received: signal.Signals, ranks: int, started: bool, grace_seconds: float) -> str:
+    if not ranks and started:
+        return f"{received.name}: the ranks of this node have ended already"
     if not ranks:
         return f"{received.name}: stopping; no rank has started yet"
     again = "; Ctrl-C again ends them at once" if received == signal.SIGINT else ""
@@ -179,8 +194,3 @@ def remember_signals(received: list[signal.Signals]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end_with_launcher() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

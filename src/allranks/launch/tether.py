@@ -1,7 +1,8 @@
 """Stands between us and a launcher, and ends all that the launcher has started: also when we are killed, and when the
 launcher itself would leave its ranks behind or wait for them for too long.
 
-Started as `python -m allranks.launch.tether COMMAND…`. SIGTERM ends the command; the kernel sends it when we die."""
+Started as `python -m allranks.launch.tether PARENT_PID COMMAND…`. SIGTERM ends the command; the kernel sends it when
+the parent dies."""
 
 import os
 import signal
@@ -19,16 +20,18 @@ _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0  # a process in uninterruptible sleep (a dead NFS server) does not even die of SIGKILL
 
 
-def tethered(command: Sequence[str]) -> list[str]:
-    """The command, held by a tether."""
-    return [sys.executable, "-m", "allranks.launch.tether", *command]
+def tethered(command: Sequence[str], parent_pid: int) -> list[str]:
+    """The command, held by a tether that ends it when the process `parent_pid`, which starts it, has died."""
+    return [sys.executable, "-m", "allranks.launch.tether", str(parent_pid), *command]
 
 
-def hold(command: Sequence[str]) -> int:
+def hold(command: Sequence[str], parent_pid: int) -> int:
     """Run the command until it has ended, with all below it; returns its exit code, or 128 + the signal's number."""
     adopt_orphans()
     awaited = {signal.SIGCHLD, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    # Here and not between fork and exec in the parent, which has threads whose locks a fork may catch held.
+    die_with_parent(signal.SIGTERM, parent_pid=parent_pid)
 
     def in_child() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
@@ -62,4 +65,4 @@ def _wait_for_the_end(child: subprocess.Popen) -> None:
 
 if __name__ == "__main__":
     # Not sys.exit: nothing of ours is left to tidy up, and the exit must not be delayed.
-    os._exit(hold(sys.argv[1:]))
+    os._exit(hold(sys.argv[2:], int(sys.argv[1])))

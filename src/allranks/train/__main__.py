@@ -2,18 +2,12 @@
 
 import os
 import sys
+from collections.abc import Mapping
 
-from allranks.cluster.identity import identify, refuse_part_of_a_job
-from allranks.config import load_config
+from allranks.config import RunConfig, load_config
 from allranks.config.overrides import parse_overrides
-from allranks.errors import AllranksError
-from allranks.observe import die_with_parent, say
-from allranks.train.under_accelerate import (
-    check_accelerate,
-    forget_accelerate,
-    layers_named_only_there,
-    refuse_one_process_of_several,
-)
+from allranks.observe import say
+from allranks.train.entry import run_rank
 
 IGNORE_UNSUPPORTED = "--ignore-unsupported"
 USAGE = (
@@ -29,35 +23,11 @@ def main(argv: list[str]) -> None:
         say(USAGE, file=sys.stdout if argv else sys.stderr)
         sys.exit(0 if argv else 2)
     keys = [word for word in argv[1:] if word.replace("_", "-") != IGNORE_UNSUPPORTED]
-    try:
-        identity = identify(os.environ)
-        refuse_part_of_a_job(os.environ)
-        refuse_one_process_of_several()
-        overrides = parse_overrides(keys)
-        ignore = len(keys) < len(argv) - 1
-        cfg = load_config(argv[0], overrides, ignore_unsupported=ignore)
-        check_accelerate(cfg)
-        if layers := layers_named_only_there(cfg):
-            cfg = load_config(argv[0], {**overrides, **layers}, ignore_unsupported=ignore)
-        forget_accelerate()
-    except AllranksError as error:
-        say(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    if identity.rank == 0:
-        for warning in cfg.warnings:
-            say(f"warning: {warning}", file=sys.stderr)
-    if "ALLRANKS_RUN_ID" in os.environ:
-        die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
-    # Only now: usage and config errors should not wait for torch.
-    from allranks.train.main import main_rank
-    from allranks.train.signals import PREEMPTED
-    from allranks.train.world import leave
 
-    code = main_rank(cfg, identity)
-    if code == PREEMPTED and "ALLRANKS_RUN_ID" in os.environ:
-        # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.
-        code = 0
-    leave(code, identity)
+    def read(also: Mapping[str, str]) -> RunConfig:
+        return load_config(argv[0], {**parse_overrides(keys), **also}, ignore_unsupported=len(keys) < len(argv) - 1)
+
+    run_rank(read)
 
 
 if __name__ == "__main__":

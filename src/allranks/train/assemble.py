@@ -79,7 +79,7 @@ def assemble(
         seed=cfg.optimizer.seed,
         pad_blocks_to=cfg.data.sequence_len if cfg.data.pad_to_sequence_len else None,
         pad_token_id=model.config.pad_token_id or 0,
-        save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
+        save_best=cfg.checkpoint.save_strategy == "best",
         memory_bytes=_memory_meter(device),
         flops_per_token=training_flops_per_token(model.num_parameters, model.num_trainable),
         peak_flops=_peak(device, half=model.precision.compute != torch.float32),
@@ -102,20 +102,13 @@ def data_seed(cfg: RunConfig) -> int:
 def _plan(cfg: RunConfig, identity: Identity, blocks: BlockSet, total_blocks: int, global_batch: int) -> BatchPlan:
     return BatchPlan(
         blocks,
-        _order(cfg, blocks, global_batch),
+        BlockOrder(len(blocks), data_seed(cfg)),
         global_batch=global_batch,
         micro_batch_size=cfg.optimizer.micro_batch_size,
         rank=identity.rank,
         world_size=identity.world_size,
         total_blocks=total_blocks,
     )
-
-
-def _order(cfg: RunConfig, blocks: BlockSet, global_batch: int) -> BlockOrder:
-    if cfg.data.curriculum_sampling:
-        return BlockOrder(len(blocks), seed=None)
-    lengths = blocks.token_counts if cfg.data.group_by_length else None
-    return BlockOrder(len(blocks), data_seed(cfg), lengths=lengths, step=global_batch)
 
 
 def _eval_plan(cfg: RunConfig, identity: Identity, blocks: BlockSet) -> BatchPlan:

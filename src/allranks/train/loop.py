@@ -97,8 +97,6 @@ def train(loop: Loop) -> Outcome:
     device = model.placement.device
     model.module.train()
     steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
-    if loop.step == 0 and 0 in loop.agenda.eval_at:
-        _measure(loop)
     loop._last_read = time.perf_counter()
 
     with closing(steps):
@@ -142,7 +140,7 @@ def train(loop: Loop) -> Outcome:
             )
             _digest(loop, read)
             early = step in loop.agenda.eval_at and _evaluate(loop)
-            if step in loop.agenda.save_at and not _is_saved(loop):
+            if step in loop.agenda.save_at and not loop.save_best:
                 save(loop)
             if (saved := loop.checkpointer.poll()) is not None:
                 _saved(loop, saved)
@@ -188,14 +186,10 @@ def _finish_saving(loop: Loop) -> None:
 
 
 def _save_before_leaving(loop: Loop) -> None:
-    if not _is_saved(loop):
+    newest = loop.checkpointer.newest
+    if newest is None or step_of(newest) != loop.step:
         save(loop)
     _finish_saving(loop)
-
-
-def _is_saved(loop: Loop) -> bool:
-    newest = loop.checkpointer.newest
-    return newest is not None and step_of(newest) == loop.step
 
 
 def _digest(loop: Loop, read: list[StepStats]) -> None:
@@ -263,9 +257,15 @@ def _check(loop: Loop, stats: StepStats) -> None:
 
 
 def _evaluate(loop: Loop) -> bool:
-    """Evaluate, save if this is the best and bests are saved; True if training should stop improving in vain."""
+    """Evaluate, save if this is the best and only the best is saved; True if training should stop improving in vain."""
+    assert loop.eval_plan is not None
     _digest(loop, loop.stats.flush())
-    loss = _measure(loop)
+    started = time.perf_counter()
+    loss = evaluate(loop.model, loop.eval_plan, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id)
+    seconds = time.perf_counter() - started
+    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
+    if loop.progress is not None:
+        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
     improved = loop.best_loss is None or loss < loop.best_loss
     if improved:
         loop.best_loss, loop.evals_without_improvement = loss, 0
@@ -280,16 +280,3 @@ def _evaluate(loop: Loop) -> bool:
     loop._last_read = time.perf_counter()  # none of this is part of the next step's time
     patience = loop.limits.eval_patience
     return patience is not None and loop.evals_without_improvement >= patience
-
-
-def _measure(loop: Loop) -> float:
-    """The evaluation loss of the present step, recorded."""
-    assert loop.eval_plan is not None
-    started = time.perf_counter()
-    pad_blocks = loop.pad_blocks_to is not None
-    loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
-    seconds = time.perf_counter() - started
-    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
-    if loop.progress is not None:
-        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
-    return loss

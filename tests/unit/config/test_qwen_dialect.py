@@ -2,14 +2,15 @@ import json
 
 import pytest
 
-from allranks.config.dialects.qwen import METHODS, in_our_words, is_chat_model, is_qwen1, qwen_config
+from allranks.config.dialects.finetune import in_our_words
+from allranks.config.dialects.qwen import METHODS, is_chat_model, is_qwen1, qwen_config
 from allranks.config.load import resolve_mapping
 from allranks.config.overrides import parse_overrides
 from allranks.errors import ConfigError
 
 
 def resolved(method: str, *words: str, model: str = "Qwen/Qwen2.5-7B-Instruct"):
-    overrides = parse_overrides(in_our_words(words))
+    overrides = parse_overrides(in_our_words(words)[0])
     return resolve_mapping(qwen_config(method, model, "data.json", overrides.keys()), "allranks qwen", overrides)
 
 

@@ -39,10 +39,23 @@ sys.exit(subprocess.call([sys.executable, "-c", {BETWEEN!r}, *sys.argv[1:]]))
 """
 
 
-def start(folder, kind, **settings):
+# As torchrun does when its ranks have ended well, it then waits for the agents of the other nodes.
+PARTING_AGENT = """
+import os, pathlib, subprocess, sys, time
+folder = pathlib.Path(sys.argv[1])
+rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], env=os.environ | {"RANK": "0"})
+rank.wait()
+(folder / "ready").write_text(str(rank.pid))
+until = time.monotonic() + 60
+while not (folder / "others are done").exists() and time.monotonic() < until:
+    time.sleep(0.05)
+"""
+
+
+def start(folder, kind, agent=AGENT, **settings):
     env = os.environ | {"ALLRANKS_LAUNCH_ID": f"test-{folder}"}
     settings = {"launch_id": f"test-{folder}", "grace_seconds": 60, "say": lambda text: None} | settings
-    return supervise([sys.executable, "-c", AGENT, str(folder), kind], env, log=folder / "agent.log", **settings)
+    return supervise([sys.executable, "-c", agent, str(folder), kind], env, log=folder / "agent.log", **settings)
 
 
 def when_ready(folder, action):
@@ -75,6 +88,26 @@ def test_signals_reach_the_ranks_as_a_request_to_save(tmp_path, sent, arrives):
     ended = start(tmp_path, "good")
     assert (tmp_path / arrives).exists()
     assert (ended.returncode, ended.signal, ended.killed) == (75, sent, False)
+
+
+def test_a_node_whose_ranks_have_ended_waits_for_the_others_although_it_is_told_to_stop(tmp_path):
+    """Its agent, were it ended now, would be missed by the other agents for minutes."""
+    said = []
+
+    def say(text):
+        said.append(text)
+        (tmp_path / "others are done").touch()
+
+    when_ready(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    ended = start(tmp_path, "", agent=PARTING_AGENT, say=say)
+    assert (ended.returncode, ended.signal, ended.killed) == (0, signal.SIGTERM, False)
+    assert said == ["SIGTERM: the ranks of this node have ended already"]
+
+
+def test_an_agent_that_waits_for_one_that_has_gone_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("allranks.launch.supervise._PARTING_SECONDS", 0.5)
+    ended = start(tmp_path, "", agent=PARTING_AGENT, parting=(tmp_path / "ready").exists)
+    assert (ended.returncode, ended.signal, ended.killed) == (128 + signal.SIGTERM, None, False)
 
 
 def test_the_grace_period_ends_everything(tmp_path):

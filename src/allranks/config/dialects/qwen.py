@@ -13,19 +13,6 @@ from allranks.config.rules import EXCLUSIVE
 
 METHODS = ("full", "lora", "qlora")
 
-ARGUMENTS = {
-    "model_name_or_path": "base_model",
-    "data_path": "datasets.0.path",
-    "eval_data_path": "test_datasets.0.path",
-    "model_max_length": "sequence_len",
-    "num_train_epochs": "num_epochs",
-    "per_device_train_batch_size": "micro_batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "lr_scheduler_type": "lr_scheduler",
-    "optim": "optimizer",
-}
-"""What finetune.py calls a key -> the key."""
-
 _ALL = {
     "bf16": True,
     "gradient_checkpointing": True,
@@ -33,6 +20,7 @@ _ALL = {
     # finetune.py cuts what is too long.
     "excess_length_strategy": "truncate",
     "num_epochs": 5.0,
+    "eval_batch_size": 1,
     "optimizer": "adamw_torch",
     "adam_beta2": 0.95,
     "weight_decay": 0.1,
@@ -85,22 +73,28 @@ def qwen_config(method: str, model: str, data: str, given: Collection[str] = ())
         **_ALL,
     }
     if method != "full":
-        flat["lora_target_modules"] = _TARGETS_OF_QWEN1 if is_qwen1(model) else _TARGETS
-        if method == "lora" and not is_chat_model(model):
-            flat["lora_modules_to_save"] = ["wte" if is_qwen1(model) else "embed_tokens", "lm_head"]
+        flat["lora_target_modules"] = adapted_modules(model)
+        if method == "lora" and (whole := modules_trained_whole(model)):
+            flat["lora_modules_to_save"] = whole
     return {key: value for key, value in flat.items() if not _is_excluded(key, given)}
 
 
-def in_our_words(words: Sequence[str]) -> list[str]:
-    """Command line options with finetune.py's names replaced by ours."""
-    translated = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        key = ARGUMENTS.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
-        translated.append(f"--{key}{equals}{value}" if key else word)
-        if key == "test_datasets.0.path":
-            translated[-1:-1] = ["--test_datasets.0.type=qwen"]
-    return translated
+def adapted_modules(model: str) -> list[str]:
+    """All linear layers but the output layer, by their names in this generation of models."""
+    return list(_TARGETS_OF_QWEN1 if is_qwen1(model) else _TARGETS)
+
+
+def modules_trained_whole(model: str) -> list[str] | None:
+    """Embedding and output layer of a base model, by their names in this generation; None for a chat model."""
+    return None if is_chat_model(model) else ["wte" if is_qwen1(model) else "embed_tokens", "lm_head"]
+
+
+def why_trained_whole(model: str, modules: Sequence[str]) -> str:
+    """What the user is told of a base model."""
+    return (
+        f"{model} is a base model by its name: it has never seen the tokens of a chat (<|im_start|>, <|im_end|>), so "
+        f"{' and '.join(modules)} are trained too, as finetune.py does; --lora-modules-to-save null leaves them out"
+    )
 
 
 def is_qwen1(model: str) -> bool:

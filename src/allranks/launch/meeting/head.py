@@ -237,7 +237,7 @@ class Head(Meeting):
                 elif "failed" in message:
                     self._stop_all(guest, str(message["failed"])[:10_000])
                 elif "bye" in message:
-                    guest.done = True
+                    guest.done = self.parting = True
                     guest.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
                         self._stop_all(guest, str(message.get("message") or "")[:10_000] or "failed")

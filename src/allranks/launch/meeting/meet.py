@@ -62,6 +62,7 @@ class Meeting:
         self._changed = threading.Condition()
         self._refused: str | None = None
         self._stop_reason: str | None = None
+        self.parting = False  # another node has said good-bye
         self._leaving: tuple[int, str] | None = None
         self._patient = True
         self._wake: Callable[[], None] = lambda: None

@@ -140,6 +140,7 @@ class Member(Meeting):
         elif "stop" in message:
             self._set(_stop_reason=str(message["stop"]))
         elif "bye" in message:
+            self.parting = True
             if message["bye"] not in (0, 75) and self._stop_reason is None:
                 self._set(_stop_reason=str(message.get("message") or f"node 0 ({self.nodes[0].host}) failed"))
             return True

@@ -1,0 +1,51 @@
+"""The way into a rank that a launcher of the user's started: what both of its programs share."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from allranks.cluster.identity import identify, refuse_part_of_a_job
+from allranks.config import RunConfig
+from allranks.errors import AllranksError
+from allranks.observe import die_with_parent, say
+from allranks.train.under_accelerate import (
+    check_accelerate,
+    forget_accelerate,
+    layers_named_only_there,
+    refuse_one_process_of_several,
+)
+
+
+def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
+    """Read the config, train this process's part and end the process.
+
+    `read` gives the config with these keys replaced; what it raises as AllranksError becomes a message.
+    """
+    try:
+        identity = identify(os.environ)
+        refuse_part_of_a_job(os.environ)
+        refuse_one_process_of_several()
+        cfg = read({})
+        check_accelerate(cfg)
+        if layers := layers_named_only_there(cfg):
+            cfg = read(layers)
+        forget_accelerate()
+    except AllranksError as error:
+        say(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if identity.rank == 0:
+        for warning in cfg.warnings:
+            say(f"warning: {warning}", file=sys.stderr)
+    if "ALLRANKS_RUN_ID" in os.environ:
+        die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
+    # Only now: usage and config errors should not wait for torch.
+    from allranks.train.main import main_rank
+    from allranks.train.signals import PREEMPTED
+    from allranks.train.world import leave
+
+    code = main_rank(cfg, identity)
+    if code == PREEMPTED and "ALLRANKS_RUN_ID" in os.environ:
+        # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.
+        code = 0
+    leave(code, identity)
