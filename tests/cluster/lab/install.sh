@@ -22,6 +22,6 @@ if [ ! -e "$policy" ]; then
   chmod +x "$policy"
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update --quiet=2
+apt-get update --quiet=2 -o Acquire::Retries=3
 # shellcheck disable=SC2086 # a list of words
-apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null
+apt-get install --quiet=2 -o Acquire::Retries=3 --yes --no-install-recommends $missing >/dev/null
