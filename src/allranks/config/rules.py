@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from allranks.config.run import RunConfig
+from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
 from allranks.config.sections.launch import LaunchConfig
 from allranks.config.yaml_lines import KeyPath
 
@@ -28,6 +29,9 @@ EXCLUSIVE = [
     ("test_datasets", "val_set_size", "both name the evaluation data"),
     ("bf16", "fp16", "a run computes in one type"),
     ("fp16", "bfloat16", "a run computes in one type"),
+    ("chunked_cross_entropy", "cut_cross_entropy", "both make the loss"),
+    ("chunked_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
+    ("cut_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
     ("lora_target_linear", "lora_target_modules", "both choose the modules"),
     ("resume_from_checkpoint", "auto_resume_from_checkpoints", "both choose the checkpoint to go on from"),
 ]
@@ -70,6 +74,7 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     checks = (
         *(_exclusive, _adapter, _optimizer, _schedule, _saving, _evaluation),
         *(_templates, _precision, _parallel, _network, _launch, _watchdog),
+        _kernels,
     )
     broken = [entry for check in checks for entry in check(config, given)]
     return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
@@ -114,6 +119,9 @@ def finish(config: RunConfig) -> RunConfig:
     tracking = config.tracking
     if tracking.loss_watchdog_threshold is not None:
         tracking = _fill(tracking, loss_watchdog_patience=3)
+    kernels = config.kernels
+    if CUT_CROSS_ENTROPY in (kernels.plugins or []):
+        kernels = _fill(kernels, cut_cross_entropy=True)  # as the plugin's own default is
     fsdp = parallel.fsdp_config
     if fsdp is not None:
         final = fsdp.final_state_dict_type or fsdp.state_dict_type
@@ -127,6 +135,7 @@ def finish(config: RunConfig) -> RunConfig:
         checkpoint=checkpoint,
         evaluation=evaluation,
         parallel=parallel,
+        kernels=kernels,
         precision=precision,
         tracking=tracking,
     )
@@ -270,6 +279,16 @@ def _parallel(config: RunConfig, given: Given) -> Broken:
             yield key, "needs `torch_compile: true`"
     if parallel.gradient_checkpointing_kwargs and not parallel.checkpoints_activations:
         yield "gradient_checkpointing_kwargs", "needs `gradient_checkpointing: true`"
+
+
+def _kernels(config: RunConfig, given: Given) -> Broken:
+    kernels = config.kernels
+    if kernels.chunked_cross_entropy_num_chunks and kernels.chunked_cross_entropy is False:
+        yield "chunked_cross_entropy_num_chunks", "has no effect with `chunked_cross_entropy: false`"
+    if kernels.chunked_cross_entropy_num_chunks and (
+        kernels.cut_cross_entropy or kernels.liger_fused_linear_cross_entropy
+    ):
+        yield "chunked_cross_entropy_num_chunks", "has no effect where another library makes the loss; remove it"
 
 
 def _network(config: RunConfig, given: Given) -> Broken:

@@ -12,6 +12,7 @@ from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.sections.checkpoint import CheckpointConfig
 from allranks.config.sections.data import DataConfig
 from allranks.config.sections.evaluation import EvaluationConfig
+from allranks.config.sections.kernels import KernelConfig
 from allranks.config.sections.launch import LaunchConfig
 from allranks.config.sections.model import ModelConfig
 from allranks.config.sections.network import NetworkConfig
@@ -31,6 +32,7 @@ class RunConfig:
     adapter: AdapterConfig
     precision: PrecisionConfig
     parallel: ParallelConfig
+    kernels: KernelConfig
     network: NetworkConfig
     optimizer: OptimizerConfig
     checkpoint: CheckpointConfig

@@ -16,6 +16,7 @@ RENAMED = {
     "fsdp_config.fsdp_version": "fsdp_version",
     "fsdp_config.version": "fsdp_version",
     "network.timeout": "ddp_timeout",
+    "liger_swiglu": "liger_glu_activation",
     "datasets.*.conversation": "datasets.*.chat_template",
     "datasets.*.message_field_role": "datasets.*.message_property_mappings.role",
     "datasets.*.message_field_content": "datasets.*.message_property_mappings.content",

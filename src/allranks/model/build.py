@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from allranks.errors import ConfigError
 from allranks.model import attention
 from allranks.model.batch import TorchBatch
+from allranks.model.head import LossHead, Recipe, head_recipe
 from allranks.model.isolation import choose_attention, probe_isolation
+from allranks.model.kernels import apply_liger, loss_kernel
 from allranks.model.layers import find_layers
 from allranks.model.loading import fill, plan_loading
 from allranks.model.loss import PackedKwargs, packed_logits, sum_cross_entropy, takes_logits_to_keep
@@ -48,6 +50,7 @@ class TrainModel:
     sync_each_batch: bool
     packed_kwargs: PackedKwargs
     keeps_logits: bool
+    head: LossHead | None
 
     def forward_loss(self, batch: TorchBatch) -> Tensor:
         """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
@@ -55,6 +58,7 @@ class TrainModel:
             return sum_cross_entropy(
                 self.module,
                 batch,
+                head=self.head,
                 keeps_logits=self.keeps_logits,
                 packed_kwargs=self.packed_kwargs,
                 dtype=self.precision.compute,
@@ -107,7 +111,10 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     config = read_config(cfg, folder)
     grown = grow_vocabulary(config, cfg, tokenizer)
 
+    kernel = loss_kernel(cfg, placement.device)
     model, packed_kwargs, must_probe = _without_weights(config, cfg, precision)
+    apply_liger(model, cfg, placement.device)
+    recipe = _wanted_recipe(model, cfg)
     plan = plan_loading(model, stored, grown(model))
     config.dtype = precision.compute  # what the model will be exported in
     peft_config = None
@@ -147,10 +154,32 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         sync_each_batch=bool(cfg.parallel.fsdp_settings.sync_each_batch),
         packed_kwargs=packed_kwargs,
         keeps_logits=takes_logits_to_keep(model),
+        head=LossHead(model, recipe, num_chunks=cfg.kernels.chunked_cross_entropy_num_chunks, kernel=kernel)
+        if recipe
+        else None,
     )
     if must_probe:
         probe_isolation(built)
     return built
+
+
+def _wanted_recipe(model: PreTrainedModel, cfg: Any) -> Recipe | None:
+    """How to make the loss without full logits, or None: not wanted, or not known for this model."""
+    kernels = cfg.kernels
+    asked = [
+        key
+        for key in ("chunked_cross_entropy", "cut_cross_entropy", "liger_fused_linear_cross_entropy")
+        if getattr(kernels, key)
+    ]
+    if kernels.chunked_cross_entropy is False and not asked:
+        return None
+    recipe = head_recipe(model)
+    if recipe is None and asked:
+        raise ConfigError(
+            f"{asked[0]}: {type(model).__name__} does more to its logits than is known here, so its loss needs all of "
+            f"them; remove {asked[0]}"
+        )
+    return recipe
 
 
 def _without_weights(

@@ -1,7 +1,7 @@
 """The loss of a micro-batch: a sum over its labels, with logits only where there is a label."""
 
 import inspect
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from allranks.model.attention import Documents
 from allranks.model.batch import TorchBatch
 
+if TYPE_CHECKING:
+    from allranks.model.head import LossHead
+
 # How a model is told where documents begin, besides position_ids that restart: "documents" and "varlen" are for
 # attention functions (ours, FlashAttention's), "mask" is an explicit mask, "" is for masks that transformers makes
 # from position_ids.
@@ -17,7 +20,13 @@ PackedKwargs = Literal["documents", "varlen", "mask", ""]
 
 
 def sum_cross_entropy(
-    module: nn.Module, batch: TorchBatch, *, keeps_logits: bool, packed_kwargs: PackedKwargs, dtype: torch.dtype
+    module: nn.Module,
+    batch: TorchBatch,
+    *,
+    head: "LossHead | None",
+    keeps_logits: bool,
+    packed_kwargs: PackedKwargs,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return the float32 sum of cross entropy over the labels of `batch`.
 
@@ -25,9 +34,14 @@ def sum_cross_entropy(
     the time and memory of a plain loop go. Without any label the sum is 0 and still hangs on every trainable parameter,
     so that ranks with less work than others take part in every collective.
 
-    `keeps_logits`: the model's forward takes `logits_to_keep`. `dtype`: what the model computes in.
+    `head`: makes the loss without full logits, or None. `keeps_logits`: the model's forward takes `logits_to_keep`.
+    `dtype`: what the model computes in.
     """
     keep = batch.label_positions if keeps_logits else None
+    if head is not None:
+        with head.targets(batch.label_positions, batch.labels):
+            logits = packed_logits(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
+        return head.loss_of(logits)
     # squeeze, not [0]: the gradient of an index is a zeroed copy of all the logits, of a squeeze it is a view.
     logits = packed_logits(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype).squeeze(0)
     if not keeps_logits:

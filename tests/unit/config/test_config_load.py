@@ -326,7 +326,26 @@ BAD = {
         "deepspeed: zero3.json",
         ["config.yaml:6: deepspeed: not supported yet: DeepSpeed ZeRO", "--ignore-unsupported"],
     ),
-    "later by prefix": ("liger_rope: true", ["config.yaml:6: liger_rope: not supported yet: Liger kernels"]),
+    "later by prefix": (
+        "scaling_softmax_factor: 2",
+        ["config.yaml:6: scaling_softmax_factor: not supported yet: scaled softmax"],
+    ),
+    "a plugin by name": (
+        "plugins: [axolotl.integrations.spectrum.SpectrumPlugin]",
+        ["config.yaml:6: plugins: axolotl.integrations.spectrum.SpectrumPlugin: this plugin (Spectrum"],
+    ),
+    "a plugin that nobody knows": (
+        "plugins: [my.own.Plugin]",
+        ["config.yaml:6: plugins.0: expected axolotl.integrations.liger.LigerPlugin", "got 'my.own.Plugin'"],
+    ),
+    "two libraries for one loss": (
+        "cut_cross_entropy: true\nliger_fused_linear_cross_entropy: true",
+        ["config.yaml:7: liger_fused_linear_cross_entropy: excludes cut_cross_entropy (config.yaml:6"],
+    ),
+    "chunks of nothing": (
+        "chunked_cross_entropy: false\nchunked_cross_entropy_num_chunks: 4",
+        ["config.yaml:7: chunked_cross_entropy_num_chunks: has no effect"],
+    ),
     "later value": ("optimizer: muon", ["config.yaml:6: optimizer: muon: this optimizer is not supported yet"]),
     "offloaded activations": (
         "gradient_checkpointing: offload",

@@ -20,12 +20,17 @@ _LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, "lora_
 
 # What is trained: name -> (architecture, keys).
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "untied": ("llama", {}),
-    "tied": ("llama-tied", {}),
+    "untied": ("llama", {"chunked_cross_entropy_num_chunks": 3}),
+    "tied": ("llama-tied", {"chunked_cross_entropy_num_chunks": 3}),
     "experts": ("qwen3-moe", {}),
     "recomputed": ("gemma3", {"gradient_checkpointing": True}),
     "lora": ("qwen3", _LORA),
     "dora": ("llama", {**_LORA, "peft_use_dora": True, "peft_use_rslora": True}),
+    "lora on the output layer": (
+        "llama",
+        {**_LORA, "lora_target_linear": False, "lora_target_modules": ["lm_head", "q_proj"]}
+        | {"chunked_cross_entropy_num_chunks": 3},
+    ),
     "lora with embeddings": ("llama", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
     "lora with tied embeddings": ("llama-tied", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
 }
