@@ -59,8 +59,8 @@ REMOVED = {
 
 NEVER_EXISTED = {
     "NCCL_TIMEOUT": "the time-out of a collective is PyTorch's, not NCCL's: set `network.timeout` in the config",
-    "NCCL_COMPRESSION": "NCCL compresses nothing; PyTorch's gradient compression is a hook of DDP, which allranks does "
-    "not use: to send gradients less often, raise `gradient_accumulation_steps` in the config",
+    "NCCL_COMPRESSION": "NCCL compresses nothing: to send less, set `ddp_comm_hook` (DDP), `fsdp_config.reduce_dtype` "
+    "(FSDP2) in the config, and raise `gradient_accumulation_steps`; see docs/communication.md",
     "NCCL_IB_ENABLE": "InfiniBand is on unless NCCL_IB_DISABLE is 1: set `network.infiniband` in the config",
     "NCCL_ENABLE_IB": "InfiniBand is on unless NCCL_IB_DISABLE is 1: set `network.infiniband` in the config",
     "NCCL_IFNAME": "it is NCCL_SOCKET_IFNAME: set `network.interface` in the config",

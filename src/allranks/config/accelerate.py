@@ -83,7 +83,9 @@ def wanted_settings(cfg: RunConfig) -> dict[str, Wanted]:
         }
     if parallel.dp_replicate_size or parallel.dp_shard_size:
         found["parallelism_config_dp_replicate_size"] = Wanted(parallel.dp_replicate_size, "dp_replicate_size")
-        found["parallelism_config_dp_shard_size"] = Wanted(parallel.dp_shard_size, "dp_shard_size")
+        # How many `node` means is known only where the ranks are counted.
+        shards = None if parallel.dp_shard_size == "node" else parallel.dp_shard_size
+        found["parallelism_config_dp_shard_size"] = Wanted(shards, "dp_shard_size")
     return found
 
 

@@ -9,7 +9,7 @@ from allranks.config.run import SECTIONS
 from allranks.config.sections.data import DatasetSpec, PromptFormat
 from allranks.config.sections.model import SpecialTokens
 from allranks.config.sections.network import NetworkSettings
-from allranks.config.sections.parallel import FsdpConfig, GradientCheckpointingKwargs
+from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
 from allranks.config.sections.section import Section, key_help
 from allranks.config.spellings import ATTENTION, RENAMED, VALUES
 from allranks.config.unsupported import FSDP1, LATER, NO_EFFECT, OUT_OF_SCOPE
@@ -20,6 +20,7 @@ NESTED: dict[str, type[Section]] = {
     "datasets.N.type": PromptFormat,
     "fsdp_config": FsdpConfig,
     "gradient_checkpointing_kwargs": GradientCheckpointingKwargs,
+    "ddp_comm_state_option": DdpCommStateOption,
     "network": NetworkSettings,
 }
 

@@ -279,6 +279,21 @@ def _parallel(config: RunConfig, given: Given) -> Broken:
             yield key, "needs `torch_compile: true`"
     if parallel.gradient_checkpointing_kwargs and not parallel.checkpoints_activations:
         yield "gradient_checkpointing_kwargs", "needs `gradient_checkpointing: true`"
+    yield from _comm_hook(config)
+
+
+def _comm_hook(config: RunConfig) -> Broken:
+    parallel, hook = config.parallel, config.parallel.ddp_comm_hook
+    low_rank = "power_sgd" in hook
+    if parallel.ddp_comm_state_option and not low_rank:
+        yield "ddp_comm_state_option", "belongs to `ddp_comm_hook: power_sgd` and `batched_power_sgd`"
+    if hook == "none":
+        return
+    if parallel.uses_fsdp:
+        yield "ddp_comm_hook", "is a hook of DDP; with FSDP set `fsdp_config.reduce_dtype: bfloat16`"
+    elif low_rank and config.precision.compute == "float16":
+        # Loss scaling finds its level by gradients that overflow; error feedback would keep them for ever.
+        yield "ddp_comm_hook", f"{hook} does not work with fp16's loss scaling; use `bf16: true`"
 
 
 def _kernels(config: RunConfig, given: Given) -> Broken:

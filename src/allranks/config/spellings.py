@@ -33,10 +33,11 @@ ATTENTION = {
 
 VALUES = {
     "optimizer": {"adamw_8bit": "adamw_bnb_8bit", "adamw_hf": "adamw_torch"},
+    "ddp_comm_hook": {"no": "none", "powersgd": "power_sgd"},
 }
 """Key -> old value -> the value it stands for."""
 
-NO_OF_YAML = ("save_strategy", "eval_strategy")
+NO_OF_YAML = ("save_strategy", "eval_strategy", "ddp_comm_hook")
 """Keys with the value `no`, which YAML 1.1 reads as false."""
 
 ON_OFF_OF_YAML = (("network", "infiniband"),)
@@ -75,6 +76,8 @@ HINTS = {
     "num_workers": "dataset_num_proc",
     "adam_eps": "adam_epsilon",
     "clip_grad": "max_grad_norm",
+    "comm_hook": "ddp_comm_hook",
+    "comm_state_option": "ddp_comm_state_option",
     "bfloat": "bf16",
 }
 """What other trainers call a key -> the key; only for the text of an error."""
@@ -87,10 +90,10 @@ def current_spelling(path: KeyPath, value: Any) -> tuple[KeyPath, Any] | None:
         return None
     if len(path) == 1 and path[0] in ATTENTION and isinstance(value, bool):
         return (("attn_implementation",), ATTENTION[str(path[0])]) if value else None
-    if len(path) == 1 and path[0] in VALUES and isinstance(value, str):
-        value = VALUES[str(path[0])].get(value, value)
     if len(path) == 1 and path[0] in NO_OF_YAML and value is False:
         value = "no"
+    if len(path) == 1 and path[0] in VALUES and isinstance(value, str):
+        value = VALUES[str(path[0])].get(value, value)
     if path in ON_OFF_OF_YAML and isinstance(value, bool):
         value = "on" if value else "off"
     if path in LISTS_AS_TEXT and isinstance(value, str):

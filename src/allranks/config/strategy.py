@@ -8,8 +8,10 @@ from allranks.errors import ConfigError
 Kind = Literal["single", "ddp", "fsdp"]
 
 
-def strategy(cfg: RunConfig, world_size: int) -> tuple[Kind, int, int]:
+def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> tuple[Kind, int, int]:
     """(kind, replicas, shards) that the config asks for on `world_size` ranks. FSDP with several replicas is HSDP.
+
+    `node_size`: ranks of each node, for `dp_shard_size: node`; all, if not given.
 
     One process that asks for FSDP gets "single", so that a config written for many ranks also runs alone (a smoke test,
     a resume on one process), unless it also asks for `offload_params`, which only FSDP can do.
@@ -19,6 +21,8 @@ def strategy(cfg: RunConfig, world_size: int) -> tuple[Kind, int, int]:
     """
     parallel = cfg.parallel
     replicas, shards = parallel.dp_replicate_size, parallel.dp_shard_size
+    if shards == "node":
+        shards = node_size or world_size
     if shards is None:
         shards = max(1, world_size // (replicas or 1)) if parallel.uses_fsdp else 1
     if replicas is None:

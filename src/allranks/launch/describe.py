@@ -24,7 +24,7 @@ def describe(cfg: RunConfig, launch: Launch, run: RunDir) -> str:
     return _lines(
         {
             "config": cfg.source,
-            "strategy": strategy_name(cfg, launch.world_size),
+            "strategy": strategy_name(cfg, launch.world_size, launch.nproc_per_node),
             "world size": _world_size(launch),
             "run": run.path,
             "resume": resume_line(cfg, run),
@@ -50,9 +50,14 @@ def _world_size(launch: Launch) -> str:
     return f"{launch.world_size} = {nodes} node(s) x {launch.nproc_per_node} process(es) ({gpus}{node})"
 
 
-def strategy_name(cfg: RunConfig, world_size: int) -> str:
-    """Such as "FSDP2, LoRA". Raises ConfigError where the config's sizes do not fit the world size."""
-    kind, replicas, shards = strategy(cfg, world_size)
+def strategy_name(cfg: RunConfig, world_size: int, node_size: int | None = None) -> str:
+    """Such as "FSDP2, LoRA". Raises ConfigError where the config's sizes do not fit the world size.
+
+    `node_size`: ranks of each node, where that is known.
+    """
+    if cfg.parallel.dp_shard_size == "node" and node_size is None:
+        return "HSDP (one replica a node)" + (", LoRA" if cfg.adapter.adapter else "")
+    kind, replicas, shards = strategy(cfg, world_size, node_size)
     name = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}[kind]
     if kind == "fsdp" and replicas > 1:
         name = f"HSDP ({replicas} replicas x {shards} shards)"

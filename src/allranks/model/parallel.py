@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from allranks.errors import ConfigError
+from allranks.model.comm_hooks import add_comm_hook
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision
 
@@ -28,9 +29,9 @@ def shard(
     if options.offload_params:
         pin = placement.device.type == "cuda" and options.cpu_offload_pin_memory is not False
         policy = CPUOffloadPolicy(pin_memory=pin)
-    mixed = MixedPrecisionPolicy()
-    if precision.mixed:
-        mixed = MixedPrecisionPolicy(param_dtype=precision.compute, reduce_dtype=torch.float32)
+    mixed = MixedPrecisionPolicy(
+        param_dtype=precision.compute if precision.mixed else None, reduce_dtype=_reduce_dtype(cfg, precision)
+    )
     common: dict[str, Any] = {"mesh": placement.mesh, "mp_policy": mixed, "offload_policy": policy}
     reshard = options.reshard_after_forward is not False
     for layer in layers:
@@ -52,13 +53,15 @@ def replicate(model: nn.Module, cfg: Any, placement: Placement) -> nn.Module:
     }
     if parallel.ddp_bucket_cap_mb is not None:
         options["bucket_cap_mb"] = parallel.ddp_bucket_cap_mb
-    return DistributedDataParallel(
+    replicas = DistributedDataParallel(
         model,
         device_ids=[placement.device] if placement.device.type == "cuda" else None,
         find_unused_parameters=bool(parallel.ddp_find_unused_parameters),
         gradient_as_bucket_view=True,
         **options,
     )
+    add_comm_hook(replicas, cfg)
+    return replicas
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -115,6 +118,14 @@ def reshard(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+
+
+def _reduce_dtype(cfg: Any, precision: Precision) -> torch.dtype | None:
+    """What FSDP sends gradients in; None: in the type of the parameters that are computed with."""
+    asked = cfg.parallel.fsdp_settings.reduce_dtype
+    if asked is not None:
+        return getattr(torch, asked)
+    return torch.float32 if precision.mixed else None
 
 
 def _ends(model: PreTrainedModel) -> list[nn.Module]:

@@ -27,6 +27,7 @@ from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
 from allranks.train.storage import Storage
 from allranks.train.strategies import make_strategy
+from allranks.train.traffic import CHECKPOINT_GROUP
 
 
 def assemble(
@@ -89,7 +90,8 @@ def assemble(
 
 
 def _group_for_saving(timeout_seconds: float) -> dist.ProcessGroup:
-    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    group = dist.new_group(backend="gloo", timeout=timeout, group_desc=CHECKPOINT_GROUP)
     assert group is not None
     return group
 

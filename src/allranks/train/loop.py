@@ -25,6 +25,7 @@ from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
 from allranks.train.strategies import Strategy
+from allranks.train.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Loop:
     memory_bytes: Callable[[], int] = lambda: 0
     flops_per_token: float = 0.0
     peak_flops: float | None = None
+    traffic: Traffic | None = None
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -103,6 +105,8 @@ def train(loop: Loop) -> Outcome:
         for todo in steps:
             step = loop.step + 1
             seed_step(loop.seed, step, plan.rank)
+            if loop.traffic is not None:
+                loop.traffic.begin(step)
             factor = loop.schedule(step - 1)
             for group, rate in zip(strategy.optimizer.param_groups, loop.base_rates, strict=True):
                 group["lr"] = rate * factor
@@ -121,6 +125,8 @@ def train(loop: Loop) -> Outcome:
                     loss = model.forward_loss(batch)
                     strategy.backward(loss * to_mean)
                 loss_sum += loss.detach()
+                if loop.traffic is not None:
+                    loop.traffic.read()
             grad_norm = strategy.step()
 
             loop.step = step
@@ -138,6 +144,8 @@ def train(loop: Loop) -> Outcome:
                 num_target_tokens=todo.plan.num_target_tokens,
                 stop=loop.stop_request.name is not None,
             )
+            if loop.traffic is not None:
+                loop.traffic.end(step)
             _digest(loop, read)
             early = step in loop.agenda.eval_at and _evaluate(loop)
             if step in loop.agenda.save_at and not loop.save_best:

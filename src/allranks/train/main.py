@@ -19,6 +19,7 @@ from allranks.config.strategy import strategy
 from allranks.data import load_tokenizer, prepare
 from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
+from allranks.model.comm_hooks import compression_starts
 from allranks.model.placement import place
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
 from allranks.observe.trackers import Trackers, refuse_missing_packages
@@ -37,6 +38,7 @@ from allranks.train.resume import (
 )
 from allranks.train.signals import PREEMPTED, StopRequest
 from allranks.train.storage import Storage, fetch, from_rank_0, survey
+from allranks.train.traffic import Traffic, steps_to_count
 
 
 def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
@@ -127,7 +129,8 @@ class _Rank:
         resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
 
         self._enter("mesh")
-        placement = place(cfg, device, identity.rank, identity.world_size)
+        nodes = world.nodes_of_ranks(identity)
+        placement = place(cfg, device, identity.rank, identity.world_size, nodes)
 
         self._enter("model")
         _set_tf32(cfg, device)
@@ -179,9 +182,24 @@ class _Rank:
             )
 
     def _train(self, loop: Loop) -> Outcome:
+        agenda = loop.agenda
         if self.identity.rank == 0:
-            agenda = loop.agenda
             loop.progress = Progress(agenda.num_steps, start_step=loop.step, logging_steps=agenda.log_every)
+        if not self.identity.alone:
+            compressed_from = compression_starts(self.cfg)
+            if compressed_from is not None and loop.step + compressed_from >= agenda.num_steps:
+                self._warn(
+                    f"ddp_comm_hook: {self.cfg.parallel.ddp_comm_hook} begins after {compressed_from} steps, and this "
+                    f"start has {agenda.num_steps - loop.step}: nothing will be compressed; lower "
+                    "ddp_comm_state_option.start_powerSGD_iter (a tenth of the run is usual)"
+                )
+            loop.traffic = Traffic(
+                self.identity.rank,
+                loop.model.placement.nodes,
+                steps_to_count(loop.step + 1, agenda.num_steps, compressed_from),
+                self.events,
+                say=loop.progress.note if loop.progress is not None else self._say,
+            )
         try:
             return train(loop)
         finally:
@@ -231,6 +249,8 @@ class _Rank:
             "--auto-resume-from-checkpoints true",
         }
         self._say(lines[outcome.reason])
+        if loop.traffic is not None and loop.traffic.told:
+            self._say(f"  between nodes: {loop.traffic.told}")
         if newest:
             self._say(f"  checkpoint  {newest[0]}")
         self._say(f"  run         {self.run_dir.path}  (events/, logs/, checkpoints/)")

@@ -91,6 +91,17 @@ def agree(facts: Mapping[str, Any], identity: Identity) -> None:
     raise ConfigError("the ranks do not run the same thing:\n  " + "\n  ".join(differences))
 
 
+def nodes_of_ranks(identity: Identity) -> tuple[int, ...]:
+    """The node of each rank, numbered from 0 in the order of ranks; call it on all ranks."""
+    if identity.alone:
+        return (0,)
+    # Both, because some launchers do not count nodes, and two nodes of a trial may be one machine.
+    names: list[tuple[int | None, str]] = [(None, "")] * identity.world_size
+    dist.all_gather_object(names, (identity.node_rank, socket.gethostname()))
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return tuple(numbers[name] for name in names)
+
+
 def _difference(field: str, everyone: list[dict[str, str]]) -> str | None:
     holders: dict[str, list[int]] = {}
     for rank, facts in enumerate(everyone):

@@ -25,7 +25,7 @@ def _no_files_of_this_machine(monkeypatch, tmp_path):
         ("NCCL_QQQ_ZZZ", f"NCCL {catalogue.NCCL_VERSION} knows no such variable"),
         ("NCCL_TIMEOUT", "`network.timeout`"),
         ("NCCL_TIMEOUTS", "`network.timeout`"),
-        ("NCCL_COMPRESSION", "gradient_accumulation_steps"),
+        ("NCCL_COMPRESSION", "`ddp_comm_hook`"),
         ("NCCL_ASYNC_ERROR_HANDLING", "deprecated; use TORCH_NCCL_ASYNC_ERROR_HANDLING"),
         ("NCCL_BLOCKING_WAIT", "deprecated; use TORCH_NCCL_BLOCKING_WAIT"),
         ("TORCH_NCCL_TRACE_BUFFER_SIZE", "deprecated; use TORCH_FR_BUFFER_SIZE"),

@@ -207,6 +207,12 @@ GOOD = {
         "val_set_size: 0.1\nsave_strategy: no\neval_strategy: no",
         {"checkpoint.save_strategy": "no", "evaluation.eval_strategy": "no"},
     ),
+    "no hook, by Accelerate's name": ("ddp_comm_hook: no", {"parallel.ddp_comm_hook": "none"}),
+    "a hook by another name": (
+        "ddp_comm_hook: powersgd\nddp_comm_state_option:\n  start_powerSGD_iter: 5",
+        {"parallel.ddp_comm_hook": "power_sgd", "parallel.ddp_comm_state_option.start_powerSGD_iter": 5},
+    ),
+    "shards of a node": ("dp_shard_size: node", {"parallel.uses_fsdp": True}),
     "watchdog": ("loss_watchdog_threshold: 5", {"tracking.loss_watchdog_patience": 3}),
     "saving by fractions": ("save_steps: 0.25", {"checkpoint.save_steps": 0.25, "checkpoint.save_strategy": "steps"}),
     "seed of the data": ("seed: 7", {"data.data_seed": 7}),
@@ -249,6 +255,19 @@ BAD = {
         "test_datasets:\n  - path: a\n  - path: b\n    fild: text",
         ["config.yaml:9: test_datasets.1.fild: unknown key; did you mean test_datasets.1.field?"],
     ),
+    "a hook of DDP with FSDP": (
+        "fsdp_version: 2\nddp_comm_hook: bf16",
+        ["config.yaml:7: ddp_comm_hook: is a hook of DDP", "`fsdp_config.reduce_dtype: bfloat16`"],
+    ),
+    "PowerSGD with loss scaling": (
+        "fp16: true\nddp_comm_hook: power_sgd",
+        ["config.yaml:7: ddp_comm_hook: power_sgd does not work with fp16's loss scaling"],
+    ),
+    "options of PowerSGD without it": (
+        "ddp_comm_hook: bf16\nddp_comm_state_option:\n  matrix_approximation_rank: 2",
+        ["config.yaml:7: ddp_comm_state_option: belongs to `ddp_comm_hook: power_sgd`"],
+    ),
+    "a node of what": ("dp_shard_size: rack", ["config.yaml:6: dp_shard_size: expected ", "got 'rack'"]),
     "wrong type": (
         "micro_batch_size: two",
         ["config.yaml:6: micro_batch_size: expected an integer of at least 1, got 'two'"],

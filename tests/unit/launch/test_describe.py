@@ -23,6 +23,12 @@ def test_strategies_have_their_usual_names(keys, world_size, name):
     assert strategy_name(RunConfig.from_flat({**BASE, **keys}), world_size) == name
 
 
+def test_a_replica_on_each_node_is_told_with_its_size_where_that_is_known():
+    cfg = RunConfig.from_flat({**BASE, "dp_shard_size": "node"})
+    assert strategy_name(cfg, 8, 4) == "HSDP (2 replicas x 4 shards)"
+    assert strategy_name(cfg, 8) == "HSDP (one replica a node)"
+
+
 def test_what_resuming_does_is_told(tmp_path):
     run = RunDir(tmp_path)
     launch = resolve(LaunchOptions(), num_gpus=0)

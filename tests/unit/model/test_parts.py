@@ -11,7 +11,7 @@ from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.batch import to_device
 from allranks.model.build import build_model
-from allranks.model.placement import strategy
+from allranks.model.placement import place, strategy
 from allranks.model.precision import resolve_precision
 from allranks.model.sharding import materialise
 from tests.tiny_models import config_for, flat_for, make_batch, one_process, saved_model
@@ -113,6 +113,27 @@ def test_a_micro_batch_is_copied_as_it_is():
 )
 def test_strategy(tmp_path, keys, ranks, expected):
     assert strategy(RunConfig.from_flat(flat_for(tmp_path, **keys)), ranks) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [((0, 0, 1, 1), ("fsdp", 2, 2)), ((0, 0, 0, 0), ("fsdp", 1, 4)), ((0, 1, 2, 3), ("ddp", 4, 1))],
+)
+def test_shards_of_a_node(tmp_path, nodes, expected):
+    cfg = config_for(tmp_path, dp_shard_size="node")
+    assert strategy(cfg, 4, nodes.count(0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ((0, 0, 1), "2 on node 0, 1 on node 1"),
+        ((0, 1, 0, 1), "lie on nodes 0, 1, 0, 1: start them node by node"),
+    ],
+)
+def test_nodes_that_do_not_allow_a_replica_each_are_refused(tmp_path, nodes, said):
+    with pytest.raises(ConfigError, match=said):
+        place(config_for(tmp_path, dp_shard_size="node"), CPU, 0, len(nodes), nodes)
 
 
 def test_sizes_that_do_not_multiply_are_refused(tmp_path):

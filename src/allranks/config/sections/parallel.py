@@ -1,6 +1,6 @@
 """Keys of the strategies over several ranks, and of memory and compilation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,8 @@ class FsdpConfig(Section):
     """Accepted: FSDP2 always does."""
     mixed_precision_policy: Literal["bf16", "fp32"] | None = None
     """Computation type, as `bf16: true` and `bf16: false` say it for the whole run."""
+    reduce_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type that gradients travel in; if not given float32, or bfloat16 if the weights are (`bfloat16: true`)."""
 
 
 class GradientCheckpointingKwargs(Section):
@@ -43,6 +45,25 @@ class GradientCheckpointingKwargs(Section):
 
     use_reentrant: Literal[False] = False
     """Only the non-reentrant form works with FSDP2 and with adapters."""
+
+
+class DdpCommStateOption(Section):
+    """Options of `ddp_comm_hook: power_sgd` and `batched_power_sgd`, those of torch's `PowerSGDState`."""
+
+    matrix_approximation_rank: Annotated[int, Field(ge=1)] = 1
+    """Rank of the two matrices that each gradient is approximated by: more is more exact, and more bytes."""
+    start_powerSGD_iter: Annotated[int, Field(ge=2)] = 1000
+    """Gradients travel whole in so many steps first; a tenth of the run is usual."""
+    min_compression_rate: Annotated[float, Field(gt=0)] = 2
+    """Matrices that would shrink less than so many times travel whole (`power_sgd`)."""
+    use_error_feedback: bool = True
+    """Add what a step's approximation left out to the next step's gradient; costs the memory of the gradients."""
+    warm_start: bool = True
+    """Start each approximation from that of the step before."""
+    orthogonalization_epsilon: Annotated[float, Field(ge=0)] = 0
+    """Small number against division by zero where gradients vanish."""
+    random_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the first approximation, the same on all ranks."""
 
 
 class ParallelConfig(Section):
@@ -54,8 +75,8 @@ class ParallelConfig(Section):
     """Only 2, PyTorch's `fully_shard`."""
     fsdp_config: FsdpConfig | None = None
     """Settings of FSDP2."""
-    dp_shard_size: int | None = Field(None, ge=1)
-    """Ranks that share one copy of the model; all ranks if not given and FSDP is asked for."""
+    dp_shard_size: Annotated[int, Field(ge=1)] | Literal["node"] | None = None
+    """Ranks that share one copy of the model; all ranks if not given and FSDP is asked for; `node`: those of a node."""
     dp_replicate_size: int | None = Field(None, ge=1)
     """Copies of the model, each over `dp_shard_size` ranks (HSDP)."""
     tensor_parallel_size: Literal[1] | None = None
@@ -82,12 +103,21 @@ class ParallelConfig(Section):
     """Let DDP send the buffers of rank 0 to all ranks before each forward pass."""
     ddp_find_unused_parameters: bool = False
     """Let DDP look for parameters that took no part in the loss."""
+    ddp_comm_hook: Literal["none", "bf16", "fp16", "power_sgd", "batched_power_sgd"] = "none"
+    """How DDP sends gradients: as they are, rounded to 16 bits, or approximated by matrices of a low rank."""
+    ddp_comm_state_option: DdpCommStateOption | None = None
+    """Options of PowerSGD."""
 
     @property
     def uses_fsdp(self) -> bool:
         """Whether the model is sharded."""
         asked = bool(self.fsdp) or self.fsdp_version is not None or self.fsdp_config is not None
-        return asked or (self.dp_shard_size or 1) > 1
+        return asked or self.dp_shard_size == "node" or (self.dp_shard_size or 1) > 1
+
+    @property
+    def comm_state_option(self) -> DdpCommStateOption:
+        """`ddp_comm_state_option`, or its defaults where the config has none."""
+        return self.ddp_comm_state_option or DdpCommStateOption()
 
     @property
     def fsdp_settings(self) -> FsdpConfig:

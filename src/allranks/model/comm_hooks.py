@@ -1,0 +1,60 @@
+"""What DDP does to gradients before they travel: round them to 16 bits, or approximate them by low-rank matrices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+ROUNDING = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOW_RANK = {"power_sgd": powerSGD_hook.powerSGD_hook, "batched_power_sgd": powerSGD_hook.batched_powerSGD_hook}
+"""PowerSGD: Vogels et al. 2019, arXiv 1905.13727. The batched one takes a bucket's gradients as one square matrix."""
+
+
+def add_comm_hook(replicas: DistributedDataParallel, cfg: Any) -> None:
+    """Register the hook that `cfg` asks for. Every one of them ends in the mean over ranks, as without a hook.
+
+    Hooks run where DDP would reduce, so that micro-batches that are not the last of their step send nothing with them
+    either. PowerSGD's memory (what the last approximation left out) lives as long as the process: it differs from rank
+    to rank, and means nothing to another number of ranks, so that a checkpoint does not hold it.
+    """
+    name = comm_hook(cfg)
+    if name in ROUNDING:
+        replicas.register_comm_hook(dist.group.WORLD, round_to(ROUNDING[name]))
+    elif name in LOW_RANK:
+        options = cfg.parallel.comm_state_option.model_dump()
+        replicas.register_comm_hook(powerSGD_hook.PowerSGDState(process_group=None, **options), LOW_RANK[name])
+
+
+def round_to(dtype: torch.dtype) -> Callable[[dist.ProcessGroup, dist.GradBucket], Future[torch.Tensor]]:
+    """A hook that sums gradients in `dtype`. (PyTorch's own refuses bfloat16 on gloo, which can do it.)"""
+
+    def hook(group: dist.ProcessGroup, bucket: dist.GradBucket) -> Future[torch.Tensor]:
+        # Divided before it is rounded: in float16 the sum over many ranks could overflow where the mean does not.
+        rounded = (bucket.buffer() / group.size()).to(dtype)
+        work = dist.all_reduce(rounded, group=group, async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda summed: bucket.buffer().copy_(summed.value()[0]))
+
+    return hook
+
+
+def comm_hook(cfg: Any) -> str:
+    """The hook of a config, "none" if none.
+
+    Sharding over one rank, as `dp_shard_size: node` with one rank a node, is DDP; its `reduce_dtype` is then a hook.
+    """
+    if cfg.parallel.ddp_comm_hook != "none":
+        return cfg.parallel.ddp_comm_hook
+    return "bf16" if cfg.parallel.fsdp_settings.reduce_dtype == "bfloat16" else "none"
+
+
+def compression_starts(cfg: Any) -> int | None:
+    """After how many steps of a start gradients are approximated; None where the hook does not wait, or there is none.
+
+    A resumed run waits as long again, because PowerSGD's memory is empty again.
+    """
+    return cfg.parallel.comm_state_option.start_powerSGD_iter if comm_hook(cfg) in LOW_RANK else None
