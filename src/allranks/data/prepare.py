@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from allranks.data.added_tokens import added_tokens
 from allranks.data.blocks import BlockSet, arrange
 from allranks.data.fingerprint import fingerprint, split_seed
 from allranks.data.show import source_line
@@ -142,6 +143,7 @@ def _build(cfg: Any, folder: Path, report: Report) -> dict:
     report(f"packing {len(train_ids)} documents into blocks of {data.sequence_len} tokens")
     blocks = train.write(folder / "train", data.sequence_len, data.sample_packing, train_ids)
     stats = {**_stats(blocks), "datasets": [asdict(source) for source in train_sources]}
+    stats |= added_tokens(cfg, blocks, tokenizer)
     if data.test_datasets:
         collection, sources = _collect(cfg, data.test_datasets, tokenizer, folder, "eval", report)
         everything = np.arange(collection.num_documents)

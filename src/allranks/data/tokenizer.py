@@ -28,18 +28,9 @@ def load_tokenizer(cfg: Any) -> Any:
 
     Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
     """
-    from transformers import AutoTokenizer
-
     from allranks.data.templates import template_text
 
-    name = cfg.model.tokenizer_config or cfg.model.base_model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=cfg.model.revision_of_model, trust_remote_code=cfg.model.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigError(_not_loaded(cfg, name, error)) from error
-
+    tokenizer = _as_the_model_brings_it(cfg)
     if cfg.model.special_tokens is not None:
         tokenizer.add_special_tokens(cfg.model.special_tokens.model_dump(exclude_none=True))
     if cfg.model.tokens:
@@ -47,6 +38,27 @@ def load_tokenizer(cfg: Any) -> Any:
     if cfg.data.chat_template or cfg.data.chat_template_jinja:
         tokenizer.chat_template = template_text(cfg.data.chat_template, cfg.data.chat_template_jinja, tokenizer)
     return tokenizer
+
+
+def new_tokens(cfg: Any) -> list[str]:
+    """The tokens of `special_tokens` and `tokens` that the tokenizer does not have by itself."""
+    special = cfg.model.special_tokens.model_dump(exclude_none=True) if cfg.model.special_tokens else {}
+    several = special.pop("additional_special_tokens", [])
+    given = list(dict.fromkeys([*special.values(), *several, *(cfg.model.tokens or [])]))
+    vocabulary = _as_the_model_brings_it(cfg).get_vocab() if given else {}
+    return [token for token in given if token not in vocabulary]
+
+
+def _as_the_model_brings_it(cfg: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    name = cfg.model.tokenizer_config or cfg.model.base_model
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=cfg.model.revision_of_model, trust_remote_code=cfg.model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(_not_loaded(cfg, name, error)) from error
 
 
 def tokenizer_files(cfg: Any) -> list[Path]:

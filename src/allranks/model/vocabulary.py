@@ -21,15 +21,22 @@ def grow_vocabulary(config: PreTrainedConfig, cfg: Any, tokenizer: Any) -> Calla
     tokens = 0 if tokenizer is None else len(tokenizer)
     if tokens <= text.vocab_size:
         return lambda model: set()
-    saved = set(cfg.adapter.lora_modules_to_save or ())
-    if cfg.adapter.adapter and "embed_tokens" not in saved:
-        raise ConfigError(
-            f"the tokenizer has {tokens} tokens and the model {text.vocab_size} embeddings: the new ones must be "
-            "trained; set lora_modules_to_save: [embed_tokens, lm_head], or add no tokens"
-        )
+    rows = text.vocab_size
     multiple = 32 if cfg.model.resize_token_embeddings_to_32x else 1
     text.vocab_size = -(-tokens // multiple) * multiple
-    return _vocabulary_tensors
+
+    def grown(model: PreTrainedModel) -> set[str]:
+        called = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        names = [called[id(end)] for end in ends if end is not None]
+        if cfg.adapter.adapter and names[0] not in (cfg.adapter.lora_modules_to_save or ()):
+            raise ConfigError(
+                f"the tokenizer has {tokens} tokens and the model {rows} embeddings: the new ones must be trained; set "
+                f"lora_modules_to_save: [{', '.join(names)}], or add no tokens"
+            )
+        return _vocabulary_tensors(model)
+
+    return grown
 
 
 def _vocabulary_tensors(model: PreTrainedModel) -> set[str]:

@@ -16,11 +16,12 @@ from allranks.cluster.expected import EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
-from allranks.data import load_tokenizer, prepare
+from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts
 from allranks.model.placement import place
+from allranks.model.unseen import unseen_tokens
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
@@ -135,6 +136,8 @@ class _Rank:
         self._enter("model")
         _set_tf32(cfg, device)
         model = build_model(cfg, placement, tokenizer=load_tokenizer(cfg) if _may_add_tokens(cfg) else None)
+        if cfg.adapter.adapter and identity.rank == 0:
+            self._warn_of_unseen_tokens(model, prepared)
         state = read_state(resume) if resume else {}
         loop = assemble(
             cfg,
@@ -228,6 +231,11 @@ class _Rank:
     def _warn(self, text: str) -> None:
         self.events.emit("warning", message=text)
         self._say(f"warning: {text}")
+
+    def _warn_of_unseen_tokens(self, model: TrainModel, prepared: Prepared) -> None:
+        used, new = (prepared.stats.get(key) for key in ("added_tokens", "new_tokens"))
+        if used and (told := unseen_tokens(self.cfg, model.hf_model, used, new or [])):
+            self._warn(told)
 
     def _announce(self, loop: Loop, model: TrainModel, kind: str) -> None:
         share = model.num_trainable / model.num_parameters
