@@ -6,6 +6,7 @@ from pydantic_core import PydanticUndefined
 
 from allranks.config.explain import allowed, shown
 from allranks.config.run import SECTIONS
+from allranks.config.sections.adapter import BnbConfig
 from allranks.config.sections.data import DatasetSpec, PromptFormat
 from allranks.config.sections.model import SpecialTokens
 from allranks.config.sections.network import NetworkSettings
@@ -19,6 +20,7 @@ NESTED: dict[str, type[Section]] = {
     "datasets.N": DatasetSpec,
     "datasets.N.type": PromptFormat,
     "fsdp_config": FsdpConfig,
+    "bnb_config_kwargs": BnbConfig,
     "gradient_checkpointing_kwargs": GradientCheckpointingKwargs,
     "ddp_comm_state_option": DdpCommStateOption,
     "network": NetworkSettings,

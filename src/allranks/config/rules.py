@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
 from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
 from allranks.config.sections.launch import LaunchConfig
@@ -32,6 +33,7 @@ EXCLUSIVE = [
     ("chunked_cross_entropy", "cut_cross_entropy", "both make the loss"),
     ("chunked_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
     ("cut_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
+    ("load_in_4bit", "load_in_8bit", "both choose the bits of a frozen weight"),
     ("lora_target_linear", "lora_target_modules", "both choose the modules"),
     ("resume_from_checkpoint", "auto_resume_from_checkpoints", "both choose the checkpoint to go on from"),
 ]
@@ -72,7 +74,7 @@ RAY_ONLY = [key for key in LaunchConfig.model_fields if key != "use_ray"]
 def broken_rules(config: RunConfig, given: Given) -> list[str]:
     """One line for each rule that the config breaks."""
     checks = (
-        *(_exclusive, _adapter, _optimizer, _schedule, _saving, _evaluation),
+        *(_exclusive, _adapter, _quantization, _optimizer, _schedule, _saving, _evaluation),
         *(_templates, _precision, _parallel, _network, _launch, _watchdog),
         _kernels,
     )
@@ -116,6 +118,9 @@ def finish(config: RunConfig) -> RunConfig:
     by_steps = evaluation.eval_steps or evaluation.evals_per_epoch
     strategy = ("steps" if by_steps else "epoch") if _has_evaluation_data(config) else "no"
     evaluation = _fill(evaluation, eval_strategy=strategy, eval_batch_size=optimizer.micro_batch_size)
+    adapter = config.adapter
+    if adapter.adapter == "qlora":
+        adapter = adapter.model_copy(update={"load_in_4bit": True})
     tracking = config.tracking
     if tracking.loss_watchdog_threshold is not None:
         tracking = _fill(tracking, loss_watchdog_patience=3)
@@ -132,6 +137,7 @@ def finish(config: RunConfig) -> RunConfig:
     return replace(
         config,
         data=data,
+        adapter=adapter,
         checkpoint=checkpoint,
         evaluation=evaluation,
         parallel=parallel,
@@ -169,6 +175,10 @@ def _adapter(config: RunConfig, given: Given) -> Broken:
             yield key, f"required by `adapter: {adapter.adapter}`"
     if adapter.peft_layers_pattern and not adapter.peft_layers_to_transform:
         yield "peft_layers_pattern", "needs `peft_layers_to_transform`"
+
+
+def _quantization(config: RunConfig, given: Given) -> Broken:
+    yield from refusals(config, given.values)
 
 
 def _optimizer(config: RunConfig, given: Given) -> Broken:

@@ -5,8 +5,6 @@ from typing import Any
 
 LATER = {
     "deepspeed": "DeepSpeed ZeRO; FSDP2 (`fsdp_version: 2`) shards the same way",
-    "load_in_4bit": "4-bit base weights",
-    "load_in_8bit": "8-bit base weights",
     "gptq": "GPTQ models",
     "wandb_watch": "gradients by layer in Weights & Biases, whose process has no model; the norm is there",
     "wandb_log_model": "uploads of models; `wandb artifact put OUTPUT_DIR/adapter` (or `model`) after the run",
@@ -38,7 +36,6 @@ LATER = {
     "fp8*": "fp8",
     "float32": "a separate float32 key; use `bf16: false`",
     "embeddings_skip_upcast": "choosing the embedding's type",
-    "bnb_config_kwargs": "4-bit base weights",
     "lora_target_parameters": "LoRA on bare parameters",
     "lora_on_cpu": "a way of loading; weights always go straight into the shards",
     "peft_layer_replication": "layer replication",
@@ -202,7 +199,12 @@ _SCHEDULER = "this schedule is not supported yet; cosine, linear, constant and o
 _OFFLOAD = "offloading of recomputed activations is not supported yet; use `gradient_checkpointing: true`"
 
 REFUSED_VALUES: dict[str, dict[Any, str]] = {
-    "adapter": {"qlora": "4-bit base weights are not supported yet; use `adapter: lora`"},
+    "bnb_config_kwargs.llm_int8_has_fp16_weight": {
+        True: "16-bit weights under an 8-bit product are for training them, and the base model is frozen; remove it"
+    },
+    "bnb_config_kwargs.llm_int8_enable_fp32_cpu_offload": {
+        True: "layers are not placed by hand; use `fsdp_config.offload_params: true` with 4-bit weights"
+    },
     "fsdp_version": {1: "FSDP1 is deprecated and cannot reshard its checkpoints; use `fsdp_version: 2`"},
     "fsdp_config.state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
     "fsdp_config.final_state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},

@@ -21,6 +21,7 @@ from allranks.model.loss import PackedKwargs, packed_logits, sum_cross_entropy, 
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
+from allranks.model.quantized.settings import quantization, quantize_layers
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
 from allranks.model.vocabulary import grow_vocabulary
@@ -106,6 +107,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         ConfigError: for whatever the config, the model and its weights do not agree on.
     """
     precision = resolve_precision(cfg, placement.device, placement.kind)
+    quantized = quantization(cfg, placement, precision)
     folder = model_folder(cfg)
     stored = find_weights(folder)
     config = read_config(cfg, folder)
@@ -117,6 +119,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     recipe = _wanted_recipe(model, cfg)
     plan = plan_loading(model, stored, grown(model))
     config.dtype = precision.compute  # what the model will be exported in
+    num_packed_away = quantize_layers(model, quantized) if quantized else 0
     peft_config = None
     if cfg.adapter.adapter:
         # Only now: PEFT brings bitsandbytes and more, seconds that a full fine-tune need not wait.
@@ -148,7 +151,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         placement=placement,
         precision=precision,
         layer_classes=tuple(sorted({_class_name(layer) for layer in layers})),
-        num_parameters=counts[0],
+        num_parameters=counts[0] + num_packed_away,
         num_trainable=counts[1],
         peft_config=peft_config,
         sync_each_batch=bool(cfg.parallel.fsdp_settings.sync_each_batch),

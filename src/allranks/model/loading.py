@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from allranks.errors import ConfigError
 from allranks.model.conversion import Recipe, Unloaded, missing_patterns, recipes
+from allranks.model.quantized import quantized_layers
 from allranks.model.sharding import local_part
 from allranks.model.weights import StoredTensor, mean_row, read_rows, read_tensor, same_values
 
@@ -92,7 +93,8 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
     """Read every tensor that `plan` names into the model's memory: this rank's rows only, in the model's dtype.
 
     The model may carry an adapter by now, and be sharded. Peak memory beyond the model is one small buffer, or the
-    stored parts of one converted tensor (all experts of a layer; only this rank's where they are sharded).
+    stored parts of one converted tensor (all experts of a layer; only this rank's where they are sharded), or one
+    whole tensor that is quantized.
 
     Raises:
         ConfigError: a tensor was left unfilled (that is a bug of allranks or of the model's code).
@@ -101,6 +103,7 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not is_adapter(name):
             places[base_name(name)].append((name, tensor))
+    quantized = {id(layer.weight): layer for layer in quantized_layers(model)}
     filled: dict[int, StoredTensor | None] = {}
     for recipe in plan.recipes:
         # An adapter may have made copies of a tied module, which are tensors of their own by now.
@@ -109,7 +112,9 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
             stored = plan.stored[recipe.stored[0][0]]
             for _, tensor in here:
                 before = filled.setdefault(id(tensor), stored)
-                if before is stored:
+                if id(tensor) in quantized:
+                    quantized[id(tensor)].take(read_tensor(stored))
+                elif before is stored:
                     _copy_rows(stored, tensor, grown=recipe.target in plan.grown)
                 elif before is not None and not same_values(before, stored):
                     raise ConfigError(
@@ -119,9 +124,12 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
         else:
             for name, value in _converted(recipe, plan, [t for _, t in here]):
                 for _, tensor in places.get(name, []):
-                    part, first = local_part(tensor)
-                    rows = value[first : first + len(part)] if len(value) != len(part) else value
-                    part.copy_(rows.view_as(part))
+                    if id(tensor) in quantized:
+                        quantized[id(tensor)].take(value)
+                    else:
+                        part, first = local_part(tensor)
+                        rows = value[first : first + len(part)] if len(value) != len(part) else value
+                        part.copy_(rows.view_as(part))
                     filled[id(tensor)] = None
     left = [
         name

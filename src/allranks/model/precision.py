@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from allranks.errors import ConfigError
+from allranks.model.quantized import quantized_layers
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def resolve_precision(cfg: Any, device: torch.device, kind: str) -> Precision:
 
 def set_dtypes(model: nn.Module, precision: Precision) -> None:
     """Give every floating-point parameter (on the meta device) the dtype that it will be held in."""
+    packed = {id(layer.weight) for layer in quantized_layers(model)}  # may pretend to be floating-point
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and id(parameter) not in packed:
             dtype = precision.trainable if parameter.requires_grad else precision.frozen
             parameter.data = parameter.data.to(dtype)

@@ -21,6 +21,7 @@ from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts
 from allranks.model.placement import place
+from allranks.model.quantized.settings import require_library
 from allranks.model.unseen import unseen_tokens
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
 from allranks.observe.trackers import Trackers, refuse_missing_packages
@@ -117,6 +118,7 @@ class _Rank:
             self._warn(line)
         if identity.rank == 0:
             refuse_missing_packages(cfg)
+        require_library(cfg)
         self._enter("data")
         prepared = prepare(cfg, report=self._say)
 

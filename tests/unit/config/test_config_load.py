@@ -370,7 +370,10 @@ BAD = {
         "gradient_checkpointing: offload",
         ["gradient_checkpointing: offload: ", "not supported yet"],
     ),
-    "4 bit": ("load_in_4bit: true", ["config.yaml:6: load_in_4bit: not supported yet"]),
+    "4 bit": (
+        "load_in_4bit: true",
+        ["config.yaml:6: load_in_4bit: quantized weights cannot be trained", "`adapter: qlora`"],
+    ),
     "preferences": ("rl: dpo", ["config.yaml:6: rl: preference training: out of scope"]),
     "pretraining": ("pretraining_dataset: c4", ["pretraining streams: out of scope"]),
     "sharegpt": ("test_datasets:\n  - path: a\n    type: sharegpt", ["config.yaml:8: ", "use `type: chat_template`"]),

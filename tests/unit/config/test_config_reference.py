@@ -37,6 +37,5 @@ def test_tables_name_real_keys():
         assert key in SECTION_OF
     for key in (*HINTS.values(), *RENAMED.values(), *REFUSED_VALUES):
         assert key.partition(".")[0] in SECTION_OF
-    # 4- and 8-bit weights have a place in a section already, and are refused until they work.
-    assert set(SECTION_OF) & {*LATER, *NO_EFFECT, *OUT_OF_SCOPE} == {"load_in_4bit", "load_in_8bit"}
+    assert not set(SECTION_OF) & {*LATER, *NO_EFFECT, *OUT_OF_SCOPE}
     assert not set(HINTS) & set(SECTION_OF)

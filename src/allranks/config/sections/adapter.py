@@ -7,11 +7,32 @@ from pydantic import Field
 from allranks.config.sections.section import Section
 
 
+class BnbConfig(Section):
+    """Settings of bitsandbytes, by the names of transformers' BitsAndBytesConfig."""
+
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Type of the 4-bit numbers."""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantize the scales of the 4-bit numbers too: 0.37 bits less a weight."""
+    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the products with 4-bit weights; what the run computes in if not given."""
+    bnb_4bit_quant_storage: Literal["uint8", "float32", "bfloat16", "float16"] | None = None
+    """Type that packed weights are held as; what the run computes in with FSDP, else `uint8`, if not given."""
+    llm_int8_threshold: float = Field(6.0, ge=0)
+    """8-bit weights: columns of the input with larger values are multiplied in 16 bits; 0 for none."""
+    llm_int8_skip_modules: list[str] | None = None
+    """Modules that stay as they are, 4-bit weights too; the output layer always does."""
+    llm_int8_has_fp16_weight: Literal[False] = False
+    """Only `false`: the frozen weights themselves are in 8 bits."""
+    llm_int8_enable_fp32_cpu_offload: Literal[False] = False
+    """Only `false`: layers are not placed by hand."""
+
+
 class AdapterConfig(Section):
     """Adapters: train a few small matrices instead of the whole model."""
 
     adapter: Literal["lora", "qlora"] | None = None
-    """`lora` trains an adapter; without it the whole model is trained."""
+    """`lora` trains an adapter, `qlora` one over 4-bit weights; without it the whole model is trained."""
     lora_r: int | None = Field(None, ge=1)
     """Rank of the adapter's matrices."""
     lora_alpha: int | float | None = Field(None, gt=0)
@@ -39,6 +60,18 @@ class AdapterConfig(Section):
     peft_layers_pattern: list[str] | None = None
     """Name of the list of layers, where it is not `layers` or the like."""
     load_in_4bit: bool = False
-    """Keep the frozen weights in 4 bits."""
+    """Keep the frozen weights of linear layers in 4 bits; `adapter: qlora` implies it."""
     load_in_8bit: bool = False
-    """Keep the frozen weights in 8 bits."""
+    """Keep the frozen weights of linear layers in 8 bits."""
+    bnb_config_kwargs: BnbConfig | None = None
+    """Settings of bitsandbytes, which makes the 4-bit and 8-bit weights."""
+
+    @property
+    def bnb_settings(self) -> BnbConfig:
+        """`bnb_config_kwargs`, or its defaults where the config has none."""
+        return self.bnb_config_kwargs or BnbConfig.model_validate({})
+
+    @property
+    def quantized_bits(self) -> Literal[4, 8] | None:
+        """Bits of a frozen weight, where they are quantized."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None

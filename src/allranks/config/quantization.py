@@ -1,0 +1,83 @@
+"""Combinations with quantized base weights that are refused, and why: one entry each, checked before anything loads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from allranks.config.run import RunConfig
+from allranks.config.yaml_lines import KeyPath
+
+# Keys of bnb_config_kwargs -> the bits that they are about.
+_OF_BITS = {
+    "bnb_4bit_quant_type": 4,
+    "bnb_4bit_use_double_quant": 4,
+    "bnb_4bit_compute_dtype": 4,
+    "bnb_4bit_quant_storage": 4,
+    "llm_int8_threshold": 8,
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """`applies`: to which configs (and keys as they were given); `key`: what the message is about."""
+
+    key: str | Callable[[RunConfig], str]
+    applies: Callable[[RunConfig, dict[str, Any]], bool]
+    reason: str
+
+
+def _bits(config: RunConfig) -> str:
+    return "load_in_8bit" if config.adapter.load_in_8bit else "load_in_4bit"
+
+
+def _is_quantized(config: RunConfig) -> bool:
+    return config.adapter.quantized_bits is not None or config.adapter.adapter == "qlora"
+
+
+REFUSALS = [
+    Refusal(
+        _bits,
+        lambda config, given: config.adapter.quantized_bits is not None and config.adapter.adapter is None,
+        "quantized weights cannot be trained, only an adapter over them: add `adapter: qlora` (4 bits) or "
+        "`adapter: lora`, or remove this key to train the whole model",
+    ),
+    Refusal(
+        "load_in_8bit",
+        lambda config, given: config.adapter.load_in_8bit and config.adapter.adapter == "qlora",
+        "`adapter: qlora` is an adapter over 4-bit weights; with 8-bit ones write `adapter: lora`",
+    ),
+    Refusal(
+        "load_in_4bit",
+        lambda config, given: given.get("load_in_4bit") is False and config.adapter.adapter == "qlora",
+        "contradicts `adapter: qlora`, an adapter over 4-bit weights; remove this key, or write `adapter: lora`",
+    ),
+    Refusal(
+        "peft_use_dora",
+        lambda config, given: config.adapter.peft_use_dora and _is_quantized(config),
+        "PEFT reads the norms of quantized weights only where they are bitsandbytes' own parameters, which no sharded "
+        "strategy leaves them; remove this key, or use `adapter: lora` without load_in_4bit and load_in_8bit",
+    ),
+    Refusal(
+        "bnb_config_kwargs",
+        lambda config, given: config.adapter.bnb_config_kwargs is not None and not _is_quantized(config),
+        "has no effect without `load_in_4bit: true` or `load_in_8bit: true`; add one, or remove this key",
+    ),
+]
+"""In the order in which they are told."""
+
+
+def refusals(config: RunConfig, given: dict[str, Any]) -> list[tuple[str | KeyPath, str]]:
+    """Key (or path) and reason of every refusal that applies. `given`: the flat keys as they were written."""
+    found: list[tuple[str | KeyPath, str]] = [
+        (entry.key if isinstance(entry.key, str) else entry.key(config), entry.reason)
+        for entry in REFUSALS
+        if entry.applies(config, given)
+    ]
+    bits = config.adapter.quantized_bits or (4 if config.adapter.adapter == "qlora" else None)
+    settings = config.adapter.bnb_settings
+    # Not "given": a resolved config, which the ranks read, gives every key.
+    changed = [key for key, field in type(settings).model_fields.items() if getattr(settings, key) != field.default]
+    for key in changed:
+        if bits is not None and _OF_BITS.get(key, bits) != bits:
+            found.append((("bnb_config_kwargs", key), f"is about {_OF_BITS[key]}-bit weights, and these have {bits}"))
+    return found

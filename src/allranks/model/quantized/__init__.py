@@ -1,0 +1,22 @@
+"""Frozen weights in 4 or 8 bits (Q-LoRA). `settings` decides, `layers` computes; only `layers` imports bitsandbytes."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class QuantizedLayer(Protocol):
+    """A layer whose `weight` is packed and cannot be read or cast as numbers."""
+
+    weight: nn.Parameter
+
+    def take(self, value: Tensor) -> None:
+        """Quantize the whole float weight `value` and keep this rank's part of it."""
+        ...
+
+
+def quantized_layers(model: nn.Module) -> Iterator[QuantizedLayer]:
+    """The quantized layers of a model, without importing bitsandbytes to find none."""
+    return (module for module in model.modules() if isinstance(module, QuantizedLayer))

@@ -1,0 +1,135 @@
+"""What the config asks of quantized base weights, and which layers of a model get them."""
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from allranks.errors import ConfigError
+from allranks.model.placement import Placement
+from allranks.model.precision import Precision
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How weights are quantized. `device` and `dtype`: where and in which dtype a weight is when that happens.
+
+    `storage`: dtype that packed weights are held as. `compute`: dtype of the product with a 4-bit weight.
+    `threshold`: 8-bit only: columns of the input with larger values are multiplied in 16 bits.
+    """
+
+    bits: Literal[4, 8]
+    device: torch.device
+    dtype: torch.dtype
+    compute: torch.dtype
+    storage: torch.dtype
+    quant_type: str
+    double_quant: bool
+    threshold: float
+    skip: tuple[str, ...]
+
+
+def quantization(cfg: Any, placement: Placement, precision: Precision) -> Quantization | None:
+    """The config's quantization of the base model, or None.
+
+    Raises:
+        ConfigError: bitsandbytes is missing, or FSDP would convert the packed weights to another dtype.
+    """
+    adapter, options = cfg.adapter, cfg.adapter.bnb_settings
+    if not adapter.quantized_bits:
+        return None
+    require_library(cfg)
+    compute = _dtype(options.bnb_4bit_compute_dtype, precision.compute)
+    # Under mixed precision FSDP converts what it gathers, and torch before 2.13 integers too: that would destroy packed
+    # weights that were not of the dtype it converts to.
+    storage = _dtype(options.bnb_4bit_quant_storage, precision.compute if placement.kind == "fsdp" else torch.uint8)
+    if placement.kind == "fsdp" and precision.mixed and storage != precision.compute:
+        raise ConfigError(
+            f"bnb_config_kwargs.bnb_4bit_quant_storage: {options.bnb_4bit_quant_storage}, but the run computes in "
+            f"{_name(precision.compute)}, and FSDP converts weights to that while it gathers them, which destroys "
+            "packed ones; remove the key"
+        )
+    return Quantization(
+        bits=adapter.quantized_bits,
+        device=placement.device,
+        dtype=precision.frozen,
+        compute=compute,
+        storage=storage,
+        quant_type=options.bnb_4bit_quant_type,
+        double_quant=options.bnb_4bit_use_double_quant,
+        threshold=options.llm_int8_threshold,
+        # A module that is trained whole must stay what it is.
+        skip=(*(options.llm_int8_skip_modules or ()), *(adapter.lora_modules_to_save or ())),
+    )
+
+
+def require_library(cfg: Any) -> None:
+    """Raise ConfigError where the config needs bitsandbytes and it is not installed; quick, for it imports nothing."""
+    bits = cfg.adapter.quantized_bits
+    if bits and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"load_in_{bits}bit needs bitsandbytes: pip install 'bitsandbytes>=0.50' on every node")
+
+
+def quantize_layers(model: PreTrainedModel, wanted: Quantization) -> int:
+    """Put quantized layers, still without values, in the place of linear ones, in place, as transformers would.
+
+    The output layer stays as it is, and so does whatever `wanted.skip` names. Returns by how many the parameters of
+    `model` have become fewer: packed weights hold several in one.
+
+    Raises:
+        ConfigError: no layer can be quantized, or one has a size that does not pack.
+    """
+    from allranks.model.quantized.layers import Linear4bit, Linear8bit
+
+    before = sum(parameter.numel() for parameter in model.parameters())
+    skip = [*get_keys_to_not_convert(model), *wanted.skip, *(model._keep_in_fp32_modules or ())]
+    names = _linear_layers(model, skip)
+    if not names:
+        raise ConfigError(
+            f"load_in_{wanted.bits}bit: {type(model).__name__} has no linear layer to quantize; use `adapter: lora`"
+        )
+    kind = Linear4bit if wanted.bits == 4 else Linear8bit
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        model.set_submodule(name, kind(layer, name, wanted))
+    marked: Any = model  # PEFT asks for these
+    marked.is_loaded_in_4bit, marked.is_loaded_in_8bit = wanted.bits == 4, wanted.bits == 8
+    return before - sum(parameter.numel() for parameter in model.parameters())
+
+
+def _linear_layers(model: nn.Module, skip: Iterable[str]) -> list[str]:
+    patterns = list(skip)
+    return [
+        name
+        for name, module in model.named_modules()
+        if (type(module) is nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, patterns)
+    ]
+
+
+def elements(layer: str, num_bytes: int, wanted: Quantization) -> int:
+    """How many elements of `wanted.storage` so many bytes of packed weights fill.
+
+    Raises:
+        ConfigError: they do not fill whole ones.
+    """
+    if num_bytes % wanted.storage.itemsize:
+        raise ConfigError(
+            f"load_in_{wanted.bits}bit: the rows of {layer} do not fill whole elements of {_name(wanted.storage)}; add "
+            "it to bnb_config_kwargs.llm_int8_skip_modules"
+        )
+    return num_bytes // wanted.storage.itemsize
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(name: str | None, default: torch.dtype) -> torch.dtype:
+    return default if name is None else getattr(torch, name)

@@ -1,0 +1,157 @@
+"""Quantized base weights are those that transformers and bitsandbytes make; what cannot be done is refused first."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from allranks.errors import ConfigError
+from allranks.model.build import TrainModel, build_model
+from allranks.model.placement import Placement
+from allranks.model.quantized import quantized_layers
+from tests.tiny_models import config_for, make_batch, one_process, saved_model
+
+LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+ONE = make_batch(1, (11,))
+
+# Keys -> transformers' name for the same.
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qlora": (
+        {"adapter": "qlora"},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    ),
+    "fp4, plain scales, one layer left": (
+        {
+            "load_in_4bit": True,
+            "bnb_config_kwargs": {
+                "bnb_4bit_quant_type": "fp4",
+                "bnb_4bit_use_double_quant": False,
+                "llm_int8_skip_modules": ["o_proj"],
+            },
+        },
+        {"load_in_4bit": True, "llm_int8_skip_modules": ["o_proj", "lm_head"]},
+    ),
+    "8 bits": ({"load_in_8bit": True}, {"load_in_8bit": True}),
+    "8 bits without a threshold": (
+        {"load_in_8bit": True, "bnb_config_kwargs": {"llm_int8_threshold": 0.0}},
+        {"load_in_8bit": True, "llm_int8_threshold": 0.0},
+    ),
+}
+
+
+def build(name: str = "llama", placement: Placement | None = None, **keys: Any) -> TrainModel:
+    return build_model(config_for(saved_model(name), **{**LORA, **keys}), placement or one_process())
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_base_is_the_one_that_transformers_quantizes(form, name):
+    keys, theirs = FORMS[form]
+    model = build(name, **keys)
+    if "load_in_4bit" in theirs:
+        theirs = {**theirs, "bnb_4bit_compute_dtype": torch.float32}
+    expected = AutoModelForCausalLM.from_pretrained(
+        saved_model(name), dtype=torch.float32, quantization_config=BitsAndBytesConfig(**theirs)
+    )
+    for layer in expected.modules():  # bitsandbytes' packing for AVX512 in eval mode fails on rows shorter than a block
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    for train in (True, False):
+        model.hf_model.train(train)
+        expected.train(train)
+        with torch.no_grad():
+            assert torch.equal(model.logits(ONE), expected(ONE.input_ids).logits)
+    full = build_model(config_for(saved_model(name)), one_process())
+    assert not torch.equal(model.logits(ONE), full.logits(ONE))
+    assert model.num_parameters - model.num_trainable == full.num_parameters
+
+
+def test_what_is_quantized():
+    model = build(lora_modules_to_save=["embed_tokens", "lm_head"], adapter="qlora")
+    held = sum(layer.weight.nbytes for layer in quantized_layers(model.hf_model))
+    linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)  # two layers: q and o, k and v, the three of the MLP
+    assert held == linear // 2
+    others = {name for name, p in model.hf_model.named_parameters() if p.dtype == torch.uint8}
+    assert len(others) == 14 and not any("lm_head" in name or "embed_tokens" in name for name in others)
+
+
+def test_evaluation_leaves_the_weights_alone():
+    model = build(adapter="qlora")
+    before = [layer.weight.clone() for layer in quantized_layers(model.hf_model)]
+    first = model.logits(ONE)
+    model.hf_model.eval()
+    model.logits(ONE)
+    model.hf_model.train()
+    assert torch.equal(model.logits(ONE), first)
+    assert all(torch.equal(a, layer.weight) for a, layer in zip(before, quantized_layers(model.hf_model), strict=True))
+
+
+@pytest.fixture
+def mesh():
+    """A mesh of one rank: FSDP gathers and converts as it does on many."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,), mesh_dim_names=("shard",))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("keys", [{"adapter": "qlora"}, {"load_in_8bit": True}], ids=["4", "8"])
+def test_packed_weights_survive_the_mixed_precision_of_fsdp(mesh, keys):
+    sharded = build(placement=Placement("fsdp", torch.device("cpu"), mesh), fsdp_version=2, bf16=True, **keys)
+    assert {layer.weight.dtype for layer in quantized_layers(sharded.hf_model)} == {torch.bfloat16}
+    # bfloat16 throughout rounds in the same places, without any conversion by FSDP.
+    plain = build(bf16="full", **keys)
+    assert torch.equal(sharded.logits(ONE), plain.logits(ONE))
+
+
+def test_a_storage_that_fsdp_would_convert_is_refused(mesh):
+    placement = Placement("fsdp", torch.device("cpu"), mesh)
+    keys = {"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_quant_storage": "float32"}, "fsdp_version": 2}
+    build(placement=placement, **keys)
+    with pytest.raises(ConfigError, match=r"bnb_4bit_quant_storage: float32, but the run computes in bfloat16"):
+        build(placement=placement, bf16=True, **keys)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing to train": ({"adapter": None, "load_in_4bit": True}, "load_in_4bit: quantized weights cannot be trained"),
+    "nothing to train, 8": ({"adapter": None, "load_in_8bit": True}, "load_in_8bit: quantized weights cannot be train"),
+    "qlora over 8": ({"adapter": "qlora", "load_in_8bit": True}, "load_in_8bit: .* write `adapter: lora`"),
+    "qlora without": ({"adapter": "qlora", "load_in_4bit": False}, "load_in_4bit: contradicts `adapter: qlora`"),
+    "both": ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_8bit: excludes load_in_4bit"),
+    "dora": ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora: PEFT reads the norms of quantized"),
+    "idle": ({"bnb_config_kwargs": {"bnb_4bit_quant_type": "fp4"}}, "bnb_config_kwargs: has no effect without"),
+    "8 for 4": (
+        {"load_in_4bit": True, "bnb_config_kwargs": {"llm_int8_threshold": 3.0}},
+        "bnb_config_kwargs.llm_int8_threshold: is about 8-bit weights, and these have 4",
+    ),
+    "offload": (
+        {"load_in_8bit": True, "bnb_config_kwargs": {"llm_int8_enable_fp32_cpu_offload": True}},
+        "llm_int8_enable_fp32_cpu_offload: true: layers are not placed by hand",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_while_the_config_is_read(case):
+    keys, message = REFUSED[case]
+    flat = {key: value for key, value in {**LORA, **keys}.items() if value is not None}
+    if flat.get("adapter") is None:
+        flat = {key: value for key, value in flat.items() if not key.startswith("lora")}
+    with pytest.raises(ConfigError, match=message):
+        config_for(saved_model("llama"), **flat)
+
+
+def test_a_resolved_config_is_the_same_again():
+    config = config_for(saved_model("llama"), **{**LORA, "adapter": "qlora"})
+    assert config.adapter.load_in_4bit
+    assert type(config).from_flat(config.flat()).flat() == config.flat()
+
+
+def test_without_the_library(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    with pytest.raises(ConfigError, match="load_in_4bit needs bitsandbytes: pip install"):
+        build(adapter="qlora")
