@@ -73,6 +73,11 @@ class Draft:
                 self._labels.setdefault(path[:parent], flag)
             self._add(path[:-1], path[-1], value, written, lambda below: _below(flag, below[len(written) :]))
 
+    def replace(self, key: str, value: Any, label: Callable[[KeyPath], str]) -> None:
+        """Put `value` in the place of a key's, with `label` telling where each part of it was written."""
+        self._remove((key,))
+        self._add((), key, value, (key,), label)
+
     def label(self, path: KeyPath) -> str:
         """Where a value was written: `config.yaml:12: learning_rate` or `--learning-rate`."""
         for length in range(len(path), 0, -1):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from allranks.config.deepspeed import deepspeed_warnings, read_into
 from allranks.config.draft import Draft, dotted, flag_name
 from allranks.config.explain import explain
 from allranks.config.names import known_keys, nearest_key
@@ -56,6 +57,11 @@ def resolve_mapping(
 
 
 def _resolve(draft: Draft, ignore_unsupported: bool) -> RunConfig:
+    try:
+        read_into(draft)
+    except ConfigError as error:
+        draft.problems.append(str(error))
+        draft.replace("deepspeed", None, str)
     warnings = screen(draft, ignore_unsupported=ignore_unsupported)
     dealt: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     for key, value in draft.values.items():
@@ -74,7 +80,8 @@ def _resolve(draft: Draft, ignore_unsupported: bool) -> RunConfig:
         draft.problems += broken_rules(config, draft)
     if draft.problems:
         raise ConfigError(_report(draft))
-    return replace(finish(config), warnings=(*warnings, *idle_keys(config, draft)))
+    warnings += [*idle_keys(config, draft), *deepspeed_warnings(config, draft)]
+    return replace(finish(config, draft), warnings=tuple(warnings))
 
 
 def _invalid(draft: Draft, section_type: type[Section], error: ValidationError) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from allranks.config.deepspeed import deepspeed_rules, resolved
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
 from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
@@ -76,7 +77,7 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     checks = (
         *(_exclusive, _adapter, _quantization, _optimizer, _schedule, _saving, _evaluation),
         *(_templates, _precision, _parallel, _network, _launch, _watchdog),
-        _kernels,
+        *(_kernels, deepspeed_rules),
     )
     broken = [entry for check in checks for entry in check(config, given)]
     return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
@@ -101,8 +102,16 @@ def idle_keys(config: RunConfig, given: Given) -> list[str]:
     return idle
 
 
-def finish(config: RunConfig) -> RunConfig:
+def finish(config: RunConfig, given: Given) -> RunConfig:
     """The config with every default filled in that follows from another key."""
+    if config.deepspeed.settings:
+        settings, of_precision, of_optimizer = resolved(config, given.values)
+        config = replace(
+            config,
+            deepspeed=config.deepspeed.model_copy(update={"deepspeed": settings}),
+            precision=config.precision.model_copy(update=of_precision),
+            optimizer=config.optimizer.model_copy(update=of_optimizer),
+        )
     data, optimizer, checkpoint = config.data, config.optimizer, config.checkpoint
     evaluation, parallel, precision = config.evaluation, config.parallel, config.precision
     jinja = "jinja" if data.chat_template_jinja else None

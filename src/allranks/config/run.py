@@ -11,6 +11,7 @@ import yaml
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.sections.checkpoint import CheckpointConfig
 from allranks.config.sections.data import DataConfig
+from allranks.config.sections.deepspeed import DeepspeedConfig
 from allranks.config.sections.evaluation import EvaluationConfig
 from allranks.config.sections.kernels import KernelConfig
 from allranks.config.sections.launch import LaunchConfig
@@ -33,6 +34,7 @@ class RunConfig:
     precision: PrecisionConfig
     parallel: ParallelConfig
     kernels: KernelConfig
+    deepspeed: DeepspeedConfig
     network: NetworkConfig
     optimizer: OptimizerConfig
     checkpoint: CheckpointConfig

@@ -5,7 +5,7 @@ from typing import Literal
 from allranks.config.run import RunConfig
 from allranks.errors import ConfigError
 
-Kind = Literal["single", "ddp", "fsdp"]
+Kind = Literal["single", "ddp", "fsdp", "zero"]
 
 
 def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> tuple[Kind, int, int]:
@@ -14,11 +14,20 @@ def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> t
     `node_size`: ranks of each node, for `dp_shard_size: node`; all, if not given.
 
     One process that asks for FSDP gets "single", so that a config written for many ranks also runs alone (a smoke test,
-    a resume on one process), unless it also asks for `offload_params`, which only FSDP can do.
+    a resume on one process), unless it also asks for `offload_params`, which only FSDP can do. "zero" is DeepSpeed's
+    ZeRO 1 to 3, also on one process; its stage 0 shards nothing, which is "ddp".
 
     Raises:
         ConfigError: the sizes do not multiply to the world size.
     """
+    if cfg.deepspeed.stage:
+        part = cfg.deepspeed.zero.get("zero_hpz_partition_size") or 1
+        if world_size % part:
+            raise ConfigError(
+                f"zero_hpz_partition_size: {part} ranks keep a copy of the parameters together, and {world_size} ranks "
+                "cannot be divided so; the number of processes of a node is the sensible value"
+            )
+        return "zero", 1, world_size
     parallel = cfg.parallel
     replicas, shards = parallel.dp_replicate_size, parallel.dp_shard_size
     if shards == "node":

@@ -4,7 +4,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 LATER = {
-    "deepspeed": "DeepSpeed ZeRO; FSDP2 (`fsdp_version: 2`) shards the same way",
     "gptq": "GPTQ models",
     "wandb_watch": "gradients by layer in Weights & Biases, whose process has no model; the norm is there",
     "wandb_log_model": "uploads of models; `wandb artifact put OUTPUT_DIR/adapter` (or `model`) after the run",

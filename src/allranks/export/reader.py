@@ -31,7 +31,7 @@ def reader(checkpoint: Path) -> FileSystemReader:
 
 def planner() -> DefaultLoadPlanner:
     """The load planner for `dcp.load`, to go with `reader`."""
-    return _Planner()
+    return Planner()
 
 
 # All that DCP's metadata is made of.
@@ -97,7 +97,7 @@ def _unpickled(file: IO[bytes]) -> Metadata:
     return metadata
 
 
-class _Planner(DefaultLoadPlanner):
+class Planner(DefaultLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """As DefaultLoadPlanner does, but for numbers, strings, containers and tensors only."""
         loaded = torch.load(value, map_location="cpu", weights_only=True)

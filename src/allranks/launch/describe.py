@@ -58,7 +58,8 @@ def strategy_name(cfg: RunConfig, world_size: int, node_size: int | None = None)
     if cfg.parallel.dp_shard_size == "node" and node_size is None:
         return "HSDP (one replica a node)" + (", LoRA" if cfg.adapter.adapter else "")
     kind, replicas, shards = strategy(cfg, world_size, node_size)
-    name = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}[kind]
+    zero = f"DeepSpeed ZeRO-{cfg.deepspeed.stage}"
+    name = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2", "zero": zero}[kind]
     if kind == "fsdp" and replicas > 1:
         name = f"HSDP ({replicas} replicas x {shards} shards)"
     return name + (", LoRA" if cfg.adapter.adapter else "")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from allranks.errors import ConfigError
-from allranks.model.sharding import local_part
+from allranks.model.sharding import filling, full_shape, local_part
 from allranks.model.weights import StoredTensor, read_header, read_rows
 
 
@@ -152,7 +152,7 @@ def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
 
 def _first_values(name: str, parameter: Tensor, how: Any, seed: int) -> Tensor:
     """The whole tensor, on the CPU in float32. Embeddings begin with B random and A zero, as in PEFT."""
-    shape = tuple(parameter.shape)
+    shape = tuple(full_shape(parameter))
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     in_embedding = ".lora_embedding_" in name
@@ -184,8 +184,8 @@ def _start_magnitude(module: LoraLayer) -> None:
 
 
 def _set(parameter: Tensor, values: Tensor) -> None:
-    part, first = local_part(parameter)
-    part.copy_(values[first : first + len(part)])
+    with filling(parameter) as (part, first):
+        part.copy_(values[first : first + len(part)])
 
 
 def _load_adapter(model: nn.Module, folder: Path) -> None:
@@ -200,8 +200,9 @@ def _load_adapter(model: nn.Module, folder: Path) -> None:
             f"{file} does not fit the model: lacks {json.dumps(lacking[:8])}, has besides {json.dumps(surplus[:8])}"
         )
     for name, parameter in wanted.items():
-        if stored[name].shape != tuple(parameter.shape):
-            raise ConfigError(f"{file}: {name} is {list(stored[name].shape)}, the model has {list(parameter.shape)}")
-        part, first = local_part(parameter)
-        if part.numel():
-            read_rows(stored[name], first, part)
+        shape = full_shape(parameter)
+        if stored[name].shape != tuple(shape):
+            raise ConfigError(f"{file}: {name} is {list(stored[name].shape)}, the model has {list(shape)}")
+        with filling(parameter) as (part, first):
+            if part.numel():
+                read_rows(stored[name], first, part)

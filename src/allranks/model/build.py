@@ -1,6 +1,6 @@
 """Build the model that a rank trains. Read `build_model` from top to bottom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
 from allranks.model.vocabulary import grow_vocabulary
 from allranks.model.weights import find_weights
+from allranks.model.zero import engine_settings, partition
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -52,6 +53,7 @@ class TrainModel:
     packed_kwargs: PackedKwargs
     keeps_logits: bool
     head: LossHead | None
+    probe: Callable[[], None] | None = None
 
     def forward_loss(self, batch: TorchBatch) -> Tensor:
         """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
@@ -135,7 +137,10 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     offload = placement.kind == "fsdp" and cfg.parallel.fsdp_settings.offload_params
     if placement.kind == "fsdp":
         shard(model, layers, cfg, placement, precision)
-    materialise(model, torch.device("cpu") if offload else placement.device, buffers=placement.device)
+    if placement.zero_stage == 3:
+        partition(model, engine_settings(cfg, placement, precision, config), placement.device)
+    else:
+        materialise(model, torch.device("cpu") if offload else placement.device, buffers=placement.device)
     with torch.no_grad():
         fill(model, plan)
         if peft_config is not None:
@@ -143,7 +148,8 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     _check_complete(model)
 
     model.train()
-    compile_layers(layers, cfg, placement.device)
+    if placement.zero_stage < 3:  # the hooks that gather parameters cannot be compiled
+        compile_layers(layers, cfg, placement.device)
     built = TrainModel(
         module=replicate(model, cfg, placement) if placement.kind == "ddp" else model,
         hf_model=model,
@@ -161,8 +167,10 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         if recipe
         else None,
     )
-    if must_probe:
+    if must_probe and placement.kind != "zero":
         probe_isolation(built)
+    elif must_probe:
+        built.probe = lambda: probe_isolation(built)  # DeepSpeed's engine must be there for a forward pass
     return built
 
 

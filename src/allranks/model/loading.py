@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from allranks.errors import ConfigError
 from allranks.model.conversion import Recipe, Unloaded, missing_patterns, recipes
 from allranks.model.quantized import quantized_layers
-from allranks.model.sharding import local_part
+from allranks.model.sharding import filling, local_part
 from allranks.model.weights import StoredTensor, mean_row, read_rows, read_tensor, same_values
+from allranks.model.zero import is_partitioned
 
 # More names than this do not help anybody to see what is wrong.
 _SHOWN = 12
@@ -126,8 +127,9 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
                 for _, tensor in places.get(name, []):
                     if id(tensor) in quantized:
                         quantized[id(tensor)].take(value)
-                    else:
-                        part, first = local_part(tensor)
+                        filled[id(tensor)] = None
+                        continue
+                    with filling(tensor) as (part, first):
                         rows = value[first : first + len(part)] if len(value) != len(part) else value
                         part.copy_(rows.view_as(part))
                     filled[id(tensor)] = None
@@ -154,7 +156,11 @@ def is_adapter(name: str) -> bool:
 
 
 def _copy_rows(stored: StoredTensor, tensor: Tensor, *, grown: bool) -> None:
-    part, first = local_part(tensor)
+    with filling(tensor) as (part, first):
+        _read_part(stored, part, first, grown=grown)
+
+
+def _read_part(stored: StoredTensor, part: Tensor, first: int, *, grown: bool) -> None:
     if part.numel() == 0:
         return
     if part.ndim == 0:
@@ -172,7 +178,7 @@ def _copy_rows(stored: StoredTensor, tensor: Tensor, *, grown: bool) -> None:
 
 
 def _converted(recipe: Recipe, plan: LoadPlan, places: list[Tensor]) -> list[tuple[str, Tensor]]:
-    if recipe.stacks_first_dim and len(places) == 1:
+    if recipe.stacks_first_dim and len(places) == 1 and not is_partitioned(places[0]):
         part, first = local_part(places[0])
         if len(part) == 0:
             return [(recipe.target, part)]

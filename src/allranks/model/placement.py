@@ -17,7 +17,8 @@ from allranks.errors import ConfigError
 class Placement:
     """How one rank takes part.
 
-    `kind`: "single" (one process), "ddp" (a whole replica on every rank) or "fsdp" (parameters in shards).
+    `kind`: "single" (one process), "ddp" (a whole replica on every rank), "fsdp" (parameters in shards) or "zero"
+    (DeepSpeed's, of stage `zero_stage`).
     `mesh`: only for "fsdp": 1-D ("shard",) or, for HSDP, 2-D ("replicate", "shard").
     `nodes`: the node of each rank of the run, numbered from 0.
     """
@@ -28,6 +29,7 @@ class Placement:
     rank: int = 0
     world_size: int = 1
     nodes: tuple[int, ...] = (0,)
+    zero_stage: int = 0
 
 
 def place(
@@ -41,13 +43,16 @@ def place(
     nodes = tuple(nodes or (0,) * world_size)
     node_size = _equal_node_size(nodes) if cfg.parallel.dp_shard_size == "node" else None
     kind, replicas, shards = strategy(cfg, world_size, node_size)
+    quantized = [key for key in cfg.deepspeed.zero if key.startswith("zero_quantized_") and cfg.deepspeed.zero[key]]
+    if quantized and device.type != "cuda":
+        raise ConfigError(f"{quantized[0]}: DeepSpeed's kernels that quantize need a GPU with CUDA; leave it out here")
     mesh = None
     if kind == "fsdp" and replicas > 1:
         timeout = datetime.timedelta(seconds=cfg.parallel.ddp_timeout)
         mesh = _replicas_of_shards(device.type, replicas, shards, timeout)
     elif kind == "fsdp":
         mesh = init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))
-    return Placement(kind, device, mesh, rank, world_size, nodes)
+    return Placement(kind, device, mesh, rank, world_size, nodes, cfg.deepspeed.stage)
 
 
 def _replicas_of_shards(device_type: str, replicas: int, shards: int, timeout: datetime.timedelta) -> DeviceMesh:

@@ -34,6 +34,8 @@ def resolve_precision(cfg: Any, device: torch.device, kind: str) -> Precision:
     - `bf16: true` (or `auto` where the device can): float32 master weights, bfloat16 compute; frozen weights (the base
       model under LoRA) are held in bfloat16, for they are never updated;
     - `bfloat16: true` or `bf16: full`: bfloat16 throughout;
+    - under DeepSpeed (`kind` "zero") the model itself is in the computed type: its optimizer holds the float32 master
+      weights and steps on them;
     - `fp16: true`: as `bf16: true` with float16; needs loss scaling, which is there for one process and for DDP only.
 
     `bf16: auto` on a device without bfloat16, and on CPU, is float32.
@@ -45,6 +47,8 @@ def resolve_precision(cfg: Any, device: torch.device, kind: str) -> Precision:
     if asked == "float32":
         return Precision(torch.float32, torch.float32, torch.float32)
     dtype = getattr(torch, asked)
+    if kind == "zero":
+        return Precision(dtype, dtype, dtype)
     if dtype == torch.float16 and kind == "fsdp":
         raise ConfigError("fp16 does not work with FSDP here (its loss scaling is not sharded); set bf16: true instead")
     return Precision(dtype if cfg.precision.low_precision_weights else torch.float32, dtype, dtype)

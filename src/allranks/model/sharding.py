@@ -2,10 +2,14 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from allranks.model.zero import is_partitioned, whole
 
 
 def local_part(tensor: Tensor) -> tuple[Tensor, int]:
@@ -23,6 +27,21 @@ def local_part(tensor: Tensor) -> tuple[Tensor, int]:
             first = min(chunk * tensor.device_mesh.get_local_rank(mesh_dim), tensor.shape[0])
     with torch.no_grad():
         return tensor.to_local(), first
+
+
+@contextmanager
+def filling(tensor: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """As `local_part`, for writing. Of a parameter in DeepSpeed's pieces it is all of it, and this rank's is kept."""
+    if is_partitioned(tensor):
+        with whole(tensor) as values:
+            yield values, 0
+    else:
+        yield local_part(tensor)
+
+
+def full_shape(tensor: Tensor) -> torch.Size:
+    """The shape over all ranks; DeepSpeed leaves an empty tensor in the place of a partitioned parameter."""
+    return getattr(tensor, "ds_shape", tensor.shape)
 
 
 def materialise(model: nn.Module, device: torch.device, *, buffers: torch.device) -> None:

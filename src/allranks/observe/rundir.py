@@ -46,6 +46,11 @@ class RunDir:
         return self.path / "launch"
 
     @property
+    def deepspeed(self) -> Path:
+        """DeepSpeed's settings as its engine got them."""
+        return self.path / "deepspeed.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ from allranks.train.schedule import learning_rate_schedule
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
 from allranks.train.storage import Storage
-from allranks.train.strategies import make_strategy
+from allranks.train.strategies import make_strategy, strategy_warnings
 from allranks.train.traffic import CHECKPOINT_GROUP
 
 
@@ -46,7 +47,13 @@ def assemble(
     """The loop of a run that starts at step 0; call it on all ranks, because it makes a process group."""
     device = model.placement.device
     agenda = lay_out(cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval))
-    strategy = make_strategy(cfg, model)
+    per_rank = math.ceil(global_batch / identity.world_size)
+    num_micro_batches = math.ceil(per_rank / cfg.optimizer.micro_batch_size)
+    strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
+    if strategy.engine_settings is not None and identity.rank == 0:
+        run_dir.deepspeed.write_text(json.dumps(strategy.engine_settings, indent=2) + "\n")
+    for line in strategy_warnings(cfg, model, identity, num_micro_batches):
+        warn(line)
     loop = Loop(
         model=model,
         strategy=strategy,

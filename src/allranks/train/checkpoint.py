@@ -25,9 +25,10 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
-from allranks.export.reader import planner, reader
+from allranks.export.reader import reader
 from allranks.train.storage import Storage, spread_marker
 from allranks.train.strategies import State
+from allranks.train.strategies.flat import LoadPlanner, SavePlanner
 
 # DCP says so on every save and load of a single process, where it is no news.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -130,17 +131,20 @@ class Checkpointer:
         if self.distributed:
             dist.barrier(group=self.group)
         self.newest = checkpoint
-        writer = CommittingWriter(checkpoint, {"step": step})
+        how: dict[str, Any] = {
+            "storage_writer": CommittingWriter(checkpoint, {"step": step}),
+            "planner": SavePlanner(),
+            "process_group": self.group,
+            "no_dist": not self.distributed,
+        }
         contents = self.trained.contents(only_model=self.only_model)
         if self.asynchronous:
-            response = dcp.async_save(
-                contents, storage_writer=writer, process_group=self.group, no_dist=not self.distributed
-            )
+            response = dcp.async_save(contents, **how)
             assert isinstance(response, Future)
             self._pending = (checkpoint, response)
         else:
             try:
-                dcp.save(contents, storage_writer=writer, process_group=self.group, no_dist=not self.distributed)
+                dcp.save(contents, **how)
             except CheckpointException as error:
                 raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
             self._committed(checkpoint)
@@ -192,7 +196,7 @@ class Checkpointer:
             )
         contents = self.trained.contents(only_model=False)
         try:
-            dcp.load(contents, storage_reader=reader(checkpoint), planner=planner(), no_dist=not self.distributed)
+            dcp.load(contents, storage_reader=reader(checkpoint), planner=LoadPlanner(), no_dist=not self.distributed)
         except CheckpointException as error:
             raise CheckpointError(
                 f"{checkpoint} does not fit this model: {_reasons(error)} Was base_model or an adapter key changed?"

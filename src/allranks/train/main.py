@@ -125,7 +125,7 @@ class _Rank:
         self._enter("rendezvous")
         check_world_size(identity)
         kind, _, _ = strategy(cfg, identity.world_size)
-        device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind == "fsdp")
+        device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind in ("fsdp", "zero"))
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
         world.agree(equal_settings(cfg) | told, identity)
         storage = survey(self.run_dir.path, identity)
@@ -159,7 +159,7 @@ class _Rank:
             restore(loop, resume, state)
             left_trajectory = set_aside_newer(self.run_dir, loop.step, storage, self._warn)
             self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
-        self._announce(loop, model, placement.kind)
+        self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
 
         outcome = Outcome("done")
         if loop.step >= loop.agenda.num_steps:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
+from allranks.model.sharding import full_shape
 
 
 def make_optimizer(cfg: RunConfig, module: nn.Module) -> torch.optim.Optimizer:
@@ -25,8 +26,8 @@ def make_optimizer(cfg: RunConfig, module: nn.Module) -> torch.optim.Optimizer:
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
         raise ConfigError("nothing to train: no parameter of the model requires a gradient; check the adapter's keys")
-    decaying = [parameter for _, parameter in named if parameter.ndim >= 2]
-    others = [parameter for _, parameter in named if parameter.ndim < 2]
+    decaying = [parameter for _, parameter in named if len(full_shape(parameter)) >= 2]
+    others = [parameter for _, parameter in named if len(full_shape(parameter)) < 2]
     groups = [
         {"params": parameters, "weight_decay": decay}
         for parameters, decay in ((decaying, settings.weight_decay), (others, 0.0))

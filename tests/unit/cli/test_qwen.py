@@ -25,7 +25,7 @@ BASE = ("-m", "Qwen/Qwen2.5-7B-Instruct", "-d", "missing.json")
 @pytest.mark.parametrize(
     ("words", "variables", "message"),
     [
-        (("full", *BASE, "--deepspeed", "zero3.json"), {}, "--deepspeed: not supported yet: DeepSpeed ZeRO"),
+        (("full", *BASE, "--deepspeed", "zero3.json"), {}, "--deepspeed: zero3.json: no such file"),
         (("fulll", *BASE), {}, "allranks qwen fulll: expected full, lora, qlora"),
         (("lora", *BASE, "--learning-rat", "1"), {}, "did you mean --learning-rate?"),
         (("lora", *BASE, "--model_max_lenght", "9"), {}, "did you mean --sequence-len?"),

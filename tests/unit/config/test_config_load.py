@@ -342,8 +342,8 @@ BAD = {
         ["config.yaml:8: gradient_checkpointing_kwargs.use_reentrant: true: ", "use `use_reentrant: false`"],
     ),
     "later": (
-        "deepspeed: zero3.json",
-        ["config.yaml:6: deepspeed: not supported yet: DeepSpeed ZeRO", "--ignore-unsupported"],
+        "use_comet: true",
+        ["config.yaml:6: use_comet: not supported yet: the Comet tracker", "--ignore-unsupported"],
     ),
     "later by prefix": (
         "scaling_softmax_factor: 2",
@@ -529,11 +529,11 @@ def test_many_problems_fit_on_one_screen(tmp_path):
 
 
 def test_ignore_unsupported_leaves_later_keys_out_with_a_warning(tmp_path):
-    text = MINIMAL + "deepspeed: zero3.json\ncomet_project_name: mine\n"
+    text = MINIMAL + "use_comet: true\ncomet_project_name: mine\n"
     config = load(tmp_path, text, ignore_unsupported=True)
     assert config.sha256() == load(tmp_path, MINIMAL).sha256()
     assert [warning.split(";")[0] for warning in config.warnings] == [
-        "config.yaml:6: deepspeed: ignored on request",
+        "config.yaml:6: use_comet: ignored on request",
         "config.yaml:7: comet_project_name: ignored on request",
     ]
 

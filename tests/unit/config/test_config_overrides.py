@@ -176,7 +176,7 @@ def test_free_mappings_take_any_value(path):
             {"dataset_processes": "1", "dataset_num_proc": "2"},
             "--dataset-num-proc: 2 contradicts --dataset-processes: 1",
         ),
-        ({"deepspeed": "zero3.json"}, "--deepspeed: not supported yet"),
+        ({"deepspeed": "zero3.json"}, "--deepspeed: zero3.json: no such file"),
         ({"fsdp_config.state_dict_type": "LOCAL_STATE_DICT"}, "--fsdp-config.state-dict-type: LOCAL_STATE_DICT: "),
     ],
 )

@@ -24,6 +24,8 @@ from allranks.model.build import TrainModel
 class Native:
     """A `strategy.Strategy`. The learning rates, and everything else about the optimizer, are the caller's."""
 
+    engine_settings = None
+
     def __init__(self, model: TrainModel, optimizer: torch.optim.Optimizer, *, max_grad_norm: float) -> None:
         self.model = model
         self.module = model.module

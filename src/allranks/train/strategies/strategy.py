@@ -40,6 +40,11 @@ class Strategy(Protocol):
     @property
     def skips_overflows(self) -> bool: ...
 
+    @property
+    def engine_settings(self) -> dict[str, Any] | None:
+        """What another engine than PyTorch's was given, to be kept with the run."""
+        ...
+
     def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a micro-batch; gradients travel with the last one of a step."""
         ...
