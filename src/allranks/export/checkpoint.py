@@ -18,16 +18,22 @@ from allranks.export.reader import planner, reader
 
 # Tensors of the model lie under this key beside the optimizer's.
 _MODEL = "model."
+# Running means of squared gradients, as AdamW keeps them for the tensor of this name.
+_SQUARES = "optimizer.state.{}.exp_avg_sq"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A sound checkpoint. `tensors`: shape and dtype of every tensor of the model that is in it, by name."""
+    """A sound checkpoint. `tensors`: shape and dtype of every tensor of the model that is in it, by name.
+
+    `squares`: the same for AdamW's running means of squared gradients, by the names of the model's tensors.
+    """
 
     path: Path
     step: int
     state: dict[str, Any]
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
+    squares: dict[str, tuple[torch.Size, torch.dtype]]
 
     @property
     def hf(self) -> Path:
@@ -48,12 +54,20 @@ class Checkpoint:
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read these tensors whole, onto the CPU, in the dtype that they were saved in."""
-        wanted = {name: torch.empty(self.tensors[name][0], dtype=self.tensors[name][1]) for name in names}
+        wanted = list(names)
+        return self._load({_MODEL + name: self.tensors[name] for name in wanted}, wanted)
+
+    def read_squares(self) -> dict[str, Tensor]:
+        """Read AdamW's running means of squared gradients, by the names of the tensors; empty where there are none."""
+        return self._load({_SQUARES.format(name): shape for name, shape in self.squares.items()}, self.squares)
+
+    def _load(self, keys: dict[str, tuple[torch.Size, torch.dtype]], names: Iterable[str]) -> dict[str, Tensor]:
+        wanted = {key: torch.empty(size, dtype=dtype) for key, (size, dtype) in keys.items()}
         try:
-            dcp.load({"model": wanted}, storage_reader=reader(self.path), planner=planner(), no_dist=True)
+            dcp.load(wanted, storage_reader=reader(self.path), planner=planner(), no_dist=True)
         except (CheckpointException, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path} cannot be read: {error}") from error
-        return wanted
+        return dict(zip(names, wanted.values(), strict=True))
 
 
 def open_checkpoint(
@@ -109,4 +123,9 @@ def _read(path: Path, problems: list[str]) -> Checkpoint:
         for key, entry in metadata.items()
         if key.startswith(_MODEL) and isinstance(entry, TensorStorageMetadata)
     }
-    return Checkpoint(path.resolve(), commit.step_of(path), state, tensors)
+    squares = {
+        name: (size, entry.properties.dtype)
+        for name, (size, _) in tensors.items()
+        if isinstance(entry := metadata.get(_SQUARES.format(name)), TensorStorageMetadata) and entry.size == size
+    }
+    return Checkpoint(path.resolve(), commit.step_of(path), state, tensors, squares)

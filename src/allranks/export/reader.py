@@ -7,6 +7,7 @@ name only what DCP writes; so a checkpoint can come from anybody.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from pathlib import Path, PosixPath, PurePath, PurePosixPath
@@ -17,7 +18,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.serialization import _get_layout
 
@@ -85,9 +86,25 @@ class _Reader(FileSystemReader):
         for place in metadata.storage_data.values():
             if PurePath(place.relative_path).name != place.relative_path:
                 raise CheckpointError(f"{path} points to a file outside of the checkpoint: {place.relative_path}")
+        if missing := _not_covered(metadata):
+            raise CheckpointError(
+                f"{path}: parts of {', '.join(missing[:4])} were saved by no rank, and would be read as whatever is in "
+                "memory; use an earlier checkpoint"
+            )
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+def _not_covered(metadata: Metadata) -> list[str]:
+    """The tensors whose saved parts do not make up the whole. DCP itself compares them only when it saves."""
+    return [
+        name
+        for name, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+        and sum(math.prod(sizes) for _, sizes in {(tuple(c.offsets), tuple(c.sizes)) for c in entry.chunks})
+        < math.prod(entry.size)
+    ]
 
 
 def _unpickled(file: IO[bytes]) -> Metadata:

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
 from allranks.export.reader import reader
+from allranks.model.complete import adapter_problems
 from allranks.train.storage import Storage, spread_marker
 from allranks.train.strategies import State
 from allranks.train.strategies.flat import LoadPlanner, SavePlanner
@@ -138,6 +139,7 @@ class Checkpointer:
             "no_dist": not self.distributed,
         }
         contents = self.trained.contents(only_model=self.only_model)
+        refuse_incomplete(contents, f"step {step} is not saved", state)
         if self.asynchronous:
             response = dcp.async_save(contents, **how)
             assert isinstance(response, Future)
@@ -201,8 +203,16 @@ class Checkpointer:
             raise CheckpointError(
                 f"{checkpoint} does not fit this model: {_reasons(error)} Was base_model or an adapter key changed?"
             ) from error
+        refuse_incomplete(contents, f"{checkpoint} cannot be used", state)
         self.trained.restore(contents)
         return state
+
+
+def refuse_incomplete(contents: dict[str, Any], what: str, state: dict[str, Any]) -> None:
+    """Raise CheckpointError where this rank's part of an adapter shows that rows are missing."""
+    random_start = not state.get("config", {}).get("lora_model_dir")
+    if problems := adapter_problems(contents["model"], random_start=random_start):
+        raise CheckpointError(f"{what}: its adapter is not whole: {'; '.join(problems[:4])}; use an earlier checkpoint")
 
 
 def _reasons(error: BaseException) -> str:

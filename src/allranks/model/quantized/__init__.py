@@ -1,9 +1,14 @@
 """Frozen weights in 4 or 8 bits (Q-LoRA). `settings` decides, `layers` computes; only `layers` imports bitsandbytes."""
 
+import logging
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+# It tells of every 8-bit product that its input is cast to float16, and of an optional kernel that is not installed;
+# PEFT imports it wherever it is installed.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @runtime_checkable

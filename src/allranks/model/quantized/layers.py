@@ -5,8 +5,6 @@ own. DDP leaves that alone; FSDP and ZeRO-3 swap parameters for others, and it i
 plain frozen parameter and the scales are the layer's. PEFT knows the layers by their base classes.
 """
 
-import logging
-
 import bitsandbytes
 import torch
 from bitsandbytes.functional import QuantState, int8_vectorwise_quant, quantize_4bit
@@ -14,10 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from allranks.model.quantized.settings import Quantization, elements
-from allranks.model.sharding import local_part
-
-# It tells of every 8-bit product that its input is cast to float16, and of an optional kernel that is not installed.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+from allranks.model.sharding import filling
 
 
 class Linear4bit(bitsandbytes.nn.Linear4bit):
@@ -117,8 +112,8 @@ def _prepared(value: Tensor, transposed: bool, wanted: Quantization) -> Tensor:
 
 
 def _keep(packed: Tensor, weight: Tensor) -> None:
-    part, first = local_part(weight)
-    part.copy_(packed[first : first + len(part)])
+    with filling(weight) as (part, first):
+        part.copy_(packed[first : first + len(part)])
 
 
 def _frozen(shape: tuple[int, int], dtype: torch.dtype) -> nn.Parameter:
