@@ -10,6 +10,7 @@ from allranks.config.sections.adapter import BnbConfig
 from allranks.config.sections.data import DatasetSpec, PromptFormat
 from allranks.config.sections.model import SpecialTokens
 from allranks.config.sections.network import NetworkSettings
+from allranks.config.sections.optimizer import LrGroup
 from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
 from allranks.config.sections.section import Section, key_help
 from allranks.config.spellings import ATTENTION, RENAMED, VALUES
@@ -23,6 +24,7 @@ NESTED: dict[str, type[Section]] = {
     "bnb_config_kwargs": BnbConfig,
     "gradient_checkpointing_kwargs": GradientCheckpointingKwargs,
     "ddp_comm_state_option": DdpCommStateOption,
+    "lr_groups.N": LrGroup,
     "network": NetworkSettings,
 }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from allranks.config.deepspeed import deepspeed_rules, resolved
+from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
 from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
@@ -29,6 +30,7 @@ EXCLUSIVE = [
     ("save_steps", "saves_per_epoch", "both set how often is saved"),
     ("eval_steps", "evals_per_epoch", "both set how often is evaluated"),
     ("test_datasets", "val_set_size", "both name the evaluation data"),
+    ("embedding_lr", "embedding_lr_scale", "both set the learning rate of the embedding"),
     ("bf16", "fp16", "a run computes in one type"),
     ("fp16", "bfloat16", "a run computes in one type"),
     ("chunked_cross_entropy", "cut_cross_entropy", "both make the loss"),
@@ -43,7 +45,7 @@ EXCLUSIVE = [
 OPTIMIZER_ARGUMENTS = {"betas": ("adam_beta1", "adam_beta2"), "eps": ("adam_epsilon",)}
 """Arguments of optimizers -> the config's own keys for them."""
 
-WITHOUT_BETAS = ("sgd", "adafactor")
+WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit")
 
 ADAPTER_ONLY = [
     "lora_r",
@@ -59,6 +61,7 @@ ADAPTER_ONLY = [
     "peft_init_lora_weights",
     "peft_layers_to_transform",
     "peft_layers_pattern",
+    "loraplus_lr_ratio",
 ]
 
 TRACKER_ONLY = {
@@ -198,8 +201,15 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
     for key in ("adam_beta1", "adam_beta2", "adam_epsilon"):
         if key in changed and name in WITHOUT_BETAS:
             yield key, f"has no effect: {name} has no such number; remove it, or choose an AdamW as `optimizer`"
+    for key, owners in (("adam_beta3", ("came", "ademamix")), ("adam_epsilon2", ("came",))):
+        if key in changed and not any(owner in name for owner in owners):
+            yield key, f"has no effect: {name} has no such number; it is for {' and '.join(owners)}"
     if "adam_epsilon" in changed and "lion" in name:
         yield "adam_epsilon", f"has no effect: {name} divides by nothing; remove it"
+    if config.parallel.uses_fsdp and name in NOT_WITH_FSDP:
+        yield "optimizer", f"{name} does not work with FSDP: {NOT_WITH_FSDP[name]}; use adamw_torch_fused"
+    if config.deepspeed.stage and name not in WITH_ZERO:
+        yield "optimizer", f"{name} does not work on the pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
     for argument in settings.optim_args or {}:
         at = ("optim_args", argument)
         for key in OPTIMIZER_ARGUMENTS.get(argument, ()):
@@ -213,10 +223,18 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
 def _schedule(config: RunConfig, given: Given) -> Broken:
     scheduler = config.optimizer.lr_scheduler
     for key in ("cosine_min_lr_ratio", "cosine_constant_lr_ratio"):
-        if given.values.get(key) and scheduler != "cosine":
-            yield key, f"belongs to `lr_scheduler: cosine`, not to {scheduler}"
+        allowed = ("cosine", "rex") if key == "cosine_min_lr_ratio" else ("cosine",)
+        if given.values.get(key) and scheduler not in allowed:
+            yield key, f"belongs to `lr_scheduler: {' or '.join(allowed)}`, not to {scheduler}"
     if config.optimizer.cosine_constant_lr_ratio and config.optimizer.cosine_min_lr_ratio is None:
         yield "cosine_constant_lr_ratio", "needs `cosine_min_lr_ratio`, the rate that it stays at"
+    if given.values.get("lr_div_factor") and scheduler != "one_cycle":
+        yield "lr_div_factor", f"belongs to `lr_scheduler: one_cycle`, not to {scheduler}"
+    if given.values.get("lr_quadratic_warmup"):
+        if scheduler in ("one_cycle", "cosine_warmup_with_min_lr"):
+            yield "lr_quadratic_warmup", f"{scheduler} has a warm-up of its own"
+        elif not (config.optimizer.warmup_steps or config.optimizer.warmup_ratio):
+            yield "lr_quadratic_warmup", "needs `warmup_steps` or `warmup_ratio`"
 
 
 def _saving(config: RunConfig, given: Given) -> Broken:

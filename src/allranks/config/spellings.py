@@ -32,7 +32,13 @@ ATTENTION = {
 """Old switch -> value of `attn_implementation`. A switch that is off says nothing."""
 
 VALUES = {
-    "optimizer": {"adamw_8bit": "adamw_bnb_8bit", "adamw_hf": "adamw_torch"},
+    "optimizer": {
+        "adamw_8bit": "adamw_bnb_8bit",
+        "adamw_hf": "adamw_torch",
+        "ao_adamw_8bit": "adamw_torch_8bit",
+        "ao_adamw_4bit": "adamw_torch_4bit",
+        "rmsprop_bnb_32bit": "rmsprop_bnb",
+    },
     "ddp_comm_hook": {"no": "none", "powersgd": "power_sgd"},
 }
 """Key -> old value -> the value it stands for."""

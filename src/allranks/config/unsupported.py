@@ -42,16 +42,9 @@ LATER = {
     "peft_ensure_weight_tying": "tied adapters",
     "peft_autocast_adapter_dtype": "choosing the adapter's type",
     "peft": "PEFT's further settings",
-    "loraplus_*": "LoRA+",
     "relora*": "ReLoRA",
     "jagged_restart_*": "ReLoRA",
     "lisa_*": "LISA",
-    "lr_groups": "learning rates by group",
-    "embedding_lr*": "a learning rate of the embedding",
-    "lr_quadratic_warmup": "quadratic warm-up",
-    "lr_div_factor": "the one-cycle schedule",
-    "adam_epsilon2": "CAME",
-    "adam_beta3": "CAME",
     "optim_target_modules": "GaLore",
     "unfrozen_parameters": "training chosen parameters of the model",
     "neftune_noise_alpha": "NEFTune",
@@ -193,8 +186,6 @@ FSDP1 = {
 
 _SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
 _PARALLEL = "not supported yet; only 1 is"
-_OPTIMIZER = "this optimizer is not supported yet; adamw_torch_fused, adafactor, sgd, lion_32bit and others are"
-_SCHEDULER = "this schedule is not supported yet; cosine, linear, constant and others are"
 _OFFLOAD = "offloading of recomputed activations is not supported yet; use `gradient_checkpointing: true`"
 
 REFUSED_VALUES: dict[str, dict[Any, str]] = {
@@ -253,44 +244,40 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
         "sharegpt": "use `type: chat_template` with `field_messages: conversations` and "
         "`message_property_mappings: {role: from, content: value}`"
     },
-    "optimizer": dict.fromkeys(
-        [
-            "muon",
-            "adopt_adamw",
-            "optimi_adamw",
-            "came_pytorch",
-            "ao_adamw_4bit",
-            "ao_adamw_8bit",
-            "ao_adamw_fp8",
-            "adamw_anyprecision",
-            "adamw_apex_fused",
-            "ademamix",
-            "ademamix_8bit",
-            "paged_ademamix_32bit",
-            "paged_ademamix_8bit",
-            "paged_lion_32bit",
-            "adagrad",
-            "rmsprop",
-            "rmsprop_bnb",
-            "rmsprop_bnb_8bit",
-            "galore_adamw",
-            "galore_adamw_8bit",
-            "galore_adafactor",
-            "lomo",
-            "adalomo",
-            "grokadamw",
-            "schedule_free_radamw",
-            "schedule_free_adamw",
-            "schedule_free_sgd",
-            "apollo_adamw",
-            "stable_adamw",
-            "dion",
-        ],
-        _OPTIMIZER,
-    ),
-    "lr_scheduler": dict.fromkeys(
-        ["rex", "one_cycle", "reduce_lr_on_plateau", "cosine_warmup_with_min_lr", "greedy"], _SCHEDULER
-    ),
+    "optimizer": {
+        **dict.fromkeys(
+            [
+                *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
+                *("galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
+                *("apollo_adamw", "apollo_adamw_layerwise"),
+            ],
+            "gradients projected to a low rank are not supported; use `adapter: lora`, or `adamw_torch_8bit`",
+        ),
+        **dict.fromkeys(
+            ["lomo", "adalomo"],
+            "it updates weights within the backward pass, so there is no gradient norm of the global batch to clip or "
+            "to report; use `adafactor`, or `fsdp_config.offload_params: true`",
+        ),
+        **dict.fromkeys(
+            ["schedule_free_radam", "schedule_free_radamw", "schedule_free_adamw", "schedule_free_sgd"],
+            "its weights must be swapped for evaluations and checkpoints, which is not supported; use "
+            "`lr_scheduler: constant` or `warmup_stable_decay` with another optimizer",
+        ),
+        **dict.fromkeys(
+            ["optimi_adamw", "stable_adamw", "grokadamw"],
+            "its library keeps state where a checkpoint does not find it, so a run could not be resumed; use "
+            "adamw_torch_fused",
+        ),
+        **dict.fromkeys(["adamw_anyprecision", "adamw_apex_fused"], "no longer maintained; use adamw_torch_fused"),
+        **dict.fromkeys(["adamw_torch_xla", "adamw_torch_npu_fused"], "for other devices; use adamw_torch_fused"),
+        **dict.fromkeys(["adopt_adamw", "dion"], "not supported; use adamw_torch_fused or muon"),
+    },
+    "lr_scheduler": {
+        **dict.fromkeys(
+            ["reduce_lr_on_plateau", "greedy"],
+            "its rates depend on the losses seen so far, not on the step alone; use cosine, rex or warmup_stable_decay",
+        ),
+    },
 }
 """Values that deserve a better answer than the list of what is allowed: key -> value -> what to do."""
 

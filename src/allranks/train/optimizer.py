@@ -1,118 +1,161 @@
-"""Optimizers by name, with weight decay where it belongs."""
+"""Optimizers by name: torch's own, and those of libraries."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from allranks.config import RunConfig
+from allranks.config.sections.optimizer import OptimizerConfig
 from allranks.errors import ConfigError
-from allranks.model.sharding import full_shape
+from allranks.train.groups import Trained, parameter_groups, trained_parameters
+from allranks.train.muon import MuonAndAdamW, split_for_muon
 
 
 def make_optimizer(cfg: RunConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimizer over the trainable parameters of `module`.
+    """The configured optimizer over the trainable parameters of `module`; see groups.py for their rates and decay.
 
-    Matrices decay; biases, norms and other vectors do not, as in transformers' Trainer. Raises ConfigError for an
-    unknown name or one whose library is not installed.
+    Raises ConfigError for an unknown name, or one whose library is not installed.
     """
     settings = cfg.optimizer
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    if not named:
-        raise ConfigError("nothing to train: no parameter of the model requires a gradient; check the adapter's keys")
-    decaying = [parameter for _, parameter in named if len(full_shape(parameter)) >= 2]
-    others = [parameter for _, parameter in named if len(full_shape(parameter)) < 2]
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decaying, settings.weight_decay), (others, 0.0))
-        if parameters
-    ]
     name = settings.optimizer
     try:
         build = _OPTIMIZERS[name]
     except KeyError:
         raise ConfigError(f"optimizer: {name!r} is unknown; one of {', '.join(sorted(_OPTIMIZERS))}") from None
-    betas = (
-        settings.adam_beta1 if settings.adam_beta1 is not None else 0.9,
-        settings.adam_beta2 if settings.adam_beta2 is not None else 0.999,
-    )
-    defaults = {"lr": settings.learning_rate, "betas": betas, "eps": settings.adam_epsilon or 1e-8}
+    wanted = Wanted(name, parameter_groups(cfg, module), trained_parameters(module), settings)
+    if "ademamix" in name and wanted.trained[0].parameter.device.type == "cpu":
+        raise ConfigError(
+            f"optimizer: {name} of bitsandbytes works on GPUs only (its CPU form raises); use adamw_torch"
+        )
     try:
-        return build(groups, defaults, settings.optim_args or {})
+        return build(wanted)
     except TypeError as error:
         raise ConfigError(f"optim_args: optimizer {name} does not take them: {error}") from None
 
 
-Groups = Iterable[dict[str, Any]]
-Build = Callable[[Groups, dict[str, Any], dict[str, Any]], torch.optim.Optimizer]
-"""From parameter groups, the config's lr, betas and eps, and `optim_args`, which win, to an optimizer."""
+@dataclass(frozen=True)
+class Wanted:
+    """What an optimizer is made of."""
+
+    name: str
+    groups: list[dict[str, Any]]
+    trained: list[Trained]
+    settings: OptimizerConfig
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """`optim_args`, which win."""
+        return self.settings.optim_args or {}
+
+    @property
+    def rate(self) -> float:
+        return self.settings.learning_rate
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.settings.adam_beta1, self.settings.adam_beta2
+
+    @property
+    def three_betas(self) -> tuple[float, float, float]:
+        # Both papers' third: AdEMAMix (https://arxiv.org/abs/2409.03137), CAME (https://arxiv.org/abs/2307.02047).
+        return (*self.betas, 0.9999 if self.settings.adam_beta3 is None else self.settings.adam_beta3)
 
 
-def _adamw(*, fused: bool) -> Build:
-    def build(groups: Groups, defaults: dict[str, Any], options: dict[str, Any]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, **{**defaults, "fused": fused, **options})
+Build = Callable[[Wanted], torch.optim.Optimizer]
 
-    return build
+
+def _adamw(wanted: Wanted, *, fused: bool) -> torch.optim.Optimizer:
+    own = {"lr": wanted.rate, "betas": wanted.betas, "eps": wanted.settings.adam_epsilon, "fused": fused}
+    return torch.optim.AdamW(wanted.groups, **{**own, **wanted.options})
+
+
+def _muon(wanted: Wanted) -> torch.optim.Optimizer:
+    adamw = {"betas": wanted.betas, "eps": wanted.settings.adam_epsilon}
+    muon = {"adjust_lr_fn": "match_rms_adamw", **wanted.options}
+    return MuonAndAdamW(split_for_muon(wanted.groups, wanted.trained), muon=muon, adamw=adamw, lr=wanted.rate)
 
 
 def _of_torch(kind: type[torch.optim.Optimizer]) -> Build:
     """An optimizer without betas; its own epsilon is not Adam's."""
-
-    def build(groups: Groups, defaults: dict[str, Any], options: dict[str, Any]) -> torch.optim.Optimizer:
-        return kind(groups, **{"lr": defaults["lr"], **options})
-
-    return build
+    return lambda wanted: kind(wanted.groups, **{"lr": wanted.rate, **wanted.options})
 
 
-def _from_library(module: str, name: str, package: str, *, uses: tuple[str, ...] = ("lr", "betas", "eps")) -> Build:
-    def build(groups: Groups, defaults: dict[str, Any], options: dict[str, Any]) -> torch.optim.Optimizer:
-        try:
-            kind = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError):
-            raise ConfigError(f"optimizer: this one needs {package}: pip install {package}") from None
-        optimizer = kind(groups, **{key: defaults[key] for key in uses}, **options)
+def _came(wanted: Wanted) -> torch.optim.Optimizer:
+    settings = wanted.settings
+    # CAME's two are of another size than Adam's, whose default `adam_epsilon` has.
+    is_default = settings.adam_epsilon == type(settings).model_fields["adam_epsilon"].default
+    first = 1e-30 if is_default else settings.adam_epsilon
+    own = {"lr": wanted.rate, "betas": wanted.three_betas, "eps": (first, settings.adam_epsilon2 or 1e-16)}
+    return _imported("came_pytorch", "CAME", "came-pytorch")(wanted.groups, **{**own, **wanted.options})
+
+
+def _library(module: str, name: str, package: str, *, uses: tuple[str, ...] = ("betas", "eps")) -> Build:
+    """An optimizer of another library; `uses`: which of Adam's settings it has besides the rate."""
+
+    def build(wanted: Wanted) -> torch.optim.Optimizer:
+        kind = _imported(module, name, package)
+        there = {"betas": wanted.betas, "three_betas": wanted.three_betas, "eps": wanted.settings.adam_epsilon}
+        own = {use.removeprefix("three_"): there[use] for use in uses}
+        optimizer = kind(wanted.groups, **{"lr": wanted.rate, **own, **wanted.options})
         if module == _BNB:
-            _keep_state_plain(optimizer)
+            # bitsandbytes hides its quantized tensors one level deeper, so that FSDP1 does not gather them; there DCP
+            # does not find them, and a checkpoint could not be resumed. Its own `load_state_dict` takes both forms.
+            plain = functools.partial(torch.optim.Optimizer.state_dict, optimizer)
+            optimizer.state_dict = plain
         return optimizer
 
     return build
 
 
-def _keep_state_plain(optimizer: torch.optim.Optimizer) -> None:
-    """Make `state_dict` of a bitsandbytes optimizer list its tensors like any other.
-
-    bitsandbytes hides its quantized tensors one level deeper, so that FSDP1 does not gather them; there DCP does not
-    find them, and a checkpoint could not be resumed. Its own `load_state_dict` takes both forms.
-    """
-    if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
-        raise ConfigError(
-            "optimizer: bitsandbytes keeps its state per rank under equal names, which a sharded checkpoint cannot "
-            "tell apart; with FSDP use adamw_torch_fused or adamw_torch_8bit (torchao)"
-        )
-    optimizer.state_dict = functools.partial(torch.optim.Optimizer.state_dict, optimizer)  # type: ignore[method-assign]
+def _imported(module: str, name: str, package: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise ConfigError(f"optimizer: this one needs {package}: pip install {package}") from None
 
 
-_BNB = "bitsandbytes.optim"
-_LION = ("lr", "betas")
+_BNB, _AO = "bitsandbytes.optim", "torchao.optim"
+
+
+def _bnb(name: str, *uses: str) -> Build:
+    return _library(_BNB, name, "bitsandbytes", uses=uses)
+
+
+_ADAM, _LION, _ADEMAMIX = ("betas", "eps"), ("betas",), ("three_betas", "eps")
+_OF_BNB: dict[str, Build] = {
+    "adamw_bnb_8bit": _bnb("AdamW8bit", *_ADAM),
+    "paged_adamw_32bit": _bnb("PagedAdamW32bit", *_ADAM),
+    "paged_adamw_8bit": _bnb("PagedAdamW8bit", *_ADAM),
+    "lion_32bit": _bnb("Lion32bit", *_LION),
+    "lion_8bit": _bnb("Lion8bit", *_LION),
+    "paged_lion_32bit": _bnb("PagedLion32bit", *_LION),
+    "paged_lion_8bit": _bnb("PagedLion8bit", *_LION),
+    "ademamix": _bnb("AdEMAMix32bit", *_ADEMAMIX),
+    "ademamix_8bit": _bnb("AdEMAMix8bit", *_ADEMAMIX),
+    "paged_ademamix_32bit": _bnb("PagedAdEMAMix32bit", *_ADEMAMIX),
+    "paged_ademamix_8bit": _bnb("PagedAdEMAMix8bit", *_ADEMAMIX),
+    "rmsprop_bnb": _bnb("RMSprop32bit"),
+    "rmsprop_bnb_8bit": _bnb("RMSprop8bit"),
+}
 _OPTIMIZERS: dict[str, Build] = {
-    "adamw_torch": _adamw(fused=False),
-    "adamw_torch_fused": _adamw(fused=True),
+    "adamw_torch": functools.partial(_adamw, fused=False),
+    "adamw_torch_fused": functools.partial(_adamw, fused=True),
+    "muon": _muon,
     "sgd": _of_torch(torch.optim.SGD),
     "adafactor": _of_torch(torch.optim.Adafactor),
-    "adamw_8bit": _from_library(_BNB, "AdamW8bit", "bitsandbytes"),
-    "adamw_bnb_8bit": _from_library(_BNB, "AdamW8bit", "bitsandbytes"),
-    "paged_adamw_32bit": _from_library(_BNB, "PagedAdamW32bit", "bitsandbytes"),
-    "paged_adamw_8bit": _from_library(_BNB, "PagedAdamW8bit", "bitsandbytes"),
-    "lion_32bit": _from_library(_BNB, "Lion32bit", "bitsandbytes", uses=_LION),
-    "lion_8bit": _from_library(_BNB, "Lion8bit", "bitsandbytes", uses=_LION),
-    "paged_lion_8bit": _from_library(_BNB, "PagedLion8bit", "bitsandbytes", uses=_LION),
-    "lion_pytorch": _from_library("lion_pytorch", "Lion", "lion-pytorch", uses=_LION),
-    "adamw_torch_8bit": _from_library("torchao.optim", "AdamW8bit", "torchao"),
-    "adamw_torch_4bit": _from_library("torchao.optim", "AdamW4bit", "torchao"),
+    "adagrad": _of_torch(torch.optim.Adagrad),
+    "rmsprop": _of_torch(torch.optim.RMSprop),
+    **_OF_BNB,
+    "lion_pytorch": _library("lion_pytorch", "Lion", "lion-pytorch", uses=_LION),
+    "adamw_torch_8bit": _library(_AO, "AdamW8bit", "torchao"),
+    "adamw_torch_4bit": _library(_AO, "AdamW4bit", "torchao"),
+    "ao_adamw_fp8": _library(_AO, "AdamWFp8", "torchao"),
+    "came_pytorch": _came,
 }

@@ -34,21 +34,28 @@ def learning_rate_schedule(cfg: RunConfig, num_steps: int) -> Multiplier:
     name = settings.lr_scheduler or "cosine"
     options = dict(settings.lr_scheduler_kwargs or {})
     if settings.cosine_min_lr_ratio is not None:
-        name, options["min_lr_rate"] = "cosine_with_min_lr", settings.cosine_min_lr_ratio
+        options["min_lr_rate"] = settings.cosine_min_lr_ratio
     if settings.cosine_constant_lr_ratio is not None:
         options["constant_after"] = settings.cosine_constant_lr_ratio
+    if settings.lr_div_factor is not None:
+        options["div_factor"] = settings.lr_div_factor
     try:
-        build = _SCHEDULES[name]
+        build = _SCHEDULES.get(name) or _WITH_OWN_WARMUP[name]
     except KeyError:
-        raise ConfigError(f"lr_scheduler: {name!r} is unknown; one of {', '.join(sorted(_SCHEDULES))}") from None
+        known = sorted({**_SCHEDULES, **_WITH_OWN_WARMUP})
+        raise ConfigError(f"lr_scheduler: {name!r} is unknown; one of {', '.join(known)}") from None
     try:
         decay = build(Span(max(num_steps - warmup, 1), warmup, num_steps), base=settings.learning_rate, **options)
     except TypeError:
         raise ConfigError(f"lr_scheduler_kwargs: {sorted(options)} do not fit lr_scheduler: {name}") from None
 
+    if name in _WITH_OWN_WARMUP:
+        return decay
+    power = 2 if settings.lr_quadratic_warmup else 1
+
     def multiplier(step: int) -> float:
         if step < warmup:
-            return step / warmup
+            return (step / warmup) ** power
         return decay(step - warmup)
 
     return multiplier
@@ -125,6 +132,61 @@ def _warmup_stable_decay(
     return multiplier
 
 
+def _rex(steps: Span, *, base: float, min_lr_rate: float = 0.0) -> Multiplier:
+    """Reflected exponential (https://arxiv.org/abs/2107.04197), with the weight 0.9 that Axolotl's has."""
+
+    def multiplier(step: int) -> float:
+        left = max(0.0, 1.0 - step / steps.after)
+        return min_lr_rate + (1.0 - min_lr_rate) * left / (0.1 + 0.9 * left)
+
+    return multiplier
+
+
+def _one_cycle(
+    steps: Span, *, base: float, pct_start: float | None = None, anneal_strategy: str = "cos", div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Multiplier:  # fmt: skip
+    """One cycle (https://arxiv.org/abs/1708.07120) of the rate, as torch's OneCycleLR; the momentum stays as it is.
+
+    The rise is the warm-up, or torch's 30 % of the steps without one.
+    """
+    if anneal_strategy not in ("cos", "linear"):
+        raise ConfigError(f"lr_scheduler_kwargs: anneal_strategy is cos or linear, not {anneal_strategy!r}")
+    share = pct_start if pct_start is not None else (steps.warmup / steps.total or 0.3)
+    top, last = share * steps.total - 1, steps.total - 1
+    first, end = 1 / div_factor, 1 / div_factor / final_div_factor
+
+    def between(one: float, other: float, part: float) -> float:
+        if anneal_strategy == "linear":
+            return one + (other - one) * part
+        return other + (one - other) / 2 * (1 + math.cos(math.pi * part))
+
+    def multiplier(step: int) -> float:
+        if step <= top:
+            return between(first, 1.0, step / top if top > 0 else 1.0)
+        return between(1.0, end, min(1.0, (step - top) / max(last - top, 1)))
+
+    return multiplier
+
+
+def _cosine_warmup_with_min_lr(
+    steps: Span, *, base: float, num_cycles: float = 0.5, min_lr: float | None = None, min_lr_rate: float | None = None,
+    warmup_lr_rate: float | None = None,
+) -> Multiplier:  # fmt: skip
+    """Cosine down to a floor, after a warm-up that starts at `warmup_lr_rate`, or at its first step, not at 0."""
+    floor = min_lr_rate if min_lr_rate is not None else (min_lr or 0.0) / base
+
+    def multiplier(step: int) -> float:
+        if step < steps.warmup:
+            if warmup_lr_rate is None:
+                return (step + 1) / steps.warmup
+            return warmup_lr_rate + (1.0 - warmup_lr_rate) * step / max(1, steps.warmup - 1)
+        progress = (step - steps.warmup + 1) / max(1, steps.total - steps.warmup)
+        return max(0.0, floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * num_cycles * 2.0 * progress)))
+
+    return multiplier
+
+
 _SCHEDULES: dict[str, Callable[..., Multiplier]] = {
     "constant": _constant,
     "constant_with_warmup": _constant,
@@ -135,4 +197,9 @@ _SCHEDULES: dict[str, Callable[..., Multiplier]] = {
     "polynomial": _polynomial,
     "inverse_sqrt": _inverse_sqrt,
     "warmup_stable_decay": _warmup_stable_decay,
+    "rex": _rex,
+}
+_WITH_OWN_WARMUP: dict[str, Callable[..., Multiplier]] = {
+    "one_cycle": _one_cycle,
+    "cosine_warmup_with_min_lr": _cosine_warmup_with_min_lr,
 }

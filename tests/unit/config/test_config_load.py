@@ -365,7 +365,7 @@ BAD = {
         "chunked_cross_entropy: false\nchunked_cross_entropy_num_chunks: 4",
         ["config.yaml:7: chunked_cross_entropy_num_chunks: has no effect"],
     ),
-    "later value": ("optimizer: muon", ["config.yaml:6: optimizer: muon: this optimizer is not supported yet"]),
+    "later value": ("optimizer: adopt_adamw", ["config.yaml:6: optimizer: adopt_adamw: not supported; use adamw"]),
     "offloaded activations": (
         "gradient_checkpointing: offload",
         ["gradient_checkpointing: offload: ", "not supported yet"],
@@ -473,7 +473,7 @@ BAD = {
     "nothing left": ("min_sample_len: 4096", ["min_sample_len: is above `sequence_len`, 2048"]),
     "cosine's key": (
         "lr_scheduler: linear\ncosine_min_lr_ratio: 0.1",
-        ["cosine_min_lr_ratio: belongs to `lr_scheduler: cosine`"],
+        ["cosine_min_lr_ratio: belongs to `lr_scheduler: cosine or rex`"],
     ),
     "compile's key": ("torch_compile_mode: default", ["torch_compile_mode: needs `torch_compile: true`"]),
     "two checkpoints": (

@@ -1,13 +1,20 @@
+import sys
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
+from allranks.model.build import build_model
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.optimizer import make_optimizer
 from allranks.train.storage import ALONE
 from allranks.train.strategies.native import NativeState
+from tests.tiny_models import config_for, make_model, one_process, saved_model
 
 
 def config(**keys):
@@ -57,10 +64,15 @@ def test_a_model_without_anything_to_train_is_refused():
         make_optimizer(config(), Model().requires_grad_(False))
 
 
-@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adamw_8bit", "lion_8bit"])
-def test_every_optimizer_goes_on_after_a_resume_as_without(tmp_path, name):
-    if name.endswith("8bit"):
-        pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install -e .[bitsandbytes]")
+# Optimizer -> the package that brings it.
+TORCHS = dict.fromkeys(["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop", "muon"], "torch")
+BNBS = dict.fromkeys(["adamw_8bit", "lion_8bit", "lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit"], "bitsandbytes")
+OTHERS = {"lion_pytorch": "lion-pytorch", "came_pytorch": "came-pytorch", "ao_adamw_8bit": "torchao"}
+
+
+@pytest.mark.parametrize(("name", "package"), [*TORCHS.items(), *BNBS.items(), *OTHERS.items()])
+def test_every_optimizer_goes_on_after_a_resume_as_without(tmp_path, name, package):
+    pytest.importorskip(package.replace("-", "_"), reason=f"needs {package}: pip install {package}")
 
     def make():
         model = Model()
@@ -77,3 +89,118 @@ def test_every_optimizer_goes_on_after_a_resume_as_without(tmp_path, name):
     train_step(second.trained.model, second.trained.optimizer)
     for one, other in zip(first.trained.model.parameters(), second.trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_library_that_is_missing_is_named_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "came_pytorch", None)
+    with pytest.raises(ConfigError, match="pip install came-pytorch"):
+        make_optimizer(config(optimizer="came_pytorch"), Model())
+
+
+def test_muon_steps_hidden_matrices_and_adamw_the_rest():
+    """Against torch's own two, each over its share of a real model."""
+    ours, theirs = make_model("llama"), make_model("llama")
+    optimizer = make_optimizer(config(optimizer="muon", weight_decay=0.1, adam_beta2=0.95), ours)
+    ends = ("embed_tokens", "lm_head")
+    hidden = [p for name, p in theirs.named_parameters() if p.ndim == 2 and not any(end in name for end in ends)]
+    others = [p for name, p in theirs.named_parameters() if p.ndim == 2 and any(end in name for end in ends)]
+    vectors = [p for p in theirs.parameters() if p.ndim == 1]
+    reference = [
+        torch.optim.Muon(hidden, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95)),
+        torch.optim.AdamW(vectors, lr=1e-2, weight_decay=0.0, betas=(0.9, 0.95)),
+    ]
+    for model, steppers in ((ours, [optimizer]), (theirs, reference)):
+        for step in range(2):
+            ids = torch.arange(12)[None] + step
+            model(input_ids=ids, labels=ids).loss.backward()
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8}
+
+
+def rates(model, **keys):
+    """Learning rate by parameter name."""
+    optimizer = make_optimizer(config(**keys), model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_rates_of_chosen_parameters():
+    groups = [{"name": "o", "modules": ["o_proj"], "lr": 3e-4}, {"name": "l1", "modules": ["layers.1."], "lr": 1e-5}]
+    found = rates(make_model("llama"), lr_groups=groups, embedding_lr=2e-5)
+    assert len(found) == len(list(make_model("llama").parameters()))
+    for name, rate in found.items():
+        wanted = 3e-4 if "o_proj" in name else 1e-5 if "layers.1." in name else 1e-2
+        assert rate == (2e-5 if name in ("model.embed_tokens.weight", "lm_head.weight") else wanted), name
+    found = rates(make_model("llama-tied"), embedding_lr_scale=0.1)
+    assert found["model.embed_tokens.weight"] == pytest.approx(1e-3) and found["model.norm.weight"] == 1e-2
+
+
+def test_the_first_group_is_that_of_the_learning_rate():
+    """The rate that is reported is its."""
+    optimizer = make_optimizer(config(embedding_lr=2e-5), make_model("llama"))
+    assert optimizer.param_groups[0]["lr"] == 1e-2
+
+
+def test_lora_plus():
+    targets = {"lora_target_modules": ["embed_tokens", "q_proj"]}
+    model = build_model(config_for(saved_model("llama"), **LORA, **targets), one_process()).hf_model
+    for name, rate in rates(model, **LORA, **targets, loraplus_lr_ratio=16.0, loraplus_lr_embedding=5e-6).items():
+        assert rate == (5e-6 if "lora_embedding_" in name else 0.16 if "lora_B" in name else 1e-2), name
+
+
+def test_rates_that_no_parameter_has_are_refused():
+    with pytest.raises(ConfigError, match="lr_groups: wrong: no trained parameter"):
+        rates(make_model("llama"), lr_groups=[{"name": "wrong", "modules": ["c_attn"], "lr": 1e-3}])
+    model = build_model(config_for(saved_model("llama"), **LORA, lora_target_modules=["q_proj"]), one_process())
+    with pytest.raises(ConfigError, match="embedding_lr: no trained parameter"):
+        rates(model.hf_model, embedding_lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"optimizer": "galore_adamw"}, "low rank"),
+        ({"optimizer": "schedule_free_adamw"}, "swapped for evaluations"),
+        ({"optimizer": "adamw_torch", "adam_beta3": 0.99}, "it is for came and ademamix"),
+        ({"embedding_lr": 1e-4, "embedding_lr_scale": 0.1}, "excludes embedding_lr"),
+        ({"loraplus_lr_ratio": 16.0}, "has no effect without `adapter: lora`"),
+    ],
+)
+def test_what_an_optimizer_cannot_use_is_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**keys)
+
+
+@pytest.fixture
+def sharded():
+    """A model whose parameters are DTensors, as FSDP makes them."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield fully_shard(make_model("llama"), mesh=init_device_mesh("cpu", (1,)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "lion_32bit", "rmsprop_bnb", "adafactor", "came_pytorch"])
+def test_what_cannot_work_on_parts_of_parameters_is_refused_and_not_at_the_first_step(name):
+    with pytest.raises(ConfigError, match="does not work with FSDP"):
+        config(optimizer=name, fsdp_version=2)
+    with pytest.raises(ConfigError, match="does not work on the pieces that ZeRO makes"):
+        config(optimizer=name, deepspeed={"zero_optimization": {"stage": 2}})
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop", "muon"])
+def test_what_works_on_shards_does_what_it_does_on_whole_tensors(sharded, name):
+    whole = make_model("llama")
+    for model in (sharded, whole):
+        optimizer = make_optimizer(config(optimizer=name), model)
+        ids = torch.arange(12)[None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    for one, other in zip(sharded.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.full_tensor(), other)

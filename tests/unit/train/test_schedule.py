@@ -26,6 +26,8 @@ def config(**keys):
         ("cosine_with_min_lr", {"min_lr": 1e-4}),
         ("inverse_sqrt", {}),
         ("inverse_sqrt", {"timescale": 20}),
+        ("cosine_warmup_with_min_lr", {"min_lr_rate": 0.1}),
+        ("cosine_warmup_with_min_lr", {"min_lr": 1e-4, "warmup_lr_rate": 0.2}),
     ],
 )
 def test_rates_are_those_of_transformers(name, options):
@@ -68,3 +70,53 @@ def test_unknown_names_and_options_are_refused():
         learning_rate_schedule(config(lr_scheduler="cosinus"), 10)
     with pytest.raises(ConfigError, match="power"):
         learning_rate_schedule(config(lr_scheduler="linear", lr_scheduler_kwargs={"power": 2}), 10)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({"warmup_steps": 10}, {"pct_start": 0.2}),
+        ({}, {"pct_start": 0.3}),
+        ({"lr_div_factor": 5.0, "warmup_steps": 25}, {"pct_start": 0.5, "div_factor": 5.0}),
+        ({"lr_scheduler_kwargs": {"anneal_strategy": "linear", "final_div_factor": 100.0}},
+         {"anneal_strategy": "linear", "final_div_factor": 100.0}),
+    ],
+)  # fmt: skip
+def test_one_cycle_is_that_of_torch(keys, options):
+    ours = learning_rate_schedule(config(lr_scheduler="one_cycle", **keys), 50)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-3, total_steps=50, cycle_momentum=False, **options
+    )
+    for step in range(50):
+        assert ours(step) * 1e-3 == pytest.approx(theirs.get_last_lr()[0], rel=1e-9, abs=1e-15), step
+        optimizer.step()
+        if step < 49:
+            theirs.step()
+
+
+def test_rex_falls_slowly_at_first_and_to_the_floor():
+    rate = learning_rate_schedule(config(lr_scheduler="rex", warmup_steps=10), 110)
+    # With the share z left: z / (0.1 + 0.9 z).
+    assert [rate(5), rate(10), rate(60), rate(110)] == [0.5, 1.0, pytest.approx(0.5 / 0.55), 0.0]
+    rate = learning_rate_schedule(config(lr_scheduler="rex", cosine_min_lr_ratio=0.2), 100)
+    assert rate(100) == pytest.approx(0.2) and rate(50) == pytest.approx(0.2 + 0.8 * 0.5 / 0.55)
+
+
+def test_a_quadratic_warm_up():
+    rate = learning_rate_schedule(config(lr_quadratic_warmup=True, warmup_steps=10), 100)
+    assert [rate(1), rate(5), rate(10)] == [pytest.approx(0.01), 0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lr_div_factor": 5.0}, "belongs to `lr_scheduler: one_cycle`"),
+        ({"lr_quadratic_warmup": True}, "needs `warmup_steps` or `warmup_ratio`"),
+        ({"lr_quadratic_warmup": True, "lr_scheduler": "one_cycle", "warmup_steps": 2}, "a warm-up of its own"),
+        ({"lr_scheduler": "reduce_lr_on_plateau"}, "depend on the losses seen so far"),
+    ],
+)
+def test_what_a_schedule_cannot_use_is_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**keys)

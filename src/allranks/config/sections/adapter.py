@@ -59,6 +59,10 @@ class AdapterConfig(Section):
     """Indexes of the layers that get an adapter; all if not given."""
     peft_layers_pattern: list[str] | None = None
     """Name of the list of layers, where it is not `layers` or the like."""
+    loraplus_lr_ratio: float | None = Field(None, gt=0)
+    """LoRA+: the B matrices learn so many times as fast as `learning_rate`; 16 is a good start."""
+    loraplus_lr_embedding: float = Field(1e-6, gt=0)
+    """LoRA+: learning rate of adapters of embeddings."""
     load_in_4bit: bool = False
     """Keep the frozen weights of linear layers in 4 bits; `adapter: qlora` implies it."""
     load_in_8bit: bool = False
