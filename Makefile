@@ -5,16 +5,18 @@ PIP_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
+AXOLOTL_INSTALLED := .venv-axolotl/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lab clean
+.PHONY: help setup demo test lint bench bench-axolotl lab clean
 
 help:
 	@echo "make setup   install into .venv (again only after pyproject.toml or constraints.txt changed)"
 	@echo "make demo    fine-tune a tiny model as two nodes on this machine"
 	@echo "make test    unit tests, then whole runs on several ranks"
 	@echo "make lint    format, style, types, floors"
-	@echo "make bench   speed beside a bare loop, Trainer and TRL"
+	@echo "make bench   speed beside a bare loop, Trainer and TRL; what each step of it is worth; memory of the loss"
+	@echo "make bench-axolotl   speed beside axolotl, which it installs into .venv-axolotl (4.3 GB)"
 	@echo "make lab     a shell on node0 of a cluster in this machine (NODES=3 LAB_ARGS='--slurm --pbs --ray'); needs root"
 	@echo "make clean   remove what builds and tests left, .venv too"
 
@@ -43,6 +45,18 @@ lint: setup
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.loss_memory
+
+# axolotl fixes versions of its own of nearly everything: it gets an environment to itself (4.3 GB).
+$(AXOLOTL_INSTALLED):
+	test -x .venv-axolotl/bin/python || $(PYTHON) -m venv .venv-axolotl
+	.venv-axolotl/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
+	.venv-axolotl/bin/python -m pip install --quiet $(PIP_ARGS) axolotl==0.19.0 torch==2.13.0
+	touch $@
+
+bench-axolotl: $(INSTALLED) $(AXOLOTL_INSTALLED)
+	$(BIN)/python -m benchmarks.axolotl $(BENCH_ARGS)
 
 lab: setup
 	$(BIN)/python -m tests.cluster.lab --nodes $(or $(NODES),3) $(LAB_ARGS)

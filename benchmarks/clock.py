@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+RECORD = "BENCHMARK_RECORD"  # the file that a program writes, where it cannot be told by an argument
 SPAWNED = "BENCHMARK_SPAWNED"  # unix seconds at which the measuring program started this process
 
 

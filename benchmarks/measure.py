@@ -7,11 +7,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from benchmarks.clock import SPAWNED
+from benchmarks.clock import RECORD, SPAWNED
 from benchmarks.workload import Workload
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
+AXOLOTL = _REPOSITORY / ".venv-axolotl" / "bin" / "axolotl"
+"""In an environment of its own (`make bench-axolotl` makes it): it fixes other versions than ours of everything."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +29,27 @@ class Measurement:
     load_average: float = 0.0  # of the machine when it started: 0 means that nothing else ran
 
 
-def measure(contestant: str, workload: Workload, directory: Path, scratch: Path) -> Measurement:
+def measure(
+    contestant: str, workload: Workload, directory: Path, scratch: Path, *, changes: dict[str, Any] | None = None
+) -> Measurement:
     """Run `contestant` on the workload in `directory`; what it writes goes to `scratch`, which is new and empty.
+
+    `changes`: keys that replace those of allranks' config; `without` among them names a part to leave out
+    (benchmarks.contestants.allranks_without).
 
     Raises RuntimeError with the end of its output when it fails.
     """
     scratch.mkdir(parents=True)
     record = scratch / "record.jsonl"
-    if contestant == "allranks":
-        argv = [sys.executable, "-m", "allranks", "train", str(_write_config(workload, directory, scratch))]
-    else:
-        argv = [sys.executable, "-m", f"benchmarks.contestants.{contestant}", str(directory), str(record)]
+    is_ours = contestant == "allranks"
+    argv = _command(contestant, workload, directory, scratch, dict(changes or {}))
 
     load = os.getloadavg()[0]
     # Nobody finds what another has cached, and nobody waits for the network.
     env = {**os.environ, "HF_DATASETS_CACHE": str(scratch / "cache"), "HF_HUB_OFFLINE": "1"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPOSITORY), env.get("PYTHONPATH")]))
     spawned = time.time()
-    env[SPAWNED] = repr(spawned)
+    env |= {SPAWNED: repr(spawned), RECORD: str(record)}
     with (scratch / "output.log").open("wb") as log:
         process = subprocess.Popen(
             argv, env=env, cwd=scratch, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -54,7 +60,7 @@ def measure(contestant: str, workload: Workload, directory: Path, scratch: Path)
         tail = "\n".join((scratch / "output.log").read_text(errors="replace").splitlines()[-30:])
         raise RuntimeError(f"{contestant} ended with exit code {process.returncode}:\n{tail}")
 
-    phases, steps, device_bytes = _allranks_record(scratch, spawned) if contestant == "allranks" else _record(record)
+    phases, steps, device_bytes = _allranks_record(scratch, spawned) if is_ours else _record(record)
     assert len(steps) == workload.num_steps, f"{contestant} took {len(steps)} steps instead of {workload.num_steps}"
     first_step = steps[0][0] - spawned
     phases["first step"] = first_step - sum(phases.values())
@@ -67,6 +73,22 @@ def measure(contestant: str, workload: Workload, directory: Path, scratch: Path)
         device_memory_bytes=device_bytes,
         load_average=load,
     )
+
+
+def _command(contestant: str, workload: Workload, directory: Path, scratch: Path, changes: dict[str, Any]) -> list[str]:
+    if contestant == "allranks":
+        left_out = changes.pop("without", None)
+        config = scratch / "config.yaml"
+        config.write_text(json.dumps(allranks_config(workload, directory, scratch) | changes, indent=1))  # it is YAML
+        program = ["benchmarks.contestants.allranks_without", left_out] if left_out else ["allranks"]
+        return [sys.executable, "-m", *program, "train", str(config)]
+    if contestant == "axolotl":
+        config = scratch / "config.yaml"
+        config.write_text(json.dumps(axolotl_config(workload, directory, scratch), indent=1))
+        # Its quickest way to start: without a launcher in between.
+        return [str(AXOLOTL), "train", str(config), "--launcher", "python"]
+    record = scratch / "record.jsonl"
+    return [sys.executable, "-m", f"benchmarks.contestants.{contestant}", str(directory), str(record)]
 
 
 Step = tuple[float, int]  # unix seconds at its end, real tokens
@@ -114,14 +136,15 @@ def _allranks_record(scratch: Path, spawned: float) -> tuple[dict[str, float], l
     return phases, steps, device_bytes
 
 
-def _write_config(workload: Workload, directory: Path, scratch: Path) -> Path:
+def allranks_config(workload: Workload, directory: Path, scratch: Path) -> dict[str, Any]:
+    """The run's settings; axolotl reads the same keys."""
     config = {
         "base_model": str(directory / "model"),
         "datasets": [{"path": str(directory / "train.jsonl"), "type": None}],
         "dataset_prepared_path": str(scratch / "prepared"),
         "sequence_len": workload.sequence_len,
         "sample_packing": True,
-        "batch_size": workload.blocks_per_step,
+        "gradient_accumulation_steps": 1,
         "micro_batch_size": workload.blocks_per_step,
         "max_steps": workload.num_steps,
         "learning_rate": workload.learning_rate,
@@ -138,6 +161,17 @@ def _write_config(workload: Workload, directory: Path, scratch: Path) -> Path:
     }
     if workload.lora_rank:
         config |= {"adapter": "lora", "lora_r": workload.lora_rank, "lora_alpha": 8, "lora_target_linear": True}
-    path = scratch / "config.yaml"
-    path.write_text(json.dumps(config, indent=1))  # JSON is YAML
-    return path
+    return config
+
+
+def axolotl_config(workload: Workload, directory: Path, scratch: Path) -> dict[str, Any]:
+    """The same for axolotl, whose defaults for attention and precision are a GPU's."""
+    return allranks_config(workload, directory, scratch) | {
+        "datasets": [{"path": str(directory / "train.jsonl"), "ds_type": "json", "type": None}],
+        "attn_implementation": "sdpa",
+        "fp16": False,
+        "tf32": False,
+        "val_set_size": 0,
+        "num_epochs": 1,
+        "plugins": ["benchmarks.contestants.axolotl_plugin.MomentsPlugin"],
+    }

@@ -30,7 +30,7 @@ def speed_table(rounds: Sequence[dict[str, Measurement]], names: dict[str, str],
         ]
         memory = [measured[key].peak_memory_bytes / 2**20 for measured in rounds]
         rows.append([name, spread(rates, ".0f"), *ratios, spread(memory, ".0f")])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def start_table(rounds: Sequence[dict[str, Measurement]], names: dict[str, str], baselines: Sequence[str]) -> list[str]:
@@ -44,7 +44,7 @@ def start_table(rounds: Sequence[dict[str, Measurement]], names: dict[str, str],
             spread([one[key].first_step_seconds / one[base].first_step_seconds for one in rounds]) for base in baselines
         ]
         rows.append([name, *medians, spread([one[key].first_step_seconds for one in rounds]), *ratios])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def machine() -> dict[str, str]:
@@ -83,7 +83,7 @@ def raw(rounds: Sequence[dict[str, Measurement]], names: dict[str, str]) -> list
         for number, measured in enumerate(rounds, 1)
         for key, one in measured.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def settings(title: str, values: dict) -> list[str]:
@@ -94,7 +94,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 

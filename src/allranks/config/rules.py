@@ -121,7 +121,8 @@ def finish(config: RunConfig, given: Given) -> RunConfig:
     data = _fill(
         data,
         eval_sample_packing=data.sample_packing,
-        pad_to_sequence_len=bool(parallel.torch_compile),
+        # `auto` is known only on the device; see `train.assemble`.
+        pad_to_sequence_len=True if parallel.torch_compile is True else None,
         chat_template=jinja,
         data_seed=optimizer.seed,
     )

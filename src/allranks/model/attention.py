@@ -50,12 +50,15 @@ class Documents:
         """Cumulative lengths, int32 [documents + 1], starting with 0."""
         if self._boundaries is None or self._boundaries.device != device:
             ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            if device.type == "cuda":  # only from pinned memory does a copy not wait
+                ends = ends.pin_memory()
             self._boundaries = ends.to(device, non_blocking=True)
         return self._boundaries
 
     def mask(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The block-diagonal causal mask that is added to scores, [1, 1, T, T]: for models that make their own."""
-        document = torch.repeat_interleave(torch.tensor(self.lengths)).to(device)
+        document = torch.repeat_interleave(torch.tensor(self.lengths))
+        document = document.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else document
         seen = (document[:, None] == document[None, :]).tril()
         return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, torch.finfo(dtype).min)[
             None, None

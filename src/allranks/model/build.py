@@ -37,7 +37,8 @@ class TrainModel:
     """A model ready to train.
 
     `module` is what is called (wrapped or sharded), `hf_model` the model of transformers inside it, whose parameter
-    names are those of the checkpoint. `num_parameters` counts tied weights once, over all ranks.
+    names are those of the checkpoint. `num_parameters` counts tied weights once, over all ranks. `compiled`: graphs are
+    made for one length of the row; rows should be padded to it.
     """
 
     module: nn.Module
@@ -53,6 +54,7 @@ class TrainModel:
     packed_kwargs: PackedKwargs
     keeps_logits: bool
     head: LossHead | None
+    compiled: bool
     probe: Callable[[], None] | None = None
 
     def forward_loss(self, batch: TorchBatch) -> Tensor:
@@ -148,8 +150,8 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     _check_complete(model)
 
     model.train()
-    if placement.zero_stage < 3:  # the hooks that gather parameters cannot be compiled
-        compile_layers(layers, cfg, placement.device)
+    # ZeRO-3's hooks, which gather parameters, cannot be compiled.
+    compiled = placement.zero_stage < 3 and compile_layers(layers, cfg, placement.device)
     built = TrainModel(
         module=replicate(model, cfg, placement) if placement.kind == "ddp" else model,
         hf_model=model,
@@ -166,6 +168,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         head=LossHead(model, recipe, num_chunks=cfg.kernels.chunked_cross_entropy_num_chunks, kernel=kernel)
         if recipe
         else None,
+        compiled=compiled,
     )
     if must_probe and placement.kind != "zero":
         probe_isolation(built)

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 # A chunk's logits: 2^24 float32 numbers are 64 MiB, enough rows for a matrix product to run at full speed.
 _CHUNK_NUMBERS = 2**24
+RECOMPUTED_COPIES = 3
+"""Of a chunk's logits in `module_cross_entropy`: themselves, their softmax, their gradient."""
 # And no more chunks than this: each adds to the weight's whole gradient, which costs memory traffic.
 _MOST_CHUNKS = 20
 
@@ -36,11 +38,14 @@ class Shaping:
 PLAIN = Shaping()
 
 
-def rows_of_a_chunk(num_labels: int, vocabulary: int, num_chunks: int | None) -> int:
-    """How many labels to take at once; `num_chunks` fixes the number of chunks."""
+def rows_of_a_chunk(num_labels: int, vocabulary: int, num_chunks: int | None, *, copies: int = 1) -> int:
+    """How many labels to take at once; `num_chunks` fixes the number of chunks.
+
+    `copies`: how many tensors as large as a chunk's logits exist at a time.
+    """
     if num_chunks is not None:
         return max(1, math.ceil(num_labels / num_chunks))
-    return max(1, _CHUNK_NUMBERS // vocabulary, math.ceil(num_labels / _MOST_CHUNKS))
+    return max(1, _CHUNK_NUMBERS // copies // vocabulary, math.ceil(num_labels / _MOST_CHUNKS / copies))
 
 
 def linear_cross_entropy(
@@ -119,6 +124,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     of_weight += slopes.T @ part
                 if of_bias is not None:
                     of_bias += slopes.sum(0, dtype=torch.float32)
+                del slopes  # or it would still be there while the next chunk's logits are made
         ctx.gradients = (of_hidden, of_weight, of_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return loss

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from allranks.model.chunked import (
     PLAIN,
+    RECOMPUTED_COPIES,
     Shaping,
     is_linear,
     linear_cross_entropy,
@@ -82,11 +83,13 @@ class LossHead:
     def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         module: Any = self._module
         shaping = self.recipe.shaping
-        rows = rows_of_a_chunk(len(labels), module.weight.shape[0], self.num_chunks)
+        size = (len(labels), module.weight.shape[0], self.num_chunks)
         if not is_linear(module):
+            rows = rows_of_a_chunk(*size, copies=RECOMPUTED_COPIES)
             return module_cross_entropy(self._logits, hidden, labels, rows=rows, shaping=shaping)
         if self.kernel is not None and len(labels):
             return self.kernel(hidden, module.weight, module.bias, labels, shaping)
+        rows = rows_of_a_chunk(*size)
         return linear_cross_entropy(hidden, module.weight, module.bias, labels, rows=rows, shaping=shaping)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,10 +37,24 @@ def shard(
     reshard = options.reshard_after_forward is not False
     for layer in layers:
         fully_shard(layer, reshard_after_forward=reshard, **common)
-    for module in _ends(model):
+    ends = _ends(model)
+    for module in ends:
         fully_shard(module, reshard_after_forward=reshard, **common)
     # What is left (the last norm, tied embeddings) is used at the beginning of the backward pass again.
     fully_shard(model, reshard_after_forward=False, **common)
+    _prefetch([*ends[:1], *layers, *ends[1:]])
+
+
+def _prefetch(units: list[nn.Module]) -> None:
+    """Gather each unit while the one before it computes, in the forward pass and back.
+
+    By itself FSDP2 begins to gather a unit when the program reaches it; with a short unit, or a slow host, the device
+    then waits. It costs the memory of one more gathered unit.
+    """
+    for before, unit in pairwise(units):
+        assert isinstance(before, FSDPModule) and isinstance(unit, FSDPModule)
+        before.set_modules_to_forward_prefetch([unit])
+        unit.set_modules_to_backward_prefetch([before])
 
 
 def replicate(model: nn.Module, cfg: Any, placement: Placement) -> nn.Module:
@@ -75,16 +90,16 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
-def compile_layers(layers: list[nn.Module], cfg: Any, device: torch.device) -> None:
+def compile_layers(layers: list[nn.Module], cfg: Any, device: torch.device) -> bool:
     """Compile every decoder layer by itself, if asked: equal layers share one graph, and sharding still sees them.
 
-    `torch_compile: auto` compiles on CUDA where Triton is installed.
+    `torch_compile: auto` compiles on CUDA where Triton is installed. Returns whether the layers are compiled.
     """
     wanted = cfg.parallel.torch_compile
     if wanted == "auto":
         wanted = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     if not wanted:
-        return
+        return False
     options = {}
     if cfg.parallel.torch_compile_backend:
         options["backend"] = cfg.parallel.torch_compile_backend
@@ -92,6 +107,7 @@ def compile_layers(layers: list[nn.Module], cfg: Any, device: torch.device) -> N
         options["mode"] = cfg.parallel.torch_compile_mode
     for layer in layers:
         layer.compile(**options)
+    return True
 
 
 def set_gradient_sync(module: nn.Module, *, last: bool, every_batch: bool, replicated: bool) -> None:

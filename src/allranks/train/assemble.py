@@ -85,7 +85,7 @@ def assemble(
         stop_request=stop_request,
         describe_state=dict,
         seed=cfg.optimizer.seed,
-        pad_blocks_to=cfg.data.sequence_len if cfg.data.pad_to_sequence_len else None,
+        pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
         save_best=cfg.checkpoint.save_strategy == "best",
         memory_bytes=_memory_meter(device),
@@ -156,6 +156,11 @@ def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> dict[str, Any]:
         "scaler": loop.strategy.scaler_state(),
         "config": cfg.flat(),
     }
+
+
+def _pads(cfg: RunConfig, model: TrainModel) -> bool:
+    asked = cfg.data.pad_to_sequence_len
+    return model.compiled if asked is None else asked
 
 
 def _memory_meter(device: torch.device) -> Callable[[], int]:

@@ -40,13 +40,20 @@ def feed(
 
     # One thread: reading and index building release little of the GIL, and order matters.
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
+        steps: deque[StepPlan] = deque()  # planned, and not handed out yet
         waiting: deque[Future[TorchBatch]] = deque()
-        jobs = ((k, ids) for k in range(start, plan.num_steps) for ids in plan.step(k).micro_batches)
+
+        def jobs() -> Iterator[np.ndarray]:
+            for k in range(start, plan.num_steps):
+                steps.append(plan.step(k))
+                yield from steps[-1].micro_batches
+
+        coming = jobs()
 
         def order_next() -> None:
-            job = next(jobs, None)
-            if job is not None:
-                waiting.append(pool.submit(make, job[1]))
+            ids = next(coming, None)
+            if ids is not None:
+                waiting.append(pool.submit(make, ids))
 
         def batches_of(count: int) -> Iterator[TorchBatch]:
             for _ in range(count):
@@ -56,8 +63,9 @@ def feed(
         for _ in range(AHEAD - 1):
             order_next()
         try:
-            for k in range(start, plan.num_steps):
-                step = plan.step(k)
+            # A step is planned when its first micro-batch is ordered, which is before it is handed out.
+            while steps:
+                step = steps.popleft()
                 yield StepFeed(step, batches_of(len(step.micro_batches)))
         finally:
             for future in waiting:

@@ -33,6 +33,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qlora": ("qwen3", {**_LORA, "adapter": "qlora", "gradient_checkpointing": True}),
     "lora over 8 bits": ("llama", {**_LORA, "load_in_8bit": True}),
+    "lora, compiled and recomputed": (
+        "llama",
+        {**_LORA, "gradient_checkpointing": True, "torch_compile": True, "torch_compile_backend": "aot_eager"},
+    ),
     "lora with embeddings": ("llama", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
     "lora with tied embeddings": ("llama-tied", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
 }

@@ -1,0 +1,108 @@
+"""`make bench-axolotl`: allranks beside axolotl, on the same model, data and settings, both packed, on the CPU.
+
+    python -m benchmarks.axolotl [--rounds 2] [--no-report]
+
+axolotl is installed in `.venv-axolotl`, beside our own environment, because it fixes other versions of everything. A
+plugin of its own kind writes down the moments; it is started without a launcher in between, its quickest way.
+"""
+
+import argparse
+import datetime
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.measure import AXOLOTL, Measurement, measure
+from benchmarks.workload import Workload, write
+
+NAMES = {"allranks": "allranks", "axolotl": "axolotl"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2, help="how often each runs (default 2)")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps (default 5)")
+    parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
+    options = parser.parse_args(arguments)
+    if not AXOLOTL.exists():
+        parser.exit(2, f"error: {AXOLOTL} is missing: run `make bench-axolotl`, which installs it (4.3 GB, minutes)\n")
+
+    workload = Workload(measured_steps=options.steps, warmup_steps=2)
+    rounds: list[dict[str, Measurement]] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        directory = Path(folder) / "workload"
+        write(workload, directory)
+        for number in range(1, options.rounds + 1):
+            measured = {}
+            for key in list(NAMES) if number % 2 else reversed(NAMES):
+                try:
+                    measured[key] = measure(key, workload, directory, Path(folder) / f"{key}-{number}")
+                except RuntimeError as error:
+                    sys.exit(f"error: round {number}: {error}")
+                one = measured[key]
+                print(
+                    f"round {number}  {key:10}{one.tokens_per_second:8.0f} tokens/s"
+                    f"{one.first_step_seconds:8.2f} s to the first step{one.peak_memory_bytes / 2**20:8.0f} MiB",
+                    flush=True,
+                )
+            rounds.append({key: measured[key] for key in NAMES})
+
+    speed = report.speed_table(rounds, NAMES, ["axolotl"])
+    start = report.start_table(rounds, NAMES, ["axolotl"])
+    print("\n" + "\n".join([*speed, *start]))
+    if not options.no_report:
+        print(f"report: {_write_report(workload, rounds, speed, start)}")
+
+
+def _write_report(workload: Workload, rounds: list[dict[str, Measurement]], speed: list[str], start: list[str]) -> Path:
+    facts = report.machine()
+    today = datetime.date.today().isoformat()
+    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    path = Path(__file__).parent / "reports" / f"axolotl_{report.slug(hardware)}_{today}.md"
+    text = [
+        f"# {workload.name} beside axolotl on {hardware}, {today}",
+        "",
+        f"{len(rounds)} rounds, taking turns; every run in a fresh process with empty caches. Cells are "
+        "`median (min to max)`; ratios are taken within a round. Rates count real tokens, over "
+        f"{workload.measured_steps} steps after {workload.warmup_steps} to warm up; times count from the command.",
+        "",
+        "Both: float32, AdamW (fused), packed rows of documents that do not see each other, four blocks a step. "
+        "axolotl runs with `attn_implementation: sdpa` (its FlashAttention needs a GPU) and `--launcher python`, as "
+        "installed in its own environment:",
+        "",
+        "```",
+        *_versions(),
+        "```",
+        "",
+        "## Speed",
+        "",
+        *speed,
+        "## Time to the first step, seconds",
+        "",
+        *start,
+        *report.raw(rounds, NAMES),
+        *report.settings("Workload", asdict(workload)),
+        *report.settings("Machine", facts),
+        "Command: `make bench-axolotl`",
+        "",
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(text))
+    return path
+
+
+def _versions() -> list[str]:
+    """What axolotl's environment holds of the packages that matter."""
+    program = (
+        "from importlib.metadata import version\n"
+        "for name in ('axolotl', 'torch', 'transformers', 'accelerate', 'datasets', 'numpy'):\n"
+        "    print(name, version(name))"
+    )
+    return subprocess.check_output([AXOLOTL.with_name("python"), "-c", program], text=True).splitlines()
+
+
+if __name__ == "__main__":
+    main()

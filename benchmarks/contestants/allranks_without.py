@@ -1,0 +1,45 @@
+"""allranks with one of its parts taken out, to show what that part is worth.
+`python -m benchmarks.contestants.allranks_without PART train CONFIG`
+"""
+
+import sys
+from types import SimpleNamespace
+
+
+def without_labels_only() -> None:
+    """Logits at every position, as a plain loop makes them; only then are those with a label picked out."""
+    import allranks.model.build
+
+    allranks.model.build.takes_logits_to_keep = lambda model: False
+
+
+def without_prefetch() -> None:
+    """Each micro-batch is made when the step asks for it."""
+    import allranks.train.feed
+
+    class WhenAsked:
+        """An executor that does a job only when its result is asked for."""
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def submit(self, job, *args):
+            return SimpleNamespace(result=lambda: job(*args), cancel=lambda: None)
+
+    allranks.train.feed.ThreadPoolExecutor = WhenAsked
+
+
+PARTS = {"labels-only": without_labels_only, "prefetch": without_prefetch}
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv.pop(1)]()
+    from allranks.cli.main import main
+
+    main()

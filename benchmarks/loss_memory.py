@@ -1,0 +1,130 @@
+"""Peak memory and time of the loss, forward and backward: in one piece, and in chunks.
+
+    python -m benchmarks.loss_memory [--labels 4096] [--vocabulary 32000,150000] [--hidden 64] [--no-report]
+
+On CPU each is measured in a fresh process by the kernel's high-water mark of resident memory, less what was there
+before and less the gradients that every way has to make; on a GPU (`--device cuda`) by torch's own count.
+Part of `make bench`. The full logits of 150,000 x 4,096 in one piece take about 8 GB.
+"""
+
+import argparse
+import datetime
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import report
+
+WAYS = {"full": "in one piece (F.cross_entropy)", "chunked": "in chunks", "recomputed": "in chunks, computed twice"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=int, default=4096, help="positions with a label (default 4096)")
+    parser.add_argument("--vocabulary", default="32000,150000", help="sizes, separated by commas")
+    parser.add_argument("--hidden", type=int, default=64, help="size of the hidden states (default 64)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default float32")
+    parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(_measure(options)))
+        return
+
+    rows = []
+    for vocabulary in map(int, options.vocabulary.split(",")):
+        logits = options.labels * vocabulary * 4
+        for way, name in WAYS.items():
+            argv = [sys.executable, "-m", "benchmarks.loss_memory", "--one", way, "--vocabulary", str(vocabulary)]
+            for key in ("labels", "hidden", "device", "dtype"):
+                argv += [f"--{key}", str(getattr(options, key))]
+            run = subprocess.run(argv, capture_output=True, text=True, check=False)
+            if run.returncode != 0:
+                sys.exit(f"error: {name}: exit code {run.returncode}\n{run.stderr[-2000:]}")
+            peak, seconds = json.loads(run.stdout)
+            cells = [f"{logits / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{peak / logits:.1%}", f"{seconds:.2f}"]
+            rows.append([f"{vocabulary:,}", name, *cells])
+            print(" | ".join(rows[-1]), flush=True)
+    header = ["vocabulary", "loss", "full float32 logits, GB", "peak, GB", "share of full logits", "seconds"]
+    lines = report.table(header, rows)
+    if not options.no_report:
+        print(f"report: {_write_report(options, lines)}")
+
+
+def _measure(options: argparse.Namespace) -> tuple[int, float]:
+    """Peak bytes beyond inputs and gradients, and seconds, of one forward and backward pass."""
+    import torch
+    import torch.nn.functional as F
+
+    from allranks.model.chunked import (
+        RECOMPUTED_COPIES,
+        linear_cross_entropy,
+        module_cross_entropy,
+        rows_of_a_chunk,
+    )
+
+    vocabulary, device, dtype = int(options.vocabulary), torch.device(options.device), getattr(torch, options.dtype)
+    layer = torch.nn.Linear(options.hidden, vocabulary, bias=False, device=device, dtype=dtype)
+    hidden = torch.randn(options.labels, options.hidden, device=device, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (options.labels,), device=device)
+
+    def run(count: int) -> None:
+        copies = RECOMPUTED_COPIES if options.one == "recomputed" else 1
+        rows = rows_of_a_chunk(count, vocabulary, None, copies=copies)
+        given, targets = hidden[:count], labels[:count]
+        if options.one == "full":
+            loss = F.cross_entropy(layer(given).float(), targets, reduction="sum")
+        elif options.one == "chunked":
+            loss = linear_cross_entropy(given, layer.weight, None, targets, rows=rows)
+        else:
+            loss = module_cross_entropy(layer, given, targets, rows=rows)
+        (loss / count).backward()
+        hidden.grad = layer.weight.grad = None
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    run(16)  # libraries allocate at their first call
+    gradients = sum(tensor.numel() * tensor.element_size() for tensor in (hidden, layer.weight))
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        before = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    started = time.perf_counter()
+    run(options.labels)
+    seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
+    return peak - before - gradients, seconds
+
+
+def _resident(name: str) -> int:
+    found = re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def _write_report(options: argparse.Namespace, lines: list[str]) -> Path:
+    today = datetime.date.today().isoformat()
+    facts = report.machine()
+    path = Path(__file__).parent / "reports" / f"loss-memory_{options.device}_{options.dtype}_{today}.md"
+    text = [
+        f"# Peak memory of the loss, {options.labels} labels, {options.dtype}, {today}",
+        "",
+        "One forward and backward pass of the output layer and the loss, each way in a fresh process; peak beyond the "
+        "inputs and the gradients of hidden states and weight, which every way makes.",
+        "",
+        *lines,
+        *report.settings("Settings", {key: getattr(options, key) for key in ("labels", "hidden", "device", "dtype")}),
+        *report.settings("Machine", facts),
+    ]
+    path.write_text("\n".join(text))
+    return path
+
+
+if __name__ == "__main__":
+    main()
