@@ -19,7 +19,7 @@ from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
 STEPS, SAVED = 6, 3
-# All cells run in the fixture: about 90 seconds on two quiet cores.
+# All runs are made in the fixture: about two minutes on two quiet cores.
 DEADLINE_SECONDS = 480
 pytestmark = pytest.mark.timeout(DEADLINE_SECONDS + 20)
 
@@ -39,8 +39,8 @@ class Strategy:
     """Method -> what the refusal says."""
 
 
-def zero(stage: int) -> dict[str, Any]:
-    return {"deepspeed": {"zero_optimization": {"stage": stage}}}
+def zero(stage: int, **settings: Any) -> dict[str, Any]:
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **settings}}}
 
 
 STRATEGIES = {
@@ -56,6 +56,19 @@ STRATEGIES = {
 
 CELLS = [(method, strategy) for method in METHODS for strategy in STRATEGIES]
 
+ON_CPU = {"device": "cpu"}
+EXAMPLES = Path(__file__).parents[2] / "examples" / "deepspeed"
+# Of full fine-tuning: settings of DeepSpeed that must not change the losses.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zero2.json": {"deepspeed": str(EXAMPLES / "zero2.json"), "lr_scheduler": "cosine"},
+    "zero3.json": {"deepspeed": str(EXAMPLES / "zero3.json"), "lr_scheduler": "cosine"},
+    "offload": {**zero(3, offload_optimizer=ON_CPU, offload_param=ON_CPU), "gradient_checkpointing": True},
+    # No parameter small enough to stay gathered, several groups of the optimizer, copies kept by two ranks (ZeRO++).
+    "small pieces": zero(3, stage3_param_persistence_threshold=0, sub_group_size=1000, zero_hpz_partition_size=2),
+}
+# From the checkpoint of one strategy to another, full fine-tuning: (from, to).
+CHANGES = [("zero2", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "ddp")]
+
 
 def is_refused(cell: tuple[str, str]) -> bool:
     return cell[0] in STRATEGIES[cell[1]].refused
@@ -66,12 +79,14 @@ class Results:
     folder: Path
     base: dict[str, Any]
 
-    def keys(self, method: str, strategy: str, run: str) -> dict[str, Any]:
-        name = f"{method}-{strategy}-{run}"
+    def keys(self, name: str, method: str, strategy: str) -> dict[str, Any]:
         return {**self.base, **METHODS[method], **STRATEGIES[strategy].keys, "output_dir": str(self.folder / name)}
 
-    def losses(self, method: str, strategy: str, run: str) -> dict[int, float]:
-        name = f"{method}-{strategy}-{run}"
+    def checkpoint(self, method: str, strategy: str) -> str:
+        return str(self.folder / f"{method}-{strategy}-run" / "checkpoints" / f"step-{SAVED:08d}")
+
+    def losses(self, name: str) -> dict[int, float]:
+        """Losses by step of a run that went well."""
         code = self.folder / f"{name}.code"
         codes = code.read_text().split() if code.exists() else ["never started"]
         assert set(codes) == {"0"}, f"{name}: exit codes {codes}\n{self.logs(name)}"
@@ -85,32 +100,18 @@ class Results:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any]) -> Results:
-    """All cells, run by one process that imports the libraries once."""
+    """All runs, by one process that imports the libraries once."""
     folder = tmp_path_factory.mktemp("matrix")
     base = {**base_config, "max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVED, "ddp_timeout": 45}
-    base |= {"save_async": False, "bf16": False}
-    found = Results(folder, base)
-    trained, on_two, on_one, exports = [], [], [], []
-    for method, strategy in [cell for cell in CELLS if not is_refused(cell)]:
-        name, processes = f"{method}-{strategy}", STRATEGIES[strategy].processes
-        logits = str(folder / f"{name}.pt")
-        trained.append(Job(f"{name}-run", processes, found.keys(method, strategy, "run"), logits, ports=[free_port()]))
-        saved = folder / f"{name}-run" / "checkpoints" / f"step-{SAVED:08d}"
-        for run, ranks, jobs in (("two", 2, on_two), ("one", 1, on_one)):
-            keys = {**found.keys(method, strategy, run), "resume_from_checkpoint": str(saved)}
-            if ranks == 1 and strategy == "hsdp":
-                keys["dp_replicate_size"] = 1
-            jobs.append(Job(f"{name}-{run}", ranks, keys, ports=[free_port()]))
-        options = {"out": str(folder / f"{name}-export"), "merge": method != "full"}
-        exports.append(Job(f"{name}-export", 1, options, export=str(folder / f"{name}-run")))
-    write_jobs(folder / "jobs.json", [*trained, *on_two, *on_one, *exports])
+    found = Results(folder, {**base, "bf16": False})
+    write_jobs(folder / "jobs.json", _jobs(found))
     words = [sys.executable, "-m", "tests.cluster.matrix", str(folder / "jobs.json")]
     with (folder / "runner.log").open("w") as log:
         process = subprocess.Popen(
             words, env=ENVIRONMENT, cwd=Path(__file__).parents[2], stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            code = process.wait(DEADLINE_SECONDS)
+            code: int | str = process.wait(DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             code = "time is up"
         finally:
@@ -119,29 +120,65 @@ def results(tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any
     return found
 
 
+def _jobs(results: Results) -> list[Job]:
+    """Trainings first; those of one rank at the end, where they go two at a time."""
+    trained, on_two, on_one = [], [], []
+    for method, strategy in [cell for cell in CELLS if not is_refused(cell)]:
+        name, processes = f"{method}-{strategy}", STRATEGIES[strategy].processes
+        keys, logits = results.keys(f"{name}-run", method, strategy), str(results.folder / f"{name}.pt")
+        trained.append(Job(f"{name}-run", processes, keys, logits, ports=[free_port()]))
+        resumed = {"resume_from_checkpoint": results.checkpoint(method, strategy)}
+        keys = {**results.keys(f"{name}-two", method, strategy), **resumed}
+        on_two.append(Job(f"{name}-two", 2, keys, ports=[free_port()]))
+        keys = {**results.keys(f"{name}-one", method, strategy), **resumed}
+        on_one.append(Job(f"{name}-one", 1, keys | ({"dp_replicate_size": 1} if strategy == "hsdp" else {})))
+        options = {"out": str(results.folder / f"{name}-export"), "merge": method != "full"}
+        on_one.append(Job(f"{name}-export", 1, options, export=str(results.folder / f"{name}-run")))
+    for variant, settings in VARIANTS.items():
+        keys = {**results.base, **settings, "output_dir": str(results.folder / variant)}
+        on_two.append(Job(variant, 2, keys, ports=[free_port()]))
+    for before, after in CHANGES:
+        name = f"{before} to {after}"
+        keys = {**results.keys(name, "full", after), "resume_from_checkpoint": results.checkpoint("full", before)}
+        on_two.append(Job(name, 2, keys, ports=[free_port()]))
+    return [*trained, *on_two, *on_one]
+
+
 @pytest.mark.parametrize(("method", "strategy"), CELLS)
 def test_cell(results: Results, method: str, strategy: str) -> None:
-    settings = STRATEGIES[strategy]
+    name, settings = f"{method}-{strategy}", STRATEGIES[strategy]
     if is_refused((method, strategy)):
         with pytest.raises(ConfigError, match=settings.refused[method]):
-            RunConfig.from_flat(results.keys(method, strategy, "run"))
+            RunConfig.from_flat(results.keys(name, method, strategy))
         return
-    alone, losses = results.losses(method, "single", "run"), results.losses(method, strategy, "run")
+    alone, losses = results.losses(f"{method}-single-run"), results.losses(f"{name}-run")
     assert losses[STEPS] < losses[1], "it does not learn, so equal losses would mean little"
     assert largest_difference(losses, alone) < settings.tolerance
     rest = {step: loss for step, loss in losses.items() if step > SAVED}
     for run in ("two", "one"):
-        assert largest_difference(results.losses(method, strategy, run), rest) < settings.tolerance, run
+        assert largest_difference(results.losses(f"{name}-{run}"), rest) < settings.tolerance, run
 
-    results_of_training = torch.load(results.folder / f"{method}-{strategy}.pt")
-    assert results_of_training["kind"] == settings.kind
-    code = (results.folder / f"{method}-{strategy}-export.code").read_text()
-    assert code == "0", results.logs(f"{method}-{strategy}-export")
-    model = AutoModelForCausalLM.from_pretrained(results.folder / f"{method}-{strategy}-export", dtype=torch.float32)
+    trained = torch.load(results.folder / f"{name}.pt")
+    assert trained["kind"] == settings.kind
+    code = (results.folder / f"{name}-export.code").read_text()
+    assert code == "0", results.logs(f"{name}-export")
+    exported = _logits(results.folder / f"{name}-export")
+    assert (exported - _logits(results.base["base_model"])).abs().max() > 1e-3, "training changed nothing"
+    torch.testing.assert_close(exported, trained["logits"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, variant: str) -> None:
+    assert largest_difference(results.losses(variant), results.losses("full-single-run")) < 1e-4
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: str, after: str) -> None:
+    rest = {step: loss for step, loss in results.losses("full-single-run").items() if step > SAVED}
+    assert largest_difference(results.losses(f"{before} to {after}"), rest) < 1e-4
+
+
+def _logits(folder: str | Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
-        logits = model.eval()(torch.tensor([SEQUENCE])).logits
-    base = AutoModelForCausalLM.from_pretrained(results.base["base_model"])
-    with torch.no_grad():
-        before = base.eval()(torch.tensor([SEQUENCE])).logits
-    assert (before - logits).abs().max() > 1e-3, "training changed nothing that could be compared"
-    torch.testing.assert_close(logits, results_of_training["logits"], rtol=1e-4, atol=1e-5)
+        return model.eval()(torch.tensor([SEQUENCE])).logits

@@ -42,6 +42,26 @@ ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """Settings whose value the engine fixes: what they may say, and why nothing else."""
 
+DEEPSPEED = (
+    *("zero_stage", "offload_optimizer_device", "offload_param_device", "gradient_accumulation_steps"),
+    *("gradient_clipping", "zero3_init_flag", "zero3_save_16bit_model", "deepspeed_multinode_launcher"),
+)
+"""Settings for DeepSpeed that can agree with a config. The two of zero3 agree with any: weights always go straight into
+the pieces, and are exported from the checkpoint."""
+
+_NODES = "allranks starts the nodes, see --nnodes and --hosts; remove it"
+_NVME = "NVMe offload is not supported; offload to the cpu in the config's `deepspeed`"
+DEEPSPEED_REFUSED = {
+    "deepspeed_config_file": "it belongs into the config: write `deepspeed: FILE` there, and remove it here",
+    "deepspeed_hostfile": _NODES,
+    "deepspeed_inclusion_filter": _NODES,
+    "deepspeed_exclusion_filter": _NODES,
+    "deepspeed_moe_layer_cls_names": "the engine gathers experts like all other modules; remove it",
+    "offload_optimizer_nvme_path": _NVME,
+    "offload_param_nvme_path": _NVME,
+}
+"""Settings for DeepSpeed that are not taken, and why."""
+
 NO_OF_YAML = ("distributed_type", "mixed_precision", "dynamo_backend", "downcast_bf16")
 """Settings with the value `no`, which YAML 1.1 reads as false."""
 
@@ -53,6 +73,8 @@ LEFT_TO_ACCELERATE = {
     "mixed_precision": ("no",),
     "dynamo_backend": ("no",),
     "fsdp_sharding_strategy": ("full_shard",),
+    "offload_optimizer_device": ("none",),
+    "offload_param_device": ("none",),
     "parallelism_config_dp_replicate_size": (1,),
     "parallelism_config_dp_shard_size": (1,),
 }
@@ -81,6 +103,12 @@ def wanted_settings(cfg: RunConfig) -> dict[str, Wanted]:
             ),
             "fsdp_activation_checkpointing": Wanted(parallel.checkpoints_activations, "gradient_checkpointing"),
         }
+    if cfg.deepspeed.settings:
+        found["zero_stage"] = Wanted(cfg.deepspeed.stage, "deepspeed.zero_optimization.stage")
+        found["deepspeed_multinode_launcher"] = Wanted("standard", "--launcher")
+        for kind in ("offload_optimizer", "offload_param"):
+            device = (cfg.deepspeed.zero.get(kind) or {}).get("device") or "none"
+            found[f"{kind}_device"] = Wanted(device, f"deepspeed.zero_optimization.{kind}.device")
     if parallel.dp_replicate_size or parallel.dp_shard_size:
         found["parallelism_config_dp_replicate_size"] = Wanted(parallel.dp_replicate_size, "dp_replicate_size")
         # How many `node` means is known only where the ranks are counted.
@@ -99,6 +127,8 @@ def contradictions(said: Mapping[str, Any], cfg: RunConfig) -> list[Contradictio
         value = plain(value)
         if value is False and setting in NO_OF_YAML:
             value = "no"
+        if value is None and setting.endswith("_device"):
+            value = "none"
         text = _wrong(setting, value, wanted, cfg)
         if text:
             found.append(Contradiction(setting, f"{shown(value)} {text}"))
@@ -107,7 +137,11 @@ def contradictions(said: Mapping[str, Any], cfg: RunConfig) -> list[Contradictio
 
 def _wrong(setting: str, value: Any, wanted: Mapping[str, Wanted], cfg: RunConfig) -> str | None:
     if setting == "distributed_type":
-        return _wrong_type(value, wanted[setting].value)
+        return _wrong_type(value, wanted[setting].value, cfg)
+    if setting in DEEPSPEED_REFUSED:
+        return None if value in (None, "none") else f"is not taken: {DEEPSPEED_REFUSED[setting]}"
+    if value == "auto" and setting in DEEPSPEED:
+        return None
     if setting in ALWAYS:
         allowed, why = ALWAYS[setting]
         return None if value in allowed else f"cannot be done: {why}"
@@ -126,9 +160,9 @@ def _wrong(setting: str, value: Any, wanted: Mapping[str, Wanted], cfg: RunConfi
     return f"contradicts {_place(cfg, right.key)}: {shown(right.value)}; change one of them"
 
 
-def _wrong_type(value: Any, right: str) -> str | None:
+def _wrong_type(value: Any, right: str, cfg: RunConfig) -> str | None:
     value = str(value).upper()
-    if value == right:
+    if value == right or (value == "DEEPSPEED" and cfg.deepspeed.settings):
         return None
     if value in ("FSDP", "MULTI_GPU"):
         other = "asks for FSDP" if right == "FSDP" else "does not ask for FSDP (`fsdp_version: 2`)"
@@ -136,7 +170,10 @@ def _wrong_type(value: Any, right: str) -> str | None:
     if value in ("NO", "MULTI_CPU"):
         return f"makes `accelerate launch` start one process, whatever num_processes says; write {right}"
     if value == "DEEPSPEED":
-        return f"asks for DeepSpeed's engine, which the config does not; write {right}"
+        return (
+            f"asks for DeepSpeed's engine, which the config does not; write {right}, or `deepspeed: "
+            "{zero_optimization: {stage: 2}}` into the config"
+        )
     return f"is not supported; write {right}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from allranks.config import RunConfig
-from allranks.config.accelerate import NO_OF_YAML, contradictions, plain, shown
+from allranks.config.accelerate import DEEPSPEED, DEEPSPEED_REFUSED, NO_OF_YAML, contradictions, plain, shown
 from allranks.config.names import nearest_key
 from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError, UsageError
@@ -169,8 +169,14 @@ def refuse_contradictions(settings: AccelerateSettings, cfg: RunConfig) -> None:
             problems.append(
                 f"{settings.places[name]}: {shown(value)} would have no effect on allranks' engine; remove it"
             )
+    known = [*DEEPSPEED, *DEEPSPEED_REFUSED]
+    problems += [
+        f"{settings.places[name]}: unknown setting of DeepSpeed; Accelerate has {', '.join(known)}"
+        for name in settings.file.get("deepspeed_config") or {}
+        if name not in known and cfg.deepspeed.settings
+    ]
     for section in ("deepspeed_config", "fp8_config", "megatron_lm_config", "mpirun_config"):
-        if settings.file.get(section):
+        if settings.file.get(section) and not (section == "deepspeed_config" and cfg.deepspeed.settings):
             problems.append(
                 f"{section}: allranks' engine does not use it, and {cfg.source} does not ask for it; remove it"
             )

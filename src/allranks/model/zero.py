@@ -79,6 +79,9 @@ def partition(model: nn.Module, settings: dict[str, Any], device: torch.device) 
     The partitions' values are arbitrary until they are filled.
     """
     deepspeed = import_deepspeed(device)
+    from deepspeed.utils import groups
+
+    copies = settings["zero_optimization"].get("zero_hpz_partition_size") or 1
     made: dict[int, nn.Parameter] = {}  # parameters that were one (tied weights) are one again
     for module in model.modules():
         fresh = nn.Module()
@@ -91,7 +94,9 @@ def partition(model: nn.Module, settings: dict[str, Any], device: torch.device) 
                 fresh.register_parameter(name, whole)
             setattr(module, name, made[id(parameter)])
         if fresh._parameters:
-            deepspeed.zero.Init(module=fresh, config_dict_or_path=settings)
+            # The first call makes the groups of ranks that keep copies (ZeRO++), and a second one may not.
+            copying = groups._get_zero_param_intra_parallel_group() if copies > 1 else None
+            deepspeed.zero.Init(module=fresh, config_dict_or_path=settings, zero_param_parallel_group=copying)
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
 
@@ -106,7 +111,11 @@ def whole(parameter: Any) -> Iterator[Tensor]:
     """Memory for all of a partitioned parameter, to be written to; this rank's piece of it is kept."""
     values = torch.empty(parameter.ds_shape, dtype=parameter.dtype)
     yield values
-    piece, first = parameter.ds_tensor, dist.get_rank(parameter.ds_process_group) * parameter.ds_tensor.ds_numel
-    size = max(0, min(parameter.ds_numel - first, parameter.ds_tensor.ds_numel))
-    piece[:size].copy_(values.view(-1)[first : first + size])
-    piece[size:].zero_()  # padding, which takes part in the optimizer's arithmetic
+    pieces = [(parameter.ds_tensor, dist.get_rank(parameter.ds_process_group))]
+    if parameter.ds_secondary_tensor is not None:  # the copy that the ranks of a node keep together (ZeRO++)
+        pieces.append((parameter.ds_secondary_tensor, dist.get_rank() % parameter.ds_secondary_tensor_group_size))
+    for piece, place in pieces:
+        first = place * piece.ds_numel
+        size = max(0, min(parameter.ds_numel - first, piece.ds_numel))
+        piece[:size].copy_(values.view(-1)[first : first + size])
+        piece[size:].zero_()  # padding, which takes part in the optimizer's arithmetic

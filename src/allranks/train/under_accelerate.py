@@ -15,6 +15,15 @@ _NAMES = {
     "ACCELERATE_DYNAMO_BACKEND": "dynamo_backend",
     "FSDP_TRANSFORMER_CLS_TO_WRAP": "fsdp_transformer_layer_cls_to_wrap",
 }
+_OF_DEEPSPEED = {
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "zero_stage",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "offload_optimizer_device",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "offload_param_device",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "zero3_init_flag",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "zero3_save_16bit_model",
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": "deepspeed_config_file",
+    "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "deepspeed_moe_layer_cls_names",
+}
 _ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
@@ -78,6 +87,8 @@ def forget_accelerate(env: MutableMapping[str, str] = os.environ) -> None:
 def _settings(env: Mapping[str, str]) -> dict[str, str]:
     """Variable -> setting, of those that are set. FSDP's count only if Accelerate says that it is used."""
     found = {name: setting for name, setting in _NAMES.items() if name in env}
+    if plain(env.get("ACCELERATE_USE_DEEPSPEED", "")) is True:
+        found |= {name: setting for name, setting in _OF_DEEPSPEED.items() if name in env}
     used = {
         "FSDP_": plain(env.get("ACCELERATE_USE_FSDP", "")) is True,
         "PARALLELISM_CONFIG_": plain(env.get("ACCELERATE_USE_PARALLELISM_CONFIG", "")) is True,

@@ -160,6 +160,29 @@ def test_other_settings_that_contradict_the_config_are_refused_by_field(file, ch
     assert message in refusal(file(**changes), RunConfig.from_flat(BASE | keys))
 
 
+def test_settings_of_deepspeed_are_compared_with_the_configs(file):
+    offload = {"offload_optimizer": {"device": "cpu"}}
+    cfg = RunConfig.from_flat(BASE | {"deepspeed": {"zero_optimization": {"stage": 3, **offload}}})
+    agreeing = {"zero_stage": 3, "offload_optimizer_device": "cpu", "offload_param_device": "none"}
+    agreeing |= {
+        "zero3_init_flag": True,
+        "gradient_accumulation_steps": "auto",
+        "deepspeed_multinode_launcher": "standard",
+    }
+    path = file(distributed_type="DEEPSPEED", deepspeed_config=agreeing)
+    refuse_contradictions(read_settings(path, {}), cfg)
+    for changed, message in (
+        ({"zero_stage": 2}, "zero_stage: 2 contradicts deepspeed.zero_optimization.stage of <dict>: 3"),
+        ({"offload_optimizer_device": "none"}, "none contradicts deepspeed.zero_optimization.offload_optimizer.device"),
+        ({"gradient_clipping": 0.5}, "0.5 contradicts max_grad_norm of <dict>: 1.0"),
+        ({"deepspeed_multinode_launcher": "pdsh"}, "pdsh contradicts --launcher"),
+        ({"deepspeed_config_file": "x.json"}, "write `deepspeed: FILE` there"),
+        ({"zero_stages": 3}, "zero_stages: unknown setting of DeepSpeed"),
+    ):
+        told = refusal(file(distributed_type="DEEPSPEED", deepspeed_config={**agreeing, **changed}), cfg)
+        assert message in told, told
+
+
 def test_all_contradictions_are_told_at_once_with_their_lines(file):
     path = file(QUESTIONNAIRE, mixed_precision="fp16", fsdp_config={"fsdp_version": 1, "fsdp_offload_params": False})
     told = refusal(path, RunConfig.from_flat(BASE | FSDP))

@@ -26,7 +26,11 @@ def environment(tmp_path, monkeypatch):
 
     def read(**settings):
         from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-        from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+        from accelerate.utils.launch import (
+            prepare_deepspeed_cmd_env,
+            prepare_multi_gpu_env,
+            prepare_simple_launcher_cmd_env,
+        )
 
         path = tmp_path / "accelerate.yaml"
         path.write_text(
@@ -35,8 +39,10 @@ def environment(tmp_path, monkeypatch):
         args, _, _ = _validate_launch_command(
             launch_command_parser().parse_args(["--config_file", str(path), "-m", "allranks.train"])
         )
-        simple = not (args.multi_gpu or args.use_fsdp) or args.use_cpu
-        env = prepare_simple_launcher_cmd_env(args)[1] if simple else prepare_multi_gpu_env(args)
+        args.deepspeed_fields_from_accelerate_config = ""
+        simple = not (args.multi_gpu or args.use_fsdp or args.use_deepspeed) or args.use_cpu
+        several = (lambda args: prepare_deepspeed_cmd_env(args)[1]) if args.use_deepspeed else prepare_multi_gpu_env
+        env = prepare_simple_launcher_cmd_env(args)[1] if simple else several(args)
         return {name: value for name, value in env.items() if os.environ.get(name) != value}
 
     return read
@@ -51,6 +57,17 @@ def test_files_that_say_nothing_of_the_engine_contradict_nothing(environment):
     check_accelerate(config(**FSDP), environment(distributed_type="MULTI_GPU"))
     check_accelerate(config(), environment(distributed_type="MULTI_GPU"))
     check_accelerate(config(), {})
+
+
+def test_deepspeeds_settings_are_compared_and_forgotten(environment):
+    cfg = config(deepspeed={"zero_optimization": {"stage": 3}})
+    section = {"zero_stage": 3, "zero3_init_flag": True, "deepspeed_multinode_launcher": "standard"}
+    env = environment(distributed_type="DEEPSPEED", deepspeed_config=section, mixed_precision="bf16")
+    check_accelerate(cfg, env)
+    with pytest.raises(ConfigError, match=r"zero_stage \(ACCELERATE_DEEPSPEED_ZERO_STAGE\): 2 contradicts"):
+        check_accelerate(cfg, environment(distributed_type="DEEPSPEED", deepspeed_config={**section, "zero_stage": 2}))
+    forget_accelerate(env)
+    assert not [name for name in env if "DEEPSPEED" in name]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ class ZeroState:
             numbers = self.engine.sub_group_to_group_id
             groups = [(numbers[index], group) for index, group in enumerate(self.engine.fp16_groups)]
         else:
-            groups = list(enumerate(self.engine.bit16_groups))
+            groups = list(enumerate(_groups_1_and_2(self.engine)))
         return {named[id(parameter)]: index for index, group in groups for parameter in group}
 
     def _make_state(self) -> None:
@@ -158,11 +158,16 @@ class ZeroState:
             group["params"], group["lr"] = parameters, rate
 
 
+def _groups_1_and_2(engine: Any) -> list[list[Any]]:
+    # The second is of the optimizer that it takes where bfloat16's gradients are accumulated in float32.
+    return engine.bit16_groups if hasattr(engine, "bit16_groups") else engine.bf16_groups
+
+
 def _pieces_1_and_2(engine: Any, named: dict[int, str]) -> Iterator[Piece]:
     flats = getattr(engine, "single_partition_of_fp32_groups", None)
-    if flats is None:  # the optimizer that it takes for bfloat16 with gradients accumulated in float32
+    if flats is None:
         flats = engine.fp32_groups_flat_partition
-    for index, group in enumerate(engine.bit16_groups):
+    for index, group in enumerate(_groups_1_and_2(engine)):
         for parameter in group:
             held = parameter._hp_mapping
             if held is not None:
@@ -189,6 +194,7 @@ def _to_model(engine: Any, *, partitioned: bool) -> None:
         return
     for index in range(len(engine.fp16_groups)):
         engine._reassign_or_swap_out_partitioned_parameters(index)
+    engine.invalidate_secondary_tensor()  # ZeRO++'s copies are made anew by the next forward pass
     # Small parameters stay gathered between steps.
     if engine.persistent_parameters:
         engine.persistent_parameters[0].partition(engine.persistent_parameters)
