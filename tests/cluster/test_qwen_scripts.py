@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ FINETUNE = "from allranks.compat.qwen import main; main()\n"
 SCRIPT = """\
 #!/bin/bash
 export CUDA_DEVICE_MAX_CONNECTIONS=1
+DS_CONFIG_PATH="finetune/ds_config_zero2.json"
 while [[ "$1" != "" ]]; do
   case $1 in
     -m | --model ) shift; MODEL=$1 ;;
@@ -57,14 +59,18 @@ torchrun $DISTRIBUTED_ARGS finetune.py \\
   --model_max_length 512 \\
   --lazy_preprocess True \\
   --use_lora \\
-  --gradient_checkpointing
+  --gradient_checkpointing \\
+  --deepspeed ${DS_CONFIG_PATH}
 """
+ZERO2 = Path(__file__).parents[2] / "examples" / "deepspeed" / "zero2.json"
 
 
 @pytest.fixture
 def folder(qwen_data, tmp_path) -> Path:
     (tmp_path / "finetune.py").write_text(FINETUNE)
     (tmp_path / "finetune_lora_ds.sh").write_text(SCRIPT)
+    (tmp_path / "finetune").mkdir()
+    shutil.copy(ZERO2, tmp_path / "finetune" / "ds_config_zero2.json")
     return tmp_path
 
 
@@ -92,6 +98,7 @@ def test_finetune_lora_ds_sh_on_two_nodes(tiny, folder):
     # 64 conversations, 2 x 8 x 2 ranks a step, 5 epochs.
     assert sorted(run.losses()) == list(range(1, 11))
     assert run.losses()[10] < run.losses()[1]
+    assert "ZeRO-2 on 2 ranks" in outputs[0]
     assert "--lazy_preprocess: has no effect" in outputs[0] and "is a base model by its name" in outputs[0]
     adapter = json.loads((folder / "output_qwen" / "adapter" / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["modules_to_save"]) == (64, ["embed_tokens", "lm_head"])

@@ -1,5 +1,6 @@
 """`allranks qwen`: the interface of Qwen's fine-tuning scripts."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from allranks.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-_IN_PLACE_OF_DEEPSPEED = {
+_WITHOUT_DEEPSPEED = {
     "full": "finetune_ds.sh shards by DeepSpeed ZeRO-3; here FSDP2 does, with the same losses",
     "lora": "finetune_lora_ds.sh runs DeepSpeed ZeRO-2; here it is DDP, with the same losses",
+    "qlora": "finetune_qlora_ds.sh runs DeepSpeed ZeRO-2; here it is DDP, with the same losses",
 }
 
 
@@ -32,7 +34,9 @@ def qwen(
     data: Annotated[
         str, typer.Option("-d", "--data", envvar="DATA", help="JSON list of conversations.", show_default=False)
     ],
-    deepspeed: Annotated[str | None, typer.Option(metavar="FILE", help="A DeepSpeed config.")] = None,
+    deepspeed: Annotated[
+        str | None, typer.Option(metavar="FILE|none", help="A DeepSpeed config; none: FSDP2 (full) or DDP.")
+    ] = None,
 ) -> None:
     """Fine-tune as finetune_ds.sh, finetune_lora_ds.sh and finetune_qlora_ds.sh do, with their defaults.
 
@@ -41,7 +45,13 @@ def qwen(
     """
     from allranks.cli.config_keys import given
     from allranks.config.dialects.finetune import in_our_words
-    from allranks.config.dialects.qwen import METHODS, modules_trained_whole, qwen_config, why_trained_whole
+    from allranks.config.dialects.qwen import (
+        METHODS,
+        modules_trained_whole,
+        qwen_config,
+        refuse_with_zero3,
+        why_trained_whole,
+    )
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
     from allranks.launch.node import write_file
@@ -51,17 +61,21 @@ def qwen(
     if method not in METHODS:
         raise UsageError(f"allranks qwen {method}: expected {', '.join(METHODS)}")
     words, notes = in_our_words(train_words(ctx))
-    words = [*(["--deepspeed", deepspeed] if deepspeed else []), *words]
+    if deepspeed not in (None, "none"):
+        words = ["--deepspeed", deepspeed, *words]
     context = read_as_train(["qwen.yaml", *words])
     words = [*launch_words(os.environ, {name for name in context.params if is_given(context, name)}), *words]
     overrides = parse_overrides(given(context).config)
-    flat = qwen_config(method, model, data, overrides.keys())
+    by_zero = deepspeed is None and importlib.util.find_spec("deepspeed") is not None
+    flat = qwen_config(method, model, data, overrides.keys(), deepspeed=by_zero)
     # Before anything is written; the file says the same.
     cfg = resolve_mapping(
         flat, f"allranks qwen {method}", overrides, ignore_unsupported=bool(context.params["ignore_unsupported"])
     )
-    if method in _IN_PLACE_OF_DEEPSPEED:
-        notes.append(_IN_PLACE_OF_DEEPSPEED[method])
+    refuse_with_zero3(model, cfg)
+    if not cfg.deepspeed.stage and not any(key.startswith(("fsdp", "dp_", "deepspeed")) for key in overrides):
+        asked = "" if deepspeed == "none" else " (DeepSpeed is not installed here)"
+        notes.append(_WITHOUT_DEEPSPEED[method] + asked)
     if (whole := cfg.adapter.lora_modules_to_save) and whole == modules_trained_whole(model):
         notes.append(why_trained_whole(model, whole))
     for note in notes:

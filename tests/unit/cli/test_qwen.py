@@ -46,7 +46,8 @@ def test_what_is_refused_writes_nothing(allranks, tmp_path):
 
 
 def test_the_config_it_stands_for_can_be_seen_and_started_again(allranks, tmp_path):
-    done = allranks("qwen", "full", *BASE, "--output_dir", "out", "--batch-size", "64", "--model_max_length", "256")
+    words = ("--output_dir", "out", "--batch-size", "64", "--model_max_length", "256", "--deepspeed", "none")
+    done = allranks("qwen", "full", *BASE, *words)
     assert "note: finetune_ds.sh shards by DeepSpeed ZeRO-3; here FSDP2 does" in done.stderr
     assert done.returncode == 2 and "missing.json" in done.stderr and "out/qwen.yaml" in done.stdout
     shown = allranks("config", "show", "out/qwen.yaml", "--batch-size", "64")
@@ -58,3 +59,14 @@ def test_an_output_directory_that_cannot_be_written(allranks, tmp_path):
     (tmp_path / "file").touch()
     done = allranks("qwen", "lora", *BASE, "--output-dir", "file/out")
     assert done.returncode == 2 and "output_dir: file/out cannot be written" in done.stderr
+
+
+def test_it_shards_as_the_script_does(allranks, tmp_path):
+    done = allranks("qwen", "full", *BASE, "--output_dir", "out")
+    assert done.returncode == 2 and "strategy:   DeepSpeed ZeRO-3" in done.stdout and "note:" not in done.stderr
+    assert yaml.safe_load((tmp_path / "out" / "qwen.yaml").read_text())["deepspeed"]["zero_optimization"]["stage"] == 3
+
+
+def test_model_and_data_may_be_variables(allranks):
+    done = allranks("qwen", "lora", MODEL="no/such/model", DATA="missing.json")
+    assert done.returncode == 2 and "missing.json" in done.stderr

@@ -49,10 +49,11 @@ def test_every_training_argument_of_the_installed_transformers_is_known():
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen-7B", "Qwen/Qwen-7B-Chat", "Qwen/Qwen2.5-7B"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_the_scripts_arguments_are_what_the_command_stands_for(method, model):
     ours = resolve_mapping(qwen_config(method, model, "data.json"), "allranks qwen").flat()
-    theirs = resolved("--model_name_or_path", model, *(SCRIPTS + (FULL if method == "full" else LORA)).split()).flat()
+    words = SCRIPTS + {"full": FULL, "lora": LORA, "qlora": f"{LORA} --q_lora"}[method]
+    theirs = resolved("--model_name_or_path", model, *words.split()).flat()
     # The script sets CUDA_DEVICE_MAX_CONNECTIONS itself, and names the sharding in a file.
     for key in ("network", "fsdp_version", "fsdp_config", "deepspeed"):
         ours.pop(key, None), theirs.pop(key, None)

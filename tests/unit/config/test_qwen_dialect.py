@@ -3,19 +3,20 @@ import json
 import pytest
 
 from allranks.config.dialects.finetune import in_our_words
-from allranks.config.dialects.qwen import METHODS, is_chat_model, is_qwen1, qwen_config
+from allranks.config.dialects.qwen import METHODS, is_chat_model, is_qwen1, qwen_config, refuse_with_zero3
 from allranks.config.load import resolve_mapping
 from allranks.config.overrides import parse_overrides
-from allranks.errors import ConfigError
+from allranks.errors import ConfigError, UsageError
 
 
-def resolved(method: str, *words: str, model: str = "Qwen/Qwen2.5-7B-Instruct"):
+def resolved(method: str, *words: str, model: str = "Qwen/Qwen2.5-7B-Instruct", deepspeed: bool = False):
     overrides = parse_overrides(in_our_words(words)[0])
-    return resolve_mapping(qwen_config(method, model, "data.json", overrides.keys()), "allranks qwen", overrides)
+    flat = qwen_config(method, model, "data.json", overrides.keys(), deepspeed=deepspeed)
+    return resolve_mapping(flat, "allranks qwen", overrides)
 
 
 def test_what_the_scripts_say_of_every_run():
-    for method in ("full", "lora"):
+    for method in METHODS:
         flat = resolved(method).flat()
         asked = {
             "bf16": True,
@@ -51,6 +52,37 @@ def test_what_each_script_says():
     adapter = lora.adapter
     assert not lora.parallel.uses_fsdp
     assert (adapter.adapter, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("lora", 64, 16, 0.05)
+
+
+def test_the_ranks_share_the_model_as_in_the_scripts():
+    runs = [resolved(method, deepspeed=True) for method in METHODS]
+    assert [run.deepspeed.stage for run in runs] == [3, 2, 2]
+    assert not any(run.parallel.uses_fsdp for run in runs)
+
+
+def test_q_lora_trains_the_adapter_alone_on_4_bit_weights():
+    adapter = resolved("qlora", model="Qwen/Qwen2.5-7B").adapter
+    assert (adapter.adapter, adapter.load_in_4bit, adapter.lora_modules_to_save) == ("qlora", True, None)
+    assert adapter.lora_target_modules == resolved("lora").adapter.lora_target_modules
+
+
+def test_sharding_of_the_users_own_takes_its_place():
+    mine = resolved("full", "--fsdp_version", "2", deepspeed=True)
+    assert mine.parallel.uses_fsdp and not mine.deepspeed.settings
+    mapping = "{zero_optimization: {stage: 1}}"
+    mine = resolved("full", "--deepspeed", mapping)
+    assert mine.deepspeed.settings == {"zero_optimization": {"stage": 1}} and not mine.parallel.uses_fsdp
+
+
+def test_the_embedding_of_a_base_model_is_not_trained_with_zero_3():
+    zero_3 = ("--deepspeed", "{zero_optimization: {stage: 3}}")
+    base, chat = "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"
+    with pytest.raises(UsageError, match=r"too, which finetune\.py refuses with ZeRO-3"):
+        refuse_with_zero3(base, resolved("lora", *zero_3, model=base))
+    refuse_with_zero3(chat, resolved("lora", *zero_3, model=chat))
+    refuse_with_zero3(base, resolved("lora", *zero_3, "--lora_modules_to_save", "null", model=base))
+    refuse_with_zero3(base, resolved("lora", model=base, deepspeed=True))
+    refuse_with_zero3(base, resolved("full", model=base, deepspeed=True))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +152,7 @@ def test_what_the_user_sets_replaces_what_it_excludes(words, gone):
     assert gone not in flat or flat[gone] is None
 
 
-def test_what_cannot_be_done_yet_is_refused_by_the_config():
+def test_a_deepspeed_file_that_is_not_there():
     with pytest.raises(ConfigError, match=r"--deepspeed: ds_config_zero3\.json: no such file"):
         resolved("full", "--deepspeed", "ds_config_zero3.json")
     assert METHODS == ("full", "lora", "qlora")

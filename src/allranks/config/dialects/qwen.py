@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from allranks.config.rules import EXCLUSIVE
+from allranks.config.run import RunConfig
+from allranks.errors import UsageError
 
 METHODS = ("full", "lora", "qlora")
 
@@ -36,8 +38,6 @@ _FULL = {
     "micro_batch_size": 1,
     "gradient_accumulation_steps": 16,
     "learning_rate": 1e-5,
-    # In the place of ZeRO-3: parameters, gradients and optimizer state are divided by the ranks.
-    "fsdp_version": 2,
 }
 _ADAPTER = {
     "micro_batch_size": 2,
@@ -53,15 +53,39 @@ _METHOD: dict[str, dict[str, Any]] = {
     "qlora": {"adapter": "qlora", "load_in_4bit": True, **_ADAPTER},
 }
 
+_ZERO = {"full": 3, "lora": 2, "qlora": 2}
+# Without DeepSpeed: what divides the same, and what an adapter's small gradients and state need no division by.
+_NATIVE: dict[str, dict[str, Any]] = {"full": {"fsdp_version": 2}, "lora": {}, "qlora": {}}
+# Any of them chooses how the ranks share the model.
+_SHARDING = ("deepspeed", "fsdp", "fsdp_version", "fsdp_config", "dp_shard_size", "dp_replicate_size")
+
 # The models from Qwen-1.8B to Qwen-72B have names of their own for their layers; all later ones call them alike.
 _QWEN1 = re.compile(r"qwen-(1_8b|7b|14b|72b)(-|$)", re.IGNORECASE)
 _TARGETS_OF_QWEN1 = ["c_attn", "c_proj", "w1", "w2"]
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def qwen_config(method: str, model: str, data: str, given: Collection[str] = ()) -> dict[str, Any]:
+def zero(stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings as the scripts' ds_config_zero2.json and ds_config_zero3.json choose them.
+
+    Batch, precision, clipping, optimizer and schedule, which are `auto` there, the config says.
+    """
+    common = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if stage == 2:
+        sizes: dict[str, Any] = {"reduce_scatter": True, "reduce_bucket_size": 2e8, "allgather_bucket_size": 2e8}
+    else:
+        sizes = {"sub_group_size": 1e9, "stage3_max_live_parameters": 1e9, "stage3_max_reuse_distance": 1e9}
+        named = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+        sizes |= dict.fromkeys(named, "auto")
+    return {"zero_optimization": {**common, **sizes}}
+
+
+def qwen_config(
+    method: str, model: str, data: str, given: Collection[str] = (), *, deepspeed: bool = False
+) -> dict[str, Any]:
     """The flat config that a script stands for. `given` are the keys that the user sets: what they exclude is left out.
 
+    `deepspeed`: whether the ranks share the model by ZeRO, as in the scripts, or by what PyTorch has for it.
     LoRA adapts all linear layers but the output layer, as the script does; that of a base model also trains embedding
     and output layer, which do not know the tokens of a chat yet.
     """
@@ -72,6 +96,8 @@ def qwen_config(method: str, model: str, data: str, given: Collection[str] = ())
         **_METHOD[method],
         **_ALL,
     }
+    if not any(key.partition(".")[0] in _SHARDING for key in given):
+        flat |= {"deepspeed": zero(_ZERO[method])} if deepspeed else _NATIVE[method]
     if method != "full":
         flat["lora_target_modules"] = adapted_modules(model)
         if method == "lora" and (whole := modules_trained_whole(model)):
@@ -95,6 +121,17 @@ def why_trained_whole(model: str, modules: Sequence[str]) -> str:
         f"{model} is a base model by its name: it has never seen the tokens of a chat (<|im_start|>, <|im_end|>), so "
         f"{' and '.join(modules)} are trained too, as finetune.py does; --lora-modules-to-save null leaves them out"
     )
+
+
+def refuse_with_zero3(model: str, cfg: RunConfig) -> None:
+    """Raises UsageError for a base model's embedding and output layer under ZeRO-3, as finetune.py does."""
+    whole = modules_trained_whole(model)
+    if whole and cfg.deepspeed.stage == 3 and cfg.adapter.lora_modules_to_save == whole:
+        raise UsageError(
+            f"{model} is a base model by its name, and LoRA on a base model trains {' and '.join(whole)} too, which "
+            "finetune.py refuses with ZeRO-3. Use ZeRO-2 (its ds_config_zero2.json), FSDP2 (--fsdp_version 2 in the "
+            "place of --deepspeed) or a chat model; or train the adapter alone with --lora_modules_to_save null"
+        )
 
 
 def is_qwen1(model: str) -> bool:
