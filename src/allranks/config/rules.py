@@ -327,7 +327,9 @@ def _comm_hook(config: RunConfig) -> Broken:
         yield "ddp_comm_state_option", "belongs to `ddp_comm_hook: power_sgd` and `batched_power_sgd`"
     if hook == "none":
         return
-    if parallel.uses_fsdp:
+    if config.deepspeed.stage:
+        yield "ddp_comm_hook", "is a hook of DDP, and ZeRO reduces gradients itself; remove one of them"
+    elif parallel.uses_fsdp:
         yield "ddp_comm_hook", "is a hook of DDP; with FSDP set `fsdp_config.reduce_dtype: bfloat16`"
     elif low_rank and config.precision.compute == "float16":
         # Loss scaling finds its level by gradients that overflow; error feedback would keep them for ever.

@@ -26,7 +26,8 @@ def add_comm_hook(replicas: DistributedDataParallel, cfg: Any) -> None:
         replicas.register_comm_hook(dist.group.WORLD, round_to(ROUNDING[name]))
     elif name in LOW_RANK:
         options = cfg.parallel.comm_state_option.model_dump()
-        replicas.register_comm_hook(powerSGD_hook.PowerSGDState(process_group=None, **options), LOW_RANK[name])
+        state = powerSGD_hook.PowerSGDState(process_group=None, **options)
+        replicas.register_comm_hook(state, in_order(LOW_RANK[name]))
 
 
 def round_to(dtype: torch.dtype) -> Callable[[dist.ProcessGroup, dist.GradBucket], Future[torch.Tensor]]:
@@ -40,6 +41,22 @@ def round_to(dtype: torch.dtype) -> Callable[[dist.ProcessGroup, dist.GradBucket
         return work.get_future().then(lambda summed: bucket.buffer().copy_(summed.value()[0]))
 
     return hook
+
+
+def in_order(hook: Callable[[Any, dist.GradBucket], Future[torch.Tensor]]) -> Callable[..., Future[torch.Tensor]]:
+    """PowerSGD's hook, one bucket after the other on CPU.
+
+    It starts its second and third collective from callbacks. gloo runs those on threads, and with several buckets each
+    rank in an order of its own: collectives then meet others, and the run crashes. NCCL's callbacks run at once.
+    """
+
+    def ordered(state: Any, bucket: dist.GradBucket) -> Future[torch.Tensor]:
+        future = hook(state, bucket)
+        if bucket.buffer().device.type == "cpu":
+            future.wait()
+        return future
+
+    return ordered
 
 
 def comm_hook(cfg: Any) -> str:

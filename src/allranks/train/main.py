@@ -191,25 +191,34 @@ class _Rank:
         if self.identity.rank == 0:
             loop.progress = Progress(agenda.num_steps, start_step=loop.step, logging_steps=agenda.log_every)
         if not self.identity.alone:
-            compressed_from = compression_starts(self.cfg)
-            if compressed_from is not None and loop.step + compressed_from >= agenda.num_steps:
-                self._warn(
-                    f"ddp_comm_hook: {self.cfg.parallel.ddp_comm_hook} begins after {compressed_from} steps, and this "
-                    f"start has {agenda.num_steps - loop.step}: nothing will be compressed; lower "
-                    "ddp_comm_state_option.start_powerSGD_iter (a tenth of the run is usual)"
-                )
-            loop.traffic = Traffic(
-                self.identity.rank,
-                loop.model.placement.nodes,
-                steps_to_count(loop.step + 1, agenda.num_steps, compressed_from),
-                self.events,
-                say=loop.progress.note if loop.progress is not None else self._say,
-            )
+            self._count_traffic(loop)
         try:
             return train(loop)
         finally:
             if loop.progress is not None:
                 loop.progress.close()
+
+    def _count_traffic(self, loop: Loop) -> None:
+        last, begins = loop.agenda.num_steps, compression_starts(self.cfg)
+        if begins is not None:
+            hook = f"ddp_comm_hook: {self.cfg.parallel.ddp_comm_hook}"
+            if loop.step + begins >= last:
+                self._warn(
+                    f"{hook} begins after {begins} steps, and this start has {last - loop.step}: nothing will be "
+                    "compressed; lower ddp_comm_state_option.start_powerSGD_iter (a tenth of the run is usual)"
+                )
+            elif loop.step:
+                self._warn(
+                    f"{hook} keeps what it left out in memory, not in checkpoints: it starts anew, {begins} steps from "
+                    "here, and losses will differ a little from those of a run that was not stopped"
+                )
+        loop.traffic = Traffic(
+            self.identity.rank,
+            loop.model.placement.nodes,
+            steps_to_count(loop.step + 1, last, begins),
+            self.events,
+            say=loop.progress.note if loop.progress is not None else self._say,
+        )
 
     def _write_result(self, loop: Loop, storage: Storage) -> Path | None:
         """Write the trained adapter or model for Hugging Face tools, where one is wanted; its folder."""

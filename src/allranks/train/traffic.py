@@ -103,7 +103,10 @@ class Traffic:
                 if fresh:
                     self._missed += fresh[0]["record_id"] - seen - 1
                     self._seen[backend] = fresh[-1]["record_id"]
-                self._collectives += _collectives(fresh)
+                found = list(_collectives(fresh))
+                self._collectives += found
+                # Such as a send from one rank to another, which nothing here asks for.
+                self._missed += sum(one.op not in WHOLE_MESSAGE and one.num_bytes > 0 for one in found)
         except (KeyError, TypeError, ValueError) as error:
             # The recorder's format is nobody's promise, and a count is no reason to end a run.
             self._unreadable = f"{type(error).__name__} {error}"
@@ -160,7 +163,7 @@ def _collectives(notes: list[dict[str, Any]]) -> Iterator[Collective]:
     members = _members()
     for note in notes:
         backend, _, name = note["profiling_name"].partition(":")
-        op = next((op for part, op in _OPS.items() if part in name), name)
+        op = op_of(name)
         side = WHOLE_MESSAGE.get(op, "input")
         sizes, types = note[f"{side}_sizes"], note[f"{side}_dtypes"]
         group, meaning = note["process_group"]
@@ -169,6 +172,11 @@ def _collectives(notes: list[dict[str, Any]]) -> Iterator[Collective]:
         num_bytes = sum(_numel(size) * _ITEM_BYTES[kind] for size, kind in zip(sizes, types, strict=True))
         dtype = _TYPES.get(types[0], types[0]) if types else "none"
         yield Collective(op, backend, meaning or group, members[group], dtype, num_bytes)
+
+
+def op_of(name: str) -> str:
+    """The collective that a note's name means: `_all_gather_base` is an all_gather."""
+    return next((op for part, op in _OPS.items() if part in name), name)
 
 
 def _members() -> dict[str, tuple[int, ...]]:

@@ -259,6 +259,10 @@ BAD = {
         "fsdp_version: 2\nddp_comm_hook: bf16",
         ["config.yaml:7: ddp_comm_hook: is a hook of DDP", "`fsdp_config.reduce_dtype: bfloat16`"],
     ),
+    "a hook of DDP with ZeRO": (
+        "deepspeed:\n  zero_optimization:\n    stage: 2\nddp_comm_hook: bf16",
+        ["config.yaml:9: ddp_comm_hook: is a hook of DDP, and ZeRO reduces gradients itself"],
+    ),
     "PowerSGD with loss scaling": (
         "fp16: true\nddp_comm_hook: power_sgd",
         ["config.yaml:7: ddp_comm_hook: power_sgd does not work with fp16's loss scaling"],

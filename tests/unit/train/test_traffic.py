@@ -1,5 +1,6 @@
 """What a step sends over two ranks, each a node of its own, and what sending less does to the gradients."""
 
+import datetime
 import os
 import socket
 from pathlib import Path
@@ -10,13 +11,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from allranks.config import RunConfig
 from allranks.model.build import build_model
+from allranks.model.comm_hooks import add_comm_hook
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.train.strategies import make_strategy
-from allranks.train.traffic import Traffic, steps_to_count
+from allranks.train.traffic import Traffic, op_of, steps_to_count
 from tests.tiny_models import flat_for, make_batch, saved_model
 
 STEPS = 9
@@ -71,15 +74,32 @@ def train(flat: dict[str, Any], rank: int, world_size: int, events: Path) -> dic
     return {"losses": losses, "gradients": gradients, "num_parameters": sum(p.numel() for p in parameters.values())}
 
 
+def power_sgd_over_many_buckets(flat: dict[str, Any], rank: int) -> bool:
+    """Whether both ranks end with the same gradient; buckets whose collectives cross end in a crash instead."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(*(torch.nn.Linear(600, 600) for _ in range(6)))
+    replicas = DistributedDataParallel(layers, bucket_cap_mb=1, gradient_as_bucket_view=True)
+    add_comm_hook(replicas, RunConfig.from_flat(flat))
+    for step in range(12):
+        torch.manual_seed(2 * step + rank)
+        replicas.zero_grad()
+        replicas(torch.randn(4, 600)).square().mean().backward()
+    mine = layers[0].weight.grad.clone()
+    dist.broadcast(mine, src=0)
+    return torch.equal(mine, layers[0].weight.grad)
+
+
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def _rank(rank: int, port: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    # Collectives that do not meet would wait for half an hour.
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=100))
     results = {name: train(flat, rank, 2, out / name / f"{rank}.jsonl") for name, flat in flats.items()}
-    if rank == 0:
+    results["equal"] = power_sgd_over_many_buckets(flats["ddp power_sgd"], rank)
+    if rank == 1:
         torch.save(results, out / "results.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -100,6 +120,7 @@ def together(tmp_path_factory) -> dict[str, dict[str, Any]]:
         port = free.getsockname()[1]
     mp.spawn(_rank, (port, {name: flat(**keys) for name, keys in CASES.items()}, out), nprocs=2)
     results = torch.load(out / "results.pt")
+    assert results.pop("equal")
     for name, result in results.items():
         result["events"] = [list(read_events(out / name / f"{rank}.jsonl")) for rank in (0, 1)]
     return results
@@ -187,3 +208,25 @@ def test_the_third_step_is_counted_and_one_after_compression_began():
     assert steps_to_count(41, 42) == {42}
     assert steps_to_count(1, 100, compressed_from=10) == {3, 12}
     assert steps_to_count(1, 10, compressed_from=10) == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "op"),
+    [
+        # As libtorch_cuda.so has them, for NCCL does not run here.
+        ("_all_gather_base", "all_gather"),
+        ("all_gather_into_tensor_coalesced", "all_gather"),
+        ("_reduce_scatter_base", "reduce_scatter"),
+        ("reduce_scatter_tensor_coalesced", "reduce_scatter"),
+        ("allreduce_coalesced", "all_reduce"),
+        ("all_reduce_barrier", "all_reduce"),
+        ("_broadcast_oop", "broadcast"),
+        ("_reduce_oop", "reduce"),
+        ("all_to_all", "all_to_all"),
+        ("gather", "gather"),
+        ("scatter", "scatter"),
+        ("send 0->1", "send 0->1"),
+    ],
+)
+def test_names_of_nccls_notes(name, op):
+    assert op_of(name) == op
