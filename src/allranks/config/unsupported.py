@@ -223,6 +223,12 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
     "tensor_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
     "context_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
     "expert_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
+    "attn_implementation": {
+        "xformers": "not supported; remove it: packed documents then take the fastest attention there is",
+        "sage": "SageAttention has no backward pass that is exact; remove it",
+        "fp8": "attention in fp8 is not supported; remove it",
+        "s2": "shifted sparse attention is not supported; remove it",
+    },
     "plugins.*": {
         f"axolotl.integrations.{name}": f"this plugin ({what}) is not supported; remove it"
         for name, what in {

@@ -80,6 +80,12 @@ class TrainModel:
         finally:
             self.reshard()
 
+    def ways(self) -> str:
+        """How attention and loss are computed, and whether layers are compiled: a line for the user."""
+        attends = "each document by itself" if self.packed_kwargs == "documents" else self.config._attn_implementation
+        loss = "from all logits of the labels" if self.head is None else self.head.way
+        return f"attention: {attends}; loss: {loss}" + ("; layers compiled" if self.compiled else "")
+
     def reshard(self) -> None:
         """Make every parameter a shard again (FSDP) after forward passes that no backward pass followed."""
         reshard(self.module)
@@ -118,7 +124,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     grown = grow_vocabulary(config, cfg, tokenizer)
 
     kernel = loss_kernel(cfg, placement.device)
-    model, packed_kwargs, must_probe = _without_weights(config, cfg, precision)
+    model, packed_kwargs, must_probe = _without_weights(config, cfg, precision, placement.device)
     apply_liger(model, cfg, placement.device)
     recipe = _wanted_recipe(model, cfg)
     plan = plan_loading(model, stored, grown(model))
@@ -197,7 +203,7 @@ def _wanted_recipe(model: PreTrainedModel, cfg: Any) -> Recipe | None:
 
 
 def _without_weights(
-    config: PreTrainedConfig, cfg: Any, precision: Precision
+    config: PreTrainedConfig, cfg: Any, precision: Precision, device: torch.device
 ) -> tuple[PreTrainedModel, PackedKwargs, bool]:
     """Make the model with its parameters on the meta device and its buffers computed for real.
 
@@ -216,7 +222,7 @@ def _without_weights(
                 trust_remote_code=cfg.model.trust_remote_code,
             )
 
-    return choose_attention(make, config, cfg)
+    return choose_attention(make, config, cfg, device)
 
 
 @contextmanager

@@ -21,8 +21,16 @@ from allranks.model.chunked import (
 )
 from allranks.model.loss import takes_logits_to_keep
 
-Kernel = Callable[[Tensor, Tensor, Tensor | None, Tensor, Shaping], Tensor]
-"""(hidden [L, H], weight, bias, labels [L], shaping) -> the sum of cross entropy: a library's, in place of ours."""
+
+@dataclass(frozen=True)
+class Kernel:
+    """A library's way to make the loss, in place of ours.
+
+    `run`: (hidden [L, H], weight, bias, labels [L], shaping) -> the sum of cross entropy.
+    """
+
+    library: str
+    run: Callable[[Tensor, Tensor, Tensor | None, Tensor, Shaping], Tensor]
 
 
 # The model's code bends whatever the output layer returns, and the loss with it. So near to 0, tanh is the identity to
@@ -58,6 +66,11 @@ class LossHead:
         self._targets: tuple[Tensor, Tensor] | None = None
         self._module.forward = self._forward
 
+    @property
+    def way(self) -> str:
+        """How the loss is made, for the user."""
+        return "in chunks" if self.kernel is None else f"by {self.kernel.library}"
+
     @contextmanager
     def targets(self, positions: Tensor, labels: Tensor) -> Iterator[None]:
         """While a model's forward pass runs in it, what it returns as logits is the loss at these positions
@@ -88,7 +101,7 @@ class LossHead:
             rows = rows_of_a_chunk(*size, copies=RECOMPUTED_COPIES)
             return module_cross_entropy(self._logits, hidden, labels, rows=rows, shaping=shaping)
         if self.kernel is not None and len(labels):
-            return self.kernel(hidden, module.weight, module.bias, labels, shaping)
+            return self.kernel.run(hidden, module.weight, module.bias, labels, shaping)
         rows = rows_of_a_chunk(*size)
         return linear_cross_entropy(hidden, module.weight, module.bias, labels, rows=rows, shaping=shaping)
 

@@ -1,5 +1,6 @@
 """Packed documents must not see each other: choose the attention that keeps them apart, refuse models that cannot."""
 
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from allranks.errors import ConfigError
-from allranks.model import attention
+from allranks.model import attention, varlen
 from allranks.model.batch import TorchBatch
 from allranks.model.loss import PackedKwargs
 
@@ -24,7 +25,7 @@ _TOLERANCE = 0.02
 
 
 def choose_attention(
-    make: Callable[[str], PreTrainedModel], config: PreTrainedConfig, cfg: Any
+    make: Callable[[str], PreTrainedModel], config: PreTrainedConfig, cfg: Any, device: torch.device
 ) -> tuple[PreTrainedModel, PackedKwargs, bool]:
     """Make the model with the attention that was asked for, or the fastest that isolates documents.
 
@@ -32,12 +33,12 @@ def choose_attention(
     known from the model's facts and has to be tried on the model (`probe_isolation`).
 
     Raises:
-        ConfigError: the model carries state along the row, so that packed documents would leak into each other.
+        ConfigError: the model carries state along the row, so that packed documents would leak into each other; or
+            the attention that was asked for cannot run on `device`.
     """
     packs = bool(cfg.data.sample_packing) or cfg.optimizer.micro_batch_size > 1
     asked = cfg.model.attn_implementation
-    plain = _uses_plain_attention(config)
-    names = [asked] if asked else [attention.NAME] * plain + ["sdpa", "eager"]
+    names = _names(asked, config, device)
     model, name = _make_first(make, names, asked)
     if name == attention.NAME and not model._supports_attention_backend:
         # Not written against the attention interface: it would pass the function by.
@@ -50,12 +51,37 @@ def choose_attention(
         )
     if name == attention.NAME:
         return model, "documents", False
-    if name.startswith("flash_attention"):
+    if _is_flash(name):
         return model, "varlen", packs
     if model._supports_attention_backend:
         return model, "", packs
     # Older code builds its own masks and does not look for restarts in position_ids (Falcon): hand it the whole mask.
     return model, "mask" if packs else "", packs
+
+
+def _names(asked: str | None, config: PreTrainedConfig, device: torch.device) -> list[str]:
+    """The attentions to try, the best first. Raises ConfigError for one that cannot run on `device`."""
+    plain = _uses_plain_attention(config)
+    if asked is None:
+        return [attention.NAME] * plain + ["sdpa", "eager"]
+    way_out = "remove it: documents are kept apart without a mask anyway"
+    if asked == "flex_attention" and device.type == "cpu":
+        raise ConfigError(f"attn_implementation: flex_attention has no backward pass on the CPU; {way_out}")
+    if _is_flash(asked) and device.type != "cuda":
+        raise ConfigError(
+            f"attn_implementation: {asked} (flash_attention) runs on CUDA only, and this rank computes on the "
+            f"{device.type}; {way_out}"
+        )
+    if asked == "flash_attention_2" and plain and importlib.util.find_spec("flash_attn") is None:
+        # The package is hard to install, and torch brings the same kernel.
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+        return [attention.NAME] * (varlen.is_there() and not capped) + [asked]
+    return [asked]
+
+
+def _is_flash(name: str) -> bool:
+    """Whether a name is FlashAttention's, from its package or from the Hub: told of documents by their boundaries."""
+    return name.startswith(("flash_attention", "kernels-community/"))
 
 
 def _make_first(

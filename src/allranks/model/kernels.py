@@ -30,10 +30,10 @@ def loss_kernel(cfg: Any, device: torch.device) -> Kernel | None:
     """
     if cfg.kernels.cut_cross_entropy:
         _require("cut_cross_entropy", "cut_cross_entropy", "cut-cross-entropy", device, _NO_LOSS_KERNEL)
-        return _cut_cross_entropy
+        return Kernel("cut-cross-entropy", _cut_cross_entropy)
     if cfg.kernels.liger_fused_linear_cross_entropy:
         _require("liger_fused_linear_cross_entropy", "liger_kernel", "liger-kernel", device, _NO_LOSS_KERNEL)
-        return _liger_cross_entropy
+        return Kernel("liger-kernel", _liger_cross_entropy)
     return None
 
 

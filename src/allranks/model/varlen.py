@@ -27,6 +27,12 @@ def _kernel() -> tuple[Any, frozenset[str]]:
     return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
 
 
+def is_there() -> bool:
+    """Whether this torch has the kernel, with the arguments that are needed."""
+    kernel, arguments = _kernel()
+    return kernel is not None and {"window_size", "scale"} <= arguments
+
+
 def can_run(query: Tensor, value: Tensor, dropout: float, softcap: float | None, sinks: Tensor | None) -> bool:
     """Whether this call may go to the kernel: half precision on CUDA, and nothing that the kernel does not know."""
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
@@ -35,8 +41,7 @@ def can_run(query: Tensor, value: Tensor, dropout: float, softcap: float | None,
         return False
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > _LARGEST_HEAD or query.shape[-1] % 8:
         return False
-    kernel, arguments = _kernel()
-    return kernel is not None and {"window_size", "scale"} <= arguments
+    return is_there()
 
 
 def run(

@@ -256,6 +256,7 @@ class _Rank:
             f"({model.placement.device.type}); {len(loop.plan.blocks):,} blocks, {loop.plan.global_batch} a step, "
             f"{loop.agenda.num_steps} steps"
         )
+        self._say(f"  {model.ways()}")
 
     def _summarise(self, loop: Loop, outcome: Outcome, written: Path | None) -> None:
         # One of a later step is not of this run: it was passed over as damaged.

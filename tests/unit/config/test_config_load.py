@@ -353,6 +353,10 @@ BAD = {
         "scaling_softmax_factor: 2",
         ["config.yaml:6: scaling_softmax_factor: not supported yet: scaled softmax"],
     ),
+    "another attention": (
+        "attn_implementation: xformers",
+        ["config.yaml:6: attn_implementation: xformers: not supported; remove it"],
+    ),
     "a plugin by name": (
         "plugins: [axolotl.integrations.spectrum.SpectrumPlugin]",
         ["config.yaml:6: plugins: axolotl.integrations.spectrum.SpectrumPlugin: this plugin (Spectrum"],

@@ -1,10 +1,13 @@
 """Models that would let packed documents see each other are refused; the attention refuses what it does not know."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from allranks.errors import ConfigError
+from allranks.model import isolation
 from allranks.model.attention import Documents, packed_attention
 from allranks.model.build import build_model
 from allranks.model.isolation import carries_state, probe_isolation
@@ -139,3 +142,40 @@ def test_attention_refuses_what_it_would_get_wrong(more, message):
     given = {"attention_mask": None, "documents": Documents((3, 5)), **more}
     with pytest.raises(ConfigError, match=message):
         packed_attention(torch.nn.Module(), q, q, q, **given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"flash_attention": True}, r"flash_attention_2 \(flash_attention\) runs on CUDA only.*remove it"),
+        ({"attn_implementation": "flash_attention_3"}, "CUDA only"),
+        ({"attn_implementation": "kernels-community/flash-attn3"}, "CUDA only"),
+        ({"flex_attention": True}, "flex_attention has no backward pass on the CPU; remove it"),
+    ],
+)
+def test_attention_that_the_cpu_lacks_is_refused_with_the_way_out(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        build_model(config_for(saved_model("llama"), **keys), one_process())
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "attention: each document by itself; loss: in chunks"),
+        ({"sdp_attention": True}, "attention: sdpa; loss: in chunks"),
+        ({"eager_attention": True, "chunked_cross_entropy": False}, "attention: eager; loss: from all logits"),
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, "in chunks; layers compiled"),
+        ({"torch_compile": "auto"}, "in chunks$"),
+    ],
+)
+def test_what_runs_is_said(keys, said):
+    assert re.search(said, build_model(config_for(saved_model("llama"), **keys), one_process()).ways())
+
+
+def test_flash_attention_is_torchs_own_where_its_package_is_missing():
+    """On CUDA, by what is chosen; the kernel itself needs a GPU."""
+    cuda = torch.device("cuda")
+    llama, capped = (AutoConfig.for_model(name) for name in ("llama", "gemma2"))
+    assert isolation._names("flash_attention_2", llama, cuda) == ["allranks_packed", "flash_attention_2"]
+    assert isolation._names("flash_attention_2", capped, cuda) == ["flash_attention_2"]
+    assert isolation._names("flash_attention_3", llama, cuda) == ["flash_attention_3"]

@@ -6,7 +6,16 @@ from pydantic import Field
 
 from allranks.config.sections.section import Section
 
-AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+AttentionImplementation = Literal[
+    "sdpa",
+    "eager",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "kernels-community/flash-attn2",
+    "kernels-community/flash-attn3",
+    "kernels-community/vllm-flash-attn3",
+]
 
 
 class SpecialTokens(Section):
