@@ -32,6 +32,10 @@ EXCLUSIVE = [
     ("test_datasets", "val_set_size", "both name the evaluation data"),
     ("embedding_lr", "embedding_lr_scale", "both set the learning rate of the embedding"),
     ("bf16", "fp16", "a run computes in one type"),
+    ("float32", "bf16", "a run computes in one type"),
+    ("float32", "fp16", "a run computes in one type"),
+    ("float32", "bfloat16", "a run computes in one type"),
+    ("unfrozen_parameters", "adapter", "an adapter freezes the whole model; `lora_modules_to_save` trains modules too"),
     ("fp16", "bfloat16", "a run computes in one type"),
     ("chunked_cross_entropy", "cut_cross_entropy", "both make the loss"),
     ("chunked_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
@@ -209,6 +213,8 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
         yield "adam_epsilon", f"has no effect: {name} divides by nothing; remove it"
     if config.parallel.uses_fsdp and name in NOT_WITH_FSDP:
         yield "optimizer", f"{name} does not work with FSDP: {NOT_WITH_FSDP[name]}; use adamw_torch_fused"
+    if config.deepspeed.stage and settings.unfrozen_parameters:
+        yield "unfrozen_parameters", "does not work with DeepSpeed ZeRO here; use `fsdp_version: 2`"
     if config.deepspeed.stage and name not in WITH_ZERO:
         yield "optimizer", f"{name} does not work on the pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
     for argument in settings.optim_args or {}:
@@ -315,6 +321,12 @@ def _parallel(config: RunConfig, given: Given) -> Broken:
     for key in ("torch_compile_backend", "torch_compile_mode"):
         if given.values.get(key) and not parallel.torch_compile:
             yield key, "needs `torch_compile: true`"
+    if parallel.offloads_activations:
+        at = "activation_offloading" if parallel.activation_offloading else "gradient_checkpointing"
+        if not parallel.checkpoints_activations:
+            yield at, "needs `gradient_checkpointing: true`: only the inputs of recomputed layers are offloaded"
+        if parallel.torch_compile:
+            yield at, "does not work with torch_compile, which has to see the recomputation; remove one of them"
     if parallel.gradient_checkpointing_kwargs and not parallel.checkpoints_activations:
         yield "gradient_checkpointing_kwargs", "needs `gradient_checkpointing: true`"
     yield from _comm_hook(config)
@@ -361,5 +373,7 @@ def _launch(config: RunConfig, given: Given) -> Broken:
 
 
 def _watchdog(config: RunConfig, given: Given) -> Broken:
+    if config.tracking.profiler_steps_start and not config.tracking.profiler_steps:
+        yield "profiler_steps_start", "needs `profiler_steps`, how many steps to record"
     if given.values.get("loss_watchdog_patience") and config.tracking.loss_watchdog_threshold is None:
         yield "loss_watchdog_patience", "needs `loss_watchdog_threshold`"

@@ -10,6 +10,7 @@ RENAMED = {
     "model_revision": "revision_of_model",
     "type_of_model": "model_type",
     "dataset_processes": "dataset_num_proc",
+    "noisy_embedding_alpha": "neftune_noise_alpha",
     "evaluation_strategy": "eval_strategy",
     "sequence_parallel_degree": "context_parallel_size",
     "fsdp_final_state_dict_type": "fsdp_config.final_state_dict_type",
@@ -31,7 +32,7 @@ ATTENTION = {
 }
 """Old switch -> value of `attn_implementation`. A switch that is off says nothing."""
 
-VALUES = {
+VALUES: dict[str, dict[str, Any]] = {
     "optimizer": {
         "adamw_8bit": "adamw_bnb_8bit",
         "adamw_hf": "adamw_torch",
@@ -39,6 +40,8 @@ VALUES = {
         "ao_adamw_4bit": "adamw_torch_4bit",
         "rmsprop_bnb_32bit": "rmsprop_bnb",
     },
+    "activation_offloading": {"legacy": True},
+    "gradient_checkpointing": {"unsloth": "offload"},
     "ddp_comm_hook": {"no": "none", "powersgd": "power_sgd"},
 }
 """Key -> old value -> the value it stands for."""

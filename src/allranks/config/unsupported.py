@@ -31,24 +31,16 @@ LATER = {
     "sage_attention": "SageAttention",
     "tiled_mlp*": "tiled MLP",
     "use_kernels": "kernels of the Hub",
-    "activation_offloading": "activation offloading; `gradient_checkpointing: true` saves most of the same memory",
-    "fp8*": "fp8",
-    "float32": "a separate float32 key; use `bf16: false`",
-    "embeddings_skip_upcast": "choosing the embedding's type",
+    "fp8*": "fp8: its kernels and scales depend on the GPU; use `bf16: true`",
     "lora_target_parameters": "LoRA on bare parameters",
-    "lora_on_cpu": "a way of loading; weights always go straight into the shards",
     "peft_layer_replication": "layer replication",
     "peft_trainable_token_indices": "training single tokens; use `lora_modules_to_save: [embed_tokens]`",
     "peft_ensure_weight_tying": "tied adapters",
-    "peft_autocast_adapter_dtype": "choosing the adapter's type",
     "peft": "PEFT's further settings",
     "relora*": "ReLoRA",
     "jagged_restart_*": "ReLoRA",
     "lisa_*": "LISA",
     "optim_target_modules": "GaLore",
-    "unfrozen_parameters": "training chosen parameters of the model",
-    "neftune_noise_alpha": "NEFTune",
-    "noisy_embedding_alpha": "NEFTune",
     "auto_find_batch_size": "finding the batch size",
     "curriculum_sampling": "curriculum sampling",
     "group_by_length": "grouping by length; `sample_packing: true` wastes no padding either",
@@ -71,8 +63,6 @@ LATER = {
     "num_generation_samples": "generation while training",
     "do_bench_eval": "benchmark evaluation",
     "bench_*": "benchmark evaluation",
-    "profiler_*": "the profiler",
-    "gc_steps": "garbage collection by steps",
     "fix_untrained_tokens": "repairing untrained tokens",
     "added_tokens_overrides": "replacing reserved tokens",
     "mean_resizing_embeddings": "choosing how new embeddings start",
@@ -160,6 +150,8 @@ NO_EFFECT = {
     "remove_unused_columns": "only what is trained is prepared",
     "sample_packing_group_size": "packing looks at all samples",
     "sample_packing_bin_size": "packing looks at all samples",
+    "embeddings_skip_upcast": "frozen weights are never upcast",
+    "lora_on_cpu": "weights always go straight to where they belong",
     "dataloader_*": "blocks are read by memory map, without worker processes",
     "include_tkps": "tokens per second are always reported",
     "include_tokens_per_second": "tokens per second are always reported",
@@ -186,7 +178,7 @@ FSDP1 = {
 
 _SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
 _PARALLEL = "not supported yet; only 1 is"
-_OFFLOAD = "offloading of recomputed activations is not supported yet; use `gradient_checkpointing: true`"
+_OFFLOAD = "only host memory is supported; use `gradient_checkpointing: offload`"
 
 REFUSED_VALUES: dict[str, dict[Any, str]] = {
     "bnb_config_kwargs.llm_int8_has_fp16_weight": {
@@ -216,7 +208,14 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
         "offload": "say it with `fsdp_config.offload_params: true`",
         "size_based_auto_wrap": "layers are always wrapped one by one; use auto_wrap",
     },
-    "gradient_checkpointing": {"offload": _OFFLOAD, "offload_disk": _OFFLOAD, "unsloth": _OFFLOAD},
+    "gradient_checkpointing": {"offload_disk": _OFFLOAD, "disk": _OFFLOAD},
+    "activation_offloading": {"disk": _OFFLOAD},
+    "peft_init_lora_weights": dict.fromkeys(
+        ["pissa", "pissa_niter_4", "pissa_niter_16", "olora", "loftq", "corda", "eva", "lora_ga", "orthogonal"],
+        "such first values change the base weights or need data, which an adapter's file cannot tell; leave it out, or "
+        "use gaussian",
+    ),
+    "peft_autocast_adapter_dtype": {False: "an adapter in the base model's type is `bf16: full`; remove it"},
     "gradient_checkpointing_kwargs.use_reentrant": {
         True: "the reentrant form fails with FSDP2 and with frozen weights; use `use_reentrant: false`"
     },

@@ -12,12 +12,15 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from allranks.errors import ConfigError
 from allranks.model import attention
 from allranks.model.batch import TorchBatch
+from allranks.model.freeze import freeze_all_but
 from allranks.model.head import LossHead, Recipe, head_recipe
 from allranks.model.isolation import choose_attention, probe_isolation
 from allranks.model.kernels import apply_liger, loss_kernel
 from allranks.model.layers import find_layers
 from allranks.model.loading import fill, plan_loading
 from allranks.model.loss import PackedKwargs, packed_logits, sum_cross_entropy, takes_logits_to_keep
+from allranks.model.noise import EmbeddingNoise
+from allranks.model.offload import offload_layer_inputs
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
@@ -56,10 +59,11 @@ class TrainModel:
     head: LossHead | None
     compiled: bool
     probe: Callable[[], None] | None = None
+    noise: EmbeddingNoise | None = None
 
     def forward_loss(self, batch: TorchBatch) -> Tensor:
         """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
-        with self._autocast():
+        with self._autocast(), self.noise.over(batch.lengths) if self.noise else nullcontext():
             return sum_cross_entropy(
                 self.module,
                 batch,
@@ -136,11 +140,15 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         from allranks.model.adapter import add_adapter, start_adapter
 
         peft_config = add_adapter(model, cfg)
+    elif cfg.optimizer.unfrozen_parameters:
+        freeze_all_but(model, cfg.optimizer.unfrozen_parameters)
     set_dtypes(model, precision)
     counts = _count(model)
     layers = find_layers(model, cfg.parallel.fsdp_settings.transformer_layer_cls_to_wrap)
     if cfg.parallel.checkpoints_activations:
         checkpoint_activations(model)
+    if cfg.parallel.offloads_activations:
+        offload_layer_inputs(model)
 
     offload = placement.kind == "fsdp" and cfg.parallel.fsdp_settings.offload_params
     if placement.kind == "fsdp":
@@ -175,6 +183,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         if recipe
         else None,
         compiled=compiled,
+        noise=EmbeddingNoise(model, cfg.optimizer.neftune_noise_alpha) if cfg.optimizer.neftune_noise_alpha else None,
     )
     if must_probe and placement.kind != "zero":
         probe_isolation(built)

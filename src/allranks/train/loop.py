@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ class Loop:
 
     `pad_blocks_to`: tokens that each block of a micro-batch is padded to, or None for no padding.
 
+    `after_step`: called with the number of steps done, before the first one and after each.
+
     `base_rates`: the configured learning rate of each of the optimizer's groups, which the schedule scales.
     """
 
@@ -64,6 +66,7 @@ class Loop:
     pad_blocks_to: int | None
     pad_token_id: int
     save_best: bool = False
+    after_step: Sequence[Callable[[int], None]] = ()
     memory_bytes: Callable[[], int] = lambda: 0
     flops_per_token: float = 0.0
     peak_flops: float | None = None
@@ -100,6 +103,8 @@ def train(loop: Loop) -> Outcome:
     model.module.train()
     steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
     loop._last_read = time.perf_counter()
+    for call in loop.after_step:
+        call(loop.step)
 
     with closing(steps):
         for todo in steps:
@@ -147,6 +152,8 @@ def train(loop: Loop) -> Outcome:
             if loop.traffic is not None:
                 loop.traffic.end(step)
             _digest(loop, read)
+            for call in loop.after_step:
+                call(step)
             early = step in loop.agenda.eval_at and _evaluate(loop)
             if step in loop.agenda.save_at and not loop.save_best:
                 save(loop)

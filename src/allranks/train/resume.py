@@ -70,7 +70,7 @@ def check_trajectory(
 
 
 # Other shapes or meanings of the tensors in the checkpoint.
-_FIXED = {*AdapterConfig.model_fields, "optimizer"}
+_FIXED = {*AdapterConfig.model_fields, "optimizer", "unfrozen_parameters"}
 # Whatever else the next steps' numbers depend on. The batch sizes have a rule of their own (global_batch_size).
 _WATCHED = _FIXED | (
     {*ModelConfig.model_fields, *OptimizerConfig.model_fields, *PrecisionConfig.model_fields}

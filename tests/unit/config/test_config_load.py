@@ -375,8 +375,8 @@ BAD = {
     ),
     "later value": ("optimizer: adopt_adamw", ["config.yaml:6: optimizer: adopt_adamw: not supported; use adamw"]),
     "offloaded activations": (
-        "gradient_checkpointing: offload",
-        ["gradient_checkpointing: offload: ", "not supported yet"],
+        "gradient_checkpointing: offload_disk",
+        ["gradient_checkpointing: offload_disk: ", "only host memory is supported"],
     ),
     "4 bit": (
         "load_in_4bit: true",

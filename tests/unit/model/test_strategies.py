@@ -24,6 +24,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("llama-tied", {"chunked_cross_entropy_num_chunks": 3}),
     "experts": ("qwen3-moe", {}),
     "recomputed": ("gemma3", {"gradient_checkpointing": True}),
+    "recomputed, inputs on the host": ("llama", {"gradient_checkpointing": "offload"}),
+    "partly frozen": ("llama", {"unfrozen_parameters": ["lm_head", "model.layers.1.mlp"]}),
     "lora": ("qwen3", _LORA),
     "dora": ("llama", {**_LORA, "peft_use_dora": True, "peft_use_rslora": True}),
     "lora on the output layer": (

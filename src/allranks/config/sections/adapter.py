@@ -59,6 +59,8 @@ class AdapterConfig(Section):
     """Indexes of the layers that get an adapter; all if not given."""
     peft_layers_pattern: list[str] | None = None
     """Name of the list of layers, where it is not `layers` or the like."""
+    peft_autocast_adapter_dtype: Literal[True] | None = None
+    """Accepted: adapters are in float32, unless `bf16: full` is set."""
     loraplus_lr_ratio: float | None = Field(None, gt=0)
     """LoRA+: the B matrices learn so many times as fast as `learning_rate`; 16 is a good start."""
     loraplus_lr_embedding: float = Field(1e-6, gt=0)

@@ -115,5 +115,9 @@ class OptimizerConfig(Section):
     """One cycle: the first learning rate is the highest divided by this; 25 if not given."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Clip the global gradient norm to this; 0 does not clip."""
+    unfrozen_parameters: list[str] | None = Field(None, min_length=1)
+    """Train only parameters whose names match one of these regular expressions (a dot is a dot); no adapter."""
+    neftune_noise_alpha: float | None = Field(None, gt=0)
+    """NEFTune: noise on the embeddings while training; 5 to 15."""
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of new weights and dropout; also of the data order, see `data_seed`."""

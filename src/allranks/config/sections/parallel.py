@@ -85,8 +85,10 @@ class ParallelConfig(Section):
     """Only 1: context parallelism is not supported yet."""
     expert_parallel_size: Literal[1] | None = None
     """Only 1: expert parallelism is not supported yet."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more computation."""
+    gradient_checkpointing: bool | Literal["offload"] = False
+    """Recompute activations in the backward pass: less memory, a third more computation. `offload`: see below."""
+    activation_offloading: bool = False
+    """Keep the inputs of recomputed layers in host memory; the same as `gradient_checkpointing: offload`."""
     gradient_checkpointing_kwargs: GradientCheckpointingKwargs | None = None
     """Options of gradient checkpointing."""
     torch_compile: bool | Literal["auto"] = False
@@ -127,4 +129,9 @@ class ParallelConfig(Section):
     @property
     def checkpoints_activations(self) -> bool:
         """Whether activations are recomputed in the backward pass, by either key."""
-        return self.gradient_checkpointing or self.fsdp_settings.activation_checkpointing
+        return bool(self.gradient_checkpointing) or self.fsdp_settings.activation_checkpointing
+
+    @property
+    def offloads_activations(self) -> bool:
+        """Whether inputs of recomputed layers wait in host memory."""
+        return self.activation_offloading or self.gradient_checkpointing == "offload"

@@ -14,6 +14,8 @@ class PrecisionConfig(Section):
     """bfloat16 for computation (`true`), for the trained weights too (`full`), or if the device has it (`auto`)."""
     fp16: bool | None = None
     """float16 for computation."""
+    float32: bool | None = None
+    """float32 for weights and computation, as `bf16: false`."""
     tf32: bool | Literal["auto"] | None = None
     """Let float32 products use TF32 tensor cores."""
     bfloat16: bool | None = None
@@ -28,7 +30,7 @@ class PrecisionConfig(Section):
             return "bfloat16"
         if self.fp16 or self.float16:
             return "float16"
-        if self.bf16 is False:
+        if self.bf16 is False or self.float32:
             return "float32"
         return "auto"
 

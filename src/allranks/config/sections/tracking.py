@@ -16,6 +16,12 @@ class TrackingConfig(Section):
     """Stop when the loss stays above this …"""
     loss_watchdog_patience: int | None = Field(None, ge=1)
     """… for so many steps in a row (3)."""
+    profiler_steps: int | None = Field(None, ge=1)
+    """Record so many steps with torch's profiler, into `profiles/` of the run directory."""
+    profiler_steps_start: int = Field(0, ge=0)
+    """Steps done before the profile begins."""
+    gc_steps: int | None = Field(None, ge=1)
+    """Collect Python's garbage every so many steps."""
     use_tensorboard: bool | None = None
     """Write event files for TensorBoard into `trackers/tensorboard` of the run directory."""
     use_wandb: bool | None = None

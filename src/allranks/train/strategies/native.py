@@ -31,7 +31,7 @@ class Native:
         self.module = model.module
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
-        self.state = NativeState(model.hf_model, optimizer)
+        self.state = NativeState(model.hf_model, optimizer, whole=model.peft_config is None)
         self._trained = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
         needs_scale = model.precision.compute == torch.float16
         self._scaler = torch.amp.GradScaler(model.placement.device.type) if needs_scale else None
@@ -71,17 +71,21 @@ def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
 
 
 class NativeState:
-    """A `strategy.State` of a model whose parameters are tensors or DTensors."""
+    """A `strategy.State` of a model whose parameters are tensors or DTensors.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    `whole`: frozen parameters are saved too (`unfrozen_parameters`), for a model is exported from a checkpoint alone.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, whole: bool = False) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.whole = whole
 
     def contents(self, *, only_model: bool) -> dict[str, Any]:
-        model = get_model_state_dict(self.model, options=_options())
+        model = get_model_state_dict(self.model, options=replace(_options(), ignore_frozen_params=not self.whole))
         # DCP's own filter keeps the second name of a tied weight, frozen or not.
         named = self.model.named_parameters(remove_duplicate=False)
-        once = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        once = {name for name, parameter in self.model.named_parameters() if self.whole or parameter.requires_grad}
         for name in {name for name, _ in named} - once:
             model.pop(name, None)
         contents: dict[str, Any] = {"model": model}
@@ -90,7 +94,7 @@ class NativeState:
         return contents
 
     def restore(self, contents: dict[str, Any]) -> None:
-        # Frozen parameters are not in a checkpoint.
+        # Frozen parameters may not be in a checkpoint.
         set_model_state_dict(self.model, contents["model"], options=replace(_options(), strict=False))
         # The state goes on; the settings (weight decay, betas) are the config's, as for a fresh start.
         settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]

@@ -1,0 +1,49 @@
+"""A profile of the steps that were asked for, and garbage collected when it was asked for."""
+
+import gc
+import gzip
+import json
+import weakref
+
+import torch
+
+from allranks.config import RunConfig
+from allranks.train.profile import between_steps
+
+
+def calls(folder, **keys):
+    flat = {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-2, **keys}
+    return between_steps(RunConfig.from_flat(flat), folder, 3, torch.device("cpu"))
+
+
+def test_the_steps_asked_for_are_in_the_trace(tmp_path):
+    (profile,) = calls(tmp_path, profiler_steps=2, profiler_steps_start=1)
+    profile(0)
+    for step in range(1, 6):
+        with torch.profiler.record_function(f"step {step}"):
+            torch.ones(2) + 1
+        profile(step)
+    with gzip.open(tmp_path / "rank-00003.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {name for name in names if str(name).startswith("step ")} == {"step 2", "step 3"}
+
+
+def test_garbage_is_collected_every_so_many_steps(tmp_path):
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+    (collect,) = calls(tmp_path, gc_steps=3)
+    gc.disable()
+    try:
+        lost = weakref.ref(Cycle())
+        collect(1), collect(2)
+        assert lost() is not None
+        collect(3)
+        assert lost() is None
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_done_where_nothing_is_asked_for(tmp_path):
+    assert calls(tmp_path) == []
