@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
@@ -19,12 +20,16 @@ from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
 STEPS, SAVED = 6, 3
-# All runs are made in the fixture: about two minutes on two quiet cores.
+# All runs are made in the fixture: about three minutes on two quiet cores.
 DEADLINE_SECONDS = 480
 pytestmark = pytest.mark.timeout(DEADLINE_SECONDS + 20)
 
 LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
-METHODS: dict[str, dict[str, Any]] = {"full": {}, "lora": {**LORA, "learning_rate": 0.005}}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {**LORA, "learning_rate": 0.005},
+    "qlora": {**LORA, "adapter": "qlora", "learning_rate": 0.005},
+}
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def _jobs(results: Results) -> list[Job]:
         on_two.append(Job(f"{name}-two", 2, keys, ports=[free_port()]))
         keys = {**results.keys(f"{name}-one", method, strategy), **resumed}
         on_one.append(Job(f"{name}-one", 1, keys | ({"dp_replicate_size": 1} if strategy == "hsdp" else {})))
-        options = {"out": str(results.folder / f"{name}-export"), "merge": method != "full"}
+        options = {"out": str(results.folder / f"{name}-export"), "merge": method == "lora"}
         on_one.append(Job(f"{name}-export", 1, options, export=str(results.folder / f"{name}-run")))
     for variant, settings in VARIANTS.items():
         keys = {**results.base, **settings, "output_dir": str(results.folder / variant)}
@@ -162,8 +167,11 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     assert trained["kind"] == settings.kind
     code = (results.folder / f"{name}-export.code").read_text()
     assert code == "0", results.logs(f"{name}-export")
-    exported = _logits(results.folder / f"{name}-export")
-    assert (exported - _logits(results.base["base_model"])).abs().max() > 1e-3, "training changed nothing"
+    base = _load(results.base["base_model"], quantized=method == "qlora")
+    before, export = _logits(base), results.folder / f"{name}-export"
+    # Of Q-LoRA the adapter, on the base model that transformers quantizes; of the others a plain model.
+    exported = _logits(PeftModel.from_pretrained(base, export) if method == "qlora" else _load(export))
+    assert (exported - before).abs().max() > 1e-3, "training changed nothing"
     torch.testing.assert_close(exported, trained["logits"], rtol=1e-4, atol=1e-5)
 
 
@@ -178,7 +186,16 @@ def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: s
     assert largest_difference(results.losses(f"{before} to {after}"), rest) < 1e-4
 
 
-def _logits(folder: str | Path) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def _load(folder: str | Path, *, quantized: bool = False) -> torch.nn.Module:
+    options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    config = BitsAndBytesConfig(load_in_4bit=True, **options) if quantized else None
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
+    for layer in model.modules():  # in eval mode bitsandbytes' packing for AVX512 computes in bfloat16
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(torch.tensor([SEQUENCE])).logits

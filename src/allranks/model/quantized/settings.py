@@ -48,13 +48,15 @@ def quantization(cfg: Any, placement: Placement, precision: Precision) -> Quanti
     require_library(cfg)
     compute = _dtype(options.bnb_4bit_compute_dtype, precision.compute)
     # Under mixed precision FSDP converts what it gathers, and torch before 2.13 integers too: that would destroy packed
-    # weights that were not of the dtype it converts to.
-    storage = _dtype(options.bnb_4bit_quant_storage, precision.compute if placement.kind == "fsdp" else torch.uint8)
-    if placement.kind == "fsdp" and precision.mixed and storage != precision.compute:
+    # weights that were not of the dtype it converts to. DeepSpeed does so to floating-point parameters.
+    gathers = placement.kind == "fsdp" or placement.zero_stage == 3
+    storage = _dtype(options.bnb_4bit_quant_storage, precision.compute if gathers else torch.uint8)
+    kept = {precision.compute} if gathers else {precision.compute, torch.uint8}
+    if storage not in kept and (placement.kind == "zero" or (placement.kind == "fsdp" and precision.mixed)):
         raise ConfigError(
             f"bnb_config_kwargs.bnb_4bit_quant_storage: {options.bnb_4bit_quant_storage}, but the run computes in "
-            f"{_name(precision.compute)}, and FSDP converts weights to that while it gathers them, which destroys "
-            "packed ones; remove the key"
+            f"{_name(precision.compute)}, and {'FSDP' if placement.kind == 'fsdp' else 'DeepSpeed'} converts weights "
+            "to that, which destroys packed ones; remove the key"
         )
     return Quantization(
         bits=adapter.quantized_bits,
