@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
 """What finetune.py does without an argument, where it is not what a config without the key does."""
 
 _ADAPTER = {"adapter": "lora", "lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.05}
+# Liger's own defaults.
+_LIGER = {"rope": True, "rms_norm": True, "swiglu": True, "fused_linear_cross_entropy": True}
 _TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "comet", "swanlab")
 _TRACKER_KEYS = {
     "run_name": {"wandb": "wandb_name", "mlflow": "mlflow_run_name", "trackio": "trackio_run_name"},
@@ -96,6 +98,7 @@ def read_finetune(words: Sequence[str]) -> Finetune:
     _trackers(given, asked)
     _evaluation(given, asked)
     _optimizer_and_order(given, asked)
+    _kernels(given, asked)
     asked.flat = _defaults(asked) | _adapter(given, asked)
     return asked
 
@@ -128,6 +131,8 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 def _text(name: str, values: list[str]) -> str:
     if name in SWITCHES:
         return _switch(name, values[0] if values else "true")
+    if not values and name in WITHOUT_EFFECT:
+        return "true"
     if not values:
         raise UsageError(f"--{name} needs a value, as in `--{name} VALUE`")
     if name == "lora_target_modules":
@@ -216,6 +221,16 @@ def _optimizer_and_order(given: dict[str, str], asked: Finetune) -> None:
     if asked.overrides.get("resume_from_checkpoint", "").lower() in _TRUE:
         asked.set("auto_resume_from_checkpoints", "true", "resume_from_checkpoint")
         del asked.overrides["resume_from_checkpoint"]
+
+
+def _kernels(given: dict[str, str], asked: Finetune) -> None:
+    """What transformers hands on to Liger, by the config's keys."""
+    if given.get("use_liger_kernel") != "true":
+        return
+    wanted = _LIGER | json.loads(_json("liger_kernel_config", given.get("liger_kernel_config", "{}")))
+    names = {"swiglu": "glu_activation", "geglu": "glu_activation"}
+    for name, value in wanted.items():
+        asked.set(f"liger_{names.get(name, name)}", json.dumps(value), "use_liger_kernel")
 
 
 def _defaults(asked: Finetune) -> dict[str, Any]:

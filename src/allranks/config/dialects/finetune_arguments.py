@@ -104,6 +104,8 @@ WITH_CARE = {
     "trackio_space_id": "Trackio's space of the Hub",
     "train_sampling_strategy": "random or group_by_length",
     "logging_strategy": "only steps",
+    "use_liger_kernel": "Liger's kernels: rope, rms_norm, glu_activation, fused_linear_cross_entropy",
+    "liger_kernel_config": "which of them, as JSON",
     "no_cuda": "train on the CPU",
     "use_cpu": "train on the CPU",
 }
@@ -154,6 +156,8 @@ WITHOUT_EFFECT = {
     "local_rank": _TOLD,
     "ddp_backend": _CHOSEN + ": NCCL on GPUs, gloo on the CPU",
     "half_precision_backend": _CHOSEN,
+    "fp16_opt_level": "it is Apex's, which is not used",
+    "use_legacy_prediction_loop": _EVAL,
     "fp16_backend": _CHOSEN,
     "restore_callback_states_from_checkpoint": "there are no callbacks; a resumed run goes on exactly",
     "hub_always_push": "nothing is pushed",
@@ -168,7 +172,6 @@ WITHOUT_EFFECT = {
 """Arguments that steer something which does not exist here -> why. Accepted, with a note unless switched off."""
 
 _TPU = "TPUs are not supported"
-_APEX = "Apex is not supported; use --bf16 True or --fp16 True"
 
 REFUSED = {
     "label_smoothing_factor": "label smoothing is not supported: the loss is plain cross entropy",
@@ -176,12 +179,9 @@ REFUSED = {
     "dataloader_drop_last": "no sample is ever dropped at the end of an epoch",
     "bf16_full_eval": "evaluation computes as training does; use --bf16 True",
     "fp16_full_eval": "evaluation computes as training does; use --fp16 True",
-    "fp16_opt_level": _APEX,
     "eval_delay": "the first evaluation cannot be put off",
     "ignore_data_skip": "a resumed run always goes on with the sample after the last one",
     "full_determinism": "deterministic kernels cannot be asked for; data order and first values are always the seed's",
-    "use_liger_kernel": "say which kernels by the config's keys, such as --liger_rms_norm True",
-    "liger_kernel_config": "say which kernels by the config's keys, such as --liger_rms_norm True",
     "enable_jit_checkpoint": "SIGTERM always saves",
     "ddp_static_graph": "DDP's static graph is not supported",
     "parallelism_config": "say it by the config's keys, such as --dp_shard_size",
@@ -207,7 +207,8 @@ _SWITCHES = """
     load_best_model_at_end log_on_each_node logging_first_step logging_nan_inf_filter no_cuda overwrite_output_dir
     prediction_loss_only push_to_hub q_lora remove_unused_columns restore_callback_states_from_checkpoint
     save_on_each_node save_only_model save_safetensors skip_memory_metrics split_batches tf32 torch_compile
-    tpu_metrics_debug use_cache use_cpu use_ipex use_liger_kernel use_lora use_mps_device
+    tpu_metrics_debug use_cache use_cpu use_ipex use_legacy_prediction_loop use_liger_kernel use_lora
+    use_mps_device
 """
 SWITCHES = frozenset(_SWITCHES.split())
 """Arguments that are true or false, and true without a value."""
@@ -218,7 +219,7 @@ LISTS = frozenset(["lora_target_modules", "label_names", "report_to", "include_f
 MAPPINGS = frozenset(
     [
         *("fsdp_config", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-        *("lr_scheduler_kwargs", "accelerator_config"),
+        *("lr_scheduler_kwargs", "accelerator_config", "liger_kernel_config"),
     ]
 )
 """Arguments that take a JSON object, or the path of a JSON file with one."""
