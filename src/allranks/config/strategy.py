@@ -18,8 +18,10 @@ def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> t
     ZeRO 1 to 3, also on one process; its stage 0 shards nothing, which is "ddp".
 
     Raises:
-        ConfigError: the sizes do not multiply to the world size.
+        ConfigError: the sizes do not multiply to the world size, or DeepSpeed's settings say otherwise.
     """
+    if cfg.deepspeed.settings:
+        _check_batch(cfg, world_size)
     if cfg.deepspeed.stage:
         part = cfg.deepspeed.zero.get("zero_hpz_partition_size") or 1
         if world_size % part:
@@ -44,3 +46,16 @@ def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> t
     if shards > 1 or (parallel.uses_fsdp and parallel.fsdp_settings.offload_params):
         return "fsdp", replicas, shards
     return ("single", 1, 1) if world_size == 1 else ("ddp", replicas, 1)
+
+
+def _check_batch(cfg: RunConfig, world_size: int) -> None:
+    """Compare the batch sizes of DeepSpeed's settings that depend on the number of ranks."""
+    settings, ours = cfg.deepspeed.settings, cfg.optimizer
+    of_a_rank = ours.micro_batch_size * world_size
+    whole = ours.batch_size or of_a_rank * ours.gradient_accumulation_steps
+    for key, value in (("train_batch_size", whole), ("gradient_accumulation_steps", -(-whole // of_a_rank))):
+        if settings.get(key, "auto") not in ("auto", value):
+            raise ConfigError(
+                f"deepspeed: {key}: {settings[key]} contradicts the config, which on {world_size} ranks makes it "
+                f"{value} (a global batch of {whole}, micro_batch_size {ours.micro_batch_size}); change one of them"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,8 @@ def import_deepspeed(device: torch.device) -> Any:
     os.environ["LOCAL_RANK"] = str(device.index or 0)
     # Its logger tells at INFO what it does at every step of its start.
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # It calls torch.distributed by names that the newest torch has replaced.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -56,6 +59,8 @@ def engine_settings(
     for key, size in sizes.items():
         if zero.get(key) == "auto":
             zero[key] = size
+    settings = _without_auto(settings)
+    zero = settings["zero_optimization"]
     # Its own linear function would replace torch's for the whole process; it saves nothing that torch does not.
     zero.setdefault("memory_efficient_linear", False)
     bf16, fp16 = (precision.compute == dtype for dtype in (torch.bfloat16, torch.float16))
@@ -71,6 +76,15 @@ def engine_settings(
         "zero_force_ds_cpu_optimizer": False,
     }
     return settings
+
+
+def _without_auto(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is left to DeepSpeed is left out."""
+    return {
+        key: _without_auto(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if value != "auto"
+    }
 
 
 def partition(model: nn.Module, settings: dict[str, Any], device: torch.device) -> None:

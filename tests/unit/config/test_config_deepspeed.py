@@ -128,3 +128,14 @@ def test_ranks_that_cannot_be_divided_among_copies_are_refused(load):
     with pytest.raises(ConfigError, match="12 ranks cannot be divided"):
         strategy(cfg, 12)
     assert strategy(cfg, 16) == ("zero", 1, 16)
+
+
+def test_batch_sizes_that_depend_on_the_ranks_are_compared_when_these_are_known(load):
+    cfg = load("micro_batch_size: 2\n", {"train_batch_size": 32, "zero_optimization": {"stage": 2}})
+    with pytest.raises(ConfigError, match=r"train_batch_size: 32 contradicts .* on 8 ranks makes it 16"):
+        strategy(cfg, 8)
+    assert strategy(cfg, 16)[0] == "zero"
+    cfg = load("micro_batch_size: 2\nbatch_size: 32\n", {"gradient_accumulation_steps": 4})
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps: 4 contradicts"):
+        strategy(cfg, 8)
+    assert strategy(cfg, 4)[0] == "ddp"
