@@ -38,6 +38,10 @@ def traffic(
     )
 
 
+WORTH_A_WARNING = 125e6
+"""Bytes a step: a tenth of a second at 10 Gbit/s."""
+
+
 def slow_link_warning(found: Traffic, *, num_nodes: int, local_ranks: int, hpz: int) -> str:
     """ZeRO-3's traffic in words, with the seconds that it takes over usual links, and what would be less."""
     links = ", ".join(f"{_seconds(found.zero3, gigabits)} at {gigabits} Gbit/s" for gigabits in (10, 100, 400))
@@ -45,7 +49,7 @@ def slow_link_warning(found: Traffic, *, num_nodes: int, local_ranks: int, hpz: 
     if hpz <= 1 and local_ranks > 1:
         better += f"; zero_hpz_partition_size: {local_ranks} saves about a third"
     return (
-        f"ZeRO-3 over {num_nodes} nodes: each node receives about {_size(found.zero3)} in every step, which takes "
+        f"ZeRO-3 over {num_nodes} nodes: each node receives up to {_size(found.zero3)} in every step, which takes "
         f"{links}, where computing does not hide it. {better}"
     )
 

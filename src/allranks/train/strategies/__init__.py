@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
 from allranks.model.build import TrainModel
-from allranks.plan.zero import slow_link_warning, traffic
+from allranks.plan.zero import WORTH_A_WARNING, slow_link_warning, traffic
 from allranks.train.optimizer import make_optimizer
 from allranks.train.strategies.native import Native
 from allranks.train.strategies.strategy import State, Strategy
@@ -49,7 +49,7 @@ def strategy_warnings(cfg: RunConfig, model: TrainModel, identity: Identity, num
         num_micro_batches=num_micro_batches,
         hpz=hpz,
     )
-    if num_nodes > 1:
+    if found.zero3 > WORTH_A_WARNING:
         yield slow_link_warning(found, num_nodes=num_nodes, local_ranks=local, hpz=hpz)
 
 
