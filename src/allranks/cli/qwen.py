@@ -49,6 +49,7 @@ def qwen(
         METHODS,
         modules_trained_whole,
         qwen_config,
+        refuse_quantized,
         refuse_with_zero3,
         why_trained_whole,
     )
@@ -60,6 +61,7 @@ def qwen(
 
     if method not in METHODS:
         raise UsageError(f"allranks qwen {method}: expected {', '.join(METHODS)}")
+    refuse_quantized(model)
     words, notes = in_our_words(train_words(ctx))
     if deepspeed not in (None, "none"):
         words = ["--deepspeed", deepspeed, *words]

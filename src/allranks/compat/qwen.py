@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from allranks.config import RunConfig
 from allranks.config.dialects.finetune import arguments_help, read_finetune
-from allranks.config.dialects.qwen import refuse_with_zero3
+from allranks.config.dialects.qwen import refuse_quantized, refuse_with_zero3
 from allranks.config.load import resolve_mapping
 from allranks.observe import say
 from allranks.train.entry import run_rank
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             flags=asked.written,
             ignore_unsupported=len(words) < len(argv),
         )
+        refuse_quantized(cfg.model.base_model)
         if "lora_modules_to_save" in asked.flat:
             refuse_with_zero3(cfg.model.base_model, cfg)
         os.environ.update(asked.environment)

@@ -30,6 +30,7 @@ def test_help_lists_what_becomes_of_each_argument():
         ((*NEEDED, "--learning_rat", "1"), "did you mean --learning_rate?"),
         ((*NEEDED, "--model_max_length", "0"), "--model_max_length: expected an integer"),
         ((*NEEDED, "--use_lora", "--deepspeed", ZERO3), "trains wte and lm_head too, which finetune.py refuses with"),
+        (("--model_name_or_path", "Qwen/Qwen-7B-Chat-Int4", *NEEDED[2:]), "Give Qwen/Qwen-7B-Chat: qlora quantizes"),
         ((*NEEDED, "--deepspeed", "no.json"), "--deepspeed: no.json: no such file"),
     ],
 )

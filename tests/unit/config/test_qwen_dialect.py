@@ -3,7 +3,14 @@ import json
 import pytest
 
 from allranks.config.dialects.finetune import in_our_words
-from allranks.config.dialects.qwen import METHODS, is_chat_model, is_qwen1, qwen_config, refuse_with_zero3
+from allranks.config.dialects.qwen import (
+    METHODS,
+    is_chat_model,
+    is_qwen1,
+    qwen_config,
+    refuse_quantized,
+    refuse_with_zero3,
+)
 from allranks.config.load import resolve_mapping
 from allranks.config.overrides import parse_overrides
 from allranks.errors import ConfigError, UsageError
@@ -150,6 +157,20 @@ def test_finetunes_own_names_are_understood():
 def test_what_the_user_sets_replaces_what_it_excludes(words, gone):
     flat = resolved("lora", *words).flat()
     assert gone not in flat or flat[gone] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "usual"),
+    [
+        ("Qwen/Qwen-7B-Chat-Int4", "Qwen/Qwen-7B-Chat"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen3-8B-AWQ", "Qwen/Qwen3-8B"),
+    ],
+)
+def test_a_quantized_model_leads_to_the_one_it_was_made_from(model, usual):
+    with pytest.raises(UsageError, match=f"Give {usual}: qlora quantizes it"):
+        refuse_quantized(model)
+    refuse_quantized(usual)
 
 
 def test_a_deepspeed_file_that_is_not_there():

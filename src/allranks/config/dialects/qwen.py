@@ -61,6 +61,7 @@ _SHARDING = ("deepspeed", "fsdp", "fsdp_version", "fsdp_config", "dp_shard_size"
 
 # The models from Qwen-1.8B to Qwen-72B have names of their own for their layers; all later ones call them alike.
 _QWEN1 = re.compile(r"qwen-(1_8b|7b|14b|72b)(-|$)", re.IGNORECASE)
+_QUANTIZED = re.compile(r"-((gptq-)?int[48]|awq)/?$", re.IGNORECASE)
 _TARGETS_OF_QWEN1 = ["c_attn", "c_proj", "w1", "w2"]
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -131,6 +132,17 @@ def refuse_with_zero3(model: str, cfg: RunConfig) -> None:
             f"{model} is a base model by its name, and LoRA on a base model trains {' and '.join(whole)} too, which "
             "finetune.py refuses with ZeRO-3. Use ZeRO-2 (its ds_config_zero2.json), FSDP2 (--fsdp_version 2 in the "
             "place of --deepspeed) or a chat model; or train the adapter alone with --lora_modules_to_save null"
+        )
+
+
+def refuse_quantized(model: str) -> None:
+    """Raises UsageError for the Hub id of a model in GPTQ or AWQ, as finetune_qlora_ds.sh takes it, with the one to
+    take instead: before gigabytes are downloaded."""
+    usual = _QUANTIZED.sub("", model)
+    if usual != model and not Path(model).exists():
+        raise UsageError(
+            f"{model} holds weights in GPTQ or AWQ, which cannot be trained on here. Give {usual}: qlora quantizes it "
+            "to 4 bits (NF4) while it is read, and needs no kernels of another library"
         )
 
 
