@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from allranks.config.deepspeed import deepspeed_warnings, read_into
 from allranks.config.draft import Draft, dotted, flag_name
-from allranks.config.explain import explain
+from allranks.config.explain import explain, shown
 from allranks.config.names import known_keys, nearest_key
 from allranks.config.rules import broken_rules, finish, idle_keys
 from allranks.config.run import SECTION_OF, SECTIONS, RunConfig
 from allranks.config.screening import screen
 from allranks.config.sections.section import Section
+from allranks.config.spellings import ATTENTION
 from allranks.config.yaml_lines import KeyPath, read_yaml
 from allranks.errors import ConfigError
 
@@ -67,6 +68,8 @@ def _resolve(draft: Draft, ignore_unsupported: bool) -> RunConfig:
     for key, value in draft.values.items():
         if key in SECTION_OF:
             dealt[SECTION_OF[key]][key] = value
+        elif key in ATTENTION:
+            draft.problems.append(f"{draft.label((key,))}: expected true or false, got {shown(value)}")
         else:
             draft.problems.append(_unknown(draft, (key,), known_keys()))
     sections: dict[str, Section] = {}

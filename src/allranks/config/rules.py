@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from allranks.config.data_rules import sample_rules, template_rules
 from allranks.config.deepspeed import deepspeed_rules, resolved
 from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
@@ -31,6 +32,8 @@ EXCLUSIVE = [
     ("eval_steps", "evals_per_epoch", "both set how often is evaluated"),
     ("test_datasets", "val_set_size", "both name the evaluation data"),
     ("embedding_lr", "embedding_lr_scale", "both set the learning rate of the embedding"),
+    ("curriculum_sampling", "shuffle_merged_datasets", "one keeps the data in its order, the other mixes it"),
+    ("curriculum_sampling", "group_by_length", "both choose the order of the data"),
     ("bf16", "fp16", "a run computes in one type"),
     ("float32", "bf16", "a run computes in one type"),
     ("float32", "fp16", "a run computes in one type"),
@@ -83,7 +86,7 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     """One line for each rule that the config breaks."""
     checks = (
         *(_exclusive, _adapter, _quantization, _optimizer, _schedule, _saving, _evaluation),
-        *(_templates, _precision, _parallel, _network, _launch, _watchdog),
+        *(template_rules, sample_rules, _precision, _parallel, _network, _launch, _watchdog),
         *(_kernels, deepspeed_rules),
     )
     broken = [entry for check in checks for entry in check(config, given)]
@@ -129,6 +132,8 @@ def finish(config: RunConfig, given: Given) -> RunConfig:
         pad_to_sequence_len=True if parallel.torch_compile is True else None,
         chat_template=jinja,
         data_seed=optimizer.seed,
+        shuffle_merged_datasets=not data.curriculum_sampling,
+        sample_packing_sequentially=data.sample_packing and data.curriculum_sampling,
     )
     by_steps = checkpoint.save_steps or checkpoint.saves_per_epoch
     checkpoint = _fill(checkpoint, save_strategy="steps" if by_steps else "epoch")
@@ -251,14 +256,16 @@ def _saving(config: RunConfig, given: Given) -> Broken:
             yield key, f"needs `save_strategy: steps`, not {checkpoint.save_strategy}"
     if checkpoint.save_strategy == "steps" and not (checkpoint.save_steps or checkpoint.saves_per_epoch):
         yield "save_strategy", "`steps` needs `save_steps` or `saves_per_epoch`"
-    if checkpoint.metric_for_best_model and checkpoint.save_strategy != "best":
-        yield "metric_for_best_model", "needs `save_strategy: best`"
-    if checkpoint.save_strategy == "best":
+    wanting_best = [("save_strategy", "`best` ")] if checkpoint.save_strategy == "best" else []
+    wanting_best += [("load_best_model_at_end", "")] if checkpoint.load_best_model_at_end else []
+    if checkpoint.metric_for_best_model and not wanting_best:
+        yield "metric_for_best_model", "needs `save_strategy: best` or `load_best_model_at_end: true`"
+    for key, value in wanting_best:
         if not _has_evaluation_data(config):
-            yield "save_strategy", "`best` needs evaluation data: `val_set_size` or `test_datasets`"
+            yield key, f"{value}needs evaluation data: `val_set_size` or `test_datasets`"
         elif config.evaluation.eval_strategy == "no":
             at = given.label(("eval_strategy",))
-            yield "save_strategy", f"`best` needs evaluations, and `eval_strategy` is no ({at}); remove that key"
+            yield key, f"{value}needs evaluations, and `eval_strategy` is no ({at}); remove that key"
     if checkpoint.save_first_step and checkpoint.save_strategy in ("best", "no"):
         why = "saves only after evaluations" if checkpoint.save_strategy == "best" else "saves nothing on the way"
         yield "save_first_step", f"contradicts `save_strategy: {checkpoint.save_strategy}`, which {why}"
@@ -267,7 +274,7 @@ def _saving(config: RunConfig, given: Given) -> Broken:
 def _evaluation(config: RunConfig, given: Given) -> Broken:
     evaluation = config.evaluation
     strategy = evaluation.eval_strategy
-    asked = [key for key in ("eval_steps", "early_stopping_patience") if getattr(evaluation, key)]
+    asked = [key for key in ("eval_steps", "early_stopping_patience", "eval_on_start") if getattr(evaluation, key)]
     asked += ["eval_strategy"] if strategy not in (None, "no") else []
     if not _has_evaluation_data(config):
         for key in asked:
@@ -278,30 +285,9 @@ def _evaluation(config: RunConfig, given: Given) -> Broken:
             yield key, f"needs `eval_strategy: steps`, not {strategy}"
     if strategy == "steps" and not (evaluation.eval_steps or evaluation.evals_per_epoch):
         yield "eval_strategy", "`steps` needs `eval_steps` or `evals_per_epoch`"
-    if strategy == "no" and evaluation.early_stopping_patience:
-        yield "early_stopping_patience", "needs an `eval_strategy`"
-
-
-def _templates(config: RunConfig, given: Given) -> Broken:
-    data = config.data
-    for path, holder in [((), data), *_specs(config)]:
-        template, jinja = holder.chat_template, holder.chat_template_jinja
-        if template == "jinja" and not jinja:
-            yield (*path, "chat_template"), "`jinja` needs `chat_template_jinja`"
-        if jinja and template not in (None, "jinja"):
-            yield (*path, "chat_template_jinja"), f"needs `chat_template: jinja`, not {template}"
-    for path, spec in _specs(config):
-        if (spec.shards is None) != (spec.shards_idx is None):
-            yield (*path, "shards"), "`shards` and `shards_idx` need each other"
-        elif spec.shards is not None and spec.shards_idx >= spec.shards:
-            yield (*path, "shards_idx"), f"must be below `shards`, {spec.shards}"
-    if data.min_sample_len and data.min_sample_len > data.sequence_len:
-        yield "min_sample_len", f"is above `sequence_len`, {data.sequence_len}: nothing would be left"
-
-
-def _specs(config: RunConfig) -> list[tuple[KeyPath, Any]]:
-    named = (("datasets", config.data.datasets), ("test_datasets", config.data.test_datasets or []))
-    return [((name, index), spec) for name, specs in named for index, spec in enumerate(specs)]
+    for key in ("early_stopping_patience", "eval_on_start"):
+        if strategy == "no" and getattr(evaluation, key):
+            yield key, "needs an `eval_strategy`"
 
 
 def _precision(config: RunConfig, given: Given) -> Broken:

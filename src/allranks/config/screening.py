@@ -7,6 +7,7 @@ from allranks.config.explain import shown
 from allranks.config.run import SECTION_OF
 from allranks.config.unsupported import (
     FSDP1,
+    FSDP1_SAME,
     LATER,
     NO_EFFECT,
     OUT_OF_SCOPE,
@@ -37,7 +38,8 @@ def _screened(draft: Draft, path: KeyPath, value: Any, ignore: bool, warnings: l
         here = (*path, key)
         if not _is_taken_out(draft, here, item, ignore, warnings):
             screened = _screened(draft, here, item, ignore, warnings)
-            if screened != {}:  # like null, an empty mapping says nothing; `fsdp_config:` alone asks for no FSDP
+            # Like null, an empty mapping says nothing, but one with what FSDP2 does anyway asks for FSDP.
+            if screened != {} or (here == ("fsdp_config",) and any(item.values())):
                 kept[key] = screened
     return kept
 
@@ -81,4 +83,4 @@ def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
         )
     if topic := lookup(OUT_OF_SCOPE, key):
         return f"{topic}: out of scope; allranks does supervised fine-tuning"
-    return FSDP1.get(key)
+    return None if value == FSDP1_SAME.get(key) else FSDP1.get(key)

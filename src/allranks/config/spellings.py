@@ -9,6 +9,10 @@ RENAMED = {
     "model_config": "overrides_of_model_config",
     "model_revision": "revision_of_model",
     "type_of_model": "model_type",
+    "rope_scaling": "overrides_of_model_config.rope_scaling",
+    "exact_deduplication": "dataset_exact_deduplication",
+    "save_steps_per_epoch": "saves_per_epoch",
+    **{f"tokens.{name}_token": f"special_tokens.{name}_token" for name in ("bos", "eos", "pad", "unk")},
     "dataset_processes": "dataset_num_proc",
     "noisy_embedding_alpha": "neftune_noise_alpha",
     "evaluation_strategy": "eval_strategy",
@@ -88,6 +92,7 @@ HINTS = {
     "comm_hook": "ddp_comm_hook",
     "comm_state_option": "ddp_comm_state_option",
     "bfloat": "bf16",
+    "attention": "attn_implementation",
 }
 """What other trainers call a key -> the key; only for the text of an error."""
 
@@ -115,6 +120,8 @@ def current_spelling(path: KeyPath, value: Any) -> tuple[KeyPath, Any] | None:
         value = value.replace(",", " ").split()  # the spelling of transformers: "full_shard auto_wrap"
     if path == ("optim_args",) and isinstance(value, str):
         value = _arguments(value)
+    if path == ("added_tokens_overrides",) and isinstance(value, dict):
+        value = {str(number): token for number, token in value.items()}  # a number would be the place in a list
     return path, value
 
 

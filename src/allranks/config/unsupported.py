@@ -16,6 +16,7 @@ LATER = {
     "use_swanlab": "the SwanLab tracker",
     "liger_cross_entropy": "Liger's cross entropy of full logits, which are never made here; "
     "`liger_fused_linear_cross_entropy` or no key at all saves more",
+    "cut_cross_entropy_*": "options of Cut Cross Entropy; it runs with its own",
     "liger_use_token_scaling": "a loss scaled token by token",
     "liger_rms_norm_gated": "Liger's gated RMSNorm",
     "liger_kernel_impl": "other implementations of Liger's kernels; set LIGER_KERNEL_IMPL in the environment",
@@ -42,9 +43,6 @@ LATER = {
     "lisa_*": "LISA",
     "optim_target_modules": "GaLore",
     "auto_find_batch_size": "finding the batch size",
-    "curriculum_sampling": "curriculum sampling",
-    "group_by_length": "grouping by length; `sample_packing: true` wastes no padding either",
-    "sample_packing_sequentially": "sequential packing",
     "multipack_real_batches": "Axolotl's batch layout",
     "batch_flattening": "Axolotl's batch layout; micro-batches are always flattened",
     "push_dataset_to_hub": "uploads to the Hub",
@@ -53,9 +51,7 @@ LATER = {
     "hf_use_auth_token": "a switch for the Hub's token; log in with `hf auth login` or set HF_TOKEN",
     "save_on_each_node": "copies of checkpoints on each node",
     "dynamic_checkpoint": "saving on demand by file; send SIGUSR1 instead",
-    "save_steps_per_epoch": "an old spelling; use `saves_per_epoch`",
     "eval_table_size": "tables of generated text",
-    "eval_max_new_tokens": "generation while evaluating",
     "do_causal_lm_eval": "generation while evaluating",
     "eval_causal_lm_metrics": "generation while evaluating",
     "generate_samples": "generation while training",
@@ -64,7 +60,6 @@ LATER = {
     "do_bench_eval": "benchmark evaluation",
     "bench_*": "benchmark evaluation",
     "fix_untrained_tokens": "repairing untrained tokens",
-    "added_tokens_overrides": "replacing reserved tokens",
     "mean_resizing_embeddings": "choosing how new embeddings start",
     "shrink_embeddings": "shrinking the embedding",
     "tokenizer_use_mistral_common": "mistral-common tokenizers",
@@ -89,19 +84,66 @@ LATER = {
     "skip_prepare_dataset": "training without preparing the data",
     "streaming": "streaming data",
     "streaming_*": "streaming data",
-    "dataset_shard_num": "sharding all data sets; use `shards` and `shards_idx` of each",
-    "dataset_shard_idx": "sharding all data sets; use `shards` and `shards_idx` of each",
     "accelerator_config": "Accelerate's settings",
     "torchdistx_path": "torchdistx",
-    "diffusion": "diffusion language models",
     "datasets.*.input_format": "variants of a prompt by name; use `type`",
-    "load_best_model_at_end": "exporting the best checkpoint by itself; use `save_strategy: best`",
-    "eval_on_start": "evaluation before the first step",
-    "datasets.*.preprocess_shards": "preparing a data set in parts",
     "datasets.*.input_transform": "transforms of records",
     "datasets.*.field_human": "prompt formats of old types",
     "datasets.*.field_model": "prompt formats of old types",
+    "context_parallel": "context parallelism",
     "context_parallel_*": "context parallelism",
+    "expert_parallel_*": "expert parallelism",
+    "expert_backend": "kernels for mixtures of experts",
+    "experts_implementation": "kernels for mixtures of experts",
+    "moe_*": "kernels for mixtures of experts",
+    "use_scattermoe": "kernels for mixtures of experts",
+    "use_sonicmoe": "kernels for mixtures of experts",
+    "autotune_*": "kernels for mixtures of experts",
+    "use_dsv4_kernels": "kernels of one model",
+    "use_glm_dsa_kernels": "kernels of one model",
+    "dsv4_*": "kernels of one model",
+    "gemma4_*": "kernels of one model",
+    "fused_attn_kernel": "kernels of one model",
+    "large_head_attention": "kernels of one model; use `attn_implementation`",
+    "ple_cpu_offload": "offloading parts of one model",
+    "nvfp4_*": "quantized training in NVFP4",
+    "nonexpert_quantization": "quantized base models",
+    "nf4_backend": "choosing the library of 4-bit weights",
+    "use_onebitllms": "1.58-bit models",
+    "llmcompressor": "LLM Compressor",
+    "recipe": "LLM Compressor",
+    "save_compressed": "LLM Compressor",
+    "mixlora_*": "MixLoRA",
+    "dense_mixer": "DenseMixer",
+    "mora": "MoRA",
+    "lora_alpha_pattern": "an alpha of each module",
+    "lora_rank_pattern": "a rank of each module",
+    "lora_fp32_gradients": "float32 gradients of adapters",
+    "dion_*": "Dion",
+    "qgalore_*": "Q-GaLore",
+    "grokfast_*": "Grokfast",
+    "spectrum_*": "Spectrum; list what is to be trained in `unfrozen_parameters`",
+    "use_dft": "other losses than cross entropy",
+    "use_eaft": "other losses than cross entropy",
+    "eaft_*": "other losses than cross entropy",
+    "fp32_norms": "norms in float32",
+    "fp32_norm_classes": "norms in float32",
+    "full_determinism": "deterministic kernels",
+    "deepcompile": "DeepSpeed's compiler",
+    "torch_compile_options": "options of the compiler",
+    "layer_offloading": "offloading of layers; use `fsdp_config.offload_params`",
+    "selective_checkpointing": "choosing what is recomputed; use `gradient_checkpointing: true`",
+    "torch_empty_cache_steps": "emptying the cache by steps",
+    "gc_collect_steps": "garbage collection by steps",
+    "sync_profiler_*": "the profiler",
+    "pad_to_multiple_of": "padding to a multiple; use `pad_to_sequence_len: true`",
+    "balance_labels": "balancing labels; ranks get about as many tokens each, and each label counts the same",
+    "label_balance_window_optim_steps": "balancing labels",
+    "reinit_weights": "training from random weights",
+    "trainer_cls": "trainers of your own",
+    "export": "other formats than safetensors; run `allranks export`, and convert its result",
+    "lm_eval_*": "benchmark evaluation",
+    "max_packed_sequence_len": "an old key; use `sample_packing: true` with `sequence_len`",
 }
 """Not supported yet: key or prefix -> what it is."""
 
@@ -132,6 +174,17 @@ OUT_OF_SCOPE = {
     "gradio_*": "chatting with the model",
     "datasets.*.logprobs_field": "distillation",
     "datasets.*.temperature": "distillation",
+    "kd_*": "distillation",
+    "ebft": "reinforcement learning",
+    "hatchery": "reinforcement learning",
+    "coreweave": "reinforcement learning",
+    "nemo_gym_*": "reinforcement learning",
+    "precompute_ref_log_probs": "preference training",
+    "center_rewards_coefficient": "reward models",
+    "processor_kwargs": "multimodal models",
+    "role_boundaries": "multimodal models",
+    "diffusion": "diffusion language models",
+    "diffusion_*": "diffusion language models",
 }
 """Not supervised fine-tuning: key or prefix -> what it belongs to."""
 
@@ -161,6 +214,21 @@ NO_EFFECT = {
     "local_rank": "it is told by the launcher",
     "merge_lora": "run `allranks export`",
     "merge_method": "run `allranks export`",
+    "debug": "`allranks preprocess CONFIG --show 3` prints samples",
+    "eval_max_new_tokens": "only tables of generated text (`eval_table_size`) need it",
+    "logging_nan_inf_filter": "a loss that is not finite always stops the run",
+    "torch_compile_regional": "layers are always compiled one by one",
+    "sdpa_varlen": "packed samples never see each other, whatever `attn_implementation` is",
+    "fa_varlen_kwargs_in_collator": "packed samples never see each other, whatever `attn_implementation` is",
+    "datasets.*.preprocess_shards": "records are always prepared one batch after the other",
+    "preprocess_iterable": "records are always prepared one batch after the other",
+    "is_preprocess": "run `allranks preprocess`",
+    "num_dataset_shards_to_save": "prepared data is read by memory map",
+    "sample_packing_mp_start_method": "packing takes one process",
+    "sample_packing_eff_est": "what packing gives is counted",
+    "total_num_tokens": "tokens are counted",
+    "total_supervised_tokens": "tokens are counted",
+    "axolotl_config_path": "the config is the one that is named",
 }
 """Axolotl's keys that steer something which does not exist here: key or prefix -> why. Accepted with a note."""
 
@@ -176,9 +244,24 @@ FSDP1 = {
 }
 """Settings of FSDP1 -> what to do instead."""
 
+FSDP1_SAME: dict[str, Any] = {
+    "fsdp_config.backward_prefetch": "BACKWARD_PRE",
+    "fsdp_config.backward_prefetch_policy": "BACKWARD_PRE",
+    "fsdp_config.use_orig_params": True,
+    "fsdp_config.sharding_strategy": "FULL_SHARD",
+}
+"""Settings of FSDP1 -> the value that says what FSDP2 does anyway, which nobody need be told."""
+
 _SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
 _PARALLEL = "not supported yet; only 1 is"
 _OFFLOAD = "only host memory is supported; use `gradient_checkpointing: offload`"
+
+_PROMPTS = (
+    *("concisechoice", "explainchoice", "jeopardy", "metharme", "orcamini", "pygmalion", "reflection", "summarizetldr"),
+    *("alpaca_chat.load_concise", "alpaca_chat.load_no_prompt", "alpaca_instruct.load_no_prompt"),
+    *("context_qa", "context_qa.load_404", "context_qa.load_v2"),
+    *("creative_acr.load_answer", "creative_acr.load_critique", "creative_acr.load_revise"),
+)
 
 REFUSED_VALUES: dict[str, dict[Any, str]] = {
     "bnb_config_kwargs.llm_int8_has_fp16_weight": {
@@ -247,7 +330,13 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
     "save_safetensors": {False: "models are always written as safetensors; remove it"},
     "datasets.*.type": {
         "sharegpt": "use `type: chat_template` with `field_messages: conversations` and "
-        "`message_property_mappings: {role: from, content: value}`"
+        "`message_property_mappings: {role: from, content: value}`",
+        "llama2_chat": "use `type: chat_template` with the tokenizer's own template",
+        "stepwise_supervised": "reward models are out of scope; allranks does supervised fine-tuning",
+        "_synthetic": "data of random numbers; leave `type` out and give `input_ids` and `labels`",
+        **dict.fromkeys(
+            _PROMPTS, "a prompt of one data set; write it as a mapping under `type`, with `format` and fields"
+        ),
     },
     "optimizer": {
         **dict.fromkeys(

@@ -117,31 +117,37 @@ class _Builder:
             raise self._error(node, f"the tag {node.tag} is not allowed")
         if id(node) not in self.flattened:  # a mapping may come again, through an alias
             self.flattened.add(id(node))
-            self._refuse_duplicates(node)
+            self._refuse_duplicates(node, nested=bool(path))
             # Puts what `<<: *anchor` brings in before the mapping's own keys, which therefore win.
             self.loader.flatten_mapping(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = self._key(key_node)
+            key = self._key(key_node, nested=bool(path))
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = self.build(value_node, (*path, key))
         return result
 
-    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+    def _refuse_duplicates(self, node: yaml.MappingNode, *, nested: bool) -> None:
         first_lines: dict[str, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self._key(key_node)
+            key = self._key(key_node, nested=nested)
             if key in first_lines:
                 raise self._error(key_node, f"{key}: given twice; it is on line {first_lines[key]} too")
             first_lines[key] = key_node.start_mark.line + 1
 
-    def _key(self, node: yaml.Node) -> str:
+    def _key(self, node: yaml.Node, *, nested: bool) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise self._error(node, "a key must be text")
         if node.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:value"):
             return node.value
+        if (
+            nested
+            and node.tag == "tag:yaml.org,2002:int"
+            and (node.value == "0" or re.fullmatch(r"[1-9]\d*", node.value))
+        ):
+            return node.value  # the number of a token, in `added_tokens_overrides`
         raise self._error(node, f"the key {node.value or 'null'} is not read as text by YAML; put it in quotes")
 
     def _error(self, node: yaml.Node, what: str) -> ConfigError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from allranks.data.packing import pack
+from allranks.data.packing import pack, pack_in_order
 
 _DTYPES = {
     "tokens": np.uint32,
@@ -94,12 +94,14 @@ def arrange(
     sequence_len: int,
     *,
     packing: bool,
+    in_order: bool = False,
     documents: np.ndarray | None = None,
     folder: Path | None = None,
 ) -> BlockSet:
     """Group documents into blocks and bring the tokens into block order.
 
-    packing: best-fit into blocks of `sequence_len`; otherwise every document is a block of its own.
+    packing: into blocks of `sequence_len`, best-fit or, with `in_order`, one after the other; otherwise every document
+    is a block of its own.
     documents: int64, the documents to take, in this order (default: all). folder: where to build tokens and mask on
     disk, as `BlockSet.save` names them; in memory if not given.
     """
@@ -107,7 +109,7 @@ def arrange(
         documents = np.arange(len(document_offsets) - 1)
     lengths = np.diff(document_offsets)[documents]
     if packing:
-        order, block_documents = pack(lengths, sequence_len)
+        order, block_documents = (pack_in_order if in_order else pack)(lengths, sequence_len)
         documents, lengths = documents[order], lengths[order]
     else:
         block_documents = np.arange(len(documents) + 1, dtype=np.int64)

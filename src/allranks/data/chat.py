@@ -19,7 +19,9 @@ class ChatEncoder:
         else:
             template = template_text(data.chat_template, data.chat_template_jinja, tokenizer)
         _check_end_tokens(data.eot_tokens or [], tokenizer)
-        self.template = ChatTemplate(template, tokenizer, data.eot_tokens or [])
+        self.template = ChatTemplate(
+            template, tokenizer, data.eot_tokens or [], data.chat_template_kwargs, spec.template_thinking_key
+        )
         self.format = ConversationFormat(spec, data.default_system_message)
         self.roles = set(spec.roles_to_train or data.roles_to_train or ["assistant"])
         self.train_on_inputs = data.train_on_inputs

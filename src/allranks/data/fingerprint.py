@@ -26,6 +26,9 @@ _NOT_CONTENT_OF_DATA = {
     "pad_to_sequence_len",
     "data_seed",
     "chat_template_jinja",
+    # The order of the blocks, which no block depends on.
+    "curriculum_sampling",
+    "group_by_length",
 }
 
 
@@ -43,6 +46,7 @@ def fingerprint(cfg: Any) -> str:
         "tokenizer": {path.name: _digest(path) for path in tokenizer_files(cfg)},
         "special_tokens": cfg.model.special_tokens and cfg.model.special_tokens.model_dump(mode="json"),
         "tokens": cfg.model.tokens,
+        "added_tokens_overrides": cfg.model.added_tokens_overrides,
         # The seed decides which documents are set aside for evaluation, and nothing else.
         "seed": split_seed(cfg) if cfg.data.val_set_size else None,
     }

@@ -12,7 +12,7 @@ from allranks.data.qwen import QwenEncoder
 from allranks.errors import DataError
 
 # What says where the records are, whatever their type.
-_SOURCE_KEYS = {"path", "type", "ds_type", "data_files", "name", "split", "revision", "shards", "shards_idx"}
+_SOURCE_KEYS = {"path", "type", "ds_type", "data_files", "name", "split", "revision", "shards", "shards_idx", "weight"}
 # type -> the keys of a data set that it reads besides; types that are not here are prompts.
 _KEYS = {
     "chat_template": {

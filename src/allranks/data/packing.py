@@ -1,4 +1,4 @@
-"""Pack documents into blocks: best-fit decreasing, whole documents only, deterministic."""
+"""Pack documents into blocks: best-fit decreasing or in their order, whole documents only, deterministic."""
 
 from bisect import bisect_left, insort
 
@@ -39,6 +39,19 @@ def pack(lengths: np.ndarray, sequence_len: int) -> tuple[np.ndarray, np.ndarray
     block_documents = np.zeros(rooms.num_blocks + 1, np.int64)
     np.cumsum(np.bincount(block_of, minlength=rooms.num_blocks), out=block_documents[1:])
     return document_order, block_documents
+
+
+def pack_in_order(lengths: np.ndarray, sequence_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same with the documents in their order: a block ends where the next document does not fit (next-fit)."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if lengths.size and (lengths.min() < 1 or lengths.max() > sequence_len):
+        raise ValueError(f"document lengths must be in 1..{sequence_len}, got {lengths.min()}..{lengths.max()}")
+    ends = np.cumsum(lengths)
+    block_documents = [0]
+    while block_documents[-1] < lengths.size:
+        before = int(ends[block_documents[-1] - 1]) if block_documents[-1] else 0
+        block_documents.append(int(np.searchsorted(ends, before + sequence_len, side="right")))
+    return np.arange(lengths.size), np.array(block_documents, np.int64)
 
 
 class _Rooms:

@@ -64,6 +64,7 @@ PROMPT_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "alpaca_chat.load_camel_ai": ("chat", {"instruction": "message_1", "input": None, "output": "message_2"}),
     "alpaca_w_system": ("instruct", {"system": "system"}),
     "alpaca_w_system.load": ("instruct", {"system": "system"}),
+    "alpaca_w_system.load_instruct": ("instruct", {"system": "system"}),
     "alpaca_w_system.load_chat": ("chat", {"system": "system"}),
     "alpaca_w_system.load_open_orca": (
         "instruct",

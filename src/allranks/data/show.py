@@ -68,6 +68,7 @@ def source_line(source: dict) -> str:
         "too short": source["too_short"],
         "without a target once truncated": source["no_target"],
         "repeated": source["duplicates"],
+        "not drawn (weight)": source["not_drawn"],
     }
     counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
     truncated = f", {source['truncated']:,} truncated" if source["truncated"] else ""

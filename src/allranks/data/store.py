@@ -54,7 +54,7 @@ def open_prepared(folder: Path, fingerprint: str, report: Report) -> Prepared | 
             if (folder / name).stat().st_size != size:
                 raise ValueError(f"{name} has {(folder / name).stat().st_size} bytes instead of {size}")
         sets = {
-            split: BlockSet.open(folder / split, manifest["sequence_len"])
+            split: BlockSet.open(folder / split, manifest["sequence_len"][split])
             for split in _SPLITS
             if split in manifest["splits"]
         }
@@ -64,8 +64,8 @@ def open_prepared(folder: Path, fingerprint: str, report: Report) -> Prepared | 
     return Prepared(folder, fingerprint, sets["train"], sets.get("eval"), manifest["stats"])
 
 
-def write_manifest(folder: Path, fingerprint: str, sequence_len: int, stats: dict) -> None:
-    """Write the manifest, last: it names every file with its size."""
+def write_manifest(folder: Path, fingerprint: str, sequence_len: dict[str, int], stats: dict) -> None:
+    """Write the manifest, last: it names every file with its size, and the most tokens in a block of each split."""
     files = [path for split in _SPLITS for path in sorted((folder / split).glob("*.npy"))]
     for path in files:
         _sync(path)

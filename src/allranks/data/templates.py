@@ -5,12 +5,30 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from allranks.data.turn_formats import TURN_FORMATS, jinja_of
 from allranks.errors import DataError
 
 _FOLDER = Path(__file__).parent / "chat_templates"
 _FALLBACK = "tokenizer_default_fallback_"
 # Templates that write today's date would make data that differs from day to day and from node to node.
 _FIXED_DATE = date(2025, 1, 1)
+# Names of Axolotl's for templates that models bring along: what the tokenizer's own must hold to be the one meant.
+_OF_TOKENIZERS = {
+    "command_a": ("<|START_OF_TURN_TOKEN|>", "<|START_RESPONSE|>"),
+    "exaone4": ("[|system|]", "[|endofturn|]", "<think>"),
+    "gemma4": ("<|turn>", "<turn|>"),
+    "gemma4_unified": ("<|turn>", "<turn|>"),
+    "llama3_2": ("<|start_header_id|>", "<|eot_id|>", "Cutting Knowledge Date"),
+    "nemotron_h": ("<|im_start|>", "<|im_end|>", "<think>"),
+    "qwen_25": ("<|im_start|>", "<|im_end|>", "<tool_call>"),
+    "qwen3": ("<|im_start|>", "<|im_end|>", "<think>"),
+    "qwen3_5": ("<|im_start|>", "<|im_end|>", "<think>"),
+}
+_SAME = {"gemma3": "gemma", "gemma3n": "gemma"}
+_ELSEWHERE = {
+    **dict.fromkeys(("llama3_2_vision", "llava", "pixtral", "qwen2_vl"), "is for images, and only text is trained"),
+    **dict.fromkeys(("command_a_tool_use", "command_a_rag"), "is a second template of its tokenizer; use command_a"),
+}
 
 
 def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
@@ -36,7 +54,7 @@ def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
         return text
     if name.startswith(_FALLBACK):
         return _tokenizer_template(tokenizer) or _named(name.removeprefix(_FALLBACK))
-    return _named(name)
+    return _marked(name, tokenizer) if name in _OF_TOKENIZERS else _named(name)
 
 
 def named_template_text(name: str | None, jinja: str | None) -> str | None:
@@ -44,12 +62,12 @@ def named_template_text(name: str | None, jinja: str | None) -> str | None:
     if name == "jinja" or (name is None and jinja):
         return _own_template(jinja or "")
     named = (name or "").removeprefix(_FALLBACK)
-    return _named(named) if named and named != "tokenizer_default" else None
+    return _named(named) if named and named != "tokenizer_default" and name not in _OF_TOKENIZERS else None
 
 
 def template_names() -> list[str]:
     """The templates that come with allranks."""
-    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
+    return sorted([*(path.stem for path in _FOLDER.glob("*.jinja")), *TURN_FORMATS, *_SAME])
 
 
 def pin_dates(template: str) -> str:
@@ -62,13 +80,30 @@ def pin_dates(template: str) -> str:
 
 
 def _named(name: str) -> str:
-    path = _FOLDER / f"{name}.jinja"
     if name not in template_names():
+        why = _ELSEWHERE.get(name) or f"does not come with allranks, which has {', '.join(template_names())}"
+        if name in _OF_TOKENIZERS:
+            why = "comes with tokenizers only, and this one has none"
         raise DataError(
-            f"chat_template {name!r} does not come with allranks, which has {', '.join(template_names())}. Most models "
-            "carry their own: use chat_template: tokenizer_default, or jinja with chat_template_jinja"
+            f"chat_template {name!r} {why}. Most models carry their own: use chat_template: tokenizer_default, or "
+            "jinja with chat_template_jinja"
         )
-    return path.read_text(encoding="utf-8")
+    if name in TURN_FORMATS:
+        return jinja_of(TURN_FORMATS[name])
+    return (_FOLDER / f"{_SAME.get(name, name)}.jinja").read_text(encoding="utf-8")
+
+
+def _marked(name: str, tokenizer: Any) -> str:
+    """The tokenizer's own template, if it is the one that `name` means."""
+    text = _tokenizer_template(tokenizer)
+    lacking = [mark for mark in _OF_TOKENIZERS[name] if mark not in (text or "")]
+    if text is None or lacking:
+        found = f"one without {lacking[0]}" if text else "none"
+        raise DataError(
+            f"chat_template {name!r} is the one that its models bring in their tokenizer, and this tokenizer has "
+            f"{found}: set tokenizer_config to a model of that family, or chat_template to another, such as chatml"
+        )
+    return text
 
 
 def _own_template(jinja: str) -> str:
@@ -81,6 +116,6 @@ def _own_template(jinja: str) -> str:
 
 
 def _tokenizer_template(tokenizer: Any) -> str | None:
-    if not tokenizer.chat_template:
-        return None
-    return tokenizer.get_chat_template()
+    # What it was loaded with: `chat_template` is the config's by now.
+    own = tokenizer.init_kwargs.get("chat_template", tokenizer.chat_template)
+    return own.get("default") if isinstance(own, dict) else own

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from allranks.data.token_names import rename_added_tokens
 from allranks.errors import ConfigError
 
 # What decides how a tokenizer works. Everything else beside the weights does not touch the data.
@@ -24,17 +25,18 @@ _FILES = (
 
 
 def load_tokenizer(cfg: Any) -> Any:
-    """The tokenizer with `special_tokens`, `tokens` and `chat_template` of the config applied.
+    """The tokenizer with `added_tokens_overrides`, `special_tokens`, `tokens` and `chat_template` applied.
 
     Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
     """
     from allranks.data.templates import template_text
 
-    tokenizer = _as_the_model_brings_it(cfg)
+    tokenizer = _base_tokenizer(cfg)
     if cfg.model.special_tokens is not None:
         tokenizer.add_special_tokens(cfg.model.special_tokens.model_dump(exclude_none=True))
     if cfg.model.tokens:
         tokenizer.add_tokens(list(cfg.model.tokens))
+    tokenizer.init_kwargs.setdefault("chat_template", tokenizer.chat_template)
     if cfg.data.chat_template or cfg.data.chat_template_jinja:
         tokenizer.chat_template = template_text(cfg.data.chat_template, cfg.data.chat_template_jinja, tokenizer)
     return tokenizer
@@ -45,20 +47,23 @@ def new_tokens(cfg: Any) -> list[str]:
     special = cfg.model.special_tokens.model_dump(exclude_none=True) if cfg.model.special_tokens else {}
     several = special.pop("additional_special_tokens", [])
     given = list(dict.fromkeys([*special.values(), *several, *(cfg.model.tokens or [])]))
-    vocabulary = _as_the_model_brings_it(cfg).get_vocab() if given else {}
+    vocabulary = _base_tokenizer(cfg).get_vocab() if given else {}
     return [token for token in given if token not in vocabulary]
 
 
-def _as_the_model_brings_it(cfg: Any) -> Any:
+def _base_tokenizer(cfg: Any) -> Any:
+    """The tokenizer as the model brings it, with other names for tokens that it has in reserve."""
     from transformers import AutoTokenizer
 
     name = cfg.model.tokenizer_config or cfg.model.base_model
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=cfg.model.revision_of_model, trust_remote_code=cfg.model.trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(_not_loaded(cfg, name, error)) from error
+    names = cfg.model.added_tokens_overrides
+    return rename_added_tokens(tokenizer, names) if names else tokenizer
 
 
 def tokenizer_files(cfg: Any) -> list[Path]:

@@ -15,7 +15,7 @@ turn is trained in a text of its own, which ends with it, as the model would hav
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from allranks.data.templates import pin_dates
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _THINK_TAG = re.compile(r"</?think>")
+_THINKING_KEYS = ("reasoning_content", "thinking")  # by which templates know the reasoning
 _PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")  # private-use characters, which no text holds by accident
 
 
@@ -42,13 +43,21 @@ class Turn:
 
 
 class ChatTemplate:
-    """A Jinja chat template with the special tokens of a tokenizer."""
+    """A Jinja chat template with the special tokens of a tokenizer, and further `variables` of the user's."""
 
-    def __init__(self, template: str, tokenizer: Any, eot_tokens: Iterable[str] = ()):
+    def __init__(
+        self,
+        template: str,
+        tokenizer: Any,
+        eot_tokens: Iterable[str] = (),
+        variables: Mapping[str, Any] | None = None,
+        thinking_key: str | None = None,
+    ):
         self.template = pin_dates(template)
         self.marks_generation = _GENERATION.search(self.template) is not None
-        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
         self._ends = _end_tokens(tokenizer, eot_tokens)
+        self._thinking_keys = (*_THINKING_KEYS, *([thinking_key] if thinking_key else []))
         self._literals: dict[tuple, list[str] | None] = {}
         self._writes_tools: bool | None = None
 
@@ -73,14 +82,23 @@ class ChatTemplate:
             marked = dict(zip(assistants, generated, strict=True))
             turns = {i: self._marked(text, *marked[i]) for i in wanted if i in marked}
             holding = {i: text[turn.start : turn.stop] for i, turn in turns.items()}
-        rest = [i for i in wanted if i not in turns or not _holds(holding[i], messages[i])]
+        rest = [i for i in wanted if i not in turns or not self._holds(holding[i], messages[i])]
         spans = self._by_placeholders(text, messages, tools) if rest else None
         for i in rest:
             turn = self._turn(text, messages, spans, i) if spans else self._search(text, messages, tools, i)
             holding[i] = text[turn.start : turn.stop]
             if i not in turns:
                 turns[i] = _limited(turn, generated) if i in assistants and self.marks_generation else turn
-        return text, {i: turns[i] for i in wanted if _holds(holding[i], messages[i])}
+        return text, {i: turns[i] for i in wanted if self._holds(holding[i], messages[i])}
+
+    def _holds(self, span: str, message: dict) -> bool:
+        """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
+        squeezed = _squeeze(span)
+        # Templates write reasoning between tags of their own, and some of these belong to the generation prompt.
+        wanted = _THINK_TAG.split(message["content"])
+        wanted += [message.get(key) or "" for key in self._thinking_keys]
+        wanted += [str(call.get("function", {}).get("name", "")) for call in message.get("tool_calls") or []]
+        return all(_squeeze(part) in squeezed for part in wanted)
 
     def _render(self, messages: list[dict], tools: Any, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
         from jinja2.exceptions import TemplateError
@@ -93,7 +111,7 @@ class ChatTemplate:
                 chat_template=self.template,
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=self.marks_generation,
-                **self._special_tokens,
+                **self._variables,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RecordError(f"the chat template refuses the conversation: {error}") from error
@@ -243,16 +261,6 @@ def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
     if not inside:
         return Turn(turn.stop, turn.stop, None)
     return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end)
-
-
-def _holds(span: str, message: dict) -> bool:
-    """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
-    squeezed = _squeeze(span)
-    # Templates write reasoning between tags of their own, and some of these belong to the generation prompt.
-    wanted = _THINK_TAG.split(message["content"])
-    wanted.append(message.get("reasoning_content") or message.get("thinking") or "")
-    wanted += [str(call.get("function", {}).get("name", "")) for call in message.get("tool_calls") or []]
-    return all(_squeeze(part) in squeezed for part in wanted)
 
 
 def _check_questions(messages: list[dict], text: str) -> None:

@@ -10,7 +10,10 @@ from allranks.config import RunConfig
 
 @dataclass(frozen=True)
 class Agenda:
-    """Steps count from 1 here: step k is due after the k-th optimizer step. The last step always is."""
+    """Steps count from 1 here: step k is due after the k-th optimizer step. The last step always is.
+
+    0 in `eval_at`: before the first step. Bests are saved when they are found, which no agenda knows.
+    """
 
     num_steps: int
     total_blocks: int
@@ -49,13 +52,13 @@ def lay_out(cfg: RunConfig, *, num_blocks: int, global_batch: int, has_eval: boo
         by_steps = every_eval or (500.0 if evaluation.eval_strategy == "steps" else None)
         eval_at = set(_multiples(by_steps, num_steps)) if by_steps else set(epoch_ends)
         eval_at.add(num_steps)
+        if evaluation.eval_on_start:
+            eval_at.add(0)
 
     save_at: set[int] = set()
-    if save.save_strategy == "best":
-        save_at = set(eval_at)
-    elif save.save_strategy == "epoch" or (save.save_strategy is None and every_save is None):
+    if save.save_strategy == "epoch" or (save.save_strategy is None and every_save is None):
         save_at = set(epoch_ends)
-    elif save.save_strategy != "no":
+    elif save.save_strategy not in ("no", "best"):
         save_at = set(_multiples(every_save or 500.0, num_steps))
     if save.save_first_step:
         save_at.add(1)

@@ -89,7 +89,7 @@ def assemble(
         pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
         after_step=between_steps(cfg, run_dir.path / "profiles", identity.rank, device),
-        save_best=cfg.checkpoint.save_strategy == "best",
+        save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
         memory_bytes=_memory_meter(device),
         flops_per_token=training_flops_per_token(model.num_parameters, model.num_trainable),
         peak_flops=_peak(device, half=model.precision.compute != torch.float32),
@@ -113,13 +113,21 @@ def data_seed(cfg: RunConfig) -> int:
 def _plan(cfg: RunConfig, identity: Identity, blocks: BlockSet, total_blocks: int, global_batch: int) -> BatchPlan:
     return BatchPlan(
         blocks,
-        BlockOrder(len(blocks), data_seed(cfg)),
+        block_order(cfg, blocks, global_batch),
         global_batch=global_batch,
         micro_batch_size=cfg.optimizer.micro_batch_size,
         rank=identity.rank,
         world_size=identity.world_size,
         total_blocks=total_blocks,
     )
+
+
+def block_order(cfg: RunConfig, blocks: BlockSet, global_batch: int) -> BlockOrder:
+    """The order of the training blocks that the config asks for."""
+    if cfg.data.curriculum_sampling:
+        return BlockOrder(len(blocks), seed=None)
+    lengths = blocks.token_counts if cfg.data.group_by_length else None
+    return BlockOrder(len(blocks), data_seed(cfg), lengths=lengths, step=global_batch)
 
 
 def _eval_plan(cfg: RunConfig, identity: Identity, blocks: BlockSet) -> BatchPlan:

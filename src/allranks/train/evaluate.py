@@ -10,9 +10,10 @@ from allranks.model.build import TrainModel
 from allranks.train.feed import feed
 
 
-def evaluate(model: TrainModel, plan: BatchPlan, *, pad_blocks_to: int | None, pad_token_id: int) -> float:
+def evaluate(model: TrainModel, plan: BatchPlan, *, pad_blocks: bool, pad_token_id: int) -> float:
     """Mean cross entropy over all target tokens of the evaluation set; the same number on every rank."""
     device = model.placement.device
+    pad_blocks_to = plan.blocks.sequence_len if pad_blocks else None
     total = torch.zeros((), device=device)
     num_targets = 0
     model.module.eval()

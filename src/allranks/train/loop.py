@@ -102,6 +102,8 @@ def train(loop: Loop) -> Outcome:
     device = model.placement.device
     model.module.train()
     steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
+    if loop.step == 0 and 0 in loop.agenda.eval_at:
+        _measure(loop)
     loop._last_read = time.perf_counter()
     for call in loop.after_step:
         call(loop.step)
@@ -155,7 +157,7 @@ def train(loop: Loop) -> Outcome:
             for call in loop.after_step:
                 call(step)
             early = step in loop.agenda.eval_at and _evaluate(loop)
-            if step in loop.agenda.save_at and not loop.save_best:
+            if step in loop.agenda.save_at and not _is_saved(loop):
                 save(loop)
             if (saved := loop.checkpointer.poll()) is not None:
                 _saved(loop, saved)
@@ -201,10 +203,14 @@ def _finish_saving(loop: Loop) -> None:
 
 
 def _save_before_leaving(loop: Loop) -> None:
-    newest = loop.checkpointer.newest
-    if newest is None or step_of(newest) != loop.step:
+    if not _is_saved(loop):
         save(loop)
     _finish_saving(loop)
+
+
+def _is_saved(loop: Loop) -> bool:
+    newest = loop.checkpointer.newest
+    return newest is not None and step_of(newest) == loop.step
 
 
 def _digest(loop: Loop, read: list[StepStats]) -> None:
@@ -272,15 +278,9 @@ def _check(loop: Loop, stats: StepStats) -> None:
 
 
 def _evaluate(loop: Loop) -> bool:
-    """Evaluate, save if this is the best and only the best is saved; True if training should stop improving in vain."""
-    assert loop.eval_plan is not None
+    """Evaluate, save if this is the best and bests are saved; True if training should stop improving in vain."""
     _digest(loop, loop.stats.flush())
-    started = time.perf_counter()
-    loss = evaluate(loop.model, loop.eval_plan, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id)
-    seconds = time.perf_counter() - started
-    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
-    if loop.progress is not None:
-        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
+    loss = _measure(loop)
     improved = loop.best_loss is None or loss < loop.best_loss
     if improved:
         loop.best_loss, loop.evals_without_improvement = loss, 0
@@ -295,3 +295,16 @@ def _evaluate(loop: Loop) -> bool:
     loop._last_read = time.perf_counter()  # none of this is part of the next step's time
     patience = loop.limits.eval_patience
     return patience is not None and loop.evals_without_improvement >= patience
+
+
+def _measure(loop: Loop) -> float:
+    """The evaluation loss of the present step, recorded."""
+    assert loop.eval_plan is not None
+    started = time.perf_counter()
+    pad_blocks = loop.pad_blocks_to is not None
+    loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
+    seconds = time.perf_counter() - started
+    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
+    if loop.progress is not None:
+        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
+    return loss

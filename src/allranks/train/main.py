@@ -277,7 +277,8 @@ class _Rank:
         if written is not None:
             self._say(f"  {written.name:<11} {written}")
         elif newest and outcome.reason != "preempted":
-            self._say(f"  export      allranks export {self.run_dir.path}")
+            best = f" --step {commit.step_of(Path(loop.best_checkpoint))}" if loop.best_checkpoint else ""
+            self._say(f"  export      allranks export {self.run_dir.path}{best}")
 
 
 def _set_tf32(cfg: RunConfig, device: torch.device) -> None:

@@ -69,8 +69,9 @@ def check_trajectory(
             warn(f"{key} is {now.get(key)} from here on; it was {then.get(key)} in {checkpoint.name}")
 
 
-# Other shapes or meanings of the tensors in the checkpoint.
-_FIXED = {*AdapterConfig.model_fields, "optimizer", "unfrozen_parameters"}
+_ORDER = {"curriculum_sampling", "group_by_length"}
+# Other shapes or meanings of the tensors in the checkpoint, or another order of the data.
+_FIXED = {*AdapterConfig.model_fields, "optimizer", "unfrozen_parameters", *_ORDER}
 # Whatever else the next steps' numbers depend on. The batch sizes have a rule of their own (global_batch_size).
 _WATCHED = _FIXED | (
     {*ModelConfig.model_fields, *OptimizerConfig.model_fields, *PrecisionConfig.model_fields}

@@ -325,7 +325,7 @@ BAD = {
     ),
     "FSDP1": ("fsdp_version: 1", ["config.yaml:6: fsdp_version: 1: FSDP1 is deprecated", "use `fsdp_version: 2`"]),
     "FSDP1's key": (
-        "fsdp_config:\n  fsdp_backward_prefetch: BACKWARD_PRE",
+        "fsdp_config:\n  fsdp_backward_prefetch: BACKWARD_POST",
         ["config.yaml:7: fsdp_config.fsdp_backward_prefetch: an FSDP1 setting"],
     ),
     "LOCAL_STATE_DICT": (

@@ -294,3 +294,9 @@ class TestTools:
 def test_unknown_end_tokens_are_an_error(trained):
     with pytest.raises(DataError, match=r"eot_tokens: '<|nope|>' is not one token"):
         trained({"messages": MESSAGES}, CHAT, eot_tokens=["<|nope|>"])
+
+
+def test_reasoning_under_another_key_must_be_written_too(trained):
+    record = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "why": "so"}]}
+    with pytest.raises(RecordError, match="leaves out a part of 'yes'"):
+        trained(record, CHAT | {"field_thinking": "why", "template_thinking_key": "thought"})

@@ -35,3 +35,23 @@ def test_no_seed_keeps_the_order():
 def test_no_blocks_no_order():
     with pytest.raises(ValueError, match="at least one"):
         BlockOrder(0, 1)
+
+
+def test_steps_of_one_length_in_an_order_of_their_own_every_epoch():
+    lengths = np.random.default_rng(0).integers(1, 1000, 1003)
+    order = BlockOrder(1003, 7, lengths=lengths, step=10)
+    stream = order.block_ids(0, 3 * 1003)
+    spread = [np.ptp(lengths[stream[k : k + 10]]) for k in range(0, 3 * 1003 - 10, 10)]
+    # A step that holds the end of one epoch and the beginning of the next, or the end of a window, is mixed.
+    assert np.median(spread) < 30
+    assert sum(width > 200 for width in spread) <= 3 * 3
+    epochs = [stream[e * 1003 : (e + 1) * 1003] for e in range(3)]
+    assert all(sorted(epoch) == list(range(1003)) for epoch in epochs)
+    assert epochs[0].tolist() != epochs[1].tolist()
+    # Lengths must not tell where in the epoch one is.
+    means = lengths[epochs[0][:1000]].reshape(100, 10).mean(axis=1)
+    assert abs(np.corrcoef(means, np.arange(100))[0, 1]) < 0.3
+    # Position p is known without those before it: this is what a resume relies on.
+    np.testing.assert_array_equal(
+        BlockOrder(1003, 7, lengths=lengths, step=10).block_ids(1500, 1600), stream[1500:1600]
+    )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from allranks.data.packing import pack
+from allranks.data.packing import pack, pack_in_order
 
 
 def random_lengths(count, limit, seed=0):
@@ -56,3 +56,12 @@ def test_nothing_to_pack():
 def test_a_document_that_fits_no_block_is_refused():
     with pytest.raises(ValueError, match=r"1\.\.10"):
         pack(np.array([4, 11]), 10)
+
+
+def test_in_order_a_block_ends_where_the_next_document_does_not_fit():
+    order, blocks = pack_in_order([4, 6, 1, 9, 10, 3, 3, 3], 10)
+    assert order.tolist() == list(range(8))
+    assert blocks.tolist() == [0, 2, 4, 5, 8]
+    assert pack_in_order([], 10)[1].tolist() == [0]
+    with pytest.raises(ValueError, match=r"1\.\.10"):
+        pack_in_order([11], 10)

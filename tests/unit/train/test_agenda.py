@@ -47,6 +47,7 @@ def test_when_to_save(keys, expected):
         ({"eval_steps": 6}, {6, 10}),
         ({"evals_per_epoch": 4}, {3, 5, 8, 10}),
         ({"eval_strategy": "no"}, set()),
+        ({"eval_steps": 6, "eval_on_start": True}, {0, 6, 10}),
     ],
 )
 def test_when_to_evaluate(keys, expected):
@@ -57,5 +58,6 @@ def test_without_evaluation_data_nothing_is_evaluated():
     assert agenda().eval_at == set()
 
 
-def test_save_best_saves_where_it_evaluates():
-    assert agenda(has_eval=True, save_strategy="best", eval_steps=5).save_at == {5, 10}
+def test_bests_are_not_on_the_agenda():
+    assert agenda(has_eval=True, save_strategy="best", eval_steps=5).save_at == set()
+    assert agenda(has_eval=True, load_best_model_at_end=True, eval_steps=5, save_steps=4).save_at == {4, 8, 10}

@@ -33,6 +33,8 @@ class CheckpointConfig(Section):
     auto_resume_from_checkpoints: bool = False
     """Go on from the newest complete checkpoint in `output_dir`, if there is one."""
     metric_for_best_model: Literal["eval_loss", "loss"] | None = None
-    """What `save_strategy: best` looks at: only the evaluation loss."""
+    """What `save_strategy: best` and `load_best_model_at_end` look at: only the evaluation loss."""
     greater_is_better: Literal[False] | None = None
     """A smaller loss is better."""
+    load_best_model_at_end: bool = False
+    """Make the result from the checkpoint with the smallest evaluation loss; each new best is saved besides."""

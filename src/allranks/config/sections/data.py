@@ -1,6 +1,6 @@
 """Keys of the data: sources, templates, what is trained, blocks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -87,6 +87,8 @@ class DatasetSpec(Section):
     """Split the data set into this many parts and …"""
     shards_idx: int | None = Field(None, ge=0)
     """… use the one with this index."""
+    weight: float | None = Field(None, gt=0, le=1)
+    """Share of its samples that is trained on, drawn once for the whole run."""
 
 
 class DataConfig(Section):
@@ -104,16 +106,22 @@ class DataConfig(Section):
     """`tokenizer_default`, `tokenizer_default_fallback_NAME`, a template's name such as `chatml`, or `jinja`."""
     chat_template_jinja: str | None = None
     """A Jinja template, or the path of a file with one, for `chat_template: jinja`."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables of the template, such as `{enable_thinking: false}`."""
     default_system_message: str | None = None
     """System message of conversations that have none."""
     sequence_len: int = Field(2048, ge=1)
     """Tokens in a block, and the most in a sample."""
+    eval_sequence_len: int | None = Field(None, ge=1)
+    """The same for `test_datasets`."""
     excess_length_strategy: Literal["drop", "truncate", "raise"] = "drop"
     """What to do with a sample that is longer than `sequence_len`."""
     min_sample_len: int | None = Field(None, ge=0)
     """Leave out samples with fewer tokens."""
     sample_packing: bool = False
     """Pack several samples into a block. They do not see each other."""
+    sample_packing_sequentially: bool | None = None
+    """Pack the samples in their order, at the price of more padding; only with `curriculum_sampling` if not given."""
     eval_sample_packing: bool | None = None
     """The same for evaluation; only with `torch_compile` if not given."""
     pad_to_sequence_len: bool | None = None
@@ -132,8 +140,18 @@ class DataConfig(Section):
     """Processes that prepare the data."""
     skip_invalid: bool = False
     """Leave out broken records with a count, instead of stopping at the first."""
-    shuffle_merged_datasets: bool = True
-    """Mix the data sets before packing."""
+    shuffle_merged_datasets: bool | None = None
+    """Mix the data sets before packing; yes, but for `curriculum_sampling`, if not given."""
+    shuffle_before_merging_datasets: bool = False
+    """Shuffle each data set by itself; they then follow one another, unless `shuffle_merged_datasets` mixes them."""
+    curriculum_sampling: bool = False
+    """Train in the order of the data, the same in every epoch: data set after data set, line after line."""
+    group_by_length: bool = False
+    """Put blocks of about the same length into a step: less waiting and padding, but the losses go up and down."""
+    dataset_shard_num: int | None = Field(None, ge=1)
+    """Split all data together into this many parts and …"""
+    dataset_shard_idx: int | None = Field(None, ge=0)
+    """… train on the one with this index."""
     dataset_exact_deduplication: bool = False
     """Leave out samples that repeat an earlier one exactly."""
     data_seed: int | None = Field(None, ge=0, le=2**32 - 1)

@@ -16,6 +16,8 @@ class EvaluationConfig(Section):
     """Evaluate every so many steps; below 1, after every such fraction of the run."""
     evals_per_epoch: int | None = Field(None, ge=1)
     """Evaluate so many times an epoch, evenly."""
+    eval_on_start: bool = False
+    """Evaluate before the first step too, to compare with; it counts neither as the best nor for early stopping."""
     eval_batch_size: int | None = Field(None, ge=1)
     """Blocks that a rank evaluates at once; follows `micro_batch_size`."""
     early_stopping_patience: int | None = Field(None, ge=1)

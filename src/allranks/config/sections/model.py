@@ -54,6 +54,8 @@ class ModelConfig(Section):
     """Special tokens to set on the tokenizer."""
     tokens: list[str] | None = None
     """Tokens to add to the tokenizer; the embedding grows to hold them."""
+    added_tokens_overrides: dict[str, str] | None = None
+    """New names for tokens that the tokenizer has in reserve, such as `{128011: "<|tool|>"}`; the embedding stays."""
     resize_token_embeddings_to_32x: bool = False
     """Where the embedding grows to hold added tokens, round its size up to a multiple of 32."""
     overrides_of_model_config: dict[str, Any] | None = None

@@ -1,0 +1,54 @@
+"""Which documents are trained on, in which order, and which are set aside for evaluation."""
+
+from typing import Any
+
+import numpy as np
+
+from allranks.data.collection import SourceStats
+from allranks.errors import DataError
+
+# Mixing the data sets is fixed, so that another `seed` needs no new preparation.
+_MERGE_SEED = 0
+
+
+def drawn_documents(data: Any, specs: list, sources: list[SourceStats]) -> np.ndarray:
+    """Ids of the documents that `weight`, `dataset_shard_num` and `shuffle_before_merging_datasets` give, in order.
+
+    Documents are numbered through all data sets. Notes in `sources` how many `weight` leaves out.
+    """
+    parts, first = [np.empty(0, np.int64)], 0
+    for index, (spec, stats) in enumerate(zip(specs, sources, strict=True)):
+        ids = np.arange(first, first + stats.documents)
+        first += stats.documents
+        shuffled = ids[permutation(len(ids), index + 1)]
+        if spec.weight is not None and len(ids):
+            count = max(1, round(spec.weight * len(ids)))
+            stats.not_drawn = len(ids) - count
+            shuffled = shuffled[:count]
+            ids = np.sort(shuffled)
+        parts.append(shuffled if data.shuffle_before_merging_datasets else ids)
+    merged = np.concatenate(parts)
+    return merged[data.dataset_shard_idx :: data.dataset_shard_num] if data.dataset_shard_num else merged
+
+
+def split_off(documents: np.ndarray, val_set_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Documents for training and for evaluation, each in their order."""
+    if not val_set_size:
+        return documents, np.empty(0, np.int64)
+    total = len(documents)
+    count = val_set_size if isinstance(val_set_size, int) else max(1, round(total * val_set_size))
+    if count >= total:
+        raise DataError(f"val_set_size {val_set_size} takes {count} of {total} documents, and leaves none to train")
+    order = permutation(total, seed)
+    return documents[np.sort(order[count:])], documents[np.sort(order[:count])]
+
+
+def mixed(documents: np.ndarray) -> np.ndarray:
+    """The documents of all data sets mixed."""
+    return documents[permutation(len(documents), _MERGE_SEED)]
+
+
+def permutation(count: int, seed: int) -> np.ndarray:
+    """A permutation from (seed, count) that is the same in every numpy version (raw bits are, NEP 19)."""
+    bits = np.random.PCG64(np.random.SeedSequence([seed, count])).random_raw(count)
+    return np.argsort(bits, kind="stable")
