@@ -34,6 +34,7 @@ def test_the_same_config_is_taken_without_a_word():
     [
         ({}, {"fingerprint": "g"}, "prepared data"),
         ({"seed": 1}, {}, "seed of the order"),
+        ({"group_by_length": True}, {}, "group_by_length is True here, False there"),
         ({"optimizer": "sgd"}, {}, "optimizer is sgd here, adamw_torch_fused there"),
     ],
 )
