@@ -171,7 +171,9 @@ def _collectives(notes: list[dict[str, Any]]) -> Iterator[Collective]:
             continue
         num_bytes = sum(_numel(size) * _ITEM_BYTES[kind] for size, kind in zip(sizes, types, strict=True))
         dtype = _TYPES.get(types[0], types[0]) if types else "none"
-        yield Collective(op, backend, meaning or group, members[group], dtype, num_bytes)
+        # "undefined" is what PyTorch calls groups whose maker gave them no name, as DeepSpeed's.
+        name = meaning if meaning not in ("", "undefined") else "unnamed"
+        yield Collective(op, backend, name, members[group], dtype, num_bytes)
 
 
 def op_of(name: str) -> str:
