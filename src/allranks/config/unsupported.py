@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 LATER = {
-    "gptq": "GPTQ models",
+    "gptq": "GPTQ weights; use the model that they were made from with `adapter: qlora`",
     "wandb_watch": "gradients by layer in Weights & Biases, whose process has no model; the norm is there",
     "wandb_log_model": "uploads of models; `wandb artifact put OUTPUT_DIR/adapter` (or `model`) after the run",
     "hf_mlflow_log_artifacts": "copies of checkpoints in MLflow; `mlflow artifacts log-artifacts` after the run",

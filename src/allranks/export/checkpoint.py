@@ -62,6 +62,8 @@ class Checkpoint:
         return self._load({_SQUARES.format(name): shape for name, shape in self.squares.items()}, self.squares)
 
     def _load(self, keys: dict[str, tuple[torch.Size, torch.dtype]], names: Iterable[str]) -> dict[str, Tensor]:
+        if not keys:
+            return {}
         wanted = {key: torch.empty(size, dtype=dtype) for key, (size, dtype) in keys.items()}
         try:
             dcp.load(wanted, storage_reader=reader(self.path), planner=planner(), no_dist=True)

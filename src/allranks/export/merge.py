@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from allranks.errors import UsageError
 from allranks.export.adapter import write_adapter
@@ -44,7 +44,7 @@ def write_merged_model(
         # The config of the training (base_model_config, overrides_of_model_config), at the size of the base's weights.
         config = meta.config
         config.get_text_config().vocab_size = min(rows, _stored_rows(base, source, rows))
-        model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
+        model = _base(base, config, dtype, source)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the base model {base} cannot be loaded ({' '.join(str(error).split())[:200]}); "
@@ -61,6 +61,18 @@ def write_merged_model(
     report("writing the merged model")
     merged.save_pretrained(folder, max_shard_size=max_shard_bytes)
     write_configs(checkpoint, merged, folder, dtype)
+
+
+def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[str, Any]) -> PreTrainedModel:
+    """The base model in `dtype`. One that is stored quantized comes with its own config, and is made plain."""
+    own = AutoConfig.from_pretrained(base, **source) if (Path(base) / "config.json").is_file() else None
+    if not getattr(own, "quantization_config", None):
+        return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)
+    plain = model.dequantize(dtype=dtype)
+    # How the packed weights were read, which `save_pretrained` would try to do backwards.
+    plain.__dict__.pop("_weight_conversions", None)
+    return plain
 
 
 def _stored_rows(base: str, source: dict[str, Any], rows: int) -> int:

@@ -25,6 +25,7 @@ from allranks.model.parallel import checkpoint_activations, compile_layers, repl
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
 from allranks.model.quantized.settings import quantization, quantize_layers
+from allranks.model.quantized.stored import gather_packed, stored_settings
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
 from allranks.model.vocabulary import grow_vocabulary
@@ -121,10 +122,13 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         ConfigError: for whatever the config, the model and its weights do not agree on.
     """
     precision = resolve_precision(cfg, placement.device, placement.kind)
-    quantized = quantization(cfg, placement, precision)
     folder = model_folder(cfg)
-    stored = find_weights(folder)
     config = read_config(cfg, folder)
+    before = stored_settings(config, cfg, folder)
+    quantized = quantization(cfg, placement, precision, before)
+    stored = find_weights(folder)
+    if before:
+        stored = gather_packed(stored)
     grown = grow_vocabulary(config, cfg, tokenizer)
 
     kernel = loss_kernel(cfg, placement.device)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from allranks.errors import ConfigError
 from allranks.model.conversion import Recipe, Unloaded, missing_patterns, recipes
 from allranks.model.quantized import quantized_layers
+from allranks.model.quantized.stored import PackedTensor
 from allranks.model.sharding import filling, local_part
 from allranks.model.weights import StoredTensor, mean_row, read_rows, read_tensor, same_values
 from allranks.model.zero import is_partitioned
@@ -113,7 +114,14 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
             stored = plan.stored[recipe.stored[0][0]]
             for _, tensor in here:
                 before = filled.setdefault(id(tensor), stored)
-                if id(tensor) in quantized:
+                if isinstance(stored, PackedTensor):
+                    if id(tensor) not in quantized:
+                        raise ConfigError(
+                            f"{stored.name} is stored quantized, and the model needs it as it was (it is trained "
+                            "whole, or the output layer): use the model that the base model was made from"
+                        )
+                    quantized[id(tensor)].take_packed(*stored.read())
+                elif id(tensor) in quantized:
                     quantized[id(tensor)].take(read_tensor(stored))
                 elif before is stored:
                     _copy_rows(stored, tensor, grown=recipe.target in plan.grown)

@@ -42,8 +42,7 @@ def read_config(cfg: Any, folder: Path) -> PreTrainedConfig:
     """Read the model's config and apply `overrides_of_model_config`.
 
     Raises:
-        ConfigError: no config.json, an architecture that transformers does not know, an unknown override, or weights
-            that are stored quantized.
+        ConfigError: no config.json, an architecture that transformers does not know, or an unknown override.
     """
     where = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder
     overrides = dict(cfg.model.overrides_of_model_config or {})
@@ -55,8 +54,4 @@ def read_config(cfg: Any, folder: Path) -> PreTrainedConfig:
         if not hasattr(config, key):
             raise ConfigError(f"overrides_of_model_config: {type(config).__name__} has no {key}")
         setattr(config, key, value)
-    if getattr(config, "quantization_config", None):
-        raise ConfigError(
-            f"{folder} holds quantized weights, which cannot be trained; use the unquantized model as base_model"
-        )
     return config

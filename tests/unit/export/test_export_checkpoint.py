@@ -127,6 +127,19 @@ def test_an_adapter_over_a_quantized_base(tmp_path, form):
     assert not torch.allclose(logits_of(merged), trained.logits, rtol=1e-2, atol=1e-2), "nothing was quantized"
 
 
+@pytest.mark.parametrize("form", QUANTIZED)
+def test_a_base_that_is_stored_quantized_is_merged_as_it_is(tmp_path, form):
+    config = BitsAndBytesConfig(**QUANTIZED[form][1])
+    base = AutoModelForCausalLM.from_pretrained(saved_model("llama"), dtype=torch.float32, quantization_config=config)
+    base.save_pretrained(tmp_path / "base")
+    trained = train(tmp_path / "run", "llama", **{**LORA, **QUANTIZED[form][0], "base_model": str(tmp_path / "base")})
+    trained.model.hf_model.train()  # for evaluation bitsandbytes also cuts the inputs to 8 bits
+    folder = export(tmp_path / "run", merge=True).folder
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    merged = logits_of(AutoModelForCausalLM.from_pretrained(folder))
+    torch.testing.assert_close(merged, trained.model.logits(BATCH), rtol=1e-4, atol=1e-4)
+
+
 CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "overrides": {"overrides_of_model_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}},
     "overrides and added tokens": {

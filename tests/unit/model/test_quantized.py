@@ -1,6 +1,8 @@
 """Quantized base weights are those that transformers and bitsandbytes make; what cannot be done is refused first."""
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +157,57 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     with pytest.raises(ConfigError, match="load_in_4bit needs bitsandbytes: pip install"):
         build(adapter="qlora")
+
+
+def saved_quantized(folder: Path, **settings: Any) -> Path:
+    config = BitsAndBytesConfig(**settings)
+    model = AutoModelForCausalLM.from_pretrained(saved_model("llama"), dtype=torch.float32, quantization_config=config)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "adapter"),
+    [
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}, "qlora"),
+        ({"load_in_4bit": True}, "lora"),
+        ({"load_in_8bit": True}, "lora"),
+    ],
+    ids=["nf4", "fp4", "8"],
+)
+def test_a_base_model_that_was_saved_quantized(tmp_path, settings, adapter):
+    folder = saved_quantized(tmp_path / "base", **settings)
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    model = build_model(config_for(folder, **{**LORA, "adapter": adapter}), one_process())
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(ONE), expected(ONE.input_ids).logits, rtol=0, atol=0)
+    assert not hasattr(model.config, "quantization_config")
+
+
+def test_a_stored_quantization_that_cannot_be_trained_over(tmp_path):
+    folder = saved_quantized(tmp_path / "base", load_in_4bit=True)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, r"holds weights in 4 bits, which cannot be trained: add `adapter: qlora`"),
+        ({**LORA, "load_in_8bit": True}, r"load_in_8bit: .* holds weights in 4 bits"),
+        (
+            {
+                **LORA,
+                "lora_modules_to_save": ["q_proj"],
+                "lora_target_linear": False,
+                "lora_target_modules": ["v_proj"],
+            },
+            r"q_proj.weight is stored quantized",
+        ),
+        (
+            {**LORA, "adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
+            r"bnb_4bit_use_double_quant: .* quantized already",
+        ),
+    ]
+    for keys, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            build_model(config_for(folder, **keys), one_process())
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"holds weights quantized by gptq, .* with `adapter: qlora`"):
+        build_model(config_for(folder, **LORA), one_process())

@@ -21,6 +21,10 @@ class QuantizedLayer(Protocol):
         """Quantize the whole float weight `value` and keep this rank's part of it."""
         ...
 
+    def take_packed(self, packed: Tensor, scales: dict[str, Tensor]) -> None:
+        """Keep this rank's part of a weight that was quantized before."""
+        ...
+
 
 def quantized_layers(model: nn.Module) -> Iterator[QuantizedLayer]:
     """The quantized layers of a model, without importing bitsandbytes to find none."""

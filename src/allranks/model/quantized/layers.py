@@ -55,6 +55,12 @@ class Linear4bit(bitsandbytes.nn.Linear4bit):
         )
         _keep(packed, self.weight)
 
+    @torch.no_grad()
+    def take_packed(self, packed: Tensor, scales: dict[str, Tensor]) -> None:
+        """Keep this rank's part of a weight that was quantized before; `scales` as bitsandbytes stores them."""
+        self.quant_state = QuantState.from_dict(dict(scales), device=self.wanted.device)
+        _keep(packed.view(self.wanted.storage), self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         # bitsandbytes' own forward pass does the same, and besides repacks the weight for some CPUs in eval mode, in
         # place: wrong for a weight that is gathered anew for every pass.
@@ -87,6 +93,12 @@ class Linear8bit(bitsandbytes.nn.Linear8bitLt):
         """Quantize the whole float weight `value` and keep this rank's rows of it."""
         rows, self.scales, _ = int8_vectorwise_quant(_prepared(value, self.transposed, self.wanted).to(torch.float16))
         _keep(rows.view(self.wanted.storage), self.weight)
+
+    @torch.no_grad()
+    def take_packed(self, packed: Tensor, scales: dict[str, Tensor]) -> None:
+        """Keep this rank's rows of a weight that was quantized before."""
+        self.scales = scales["SCB"].to(self.wanted.device)
+        _keep(packed.view(self.wanted.storage), self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         # Anew in every pass: what is gathered is another tensor each time.

@@ -36,16 +36,19 @@ class Quantization:
     skip: tuple[str, ...]
 
 
-def quantization(cfg: Any, placement: Placement, precision: Precision) -> Quantization | None:
-    """The config's quantization of the base model, or None.
+def quantization(
+    cfg: Any, placement: Placement, precision: Precision, stored: dict[str, Any] | None = None
+) -> Quantization | None:
+    """The quantization of the base model, or None: `stored`, where its files are quantized, else the config's.
 
     Raises:
         ConfigError: bitsandbytes is missing, or FSDP would convert the packed weights to another dtype.
     """
     adapter, options = cfg.adapter, cfg.adapter.bnb_settings
-    if not adapter.quantized_bits:
+    bits = stored["bits"] if stored else adapter.quantized_bits
+    if not bits:
         return None
-    require_library(cfg)
+    require_library(cfg, bits)
     compute = _dtype(options.bnb_4bit_compute_dtype, precision.compute)
     # Under mixed precision FSDP converts what it gathers, and torch before 2.13 integers too: that would destroy packed
     # weights that were not of the dtype it converts to. DeepSpeed does so to floating-point parameters.
@@ -58,23 +61,24 @@ def quantization(cfg: Any, placement: Placement, precision: Precision) -> Quanti
             f"{_name(precision.compute)}, and {'FSDP' if placement.kind == 'fsdp' else 'DeepSpeed'} converts weights "
             "to that, which destroys packed ones; remove the key"
         )
+    there = stored or options.model_dump()
     return Quantization(
-        bits=adapter.quantized_bits,
+        bits=bits,
         device=placement.device,
         dtype=precision.frozen,
         compute=compute,
         storage=storage,
-        quant_type=options.bnb_4bit_quant_type,
-        double_quant=options.bnb_4bit_use_double_quant,
-        threshold=options.llm_int8_threshold,
+        quant_type=there["bnb_4bit_quant_type"],
+        double_quant=there["bnb_4bit_use_double_quant"],
+        threshold=there["llm_int8_threshold"],
         # A module that is trained whole must stay what it is.
-        skip=(*(options.llm_int8_skip_modules or ()), *(adapter.lora_modules_to_save or ())),
+        skip=(*(there.get("llm_int8_skip_modules") or ()), *(adapter.lora_modules_to_save or ())),
     )
 
 
-def require_library(cfg: Any) -> None:
-    """Raise ConfigError where the config needs bitsandbytes and it is not installed; quick, for it imports nothing."""
-    bits = cfg.adapter.quantized_bits
+def require_library(cfg: Any, bits: int | None = None) -> None:
+    """Raise ConfigError where bitsandbytes is needed (or for `bits`) and missing; quick, for it imports nothing."""
+    bits = bits or cfg.adapter.quantized_bits
     if bits and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"load_in_{bits}bit needs bitsandbytes: pip install 'bitsandbytes>=0.50' on every node")
 
