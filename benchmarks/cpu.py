@@ -1,6 +1,6 @@
 """`make bench`: the same tiny model, data and settings through allranks and its peers, one after the other.
 
-    python -m benchmarks.cpu [--rounds 3] [--only allranks,bare] [--no-report]
+    python -m benchmarks.cpu [--rounds 2] [--only allranks,bare] [--no-report]
 
 Every contestant runs in a fresh process, alone on the machine; the rounds are interleaved, so that a slow minute hits
 all alike, and ratios are taken within a round.
@@ -28,7 +28,7 @@ CONTESTANTS = {
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each contestant runs (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each contestant runs (default 2)")
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, separated by commas")
     parser.add_argument("--steps", type=int, default=Workload.measured_steps, help="measured steps (default 8)")
     parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
