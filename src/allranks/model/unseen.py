@@ -33,8 +33,8 @@ def unseen_tokens(cfg: Any, model: PreTrainedModel, used: dict[str, int], new: l
     shown = ", ".join(token for token in used if token in unseen)
     return (
         f"the data has tokens that the base model has never seen: {shown}. The adapter leaves {' and '.join(last)} as "
-        f"they are, so that the model cannot learn them: set lora_modules_to_save: [{', '.join(last)}] (with FSDP2, "
-        "DDP or ZeRO-2), or start from a model that was trained on this chat template"
+        f"they are, so that the model cannot learn them: set lora_modules_to_save: [{', '.join(last)}], or "
+        "start from a model that was trained on this chat template"
     )
 
 
