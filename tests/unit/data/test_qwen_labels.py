@@ -2,12 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from allranks.data import prepare
+from allranks.data import BlockSet, collate, prepare
+from allranks.model.batch import to_device
+from allranks.model.build import build_model
+from tests.tiny_models import config_for, one_process, saved_model
 from tests.unit.data.conftest import save_model_folder
 
 WORDS = (
@@ -71,21 +74,32 @@ def table(text: str) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def prepared(make_config, tmp_path):
+def blocks(make_config, tmp_path):
     core = Tokenizer(models.WordLevel(IDS))
     core.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     special = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "eos_token": "<|endoftext|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|endoftext|>", **special)
     folder = save_model_folder(tmp_path / "words", tokenizer)
 
-    def prepared(said, sequence_len=64, **keys) -> list[list[tuple[int, int]]]:
-        turns = [{"from": role, "value": text} for role, text in said]
+    def blocks(conversations, sequence_len=64, **keys) -> BlockSet:
+        turns = [[{"from": role, "value": text} for role, text in said] for said in conversations]
         # One JSON list, as finetune.py reads it.
-        (tmp_path / "data.json").write_text(json.dumps([{"id": "1", "conversations": turns}] * 3))
+        (tmp_path / "data.json").write_text(
+            json.dumps([{"id": str(i), "conversations": t} for i, t in enumerate(turns)])
+        )
         dataset = {"path": str(tmp_path / "data.json"), "type": "qwen"}
         keys |= {"base_model": str(folder), "chat_template": None, "excess_length_strategy": "truncate"}
-        blocks = prepare(make_config(dataset, sequence_len=sequence_len, **keys)).train
-        documents = [blocks.document(index) for index in range(blocks.num_documents)]
+        return prepare(make_config(dataset, sequence_len=sequence_len, **keys)).train
+
+    return blocks
+
+
+@pytest.fixture
+def prepared(blocks):
+    def prepared(said, sequence_len=64, **keys) -> list[list[tuple[int, int]]]:
+        """(token, label?) of each document of a data set that has the conversation three times."""
+        made = blocks([said] * 3, sequence_len, **keys)
+        documents = [made.document(index) for index in range(made.num_documents)]
         return [list(zip(tokens.tolist(), mask.tolist(), strict=True)) for tokens, mask in documents]
 
     return prepared
@@ -111,7 +125,19 @@ def test_packing_changes_neither_tokens_nor_labels(prepared):
     assert prepared(SAID, sequence_len=128, sample_packing=True) == [table(SYSTEM + TURNS)] * 3
 
 
-def test_padding_would_be_no_label(prepared):
-    """finetune.py pads with <|endoftext|>, which has no label and is not attended to; here it does not exist."""
-    assert not any(token == IDS["<|endoftext|>"] for sample in prepared(SAID) for token, _ in sample)
-    assert np.sum([label for _, label in table(SYSTEM + TURNS)]) == 17
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_is_that_of_finetunes_padded_rows(packing, blocks):
+    """finetune.py pads each row with <|endoftext|>, which has no label and is not attended to; here is no padding."""
+    samples = [table(SYSTEM + TURNS), table(SYSTEM + TURNS)[:24]]
+    padded = [[*sample, *[(IDS["<|endoftext|>"], 0)] * (48 - len(sample))] for sample in samples]
+    tokens, is_label = torch.tensor(padded).unbind(-1)
+    labels = tokens.masked_fill(is_label == 0, -100)
+    model = AutoModelForCausalLM.from_pretrained(saved_model("qwen3"))
+    mean = model(tokens, attention_mask=tokens.ne(IDS["<|endoftext|>"]), labels=labels).loss
+    theirs = mean * (labels[:, 1:] != -100).sum()
+
+    made = blocks([SAID, SAID[:2]], sequence_len=96, sample_packing=packing)
+    assert len(made) == (1 if packing else 2)
+    batch = to_device(collate(made, range(len(made)), pad_to=None), torch.device("cpu"))
+    ours = build_model(config_for(saved_model("qwen3")), one_process()).forward_loss(batch)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
