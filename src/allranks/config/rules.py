@@ -60,6 +60,7 @@ ADAPTER_ONLY = [
     "lora_dropout",
     "lora_target_modules",
     "lora_target_linear",
+    "lora_target_parameters",
     "lora_modules_to_save",
     "lora_model_dir",
     "lora_fan_in_fan_out",
@@ -195,6 +196,15 @@ def _adapter(config: RunConfig, given: Given) -> Broken:
     for key in ("lora_r", "lora_alpha"):
         if getattr(adapter, key) is None and adapter.lora_model_dir is None:
             yield key, f"required by `adapter: {adapter.adapter}`"
+    if adapter.lora_target_parameters:
+        if config.deepspeed.stage:
+            yield "lora_target_parameters", "is not supported with DeepSpeed ZeRO; use `fsdp_version: 2`"
+        for key in ("lora_dropout", "peft_use_dora", "lora_fan_in_fan_out"):
+            if getattr(adapter, key):
+                yield (
+                    key,
+                    "does not go with `lora_target_parameters`: PEFT adds those products to the weights themselves",
+                )
     if adapter.peft_layers_pattern and not adapter.peft_layers_to_transform:
         yield "peft_layers_pattern", "needs `peft_layers_to_transform`"
 

@@ -33,7 +33,6 @@ LATER = {
     "tiled_mlp*": "tiled MLP",
     "use_kernels": "kernels of the Hub",
     "fp8*": "fp8: its kernels and scales depend on the GPU; use `bf16: true`",
-    "lora_target_parameters": "LoRA on bare parameters",
     "peft_layer_replication": "layer replication",
     "peft_trainable_token_indices": "training single tokens; use `lora_modules_to_save: [embed_tokens]`",
     "peft_ensure_weight_tying": "tied adapters",

@@ -99,11 +99,15 @@ def _new(model: PreTrainedModel, options: Any) -> LoraConfig:
         if isinstance(targets, str):
             raise ConfigError("lora_target_linear: true and a pattern in lora_target_modules exclude each other")
         targets = sorted({*targets, *linear_names(model)})
+    asked = options.lora_target_parameters
+    parameters = [asked] if isinstance(asked, str) else list(asked or []) or None
     return LoraConfig(
         r=options.lora_r or 8,  # PEFT's own defaults
         lora_alpha=options.lora_alpha or 8,
         lora_dropout=options.lora_dropout or 0.0,
-        target_modules=targets or None,
+        # With parameters alone to target, an empty list keeps PEFT from choosing modules too.
+        target_modules=targets or ([] if parameters else None),
+        target_parameters=parameters,
         modules_to_save=list(options.lora_modules_to_save or []) or None,
         fan_in_fan_out=bool(options.lora_fan_in_fan_out),
         use_dora=bool(options.peft_use_dora),
@@ -134,6 +138,15 @@ def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
     def there(part: str) -> bool:
         return any(name == part or name.endswith("." + part) for name in names)
 
+    bare = [name for name, _ in model.named_parameters() if not name.endswith((".weight", ".bias"))]
+    for bare_name in config.target_parameters or []:
+        if not any(name == bare_name or name.endswith("." + bare_name) for name, _ in model.named_parameters()):
+            right = list(dict.fromkeys(".".join(name.split(".")[-3:]) for name in bare)) or [
+                "none but those of modules"
+            ]
+            raise ConfigError(
+                f"lora_target_parameters: {type(model).__name__} lacks parameter {bare_name}; it has {', '.join(right)}"
+            )
     for key, wanted in (
         ("lora_target_modules", config.target_modules),
         ("lora_modules_to_save", config.modules_to_save),

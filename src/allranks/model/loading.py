@@ -154,7 +154,8 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
 def base_name(name: str) -> str:
     """The name that a tensor had before PEFT wrapped its module."""
     for wrapper in (".base_layer.", ".original_module.", ".modules_to_save.default."):
-        name = name.replace(wrapper, ".")
+        while wrapper in name:  # a wrapper of one parameter may be inside of another's
+            name = name.replace(wrapper, ".")
     return name
 
 

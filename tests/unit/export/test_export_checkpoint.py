@@ -65,6 +65,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "only the tied embedding": ("llama-tied", {**LORA, "lora_modules_to_save": ["embed_tokens"]}),
     "lora on the embedding": ("llama", {**LORA, "lora_target_linear": False, "lora_target_modules": ["embed_tokens"]}),
     "tied base": ("llama-tied", LORA),
+    "bare parameters": ("qwen3-moe", {**LORA, "lora_target_parameters": ["mlp.experts.gate_up_proj"]}),
     "experts": ("mixtral", {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "v_proj"]}),
 }
 

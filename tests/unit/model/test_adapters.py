@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from allranks.errors import ConfigError
+from allranks.model.adapter import adapter_tensors
 from allranks.model.build import TrainModel, build_model
 from tests.tiny_models import config_for, make_batch, one_process, saved_model
 
@@ -80,6 +81,27 @@ def test_scaling_and_dropout_reach_peft():
     assert q_proj.lora_dropout["default"].p == 0.25
 
 
+def test_experts_adapted_as_peft_adapts_them(tmp_path):
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj"], target_parameters=targets, init_lora_weights=False
+    )
+    base = AutoModelForCausalLM.from_pretrained(saved_model("qwen3-moe"))
+    theirs = get_peft_model(base, config).eval()
+    theirs.save_pretrained(tmp_path)
+    keys = {"lora_target_modules": ["q_proj"], "lora_target_parameters": targets}
+    ours = build("qwen3-moe", **keys, lora_model_dir=str(tmp_path))
+    batch = make_batch(1, (9,))
+    with torch.no_grad():
+        want = theirs(input_ids=batch.input_ids).logits
+    torch.testing.assert_close(ours.logits(batch), want, rtol=1e-5, atol=1e-5)
+    alone = build("qwen3-moe", lora_target_parameters=targets)
+    assert {name.rpartition(".lora_A")[0] for name in adapter_tensors(alone.hf_model) if ".lora_A." in name} == {
+        f"model.layers.{layer}.mlp.experts{part}" for layer in (0, 1) for part in ("", ".base_layer")
+    }
+
+
 def test_adapters_of_peft_can_be_continued(tmp_path):
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -106,6 +128,11 @@ def test_adapters_of_peft_can_be_continued(tmp_path):
     [
         ({"lora_target_modules": ["q_proj", "c_attn"]}, r"has no module c_attn; it has q_proj, k_proj, v_proj"),
         ({"lora_target_modules": "nothing_.*"}, r"q_proj, k_proj"),
+        (
+            {"lora_target_parameters": ["mlp.experts.up"]},
+            r"lacks parameter mlp.experts.up; it has none but those of modules",
+        ),
+        ({"lora_target_parameters": ["x"], "lora_dropout": 0.1}, r"lora_dropout: does not go with"),
         ({"lora_target_linear": True, "lora_modules_to_save": ["wte"]}, r"has no module wte; it has .*embed_tokens"),
     ],
 )

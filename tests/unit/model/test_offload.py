@@ -36,8 +36,13 @@ def forward_watching_layer_inputs(model: TrainModel) -> tuple[torch.Tensor, list
     return loss, inputs
 
 
-@pytest.mark.parametrize("keys", [{}, LORA], ids=["full", "lora with dropout"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3-moe"])
+EXPERTS = {**LORA, "lora_dropout": 0.0, "lora_target_parameters": ["mlp.experts.down_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [*[(name, keys) for name in ("llama", "gemma3", "qwen3-moe") for keys in ({}, LORA)], ("qwen3-moe", EXPERTS)],
+)
 def test_the_same_gradients(name, keys):
     results = {}
     for way, extra in WAYS.items():

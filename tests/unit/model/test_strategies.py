@@ -18,6 +18,8 @@ from tests.tiny_models import flat_for, make_batch, saved_model
 
 _LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, "lora_target_linear": True}
 
+_EXPERTS = {"lora_target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
+
 # What is trained: name -> (architecture, keys).
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "untied": ("llama", {"chunked_cross_entropy_num_chunks": 3}),
@@ -39,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {**_LORA, "gradient_checkpointing": True, "torch_compile": True, "torch_compile_backend": "aot_eager"},
     ),
+    "lora on experts": ("qwen3-moe", {**_LORA, **_EXPERTS}),
     "lora with embeddings": ("llama", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
     "lora with tied embeddings": ("llama-tied", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
 }

@@ -43,6 +43,8 @@ class AdapterConfig(Section):
     """Modules that get an adapter: names, or one regular expression. PEFT's choice for the model if not given."""
     lora_target_linear: bool = False
     """Give every linear layer but the output layer an adapter."""
+    lora_target_parameters: str | list[str] | None = None
+    """Bare parameters that get an adapter, such as `mlp.experts.gate_up_proj` of mixtures of experts."""
     lora_modules_to_save: list[str] | None = None
     """Modules trained and saved whole, such as `embed_tokens` and `lm_head`."""
     lora_model_dir: str | None = None
