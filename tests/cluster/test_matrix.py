@@ -90,13 +90,13 @@ class Results:
     def checkpoint(self, method: str, strategy: str) -> str:
         return str(self.folder / f"{method}-{strategy}-run" / "checkpoints" / f"step-{SAVED:08d}")
 
-    def losses(self, name: str) -> dict[int, float]:
-        """Losses by step of a run that went well."""
+    def losses(self, name: str, field: str = "loss") -> dict[int, float]:
+        """Losses (or gradients' norms) by step of a run that went well."""
         code = self.folder / f"{name}.code"
         codes = code.read_text().split() if code.exists() else ["never started"]
         assert set(codes) == {"0"}, f"{name}: exit codes {codes}\n{self.logs(name)}"
         events = read_events(RunDir(self.folder / name).events(0))
-        return {int(event["step"]): float(event["loss"]) for event in events if event["kind"] == "step"}
+        return {int(event["step"]): float(event[field]) for event in events if event["kind"] == "step"}
 
     def logs(self, name: str) -> str:
         files = [*self.folder.glob(f"{name}-*.log"), *(self.folder / name).glob("logs/**/*.log")]
@@ -159,6 +159,8 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     alone, losses = results.losses(f"{method}-single-run"), results.losses(f"{name}-run")
     assert losses[STEPS] < losses[1], "it does not learn, so equal losses would mean little"
     assert largest_difference(losses, alone) < settings.tolerance
+    norms = [results.losses(run, "grad_norm") for run in (f"{name}-run", f"{method}-single-run")]
+    assert largest_difference(*norms) < 1e-4
     rest = {step: loss for step, loss in losses.items() if step > SAVED}
     for run in ("two", "one"):
         assert largest_difference(results.losses(f"{name}-{run}"), rest) < settings.tolerance, run

@@ -98,6 +98,7 @@ def test_the_files_schedule_runs_where_the_config_names_none(load):
         ("fsdp_version: 2\n", {"zero_optimization": {"stage": 3}}, ["excludes fsdp_version (", "c.yaml:5"]),
         ("dp_shard_size: 2\n", {"zero_optimization": {"stage": 3}}, ["excludes dp_shard_size"]),
         ("optimizer: adafactor\n", {"zero_optimization": {"stage": 1}}, ["flat pieces", "adafactor"]),
+        ("ddp_bucket_cap_mb: 9\n", {"zero_optimization": {"stage": 1}}, ["ddp_bucket_cap_mb: has no effect on ZeRO"]),
         ("torch_compile: true\n", {"zero_optimization": {"stage": 3}}, ["torch_compile: false"]),
         ("bf16: full\n", {"zero_optimization": {"stage": 1}}, ["float32 masters"]),
     ],

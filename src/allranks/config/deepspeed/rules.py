@@ -21,6 +21,7 @@ OPTIMIZERS = {"adamw": ADAMS, "adam": ADAMS, "sgd": ("sgd",)}
 SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 """DeepSpeed's schedules -> the config's with the same course after the warm-up."""
 
+DDP_KEYS = ("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters")
 FSDP_KEYS = ("fsdp", "fsdp_version", "fsdp_config", "dp_shard_size", "dp_replicate_size")
 
 ELEMENTWISE = (*ADAMS, "sgd", "lion_pytorch")
@@ -94,6 +95,12 @@ def _alone(config: RunConfig, given: Given) -> Broken:
     for key in FSDP_KEYS:
         if given.values.get(key):
             yield ("deepspeed",), f"excludes {key} ({given.label((key,))}): both shard the model; keep one of them"
+    for key in DDP_KEYS:
+        if given.values.get(key) and config.deepspeed.stage:
+            yield (
+                (key,),
+                f"has no effect on ZeRO ({given.label(('deepspeed',))}), which reduces gradients itself; remove it",
+            )
     if config.precision.low_precision_weights:
         key = "bf16" if config.precision.bf16 == "full" else "bfloat16"
         yield ("deepspeed",), f"contradicts {_there(given, key)}: DeepSpeed keeps float32 masters; write `bf16: true`"

@@ -61,7 +61,8 @@ class Native:
 
     def load_scaler_state(self, state: dict[str, Any]) -> None:
         if self._scaler:
-            self._scaler.load_state_dict(state)
+            # DeepSpeed's has the scale only.
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **state})
 
 
 def clip(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
