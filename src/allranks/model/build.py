@@ -24,7 +24,7 @@ from allranks.model.offload import offload_layer_inputs
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
-from allranks.model.quantized.settings import quantization, quantize_layers
+from allranks.model.quantized.settings import Packed, quantization, quantize_layers
 from allranks.model.quantized.stored import gather_packed, stored_settings
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
@@ -53,6 +53,7 @@ class TrainModel:
     layer_classes: tuple[str, ...]
     num_parameters: int
     num_trainable: int
+    packed: Packed | None
     peft_config: "LoraConfig | None"
     sync_each_batch: bool
     packed_kwargs: PackedKwargs
@@ -137,7 +138,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     recipe = _wanted_recipe(model, cfg)
     plan = plan_loading(model, stored, grown(model))
     config.dtype = precision.compute  # what the model will be exported in
-    num_packed_away = quantize_layers(model, quantized) if quantized else 0
+    packed = quantize_layers(model, quantized) if quantized else None
     peft_config = None
     if cfg.adapter.adapter:
         # Only now: PEFT brings bitsandbytes and more, seconds that a full fine-tune need not wait.
@@ -177,8 +178,9 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         placement=placement,
         precision=precision,
         layer_classes=tuple(sorted({_class_name(layer) for layer in layers})),
-        num_parameters=counts[0] + num_packed_away,
+        num_parameters=counts[0] + (packed.num_packed_away if packed else 0),
         num_trainable=counts[1],
+        packed=packed,
         peft_config=peft_config,
         sync_each_batch=bool(cfg.parallel.fsdp_settings.sync_each_batch),
         packed_kwargs=packed_kwargs,

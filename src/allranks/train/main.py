@@ -159,6 +159,8 @@ class _Rank:
             restore(loop, resume, state)
             left_trajectory = set_aside_newer(self.run_dir, loop.step, storage, self._warn)
             self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
+        if model.packed and (text := model.packed.warning(model.num_parameters)):
+            self._warn(text)
         self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
 
         outcome = Outcome("done")
@@ -250,8 +252,9 @@ class _Rank:
 
     def _announce(self, loop: Loop, model: TrainModel, kind: str) -> None:
         share = model.num_trainable / model.num_parameters
+        packed = f", {model.packed.report(model.num_parameters)}" if model.packed else ""
         self._say(
-            f"{model.num_parameters / 1e6:,.1f} M parameters, {model.num_trainable / 1e6:,.2f} M trainable "
+            f"{model.num_parameters / 1e6:,.1f} M parameters{packed}, {model.num_trainable / 1e6:,.2f} M trainable "
             f"({share:.1%}); {kind} on {self.identity.world_size} rank{'s' if self.identity.world_size > 1 else ''} "
             f"({model.placement.device.type}); {len(loop.plan.blocks):,} blocks, {loop.plan.global_batch} a step, "
             f"{loop.agenda.num_steps} steps"

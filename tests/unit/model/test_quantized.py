@@ -81,6 +81,14 @@ def test_what_is_quantized():
     assert len(others) == 14 and not any("lm_head" in name or "embed_tokens" in name for name in others)
 
 
+def test_a_model_that_stays_mostly_as_it_is_is_told_of():
+    dense, experts = build(adapter="qlora"), build("mixtral", adapter="qlora")
+    assert dense.packed and dense.packed.num_weights == 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+    assert dense.packed.warning(dense.num_parameters) is None
+    assert experts.packed and experts.packed.num_weights < experts.num_parameters / 2
+    assert "of the parameters are in 4 bits: " in (experts.packed.warning(experts.num_parameters) or "")
+
+
 def test_evaluation_leaves_the_weights_alone():
     model = build(adapter="qlora")
     before = [layer.weight.clone() for layer in quantized_layers(model.hf_model)]

@@ -36,6 +36,29 @@ class Quantization:
     skip: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """What became of a model: `num_weights` of it are held in `bits` bits; `num_packed_away` elements are gone."""
+
+    bits: int
+    num_weights: int
+    num_packed_away: int
+
+    def report(self, num_parameters: int) -> str:
+        """Which share of the parameters is quantized, in words."""
+        return f"{self.num_weights / num_parameters:.0%} of them in {self.bits} bits"
+
+    def warning(self, num_parameters: int) -> str | None:
+        """What to say where most parameters are not quantized, and memory is not saved as the user may expect."""
+        if self.num_weights > num_parameters / 2:
+            return None
+        return (
+            f"only {self.num_weights / num_parameters:.0%} of the parameters are in {self.bits} bits: bitsandbytes "
+            "quantizes linear layers, so embeddings, the output layer and experts that are fused into one tensor stay "
+            "as they are, and so does the memory that they take"
+        )
+
+
 def quantization(
     cfg: Any, placement: Placement, precision: Precision, stored: dict[str, Any] | None = None
 ) -> Quantization | None:
@@ -83,11 +106,10 @@ def require_library(cfg: Any, bits: int | None = None) -> None:
         raise ConfigError(f"load_in_{bits}bit needs bitsandbytes: pip install 'bitsandbytes>=0.50' on every node")
 
 
-def quantize_layers(model: PreTrainedModel, wanted: Quantization) -> int:
+def quantize_layers(model: PreTrainedModel, wanted: Quantization) -> Packed:
     """Put quantized layers, still without values, in the place of linear ones, in place, as transformers would.
 
-    The output layer stays as it is, and so does whatever `wanted.skip` names. Returns by how many the parameters of
-    `model` have become fewer: packed weights hold several in one.
+    The output layer stays as it is, and so does whatever `wanted.skip` names.
 
     Raises:
         ConfigError: no layer can be quantized, or one has a size that does not pack.
@@ -102,12 +124,14 @@ def quantize_layers(model: PreTrainedModel, wanted: Quantization) -> int:
             f"load_in_{wanted.bits}bit: {type(model).__name__} has no linear layer to quantize; use `adapter: lora`"
         )
     kind = Linear4bit if wanted.bits == 4 else Linear8bit
+    num_weights = 0
     for name in names:
         layer: Any = model.get_submodule(name)
+        num_weights += layer.weight.numel()
         model.set_submodule(name, kind(layer, name, wanted))
     marked: Any = model  # PEFT asks for these
     marked.is_loaded_in_4bit, marked.is_loaded_in_8bit = wanted.bits == 4, wanted.bits == 8
-    return before - sum(parameter.numel() for parameter in model.parameters())
+    return Packed(wanted.bits, num_weights, before - sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _linear_layers(model: nn.Module, skip: Iterable[str]) -> list[str]:
