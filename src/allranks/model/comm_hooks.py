@@ -75,3 +75,22 @@ def compression_starts(cfg: Any) -> int | None:
     A resumed run waits as long again, because PowerSGD's memory is empty again.
     """
     return cfg.parallel.comm_state_option.start_powerSGD_iter if comm_hook(cfg) in LOW_RANK else None
+
+
+def compression_warnings(cfg: Any, step: int, last: int) -> list[str]:
+    """What the user should know of a start that goes on from `step`, and ends with `last`."""
+    begins = compression_starts(cfg)
+    if begins is None:
+        return []
+    hook = f"ddp_comm_hook: {cfg.parallel.ddp_comm_hook}"
+    if step + begins >= last:
+        return [
+            f"{hook} begins after {begins} steps, and this start has {last - step}: nothing will be compressed; lower "
+            "ddp_comm_state_option.start_powerSGD_iter (a tenth of the run is usual)"
+        ]
+    if step:
+        return [
+            f"{hook} keeps what it left out in memory, not in checkpoints: it starts anew, {begins} steps from here, "
+            "and losses will differ a little from those of a run that was not stopped"
+        ]
+    return []

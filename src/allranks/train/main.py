@@ -19,7 +19,7 @@ from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
-from allranks.model.comm_hooks import compression_starts
+from allranks.model.comm_hooks import compression_starts, compression_warnings
 from allranks.model.placement import place
 from allranks.model.quantized.settings import require_library
 from allranks.model.unseen import unseen_tokens
@@ -201,23 +201,13 @@ class _Rank:
                 loop.progress.close()
 
     def _count_traffic(self, loop: Loop) -> None:
-        last, begins = loop.agenda.num_steps, compression_starts(self.cfg)
-        if begins is not None:
-            hook = f"ddp_comm_hook: {self.cfg.parallel.ddp_comm_hook}"
-            if loop.step + begins >= last:
-                self._warn(
-                    f"{hook} begins after {begins} steps, and this start has {last - loop.step}: nothing will be "
-                    "compressed; lower ddp_comm_state_option.start_powerSGD_iter (a tenth of the run is usual)"
-                )
-            elif loop.step:
-                self._warn(
-                    f"{hook} keeps what it left out in memory, not in checkpoints: it starts anew, {begins} steps from "
-                    "here, and losses will differ a little from those of a run that was not stopped"
-                )
+        last = loop.agenda.num_steps
+        for line in compression_warnings(self.cfg, loop.step, last):
+            self._warn(line)
         loop.traffic = Traffic(
             self.identity.rank,
             loop.model.placement.nodes,
-            steps_to_count(loop.step + 1, last, begins),
+            steps_to_count(loop.step + 1, last, compression_starts(self.cfg)),
             self.events,
             say=loop.progress.note if loop.progress is not None else self._say,
         )

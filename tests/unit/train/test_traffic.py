@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from allranks.config import RunConfig
 from allranks.model.build import build_model
-from allranks.model.comm_hooks import add_comm_hook
+from allranks.model.comm_hooks import add_comm_hook, compression_warnings
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.train.strategies import make_strategy
@@ -208,6 +208,35 @@ def test_the_third_step_is_counted_and_one_after_compression_began():
     assert steps_to_count(41, 42) == {42}
     assert steps_to_count(1, 100, compressed_from=10) == {3, 12}
     assert steps_to_count(1, 10, compressed_from=10) == {3}
+
+
+def test_power_sgd_says_when_it_does_nothing_and_when_it_starts_anew(tmp_path):
+    cfg = RunConfig.from_flat(flat_for(tmp_path, **CASES["ddp power_sgd"]))
+    assert compression_warnings(cfg, 0, 100) == []
+    [idle] = compression_warnings(cfg, 0, 3)
+    assert "begins after 3 steps, and this start has 3: nothing will be compressed" in idle
+    [anew] = compression_warnings(cfg, 40, 100)
+    assert "it starts anew, 3 steps from here" in anew
+    assert compression_warnings(RunConfig.from_flat(flat_for(tmp_path)), 40, 100) == []
+
+
+def test_a_recorder_that_forgets_or_is_off_makes_no_count(tmp_path):
+    sizes = ("0", "4", "100")
+    mp.spawn(_with_recorder, (sizes, tmp_path), nprocs=len(sizes))
+    events = [event for size in sizes for event in read_events(tmp_path / f"{size}.jsonl")]
+    assert [event["counted"] for event in events] == [False, False, True]
+
+
+def _with_recorder(number: int, sizes: tuple[str, ...], folder: Path) -> None:
+    """Each process is a run of its own, for the recorder's size is read once a process."""
+    os.environ["TORCH_FR_BUFFER_SIZE"] = size = sizes[number]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    traffic = Traffic(0, (0,), {1}, EventLog(folder / f"{size}.jsonl", 0), say=print)
+    traffic.begin(1)
+    for _ in range(9):
+        dist.all_reduce(torch.zeros(1))
+    traffic.end(1)
+    os._exit(0)
 
 
 @pytest.mark.parametrize(
