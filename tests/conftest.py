@@ -11,6 +11,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# Trackers' libraries report about themselves.
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # A visible GPU would change which strategy and precision a test runs.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Launched from inside a job, the tests are not ranks of that job.

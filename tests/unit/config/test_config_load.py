@@ -183,6 +183,7 @@ GOOD = {
     ),
     "bf16": ("bf16: true\nfp16: false", {"precision.compute": "bfloat16"}),
     "fp16": ("bf16: false\nfp16: true", {"precision.compute": "float16"}),
+    "float32 by its name": ("float32: true", {"precision.compute": "float32"}),
     "no low precision": ("bf16: false", {"precision.compute": "float32"}),
     "precision by FSDP's key": (
         "fsdp_config:\n  mixed_precision_policy: bf16",
@@ -374,6 +375,11 @@ BAD = {
         ["config.yaml:7: chunked_cross_entropy_num_chunks: has no effect"],
     ),
     "later value": ("optimizer: adopt_adamw", ["config.yaml:6: optimizer: adopt_adamw: not supported; use adamw"]),
+    "first values from data": (
+        "adapter: lora\npeft_init_lora_weights: eva",
+        ["peft_init_lora_weights: eva: such first"],
+    ),
+    "two types, one by its name": ("bf16: true\nfloat32: true", ["bf16: excludes float32"]),
     "offloaded activations": (
         "gradient_checkpointing: offload_disk",
         ["gradient_checkpointing: offload_disk: ", "only host memory is supported"],
