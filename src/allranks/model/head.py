@@ -96,7 +96,8 @@ class LossHead:
     def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         module: Any = self._module
         shaping = self.recipe.shaping
-        size = (len(labels), module.weight.shape[0], self.num_chunks)
+        # A quantized weight has another shape than the layer.
+        size = (len(labels), getattr(module, "out_features", None) or module.weight.shape[0], self.num_chunks)
         if not is_linear(module):
             rows = rows_of_a_chunk(*size, copies=RECOMPUTED_COPIES)
             return module_cross_entropy(self._logits, hidden, labels, rows=rows, shaping=shaping)
