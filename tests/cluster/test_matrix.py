@@ -180,6 +180,8 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, variant: str) -> None:
     assert largest_difference(results.losses(variant), results.losses("full-single-run")) < 1e-4
+    kept = RunDir(results.folder / variant).deepspeed.read_text()
+    assert '"train_micro_batch_size_per_gpu": 2,' in kept and "auto" not in kept
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)

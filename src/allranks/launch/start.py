@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ def start(
         if layers := layer_class(launch.accelerate, cfg):
             overrides = {**overrides, LAYER_CLASS: layers}
             cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+    if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
     node = this_node(cfg.checkpoint.output_dir, launch)
     _refuse_to_mix_runs(cfg, node.run)
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too

@@ -1,5 +1,7 @@
 """What `start` refuses before any rank runs."""
 
+import importlib.util
+
 import pytest
 
 from allranks.errors import UsageError
@@ -27,6 +29,14 @@ def test_inside_the_ranks_of_another_launcher(config, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=r"rank 1 of 4 .*python -m allranks.train"):
+        start(config, {}, LaunchOptions())
+
+
+def test_deepspeed_that_is_not_installed(config, monkeypatch):
+    config.write_text(config.read_text() + "deepspeed: {zero_optimization: {stage: 2}}\n")
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else there(name))
+    with pytest.raises(UsageError, match=r"pip install 'allranks\[deepspeed\]'"):
         start(config, {}, LaunchOptions())
 
 
