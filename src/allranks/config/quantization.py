@@ -21,7 +21,7 @@ _OF_BITS = {
 class Refusal:
     """`applies`: to which configs (and keys as they were given); `key`: what the message is about."""
 
-    key: str | Callable[[RunConfig], str]
+    key: str | KeyPath | Callable[[RunConfig], str]
     applies: Callable[[RunConfig, dict[str, Any]], bool]
     reason: str
 
@@ -32,6 +32,16 @@ def _bits(config: RunConfig) -> str:
 
 def _is_quantized(config: RunConfig) -> bool:
     return config.adapter.quantized_bits is not None or config.adapter.adapter == "qlora"
+
+
+def _converts_storage(config: RunConfig) -> bool:
+    """Whether packed weights would be converted to what the run computes in, as far as that is known without a GPU."""
+    storage, compute = config.adapter.bnb_settings.bnb_4bit_quant_storage, config.precision.compute
+    if storage in (None, compute) or compute == "auto":
+        return False
+    if config.deepspeed.settings:
+        return storage != "uint8" or config.deepspeed.stage == 3
+    return config.parallel.uses_fsdp and compute != "float32" and not config.precision.low_precision_weights
 
 
 REFUSALS = [
@@ -62,6 +72,12 @@ REFUSALS = [
         lambda config, given: config.adapter.bnb_config_kwargs is not None and not _is_quantized(config),
         "has no effect without `load_in_4bit: true` or `load_in_8bit: true`; add one, or remove this key",
     ),
+    Refusal(
+        ("bnb_config_kwargs", "bnb_4bit_quant_storage"),
+        lambda config, given: _is_quantized(config) and _converts_storage(config),
+        "differs from what the run computes in (bf16, fp16), and FSDP and DeepSpeed convert weights to that when they "
+        "gather them, which destroys packed ones; remove the key",
+    ),
 ]
 """In the order in which they are told."""
 
@@ -69,7 +85,7 @@ REFUSALS = [
 def refusals(config: RunConfig, given: dict[str, Any]) -> list[tuple[str | KeyPath, str]]:
     """Key (or path) and reason of every refusal that applies. `given`: the flat keys as they were written."""
     found: list[tuple[str | KeyPath, str]] = [
-        (entry.key if isinstance(entry.key, str) else entry.key(config), entry.reason)
+        (entry.key(config) if callable(entry.key) else entry.key, entry.reason)
         for entry in REFUSALS
         if entry.applies(config, given)
     ]

@@ -119,7 +119,7 @@ def test_packed_weights_survive_the_mixed_precision_of_fsdp(mesh, keys):
 
 def test_a_storage_that_fsdp_would_convert_is_refused(mesh):
     placement = Placement("fsdp", torch.device("cpu"), mesh)
-    keys = {"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_quant_storage": "float32"}, "fsdp_version": 2}
+    keys = {"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_quant_storage": "float32"}}
     build(placement=placement, **keys)
     with pytest.raises(ConfigError, match=r"bnb_4bit_quant_storage: float32, but the run computes in bfloat16"):
         build(placement=placement, bf16=True, **keys)
@@ -136,6 +136,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "8 for 4": (
         {"load_in_4bit": True, "bnb_config_kwargs": {"llm_int8_threshold": 3.0}},
         "bnb_config_kwargs.llm_int8_threshold: is about 8-bit weights, and these have 4",
+    ),
+    "storage under FSDP": (
+        {"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_quant_storage": "uint8"}, "fsdp_version": 2, "bf16": True},
+        "bnb_config_kwargs.bnb_4bit_quant_storage: differs from what the run computes in",
+    ),
+    "storage under ZeRO": (
+        {"adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_quant_storage": "float16"}, "bf16": True}
+        | {"deepspeed": {"zero_optimization": {"stage": 2}}},
+        "bnb_config_kwargs.bnb_4bit_quant_storage: differs from what the run computes in",
     ),
     "offload": (
         {"load_in_8bit": True, "bnb_config_kwargs": {"llm_int8_enable_fp32_cpu_offload": True}},
