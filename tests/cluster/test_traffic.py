@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.lab import Lab
 from tests.cluster.training import make_training
 
@@ -33,6 +35,10 @@ def test_counted_bytes_are_those_on_the_wire(lab: Lab, base_config: dict) -> Non
         results = json.loads((folder / f"{rank}.json").read_text())
         ratios = {case: result["on the wire"] / result["counted"] for case, result in results.items()}
         assert ratios.keys() == CASES.keys() and all(1 <= ratio < HEADERS for ratio in ratios.values()), ratios
+        # DDP's ring of 4 sends 3/2 of the gradients out of a node, HSDP's two rings of 2 send 1, once for both batches.
+        counted = {case: result["counted"] / results["ddp"]["counted"] for case, result in results.items()}
+        assert counted["ddp bf16"] == pytest.approx(1 / 2, rel=0.01)
+        assert counted["hsdp"] == pytest.approx(2 / 3, rel=0.01)
         # A replica lies inside a node, and its groups wait as long as all others.
         assert results["hsdp"]["nodes of the shards"] == [rank, rank]
         assert results["hsdp"]["time-outs"] == [77]
