@@ -70,12 +70,17 @@ def check_trajectory(
 
 
 _ORDER = {"curriculum_sampling", "group_by_length"}
+_RATES = {"loraplus_lr_ratio", "loraplus_lr_embedding"}
 # Other shapes or meanings of the tensors in the checkpoint, or another order of the data.
-_FIXED = {*AdapterConfig.model_fields, "optimizer", "unfrozen_parameters", *_ORDER}
+_FIXED = {*AdapterConfig.model_fields, "optimizer", "unfrozen_parameters", *_ORDER} - _RATES
 # Whatever else the next steps' numbers depend on. The batch sizes have a rule of their own (global_batch_size).
-_WATCHED = _FIXED | (
-    {*ModelConfig.model_fields, *OptimizerConfig.model_fields, *PrecisionConfig.model_fields}
-    - {"batch_size", "micro_batch_size", "gradient_accumulation_steps", "attn_implementation"}
+_WATCHED = (
+    _FIXED
+    | _RATES
+    | (
+        {*ModelConfig.model_fields, *OptimizerConfig.model_fields, *PrecisionConfig.model_fields}
+        - {"batch_size", "micro_batch_size", "gradient_accumulation_steps", "attn_implementation"}
+    )
 )
 
 

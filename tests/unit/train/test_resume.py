@@ -49,6 +49,12 @@ def test_another_adapter_is_refused():
         check(config(**lora), config(**{**lora, "lora_alpha": 16}))
 
 
+def test_other_rates_of_an_adapter_are_told():
+    lora = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+    (told,) = check(config(**lora, loraplus_lr_ratio=4.0), config(**lora, loraplus_lr_ratio=16.0))
+    assert told.startswith("loraplus_lr_ratio is 16.0 from here on; it was 4.0")
+
+
 def test_what_changes_the_next_steps_is_told():
     [schedule, rate] = check(config(), config(learning_rate=5e-4, lr_scheduler="linear"))
     assert rate.startswith("lr_scheduler is linear from here on") and "learning_rate is 0.0005" in schedule
