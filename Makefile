@@ -62,5 +62,5 @@ lab: setup
 	$(BIN)/python -m tests.cluster.lab --nodes $(or $(NODES),3) $(LAB_ARGS)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache allranks-demo* last_run_prepared model-out dist
+	rm -rf .venv .venv-axolotl .mypy_cache .ruff_cache .pytest_cache .import_linter_cache allranks-demo* last_run_prepared model-out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
