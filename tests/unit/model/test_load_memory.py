@@ -2,20 +2,19 @@
 
 import json
 import os
-import socket
 import threading
 from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from allranks.config import RunConfig
 from allranks.model.build import build_model
 from allranks.model.placement import place
+from tests.ranks import run_ranks
 from tests.tiny_models import flat_for
 
 # Set to 1000 for the measurement that docs/models.md quotes.
@@ -70,9 +69,7 @@ class PeakMemory:
         self.grown = max(self.grown, self._process.memory_info().rss - self._before)
 
 
-def _rank(rank: int, port: int, tiny: dict, large: dict, out: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _rank(rank: int, tiny: dict, large: dict, out: Path) -> None:
     # Loading anything once pays for imports, buffers and gloo, which belong to no model.
     cfg = RunConfig.from_flat(tiny)
     build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))
@@ -82,9 +79,6 @@ def _rank(rank: int, port: int, tiny: dict, large: dict, out: Path) -> None:
         model = build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))
     assert model.placement.kind == "fsdp"
     (out / f"{rank}").write_text(str(peak.grown))
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
 def test_peak_memory_of_two_ranks(tmp_path):
@@ -92,11 +86,8 @@ def test_peak_memory_of_two_ranks(tmp_path):
     (tmp_path / "large").mkdir()
     save_random_model(tmp_path / "tiny", 40)
     size = save_random_model(tmp_path / "large", _MEGABYTES)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     flats = [flat_for(tmp_path / name, fsdp_version=2) for name in ("tiny", "large")]
-    mp.spawn(_rank, (port, *flats, tmp_path), nprocs=2)
+    run_ranks(_rank, *flats, tmp_path)
     grown = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
     print(f"model {size / 1e6:.0f} MB, grown {[round(g / 1e6) for g in grown]} MB, ratio {sum(grown) / size:.3f}")
     # Every shard was really written to: less than the model would mean that nothing was measured.

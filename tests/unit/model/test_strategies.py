@@ -1,19 +1,17 @@
 """One process, DDP and FSDP2 on two: equal first weights, losses and gradients, in float32."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from allranks.config import RunConfig
 from allranks.model.build import build_model
 from allranks.model.placement import place
+from tests.ranks import run_ranks
 from tests.tiny_models import flat_for, make_batch, saved_model
 
 _LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, "lora_target_linear": True}
@@ -94,15 +92,10 @@ def _without_labels(batch):
     )
 
 
-def _rank(rank: int, port: int, flats: list[dict[str, Any]], out: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _rank(rank: int, flats: list[dict[str, Any]], out: Path) -> None:
     results = [one_step(flat, rank, 2) for flat in flats]
     if rank == 0:
         torch.save(results, out)
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may crash while the interpreter is taken down
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +103,7 @@ def on_two(tmp_path_factory) -> dict[tuple[str, str], dict[str, Any]]:
     """All cases in one pair of processes, for starting them costs more than running them."""
     flats = [flat_for(saved_model(MODELS[m][0]), **MODELS[m][1], **STRATEGIES[s]) for m, s in CASES]
     out = tmp_path_factory.mktemp("ranks") / "results.pt"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (port, flats, out), nprocs=2)
+    run_ranks(_rank, flats, out)
     return dict(zip(CASES, torch.load(out), strict=True))
 
 

@@ -1,18 +1,15 @@
 """ZeRO-3: weights go from the files into the pieces of two ranks, bit by bit, and no rank ever has them all."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from allranks.config import RunConfig
 from allranks.model.build import build_model
 from allranks.model.placement import place
+from tests.ranks import run_ranks
 from tests.tiny_models import flat_for, saved_model
 
 pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install -e .[deepspeed]")
@@ -32,9 +29,7 @@ def _flat(model: str) -> dict[str, Any]:
     return flat_for(saved_model(MODELS[model][0]), **MODELS[model][1])
 
 
-def _rank(rank: int, port: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _rank(rank: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
     pieces: dict[str, dict[str, torch.Tensor]] = {}
     for name, flat in flats.items():
         cfg = RunConfig.from_flat({**flat, "deepspeed": {"zero_optimization": {"stage": 3}}})
@@ -42,18 +37,12 @@ def _rank(rank: int, port: int, flats: dict[str, dict[str, Any]], out: Path) -> 
         assert all(parameter.numel() == 0 for parameter in model.parameters()), "held whole"
         pieces[name] = {key: parameter.ds_tensor.clone() for key, parameter in model.named_parameters()}
     torch.save(pieces, out / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may crash while the interpreter is taken down
 
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (port, {name: _flat(name) for name in MODELS}, out), nprocs=2)
+    run_ranks(_rank, {name: _flat(name) for name in MODELS}, out)
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 
 

@@ -1,7 +1,5 @@
 """Who shares a folder is found out by trying, on real processes; what a node lacks is sent to it."""
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from allranks.checkpoint import commit
 from allranks.cluster.identity import Identity
 from allranks.train.storage import Storage, _announce, fetch, survey
+from tests.ranks import run_ranks
 
 RANKS = 3
 
@@ -28,10 +26,8 @@ LAYOUTS: dict[str, tuple[str, list[int | None]]] = {
 }
 
 
-def _rank(rank: int, port: int, base: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
-    me = Identity(rank, RANKS, rank, None, None, "127.0.0.1", port, "test")
+def _rank(rank: int, base: Path) -> None:
+    me = Identity(rank, RANKS, rank, None, None, "127.0.0.1", 0, "test")
     found = {
         name: survey(base / name / folders[rank], replace(me, node_rank=nodes[rank]))
         for name, (folders, nodes) in LAYOUTS.items()
@@ -50,18 +46,12 @@ def _rank(rank: int, port: int, base: Path) -> None:
     torch.save(
         {"found": {k: vars(v) for k, v in found.items()}, "said": said, "problems": problems}, base / f"{rank}.pt"
     )
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may crash while the interpreter is taken down
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("storage")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (port, folder), nprocs=RANKS)
+    run_ranks(_rank, folder, num_ranks=RANKS)
     return folder
 
 

@@ -1,8 +1,6 @@
 """What a step sends over two ranks, each a node of its own, and what sending less does to the gradients."""
 
-import datetime
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.train.strategies import make_strategy
 from allranks.train.traffic import Traffic, op_of, steps_to_count
+from tests.ranks import run_ranks
 from tests.tiny_models import flat_for, make_batch, saved_model
 
 STEPS = 9
@@ -93,17 +92,11 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def _rank(rank: int, port: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    # Collectives that do not meet would wait for half an hour.
-    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=100))
+def _rank(rank: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
     results = {name: train(flat, rank, 2, out / name / f"{rank}.jsonl") for name, flat in flats.items()}
     results["equal"] = power_sgd_over_many_buckets(flats["ddp power_sgd"], rank)
     if rank == 1:
         torch.save(results, out / "results.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may crash while the interpreter is taken down
 
 
 def flat(**keys: Any) -> dict[str, Any]:
@@ -115,10 +108,7 @@ def flat(**keys: Any) -> dict[str, Any]:
 def together(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """All cases in one pair of processes, with each rank's events of step 3 and of the last one."""
     out = tmp_path_factory.mktemp("traffic")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (port, {name: flat(**keys) for name, keys in CASES.items()}, out), nprocs=2)
+    run_ranks(_rank, {name: flat(**keys) for name, keys in CASES.items()}, out)
     results = torch.load(out / "results.pt")
     assert results.pop("equal")
     for name, result in results.items():
