@@ -55,14 +55,15 @@ def strategy_name(cfg: RunConfig, world_size: int, node_size: int | None = None)
 
     `node_size`: ranks of each node, where that is known.
     """
+    method = {None: "", "lora": ", LoRA", "qlora": ", Q-LoRA"}[cfg.adapter.adapter]
     if cfg.parallel.dp_shard_size == "node" and node_size is None:
-        return "HSDP (one replica a node)" + (", LoRA" if cfg.adapter.adapter else "")
+        return f"HSDP (one replica a node){method}"
     kind, replicas, shards = strategy(cfg, world_size, node_size)
     zero = f"DeepSpeed ZeRO-{cfg.deepspeed.stage}"
     name = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2", "zero": zero}[kind]
     if kind == "fsdp" and replicas > 1:
         name = f"HSDP ({replicas} replicas x {shards} shards)"
-    return name + (", LoRA" if cfg.adapter.adapter else "")
+    return name + method
 
 
 def resume_line(cfg: RunConfig, run: RunDir) -> str:

@@ -16,6 +16,7 @@ FSDP = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
         ({}, 2, "DDP"),
         (FSDP, 2, "FSDP2"),
         ({**FSDP, "adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}, 2, "FSDP2, LoRA"),
+        ({"adapter": "qlora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}, 2, "DDP, Q-LoRA"),
         ({**FSDP, "dp_replicate_size": 2, "dp_shard_size": 4}, 8, "HSDP (2 replicas x 4 shards)"),
     ],
 )
