@@ -7,8 +7,8 @@ import sys
 import yaml
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
-from tests.cluster.test_launch import finish, free_port
+from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.cluster.test_launch import finish
 
 
 def test_two_nodes_with_network_settings_and_again_from_the_manifest(base_config, tmp_path):
@@ -29,14 +29,14 @@ def test_two_nodes_with_network_settings_and_again_from_the_manifest(base_config
 
     place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port"]
 
-    by_hand = [str(config), *place, free_port()]
+    by_hand = [str(config), *place, str(free_port())]
     launchers = [start(0, *by_hand), start(1, *by_hand, NCCL_BUFFSIZE="2097152")]
     outputs = finish(*launchers)
     assert [launcher.returncode for launcher in launchers] == [3, 3], outputs
     for output in outputs:
         assert "NCCL_BUFFSIZE must be the same on all nodes, but is not set (default 4194304) on node 0" in output
 
-    by_hand = [str(config), *place, free_port()]
+    by_hand = [str(config), *place, str(free_port())]
     same = {"NCCL_BUFFSIZE": "2097152", "NCCL_TIMEOUT": "1800", "NCCL_NOTE": "0123456789abcdef" * 2}
     launchers = [start(node, *by_hand, **same) for node in (0, 1)]
     outputs = finish(*launchers)
@@ -49,7 +49,7 @@ def test_two_nodes_with_network_settings_and_again_from_the_manifest(base_config
     assert "0123456789abcdef" * 2 not in text
     assert json.loads(text)["nodes"]["1"]["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
 
-    again = ["--from-manifest", str(run.manifest), "--master-port", free_port()]
+    again = ["--from-manifest", str(run.manifest), "--master-port", str(free_port())]
     launchers = [start(node, *again) for node in (0, 1)]
     outputs = finish(*launchers)
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
