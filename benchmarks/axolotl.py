@@ -9,14 +9,13 @@ plugin of its own kind writes down the moments; it is started without a launcher
 import argparse
 import datetime
 import subprocess
-import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import AXOLOTL, Measurement, measure
-from benchmarks.workload import Workload, write
+from benchmarks.measure import AXOLOTL, Measurement
+from benchmarks.rounds import run_rounds
+from benchmarks.workload import Workload
 
 NAMES = {"allranks": "allranks", "axolotl": "axolotl"}
 
@@ -31,25 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"error: {AXOLOTL} is missing: run `make bench-axolotl`, which installs it (4.3 GB, minutes)\n")
 
     workload = Workload(measured_steps=options.steps, warmup_steps=2)
-    rounds: list[dict[str, Measurement]] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        directory = Path(folder) / "workload"
-        write(workload, directory)
-        for number in range(1, options.rounds + 1):
-            measured = {}
-            for key in list(NAMES) if number % 2 else reversed(NAMES):
-                try:
-                    measured[key] = measure(key, workload, directory, Path(folder) / f"{key}-{number}")
-                except RuntimeError as error:
-                    sys.exit(f"error: round {number}: {error}")
-                one = measured[key]
-                print(
-                    f"round {number}  {key:10}{one.tokens_per_second:8.0f} tokens/s"
-                    f"{one.first_step_seconds:8.2f} s to the first step{one.peak_memory_bytes / 2**20:8.0f} MiB",
-                    flush=True,
-                )
-            rounds.append({key: measured[key] for key in NAMES})
-
+    rounds = run_rounds(workload, NAMES, options.rounds)
     speed = report.speed_table(rounds, NAMES, ["axolotl"])
     start = report.start_table(rounds, NAMES, ["axolotl"])
     print("\n" + "\n".join([*speed, *start]))

@@ -10,13 +10,13 @@ import argparse
 import datetime
 import os
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Measurement, measure
-from benchmarks.workload import Workload, write
+from benchmarks.measure import Measurement
+from benchmarks.rounds import run_rounds
+from benchmarks.workload import Workload
 
 CONTESTANTS = {
     "allranks": "allranks",
@@ -39,28 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     workload = Workload(measured_steps=options.steps)
     names = {key: CONTESTANTS[key] for key in chosen}
-    rounds: list[dict[str, Measurement]] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        directory = Path(folder) / "workload"
-        print(f"writing {workload.name} and {workload.num_documents} documents", flush=True)
-        write(workload, directory)
-        for number in range(1, options.rounds + 1):
-            measured = {}
-            # Each round begins with another contestant: nobody is always the one after the same neighbour's heat.
-            order = chosen[(number - 1) % len(chosen) :] + chosen[: (number - 1) % len(chosen)]
-            for key in order:
-                try:
-                    measured[key] = measure(key, workload, directory, Path(folder) / f"{key}-{number}")
-                except RuntimeError as error:
-                    sys.exit(f"error: round {number}: {error}")
-                one = measured[key]
-                print(
-                    f"round {number}  {names[key]:30}{one.tokens_per_second:8.0f} tokens/s"
-                    f"{one.first_step_seconds:8.2f} s to the first step{one.peak_memory_bytes / 2**20:8.0f} MiB",
-                    flush=True,
-                )
-            rounds.append({key: measured[key] for key in chosen})
-
+    rounds = run_rounds(workload, names, options.rounds)
     baselines = [key for key in ("bare", "trainer", "trl") if key in names]
     speed = report.speed_table(rounds, names, baselines)
     start = report.start_table(rounds, names, baselines)
