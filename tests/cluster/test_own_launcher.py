@@ -66,7 +66,8 @@ def test_torchrun_of_the_users_own(config, run, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     done = subprocess.run(
-        [*torchrun, "-m", "allranks.train", str(config), "--fsdp-version", "2"],
+        # As in Axolotl's older form, `torchrun … -m axolotl.cli.train`; start_ranks uses `-m allranks.train`.
+        [*torchrun, "-m", "allranks.cli.train", str(config), "--fsdp-version", "2"],
         env=ENVIRONMENT,
         cwd=tmp_path,
         text=True,

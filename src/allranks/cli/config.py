@@ -51,3 +51,9 @@ def schema() -> None:
     from allranks.config.reference import json_schema
 
     print(json.dumps(json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("config")

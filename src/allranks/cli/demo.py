@@ -34,3 +34,9 @@ def demo(
         write_only(files_only)
     else:
         run_demo(directory)
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("demo")

@@ -125,3 +125,9 @@ def _bytes(text: str) -> int:
         if upper.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
             return int(float(number) * factor)
     raise UsageError(f"--max-shard-size {text}: expected a number and a unit, such as 5GB or 500MB")
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("export")

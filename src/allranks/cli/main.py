@@ -101,3 +101,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     finally:
         settle_output()
     sys.exit(0)
+
+
+def main_of(command: str) -> NoReturn:
+    """`python -m allranks.cli.MODULE …` is `allranks COMMAND …`."""
+    sys.argv[1:1] = [command]  # a record of the run tells what to type again
+    main()
+
+
+if __name__ == "__main__":
+    main()

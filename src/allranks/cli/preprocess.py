@@ -52,3 +52,9 @@ def preprocess(
     for line in stats_lines(prepared.stats):
         typer.echo(line)
     typer.echo(f"prepared: {prepared.path} (fingerprint {prepared.fingerprint[:16]})")
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("preprocess")

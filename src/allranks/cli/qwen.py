@@ -98,3 +98,9 @@ def _as_yaml(method: str, flat: dict) -> str:
 
     head = f"# What `allranks qwen {method}` stands for. `allranks config show` on this file shows every default too.\n"
     return head + yaml.safe_dump(flat, sort_keys=False, allow_unicode=True)
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("qwen")

@@ -94,3 +94,9 @@ def run(
         found = f", found {' '.join(stray)}" if stray else ""
         raise UsageError(f"the program and its arguments follow a lone `--`{found}: allranks run [OPTIONS] -- train.py")
     raise typer.Exit(run_program(program, launch_options(ctx), node_options(ctx), output_dir, argv=sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("run")

@@ -150,3 +150,9 @@ def _as_train_reads(
         # All the time that there is to save.
         added += ["--grace-seconds", str(signal_before)]
     return [str(config), *added, *words], overrides, bool(context.params.get("ignore_unsupported"))
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("submit")

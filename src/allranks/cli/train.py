@@ -1,8 +1,9 @@
 """`allranks train`: start a run."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -121,3 +122,20 @@ def _again(ctx: typer.Context, config: Path | None, manifest: Path, *asked: Any)
         chosen.add("launcher_args")
     again = from_manifest(manifest, *asked, chosen=chosen)
     return again.config, again.options, again.fingerprint
+
+
+def as_module() -> NoReturn:
+    """`python -m allranks.cli.train CONFIG`, Axolotl's older form: one rank under a launcher, else `allranks train`."""
+    from allranks.cluster.identity import is_numbered
+
+    if is_numbered(os.environ):
+        from allranks.train.__main__ import main as train_as_rank
+
+        train_as_rank(sys.argv[1:])
+    from allranks.cli.main import main_of
+
+    main_of("train")
+
+
+if __name__ == "__main__":
+    as_module()

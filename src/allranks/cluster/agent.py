@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from allranks.cluster.listening import Listener, PortTaken, reach
 from allranks.cluster.protocol import GRACE_SECONDS, SILENCE_SECONDS, Malformed, encode, read_message
 from allranks.cluster.subtree import Subtree
 from allranks.cluster.transports import open_link
+from allranks.entry_points import refuse_by_hand
 
 Message = dict[str, Any]
 _CONNECT_SECONDS = 5.0
@@ -188,8 +190,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m allranks.cluster.agent", description=__doc__)
     parser.add_argument("--connect", metavar="FILE", help="Connect to the head that wrote FILE.")
     path = parser.parse_args().connect
+    if path is None and not _is_pipe(0):
+        refuse_by_hand("allranks.cluster.agent", "`allranks train --hosts`")
     guard()
     asyncio.run(_serve_on_pipes() if path is None else _serve_on_connection(Path(path)))
+
+
+def _is_pipe(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 async def _serve_on_pipes() -> None:

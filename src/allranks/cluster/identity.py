@@ -67,6 +67,21 @@ def identify(env: Mapping[str, str]) -> Identity:
     return Identity(0, 1, 0, 1, 0, "127.0.0.1", 0, "no launcher")
 
 
+def is_numbered(env: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as one of its ranks, or as its only one.
+
+    The only task of a step of Slurm is none: there srun stands for the shell of a node.
+    """
+    # `accelerate launch` of a single process numbers nothing.
+    if "RANK" in env or "WORLD_SIZE" in env or "ACCELERATE_MIXED_PRECISION" in env:
+        return True
+    try:
+        identity = identify(env)
+    except UsageError:  # some numbers are there: the rank says which are missing
+        return True
+    return not identity.alone or identity.source not in ("no launcher", "Slurm")
+
+
 def refuse_part_of_a_job(env: Mapping[str, str]) -> None:
     """Raises UsageError in a batch script of Slurm for several tasks: outside of srun a process trains alone."""
     if "SLURM_JOB_ID" not in env or identify(env).source != "no launcher":

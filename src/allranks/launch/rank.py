@@ -6,12 +6,15 @@ import os
 import sys
 from typing import NoReturn
 
+from allranks.entry_points import refuse_by_hand
 from allranks.observe.enduring import say
 from allranks.observe.output import redirect_rank_output
 from allranks.observe.parent import die_with_parent
 
 
 def main(words: list[str]) -> NoReturn:
+    if len(words) < 2 or "RANK" not in os.environ:
+        refuse_by_hand("allranks.launch.rank", "`allranks run`")
     kind, name, *arguments = words
     # Kept by exec: no rank goes on alone, holding its GPU, after its launcher was killed.
     die_with_parent()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from allranks.cluster.descendants import adopt_orphans, descendants, reap_orphans, send_signal
+from allranks.entry_points import refuse_by_hand
 from allranks.observe.parent import die_with_parent
 
 # Ranks that are cut off can save nothing; a single node's may. The whole run is to be gone within 15 s.
@@ -64,5 +65,7 @@ def _wait_for_the_end(child: subprocess.Popen) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or not sys.argv[1].isdecimal():
+        refuse_by_hand("allranks.launch.tether", "`allranks train`")
     # Not sys.exit: nothing of ours is left to tidy up, and the exit must not be delayed.
     os._exit(hold(sys.argv[2:], int(sys.argv[1])))

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from allranks.entry_points import refuse_by_hand
 from allranks.observe.events import new_events
 from allranks.observe.trackers.telling import Memory, tell
 
@@ -66,4 +67,6 @@ def _in_one_line_at_the_end(kind: type[BaseException], error: BaseException, tra
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        refuse_by_hand("allranks.observe.trackers", "a run with a tracker")
     main(int(sys.argv[1]), float(sys.argv[2]))

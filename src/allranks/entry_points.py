@@ -1,0 +1,80 @@
+"""Which of our modules are programs: `python -m` of any other would import it, do nothing and exit with 0.
+
+That is how a whole multi-node launch can "succeed" without having trained, so all others are refused."""
+
+import sys
+from collections.abc import Sequence
+
+ENTRY_POINTS = frozenset(
+    [
+        "allranks",
+        # One rank, under a launcher of the user's own.
+        "allranks.train",
+        "allranks.train.__main__",
+        "allranks.compat.qwen",
+        # The commands, by the names of Axolotl's older form: `torchrun … -m axolotl.cli.train c.yaml`.
+        "allranks.__main__",
+        "allranks.cli.config",
+        "allranks.cli.demo",
+        "allranks.cli.export",
+        "allranks.cli.main",
+        "allranks.cli.merge_lora",
+        "allranks.cli.merge_sharded_fsdp_weights",
+        "allranks.cli.preprocess",
+        "allranks.cli.qwen",
+        "allranks.cli.run",
+        "allranks.cli.submit",
+        "allranks.cli.train",
+        # What allranks starts by itself.
+        "allranks.cluster.agent",
+        "allranks.launch.rank",
+        "allranks.launch.tether",
+        "allranks.observe.trackers",
+        "allranks.observe.trackers.__main__",
+        # Writes docs/config.md.
+        "allranks.config.reference",
+    ]
+)
+
+_TRAIN = "`allranks train CONFIG`, or `-m allranks.train CONFIG` under a launcher of your own"
+# What somebody meant who started a part of it; the longest name that fits counts.
+_MEANT = {
+    "allranks": _TRAIN,
+    "allranks.compat": "`-m allranks.compat.qwen` under a launcher of your own, or `allranks qwen`",
+    "allranks.config": "`allranks config show CONFIG`",
+    "allranks.data": "`allranks preprocess CONFIG`",
+    "allranks.demo": "`allranks demo`",
+    "allranks.export": "`allranks export RUN`",
+    "allranks.launch.program": "`allranks run -- PROGRAM`",
+    "allranks.launch.run": "`allranks run -- PROGRAM`",
+    "allranks.launch.submit": "`allranks submit CONFIG`",
+}
+
+
+def refuse_other_modules(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
+    """Exits with 2, and says what to start instead, where `python -m` names a module of ours that is no program.
+
+    `argv` as it is while Python looks for that module: `-m` in place of its path, then its arguments.
+    """
+    word = orig_argv[-len(argv)]
+    module = word.partition("m")[2] if word.startswith("-") else word  # `-m NAME`, or `-mNAME`
+    if module.split(".")[0] != "allranks" or module in ENTRY_POINTS:
+        return
+    parents = [module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)]
+    meant = next(_MEANT[name] for name in parents if name in _MEANT)
+    print(
+        f"error: python -m {module}: this is not a program of allranks; start {meant} (`allranks --help` lists all "
+        "commands)",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+def refuse_by_hand(module: str, started_by: str) -> None:
+    """Exits with 2: a program that allranks starts by itself was started without what it is told then."""
+    print(
+        f"error: python -m {module}: {started_by} starts this by itself, there is nothing in it to start by hand; see "
+        "`allranks --help`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
