@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from allranks.cli.train_words import TrainWordsCommand, is_given, read_as_train, train_words
+from allranks.cli.train_words import TrainWordsCommand, read_as_train, train_words
 from allranks.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -44,6 +44,7 @@ def qwen(
     any config key and finetune.py's own names (--model_max_length 1024) change single values.
     """
     from allranks.cli.config_keys import given
+    from allranks.cli.launch_options import launch_options, node_options
     from allranks.config.dialects.finetune import in_our_words
     from allranks.config.dialects.qwen import (
         METHODS,
@@ -56,7 +57,7 @@ def qwen(
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
     from allranks.launch.node import write_file
-    from allranks.launch.qwen_variables import launch_words
+    from allranks.launch.qwen_variables import port_words
     from allranks.observe import say
 
     if method not in METHODS:
@@ -66,7 +67,7 @@ def qwen(
     if deepspeed not in (None, "none"):
         words = ["--deepspeed", deepspeed, *words]
     context = read_as_train(["qwen.yaml", *words])
-    words = [*launch_words(os.environ, {name for name in context.params if is_given(context, name)}), *words]
+    words = [*port_words(launch_options(context), node_options(context), os.environ), *words]
     overrides = parse_overrides(given(context).config)
     by_zero = deepspeed is None and importlib.util.find_spec("deepspeed") is not None
     flat = qwen_config(method, model, data, overrides.keys(), deepspeed=by_zero)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -175,8 +174,7 @@ def _meeting_point(launch: Launch, options: LaunchOptions) -> Launch:
     if backend == "static" and options.node_rank is None:
         missing.append(f"--node-rank R (0 to {launch.max_nodes - 1}, another on each node)")
     if missing:
-        hint = _environment_hint()
-        raise UsageError(f"--nnodes {options.nnodes} also needs {' and '.join(missing)}{hint}")
+        raise UsageError(f"--nnodes {options.nnodes} also needs {' and '.join(missing)}")
     if options.node_rank is not None and not 0 <= options.node_rank < launch.max_nodes:
         raise UsageError(
             f"--node-rank {options.node_rank} with --nnodes {options.nnodes}: node ranks go from 0 to "
@@ -235,8 +233,3 @@ def _split_endpoint(endpoint: str) -> tuple[str, int | None]:
     if not host or not port.isdigit():
         raise UsageError(f"--rdzv-endpoint {endpoint}: expected HOST or HOST:PORT")
     return host.strip("[]"), int(port)
-
-
-def _environment_hint() -> str:
-    found = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK") if os.environ.get(name)]
-    return f" ({', '.join(found)} in the environment: pass the values as options)" if found else ""

@@ -9,6 +9,7 @@ from allranks.launch.company import in_company
 from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.environment import network_variables
 from allranks.launch.everywhere import start_everywhere
+from allranks.launch.from_environment import tell, with_environment
 from allranks.launch.here import Record, run_here
 from allranks.launch.node import this_node
 from allranks.launch.options import LaunchOptions, resolve
@@ -38,6 +39,8 @@ def run_program(
     program = anyones(words)
     if options.launcher == "ray":
         raise UsageError("--launcher ray is for `allranks train`: Ray's workers start allranks' own engine only")
+    options, notes = with_environment(options, nodes)
+    tell(notes)
     everywhere = find_nodes(nodes, options, argv)
     if everywhere is not None:
         return start_everywhere(everywhere)

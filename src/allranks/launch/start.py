@@ -11,12 +11,13 @@ from pathlib import Path
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
-from allranks.errors import RefusedError, UsageError
+from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.company import in_company
 from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.environment import network_variables
-from allranks.launch.everywhere import start_everywhere
+from allranks.launch.everywhere import Everywhere, start_everywhere
+from allranks.launch.from_environment import tell, with_environment
 from allranks.launch.here import Record, prepare_this_process, run_here
 from allranks.launch.node import this_node, write_file
 from allranks.launch.options import Launch, LaunchOptions, resolve
@@ -46,12 +47,12 @@ def start(
     prepared data must have, if that is known. Raises AllranksError for what can be refused before any rank starts.
     """
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
-    everywhere = find_nodes(nodes, options, argv) if options.launcher != "ray" else None
-    launch = resolve(options) if options.launcher != "ray" and everywhere is None else None
+    everywhere, launch, notes = _where(nodes, options, argv) if options.launcher != "ray" else (None, None, [])
     # What is wrong here is wrong on every node: better told once, before any of them is asked.
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-    if cfg.launch.use_ray:
+    if cfg.launch.use_ray:  # its cluster says which nodes there are
         return start_ray(cfg, options, nodes, argv=argv)
+    tell(notes)
     if everywhere is not None:
         return start_everywhere(everywhere)
     assert launch is not None
@@ -104,6 +105,19 @@ def _train_here(cfg: RunConfig) -> int:
     return main_rank(cfg)
 
 
+def _where(
+    nodes: NodeOptions, asked: LaunchOptions, argv: Sequence[str]
+) -> tuple[Everywhere | None, Launch | None, list[str]]:
+    """All nodes or this one, and what to tell of it once it is known that Ray does not decide."""
+    options, notes = with_environment(asked, nodes)
+    try:
+        everywhere = find_nodes(nodes, options, argv)
+        return everywhere, resolve(options) if everywhere is None else None, notes
+    except AllranksError:
+        tell(notes)  # what is refused may have come from there
+        raise
+
+
 def _write_config(cfg: RunConfig, path: Path) -> None:
     """The resolved config for the ranks: what was checked is what they run, whatever happens to the user's file."""
     write_file(path, f"# {cfg.source}, resolved; the ranks of this node read it\n{cfg.yaml()}")
@@ -126,11 +140,24 @@ def _refuse_other_data(record: Record, fingerprint: str | None) -> None:
 
 def refuse_nested_launch(launch: Launch, instead: str) -> None:
     """Under `srun -n 4 allranks train` each task would train alone, four times the same. Raises UsageError."""
-    if launch.max_nodes > 1:
+    if launch.max_nodes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         return
+    _refuse_numbered_nodes(os.environ)
     identity = identify(os.environ)
     if not identity.alone:
         raise UsageError(
             f"this process is rank {identity.rank} of {identity.world_size} (from {identity.source}): inside a "
             f"launcher of your own start {instead} starts the ranks itself"
+        )
+
+
+def _refuse_numbered_nodes(env: Mapping[str, str]) -> None:
+    """Some platforms number nodes by the variables of ranks, and start one process on each."""
+    rank, size = env.get("RANK"), env.get("WORLD_SIZE")
+    if rank and size not in (None, "", "1") and not env.get("LOCAL_RANK"):
+        address = env.get("MASTER_ADDR") or "HOST"
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={size} are set: where they count nodes, give --nnodes {size} --node-rank "
+            f"{rank} --master-addr {address}; where they count processes, their launcher starts `python -m "
+            "allranks.train CONFIG`; unset both to train on this node alone"
         )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from allranks.cluster.alone import refuse_one_node_of_several
 from allranks.cluster.identity import identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
@@ -26,6 +27,7 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
         identity = identify(os.environ)
         refuse_part_of_a_job(os.environ)
         refuse_one_process_of_several()
+        refuse_one_node_of_several(identity)
         cfg = read({})
         check_accelerate(cfg)
         if layers := layers_named_only_there(cfg):

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 
 from allranks.config import RunConfig
 from allranks.config.accelerate import LEFT_TO_ACCELERATE, contradictions, plain
+from allranks.config.accelerate_default import default_file
 from allranks.errors import ConfigError, UsageError
 
 _NAMES = {
@@ -53,7 +53,7 @@ def check_accelerate(cfg: RunConfig, env: Mapping[str, str] = os.environ) -> Non
         raise ConfigError(
             f"`accelerate launch` and {cfg.source} contradict each other:\n  "
             + "\n  ".join(problems)
-            + f"\n  these come from its --config_file, or without one from {_default_file(env)}"
+            + f"\n  these come from its --config_file, or without one from {_shown_default_file(env)}"
         )
 
 
@@ -110,7 +110,6 @@ def _engine_variable(env: Mapping[str, str]) -> str:
     return next(name for name in _ENGINES if plain(env.get(name, "")) is True)
 
 
-def _default_file(env: Mapping[str, str]) -> str:
-    cache = Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    path = Path(env.get("HF_HOME") or cache).expanduser() / "accelerate" / "default_config.yaml"
+def _shown_default_file(env: Mapping[str, str]) -> str:
+    path = default_file(env)
     return f"{path} (which is there)" if path.exists() else f"{path} (which is not there)"

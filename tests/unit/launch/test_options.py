@@ -66,9 +66,3 @@ def test_an_ipv6_endpoint_keeps_its_colons():
 def test_half_a_launch_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
         resolve(LaunchOptions(**options), num_gpus=2)
-
-
-def test_variables_that_hold_the_answer_are_pointed_out(monkeypatch):
-    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
-    with pytest.raises(UsageError, match=r"MASTER_ADDR in the environment: pass the values as options"):
-        resolve(LaunchOptions(nnodes="2", node_rank=0), num_gpus=0)
