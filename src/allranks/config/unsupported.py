@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from typing import Any
 
+from allranks.secret_names import is_secret_name
+
 LATER = {
     "gptq": "GPTQ weights; use the model that they were made from with `adapter: qlora`",
     "wandb_watch": "gradients by layer in Weights & Biases, whose process has no model; the norm is there",
@@ -392,6 +394,4 @@ def secret_variable(key: str) -> str | None:
     """The environment variable that a secret belongs in, if the key names one."""
     if key in ("hub_token", "hf_token", "hf_auth_token", "use_auth_token"):
         return "HF_TOKEN"
-    if key.endswith(("_api_key", "_token", "_secret", "_password", "_secret_key", "_access_key")):
-        return key.upper()
-    return None
+    return key.upper() if is_secret_name(key) else None

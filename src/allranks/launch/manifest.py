@@ -16,12 +16,12 @@ import allranks
 from allranks.launch.options import Launch
 from allranks.observe.secrets import (
     REMOVED,
-    is_secret_name,
     known_secrets,
     without_secret_values,
     without_secret_words,
     without_secrets,
 )
+from allranks.secret_names import is_secret_name
 
 __all__ = ["REMOVED", "make_manifest", "node_account", "without_secret_values", "without_secrets", "write_manifest"]
 

@@ -7,30 +7,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from allranks.secret_names import is_secret_name
+
 REMOVED = "<removed>"
 
 _SHORTEST_KNOWN = 8  # characters; a shorter "secret" such as `true` would be found everywhere
-
-_SECRET_WORDS = frozenset(
-    [
-        *("token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "passcode", "pwd"),
-        *("credential", "credentials", "authorization", "bearer", "cookie", "psk", "apikey", "authtoken"),
-        *("accesskey", "accountkey", "secretkey", "privatekey", "sharedaccesskey", "sig", "signature"),
-    ]
-)
-# `key` is harmless in many names; after one of these words it is not.
-_KEYS = frozenset(
-    [
-        *("api", "access", "account", "auth", "private", "secret", "service", "shared", "signing", "encryption"),
-        *("master", "ssh", "deploy", "license", "storage", "admin", "write", "read"),
-    ]
-)
-# Tokens of a vocabulary, and counts of them.
-_HARMLESS = re.compile(
-    r"(^|_)(pad|bos|eos|unk|cls|sep|mask|eot|eod|eom|start|end|image|audio|video|boi|eoi|prefix|suffix|special|added|"
-    r"extra|new|additional|next|max|min|num|per|total)_token(_ids?|s)?($|_)"
-    r"|^(old)?pwd$|token_(id|ids|type|count)|tokens"
-)
 
 _SHAPES = re.compile(
     "|".join(
@@ -59,18 +40,6 @@ _ASSIGNMENT = re.compile(
     r"(?P<name>[A-Za-z][\w.-]*)(?P<between>\\?[\"']?\s*[=:]\s*)"
     r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:Bearer |Basic )?[^\s&\"',;}]+)"
 )
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether what is called so (a variable, a config key, an option) is a secret: HF_TOKEN, --hub-token, apiKey."""
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").replace(".", "_").lower().strip("_")
-    if _HARMLESS.search(snake):
-        return False
-    words = [word for word in snake.split("_") if word]
-    return any(
-        word in _SECRET_WORDS or (word in ("key", "keys") and index > 0 and words[index - 1] in _KEYS)
-        for index, word in enumerate(words)
-    )
 
 
 def known_secrets(env: Mapping[str, str] = os.environ) -> frozenset[str]:

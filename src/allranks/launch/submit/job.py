@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allranks.errors import UsageError
-from allranks.launch.manifest import without_secrets
 from allranks.launch.submit.quoting import has_control_characters, refuse_control_characters
+from allranks.observe.secrets import without_secrets
+from allranks.secret_names import is_secret_name
 
 SIGNAL_BEFORE_SECONDS = 300  # as long as `allranks train` gives its ranks to save
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]*")
@@ -20,7 +21,6 @@ _GPUS = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*:)?[1-9][0-9]*")
 _MEMORY = re.compile(r"[1-9][0-9]*[KMGT]")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _check_export(export: str, env: Mapping[str, str]) -> None:
         raise UsageError(f"--export {export!r}: expected NAME or NAME=VALUE")
     if "\0" in value:
         raise UsageError(f"--export {name}: a variable cannot hold a zero byte")
-    if equals and (_SECRET.search(name) or without_secrets(value) != value):
+    if equals and (is_secret_name(name) or without_secrets(value) != value):
         raise UsageError(
             f"--export {name}=…: the script lies in the run directory, and a secret does not belong there; "
             f"set the variable here and give `--export {name}`, or log in on the nodes (`hf auth login`)"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allranks.errors import AllranksError, UsageError
+from allranks.launch.submit.directives import Letters, options_in
 from allranks.launch.submit.job import Job
 from allranks.launch.submit.quoting import for_bash
 from allranks.launch.submit.script import Dialect
@@ -25,8 +26,24 @@ _OURS = {
     "S": None,
     "J": None,
     "t": None,
+    # Torque's other way to ask for nodes; the prefix of directives; the number of the job, which is read.
+    "L": "--nodes",
+    "C": None,
+    "z": None,
 }
-_OUR_RESOURCES = {"walltime": "--time", "select": "--nodes", "nodes": "--nodes", "place": "--nodes and --exclusive"}
+_OUR_RESOURCES = {
+    "walltime": "--time",
+    "select": "--nodes",
+    "nodes": "--nodes",
+    "nodect": "--nodes",
+    "procs": "--nodes",
+    "ncpus": "--cpus-per-task",
+    "ngpus": "--gpus-per-node",
+    "gpus": "--gpus-per-node",
+    "mpiprocs": None,
+    "place": "--nodes and --exclusive",
+}
+_LETTERS = Letters(alone="fhIVxXzE", with_value="aAbcCdDeFjJkKlLmMnNopPqrRStTuvwW")
 
 
 def dialect(job: Job, script: Path, flavour: str) -> Dialect:
@@ -148,11 +165,12 @@ def _timer(job: Job) -> tuple[list[str], str]:
 
 
 def _check_directive(directive: str) -> None:
-    found = re.match(r"-(\w)\s*(\w*)", directive)
-    if not found:
-        return
-    option, word = found.groups()
-    ours = _OUR_RESOURCES.get(word, "") if option == "l" else _OURS.get(option, "")
-    if ours != "":
-        hint = f"use {ours} of `allranks submit`" if ours else "the script sets it, and relies on it"
-        raise UsageError(f"--directive {directive!r}: {hint}")
+    for name, value in options_in(directive, _LETTERS):
+        if name == "l":
+            asked = [(one.partition("=")[0].strip(), _OUR_RESOURCES) for one in value.split(",")]
+        else:
+            asked = [(name, _OURS)]
+        for one, ours in asked:
+            if one in ours:
+                hint = f"use {ours[one]} of `allranks submit`" if ours[one] else "the script sets it, and relies on it"
+                raise UsageError(f"--directive {directive!r}: {hint}")

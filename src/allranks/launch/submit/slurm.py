@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from allranks.errors import AllranksError, UsageError
-from allranks.launch.submit.job import Job
+from allranks.launch.submit.directives import Letters, is_one_of, options_in
+from allranks.launch.submit.job import Job, JobOptions
 from allranks.launch.submit.quoting import for_sbatch, refuse_control_characters
 from allranks.launch.submit.script import Dialect
 
@@ -32,18 +33,33 @@ _OURS = {
     "no-requeue": "--requeue",
     "signal": "--signal-before",
     "export": "--export",
+    "export-file": "--export",
     "ntasks": None,
     "n": None,
     "ntasks-per-node": None,
+    "tasks-per-node": None,
+    "ntasks-per-core": None,
+    "ntasks-per-socket": None,
+    "ntasks-per-gpu": None,
+    "nodefile": "--nodes",
+    "F": "--nodes",
     "output": None,
     "o": None,
     "open-mode": None,
     "chdir": None,
+    "workdir": None,
     "D": None,
+    "wrap": None,
     "array": None,
     "a": None,
 }
-_LONG = re.compile(r"--([\w-]+)")
+# Names of their own that are the beginning of one of ours.
+_OTHERS = ("gpus",)
+_LETTERS = Letters(alone="hHIKOQsuvVkW", with_value="aAbBcCdDeFGiJLmMnNopPqStTwx")
+# Letters whose option has a variable of sbatch that would win over the directive.
+_LONG = {"C": "constraint", "q": "qos", "G": "gpus", "M": "clusters", "d": "dependency", "m": "distribution"}
+_LONG |= {"e": "error", "i": "input", "k": "no-kill", "O": "overcommit", "s": "oversubscribe", "W": "wait"}
+_LONG |= {"w": "nodelist", "x": "exclude", "L": "licenses", "S": "core-spec", "B": "extra-node-info", "b": "begin"}
 # sbatch's variable of an option, where it is not its name in capitals.
 _VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
@@ -55,7 +71,7 @@ def dialect(job: Job) -> Dialect:
     if "\\" in str(job.run):
         raise UsageError(f"output_dir: {job.run}: Slurm does not find a log in a folder with a backslash in its name")
     for directive in options.directives:
-        _check_directive(directive)
+        _check_directive(directive, options)
     beginning = []
     if options.cpus_per_task is not None:
         # From 22.05 on srun does not take it over from the job, and gives each task one core.
@@ -77,7 +93,8 @@ def command(script: Path) -> list[str]:
 
 def environment(job: Job, env: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """The environment for sbatch without the variables that would win over the script, and the names of those."""
-    said = [match[1] for line in (*_directives(job), *job.options.directives) if (match := _LONG.match(line))]
+    lines = (*_directives(job), *job.options.directives)
+    said = [_LONG.get(name, name) for line in lines for name, _ in options_in(line, _LETTERS)]
     variables = {_VARIABLES.get(name, "SBATCH_" + name.upper().replace("-", "_")) for name in said}
     variables |= {"SBATCH_REQUEUE", "SBATCH_NO_REQUEUE", "SBATCH_ARRAY_INX"}
     dropped = sorted(variables & env.keys())
@@ -124,10 +141,12 @@ def _directives(job: Job) -> list[str]:
     return [f"--{name}={value}" if value != "" else f"--{name}" for name, value in pairs if value is not None]
 
 
-def _check_directive(directive: str) -> None:
-    found = re.match(r"--([\w-]+)|-(\w)", directive)
-    name = found and (found[1] or found[2])
-    if name in _OURS:
-        ours = _OURS[name]
-        hint = f"use {ours} of `allranks submit`" if ours else "the script sets it, and relies on it"
-        raise UsageError(f"--directive {directive!r}: {hint}")
+def _check_directive(directive: str, options: JobOptions) -> None:
+    for name, value in options_in(directive, _LETTERS):
+        ours = is_one_of(name, _OURS, _OTHERS)
+        if ours is not None:
+            hint = f"use {_OURS[ours]} of `allranks submit`" if _OURS[ours] else "the script sets it, and relies on it"
+            raise UsageError(f"--directive {directive!r}: {hint}")
+        is_gpus = name == "G" or "gpus".startswith(name) or name.startswith("gpus-per-")
+        if options.gpus_per_node is not None and (is_gpus or ("gres".startswith(name) and "gpu" in value)):
+            raise UsageError(f"--directive {directive!r}: --gpus-per-node of `allranks submit` says it already")

@@ -220,16 +220,94 @@ def test_what_no_scheduler_would_understand_is_refused(change, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("directive", ["--nodes=9", "-N 9", "--time=1", "--output=x", "--array=1-9", "--export=NONE"])
-def test_directives_that_contradict_the_script_are_refused_by_slurm(place, directive):
-    with pytest.raises(UsageError, match="--directive"):
-        slurm.dialect(place.job(JobOptions(nodes=2, directives=(directive,))))
+@pytest.mark.parametrize("name", ["SECRET_TOKENS", "API_TOKENS", "HF_TOKENS", "Git_Tokens", "PGPASSWORD", "API_KEYS"])
+def test_a_secret_is_not_written_into_the_script_whatever_its_name_looks_like(name):
+    with pytest.raises(UsageError, match=f"--export {name}=…: .* a secret does not belong there"):
+        check(JobOptions(nodes=2, exports=(f"{name}=x",)), {})
+    check(JobOptions(nodes=2, exports=(name,)), {name: "x"})
 
 
-@pytest.mark.parametrize("directive", ["-N x", "-l walltime=1:00", "-l select=9", "-l nodes=9", "-V", "-J 1-9", "-q x"])
-def test_directives_that_contradict_the_script_are_refused_by_pbs(place, directive):
-    with pytest.raises(UsageError, match="--directive"):
-        pbs.dialect(place.job(JobOptions(nodes=2, directives=(directive,))), place.run, "openpbs")
+def test_what_only_sounds_like_a_secret_may_be_written():
+    check(JobOptions(nodes=2, exports=("TOKENIZERS_PARALLELISM=false", "MAX_TOKENS=9", "NUM_TOKENS=9")), {})
+
+
+SLURMS = [
+    "--nodes=9",
+    "--nodes 9",
+    "--node 9",
+    "--nod=9",
+    "-N 9",
+    "-N9",
+    "-HN9",
+    "-H -N 9",
+    "--ntasks=9",
+    "-n9",
+    "--nta=9",
+]
+SLURMS += ["--tasks-per-node=8", "--ntasks-per-gpu=1", "--time=1", "-t1", "--tim 1", "--output=x", "-ox", "--array=1-9"]
+SLURMS += ["--export=NONE", "--export-file=x", "--exc", "--exclusive=user", "-D /", "--chd=/", "--wrap=x", "-F hosts"]
+SLURMS += ["--job-n x", "--acc=x", "-p gpu", "--mem=1", "--no-req", "--req", "--sig=B:TERM", "--open-mode=truncate"]
+PBSS = ["-N x", "-Nx", "-l walltime=1:00", "-lwalltime=1:00", "-l select=9", "-l nodes=9:ppn=1", "-l place=free", "-V"]
+PBSS += ["-J 1-9", "-t 1-9", "-q x", "-hq x", "-l filesystems=home,walltime=1:00:00", "-l 'mem=1gb, select=2:ncpus=4'"]
+PBSS += ["-l filesystems=home -l select=9", "-L tasks=9", "-r y", "-ry", "-v A=1", "-S /bin/csh", "-C #X", "-z", "-j n"]
+PBSS += ["-l procs=64", "-l ncpus=9"]
+
+
+def check_slurm(place, directive, **options):
+    return slurm.dialect(place.job(JobOptions(nodes=2, directives=(directive,), **options))).directives
+
+
+def check_pbs(place, directive, flavour="openpbs"):
+    return pbs.dialect(place.job(JobOptions(nodes=2, directives=(directive,))), place.run, flavour).directives
+
+
+def around(directive, harmless):
+    """The directive alone, behind, before and between harmless ones, and quoted."""
+    quoted = '"' + directive.replace(" ", '" "') + '"'
+    return [directive, f"{harmless} {directive}", f"{directive} {harmless}", f"{harmless}  {quoted} {harmless}"]
+
+
+@pytest.mark.parametrize("directive", SLURMS)
+@pytest.mark.parametrize("harmless", ["--constraint=ib", "--comment 'a b'", "-w node[0-9]", "-C ib", "-H", "-s"])
+def test_directives_that_contradict_the_script_are_refused_by_slurm_wherever_they_stand(place, directive, harmless):
+    check_slurm(place, harmless)
+    for text in around(directive, harmless):
+        with pytest.raises(UsageError, match=r"--directive .*(use --|relies on it)"):
+            check_slurm(place, text)
+
+
+@pytest.mark.parametrize(
+    "directive", ["--gpus=8", "-G8", "-G a100:8", "--gpus-per-task=1", "--gres=gpu:8", "--gre gpu:8"]
+)
+def test_gpus_are_said_once(place, directive):
+    check_slurm(place, directive)
+    with pytest.raises(UsageError, match="--gpus-per-node"):
+        check_slurm(place, f"--constraint=ib {directive}", gpus_per_node="8")
+    check_slurm(place, "--gres=lustre:1", gpus_per_node="8")
+
+
+@pytest.mark.parametrize("directive", PBSS)
+@pytest.mark.parametrize("harmless", ["-l filesystems=home", "-m abe", "-h", "-W umask=22", "-P project"])
+def test_directives_that_contradict_the_script_are_refused_by_pbs_wherever_they_stand(place, directive, harmless):
+    check_pbs(place, harmless)
+    texts = around(directive, harmless) if "'" not in directive else [directive, f"{harmless} {directive}"]
+    for text in texts:
+        for flavour in pbs.FLAVOURS:
+            with pytest.raises(UsageError, match=r"--directive .*(use --|relies on it)"):
+                check_pbs(place, text, flavour)
+
+
+@pytest.mark.parametrize("directive", ["--comment='x", "-Z 9", "-%", '--x="'])
+def test_directives_that_no_scheduler_reads_are_refused(place, directive):
+    for check_directive in (check_slurm, check_pbs):
+        with pytest.raises(UsageError, match=r"no option -|not closed"):
+            check_directive(place, directive)
+
+
+def test_variables_of_sbatch_that_win_over_any_option_of_a_directive_are_dropped(place):
+    job = place.job(JobOptions(nodes=2, directives=("--comment=x -C ib --qos low",)))
+    env = {"SBATCH_QOS": "high", "SBATCH_CONSTRAINT": "eth", "SBATCH_DEBUG": "1"}
+    assert slurm.environment(job, env) == ({"SBATCH_DEBUG": "1"}, ["SBATCH_CONSTRAINT", "SBATCH_QOS"])
 
 
 def test_directives_of_sites_are_kept(place):
