@@ -5,6 +5,6 @@ import sys
 __version__ = "0.1.0"
 
 if getattr(sys, "argv", [""])[:1] == ["-m"]:  # so it is while Python looks for the module that `-m` names
-    from allranks.entry_points import refuse_other_modules
+    from allranks.entry_points import begin_as_program
 
-    refuse_other_modules(sys.argv, sys.orig_argv)
+    begin_as_program(sys.argv, sys.orig_argv)

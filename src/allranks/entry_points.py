@@ -2,10 +2,18 @@
 
 That is how a whole multi-node launch can "succeed" without having trained, so all others are refused."""
 
-import sys
-from collections.abc import Sequence
+from __future__ import annotations
 
-ENTRY_POINTS = frozenset(
+import sys
+
+from allranks import interrupt
+
+# Imported before Ctrl-C is answered: nothing that takes time.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OF_USERS = frozenset(
     [
         "allranks",
         # One rank, under a launcher of the user's own.
@@ -25,16 +33,21 @@ ENTRY_POINTS = frozenset(
         "allranks.cli.run",
         "allranks.cli.submit",
         "allranks.cli.train",
-        # What allranks starts by itself.
+        # Writes docs/config.md.
+        "allranks.config.reference",
+    ]
+)
+# What allranks starts by itself; each answers signals in its own way.
+_OF_OURS = frozenset(
+    [
         "allranks.cluster.agent",
         "allranks.launch.rank",
         "allranks.launch.tether",
         "allranks.observe.trackers",
         "allranks.observe.trackers.__main__",
-        # Writes docs/config.md.
-        "allranks.config.reference",
     ]
 )
+ENTRY_POINTS = _OF_USERS | _OF_OURS
 
 _TRAIN = "`allranks train CONFIG`, or `-m allranks.train CONFIG` under a launcher of your own"
 # What somebody meant who started a part of it; the longest name that fits counts.
@@ -51,14 +64,18 @@ _MEANT = {
 }
 
 
-def refuse_other_modules(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
-    """Exits with 2, and says what to start instead, where `python -m` names a module of ours that is no program.
+def begin_as_program(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
+    """Exits with 2, and says what to start instead, where `python -m` names a module of ours that is no program. In
+    others Ctrl-C is answered from now on.
 
     `argv` as it is while Python looks for that module: `-m` in place of its path, then its arguments.
     """
     word = orig_argv[-len(argv)]
     module = word.partition("m")[2] if word.startswith("-") else word  # `-m NAME`, or `-mNAME`
-    if module.split(".")[0] != "allranks" or module in ENTRY_POINTS:
+    if module.split(".")[0] != "allranks" or module in _OF_OURS:
+        return
+    if module in _OF_USERS:
+        interrupt.end_at_once()
         return
     parents = [module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)]
     meant = next(_MEANT[name] for name in parents if name in _MEANT)

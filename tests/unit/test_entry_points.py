@@ -12,7 +12,7 @@ import pytest
 
 import allranks
 from allranks.cluster.identity import is_numbered
-from allranks.entry_points import ENTRY_POINTS, refuse_other_modules
+from allranks.entry_points import ENTRY_POINTS, begin_as_program
 
 MODULES = ["allranks", *(module.name for module in pkgutil.walk_packages(allranks.__path__, "allranks."))]
 
@@ -36,19 +36,20 @@ def test_exactly_the_modules_that_are_programs_are_entry_points():
 
 
 @pytest.mark.parametrize("spelt", [["-m", "{}"], ["-m{}"], ["-P", "-um{}"], ["-X", "dev", "-m", "{}"]], ids=str)
-def test_every_other_module_is_refused_with_the_command_that_was_meant(spelt, capsys):
+def test_every_other_module_is_refused_with_the_command_that_was_meant(spelt, capsys, monkeypatch):
+    monkeypatch.setattr("allranks.interrupt.end_at_once", lambda: None)  # this process is no program of ours
     for module in [*MODULES, "allranks.cli.inference", "allranks.nothing.of.the.kind"]:
         orig_argv = ["python", *(word.format(module) for word in spelt), "c.yaml", "-m", "x"]
         argv = ["-m", "c.yaml", "-m", "x"]
         if module in ENTRY_POINTS:
-            refuse_other_modules(argv, orig_argv)
+            begin_as_program(argv, orig_argv)
         else:
             with pytest.raises(SystemExit) as exit:
-                refuse_other_modules(argv, orig_argv)
+                begin_as_program(argv, orig_argv)
             assert exit.value.code == 2
             message = capsys.readouterr().err
             assert f"-m {module}:" in message and ("`allranks " in message) and message.count("\n") == 1
-    refuse_other_modules(["-m"], ["python", "-m", "torch.distributed.run"])
+    begin_as_program(["-m"], ["python", "-m", "torch.distributed.run"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from allranks import interrupt
+
 _Source = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run directory, one checkpoint, or the run's config.yaml.")
 ]
@@ -109,6 +111,7 @@ def _run(
             max_shard_bytes=shard_bytes,
             report=lambda line: typer.echo(line, err=True),
         )
+    interrupt.means(f"not all was told; what was exported is whole: {done.folder}")
     if as_json:
         facts = {"kind": done.kind, "folder": str(done.folder), "checkpoint": str(done.checkpoint), "step": done.step}
         typer.echo(json.dumps({**facts, "num_bytes": done.num_bytes}, indent=1))

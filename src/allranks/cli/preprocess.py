@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from allranks import interrupt
 from allranks.cli.config_keys import ConfigKeysCommand, given
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -43,6 +44,7 @@ def preprocess(
     for warning in cfg.warnings:
         typer.echo(f"warning: {warning}", err=True)
     prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
+    interrupt.means(f"not all was shown; the prepared data set is whole: {prepared.path}")
     if as_json:
         found = {"path": str(prepared.path), "fingerprint": prepared.fingerprint, "stats": prepared.stats}
         typer.echo(json.dumps(found, indent=1))

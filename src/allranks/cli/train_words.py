@@ -27,7 +27,7 @@ def train_words(ctx: Any) -> list[str]:
 def read_as_train(words: Sequence[str]) -> Any:
     """The context of `allranks train` with these words: its own parser reads them, so that what is checked is what it
     will do. Raises what that raises."""
-    from allranks.cli.main import load_command
+    from allranks.cli.commands import load_command
 
     return load_command("train").make_context("allranks train", list(words))
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from allranks import interrupt
 from allranks.errors import UsageError
 from allranks.launch.company import in_company
 from allranks.launch.describe import describe_program, speaks_for_all
@@ -18,7 +19,7 @@ from allranks.launch.program import anyones
 from allranks.launch.program_outcome import program_outcome
 from allranks.launch.same import what_must_be_equal
 from allranks.launch.start import refuse_nested_launch
-from allranks.launch.stop import Stopped, stop_at_once
+from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
 from allranks.launch.where import NodeOptions, find_nodes
 from allranks.observe import say
 
@@ -43,6 +44,7 @@ def run_program(
     tell(notes)
     everywhere = find_nodes(nodes, options, argv)
     if everywhere is not None:
+        interrupt.means(NO_RANK_LEFT)
         return start_everywhere(everywhere)
     launch = resolve(options)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
@@ -60,6 +62,7 @@ def run_program(
             result = company.ended(result, ended.lost)
     except Stopped as stop:
         result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")
+    interrupt.means(NO_RANK_LEFT)
     if result.message:
         say(result.message, file=sys.stderr)
     return result.exit_code

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from allranks import interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
@@ -25,7 +26,7 @@ from allranks.launch.outcome import outcome, stopped
 from allranks.launch.program import engine
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.same import what_must_be_equal
-from allranks.launch.stop import Stopped, stop_at_once
+from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
 from allranks.launch.where import NodeOptions, find_nodes
 from allranks.observe import RunDir, say
 from allranks.observe.trackers import refuse_missing_packages
@@ -51,9 +52,11 @@ def start(
     # What is wrong here is wrong on every node: better told once, before any of them is asked.
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
     if cfg.launch.use_ray:  # its cluster says which nodes there are
+        interrupt.means(NO_RANK_LEFT)
         return start_ray(cfg, options, nodes, argv=argv)
     tell(notes)
     if everywhere is not None:
+        interrupt.means(NO_RANK_LEFT)
         return start_everywhere(everywhere)
     assert launch is not None
     refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
@@ -84,6 +87,7 @@ def start(
             _refuse_other_data(record, fingerprint)
             stop_if_asked()
             if launch.world_size == 1 and launch.launcher == "torchrun":
+                interrupt.means(NO_RANK_LEFT)
                 prepare_this_process(launch, node, record)
                 stop_if_asked()
                 return _train_here(cfg)
@@ -94,6 +98,7 @@ def start(
             result = company.ended(result, ended.lost)
     except Stopped as stop:
         result = stopped(node.run, node.run_id, stop.received)
+    interrupt.means(NO_RANK_LEFT)
     if result.message:
         say(result.message, file=sys.stderr)
     return result.exit_code

@@ -9,6 +9,8 @@ from types import FrameType
 from allranks.observe import say
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+NO_RANK_LEFT = "no rank runs any more; checkpoints that are complete are kept"
+"""What Ctrl-C means before and behind the time in which signals are handed on to the ranks."""
 
 
 class Stopped(BaseException):

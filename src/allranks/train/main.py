@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from allranks import interrupt
 from allranks.checkpoint import commit
 from allranks.cluster.expected import EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
@@ -60,14 +61,17 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     place_of_rank = {"host": socket.gethostname(), "node": identity.node_rank, "log": log.name if log else None}
     rank = _Rank(cfg, identity, run_dir, events)
     try:
-        outcome = rank.run()
+        with interrupt.interruptible():
+            outcome = rank.run()
         code, reason = (PREEMPTED, f"preempted by {outcome.signal}") if outcome.reason == "preempted" else (0, "done")
     except AllranksError as error:
         events.emit("error", message=str(error), type=type(error).__name__, **place_of_rank)
         _print_error(error, identity)
         code, reason = error.exit_code, str(error)
     except KeyboardInterrupt:
-        code, reason = 130, "interrupted"
+        code, reason = interrupt.EXIT_CODE, "interrupted"
+        if identity.rank == 0:
+            say("\ninterrupted: this step was not finished; checkpoints that are complete are kept", file=sys.stderr)
     except Exception as error:
         text = traceback.format_exc()
         message = f"{type(error).__name__}: {error}"

@@ -18,6 +18,7 @@ def run(*arguments: str) -> int:
 
 def test_export_writes_beside_the_run_and_tells_what(tmp_path, capsys):
     train(tmp_path, "llama")
+    capsys.readouterr()  # what libraries print when they are imported
     assert run("export", str(tmp_path), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["kind"] == "model" and told["step"] == 7 and told["num_bytes"] > 0

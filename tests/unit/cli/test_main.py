@@ -1,12 +1,10 @@
 import importlib.util
-import os
-import signal
 import subprocess
 import sys
 
 import pytest
 
-from allranks.cli.main import COMMANDS, load_command
+from allranks.cli.commands import COMMANDS, load_command
 
 
 def allranks(*arguments, **settings):
@@ -42,23 +40,6 @@ def test_an_error_of_the_users_is_one_message_on_stderr_and_exit_2(tmp_path):
 def test_wrong_usage_is_exit_2():
     assert allranks("trian").returncode == 2
     assert allranks("--no-such-option").returncode == 2
-
-
-INTERRUPTED = """
-import os, signal, time
-from allranks.cli import main
-def wait(*arguments):
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-main.load_command = wait
-main.main(["train"])
-"""
-
-
-def test_ctrl_c_is_130_without_a_traceback():
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, env=env, timeout=50)
-    assert done.returncode == 128 + signal.SIGINT and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks.cli.main import load_command
+from allranks.cli.commands import load_command
 from allranks.config.names import known_keys
 
 CONFIG = """

@@ -12,6 +12,7 @@ from allranks.launch.submit.script import Dialect
 
 NAME = "PBS"
 SUBMIT = "qsub"
+QUEUE = "`qstat -u $USER`"
 FLAVOURS = ("openpbs", "torque")
 
 _TORQUE_NAME_LENGTH = 15

@@ -11,6 +11,7 @@ from allranks.launch.submit.script import Dialect
 
 NAME = "Slurm"
 SUBMIT = "sbatch"
+QUEUE = "`squeue --me`"
 
 # Options of `allranks submit`, and what the script relies on: a directive of the user's must not say them again.
 _OURS = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from allranks import interrupt
 from allranks.config import RunConfig
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.submit import pbs, slurm
@@ -104,6 +105,7 @@ def submit(scheduler: str, written: Written) -> Submitted:
     env, dropped = parts.environment(job, dict(os.environ))
     if dropped:
         say(f"note: {', '.join(dropped)} would change what the script asks for: not handed on", file=sys.stderr)
+    interrupt.means(f"{parts.SUBMIT} was asked already: {parts.QUEUE} shows whether the job is in the queue")
     done = subprocess.run(
         parts.command(written.path),
         cwd=job.directory,
@@ -119,6 +121,7 @@ def submit(scheduler: str, written: Written) -> Submitted:
             f"{parts.SUBMIT} refused the job for the reason above (exit code {done.returncode}); script: {written.path}"
         )
     job_id = parts.job_id(done.stdout)
+    interrupt.means(f"job {job_id} is submitted")
     return Submitted(job_id, written.path, parts.log(job, job_id), parts.advice(job_id))
 
 

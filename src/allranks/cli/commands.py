@@ -1,0 +1,111 @@
+"""The commands of `allranks`: finds the one that is asked for, and imports only that."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from allranks import interrupt
+
+# name -> (module, one line of help). The module has `app`, a typer.Typer, or a function named like the command.
+# Commands are imported when they are run, so that none makes another slow or breaks it.
+COMMANDS = {
+    "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
+    "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
+    "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
+    "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our meeting, logs and clean-up."),
+    "preprocess": (
+        "allranks.cli.preprocess",
+        "Make the prepared data set, and show what is trained and what is masked.",
+    ),
+    "export": ("allranks.cli.export", "Write a checkpoint as Hugging Face safetensors: adapter, merged or full model."),
+    "merge-lora": ("allranks.cli.export", "Axolotl's name for export."),
+    "merge-sharded-fsdp-weights": ("allranks.cli.export", "Axolotl's name for export."),
+    "demo": ("allranks.cli.demo", "Fine-tune a tiny model on this machine as two nodes; no download."),
+    "config": ("allranks.cli.config", "Show the resolved config, or the schema of all keys."),
+}
+
+_AS_IT_WAS = "the run and its checkpoints are as they were"
+# What Ctrl-C leaves undone while a command works, until it says otherwise; the others only read and print.
+UNDONE = {
+    "train": "no rank was started; checkpoints are as they were",
+    "run": "the program was not started",
+    "qwen": "no rank was started; checkpoints are as they were",
+    "submit": "no job was submitted",
+    "preprocess": "the data set was not prepared; those that were prepared before are kept",
+    "export": f"nothing was exported; {_AS_IT_WAS}",
+    "merge-lora": f"nothing was merged; {_AS_IT_WAS}",
+    "merge-sharded-fsdp-weights": f"nothing was merged; {_AS_IT_WAS}",
+    "demo": "the demo was not finished; what it made is kept in its folder",
+}
+
+
+class LazyCommands(TyperGroup):
+    """A group whose commands live in modules that are imported on demand."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return load_command(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def load_command(name: str) -> Any:
+    """The click command behind `name`."""
+    module = importlib.import_module(COMMANDS[name][0])
+    app = getattr(module, "app", None)
+    if app is None:
+        function = getattr(module, name.replace("-", "_"), None) or getattr(module, module.__name__.rpartition(".")[2])
+        app = new_app()
+        app.command(name)(function)
+    command = typer.main.get_command(app)
+    command.name = name
+    if name in UNDONE and command.callback is not None:
+        command.callback = _interruptible(name, command.callback)
+    return command
+
+
+def _interruptible(name: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def work(*arguments: Any, **options: Any) -> Any:
+        interrupt.means(UNDONE[name])
+        with interrupt.interruptible():
+            return callback(*arguments, **options)
+
+    return work
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A typer app in our style: plain help (rich's costs 0.1 s at every start), no completion options."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from allranks import __version__
+
+        typer.echo(f"allranks {__version__}")
+        raise typer.Exit
+
+
+app = new_app(cls=LazyCommands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback(epilog="Example: allranks train config.yaml --nproc-per-node 2 --max-steps 20")
+def allranks(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Fine-tune a language model on several machines, with every rank accounted for.
+
+    Exit codes: 0 done, 1 the run failed, 2 wrong usage or config, 3 refused before the start,
+    75 preempted (a checkpoint is saved; start it again).
+    """
