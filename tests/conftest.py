@@ -18,7 +18,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # A visible GPU would change which strategy and precision a test runs.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Launched from inside a job, the tests are not ranks of that job.
-_OF_A_JOB = ("SLURM_", "PBS_", "OMPI_", "PMI_", "ALLRANKS_", "PET_", "NNODES", "NODE_RANK", "MASTER_ADDR")
+_OF_A_JOB = ("SLURM_", "PBS_", "OMPI_", "PMI_", "ALLRANKS_", "PET_", "NNODES", "NODE_RANK", "MASTER_ADDR", "SSH_")
 for name in [name for name in os.environ if name.startswith(_OF_A_JOB)]:
     if name != "ALLRANKS_REQUIRE_LAB":
         del os.environ[name]

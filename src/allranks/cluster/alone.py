@@ -39,6 +39,16 @@ def refuse_one_node_of_several(identity: Identity, env: Mapping[str, str] = os.e
         raise UsageError(f"{default_file(env)}: num_machines: {machines}, but {started}; {_MEANT}")
 
 
+def warning_over_ssh(env: Mapping[str, str] = os.environ) -> str | None:
+    """A loop of `ssh NODE command` in a script hands on nothing that the script exports: each node is then alone."""
+    if "SSH_CONNECTION" not in env or "SSH_TTY" in env or os.isatty(0) or os.isatty(2):
+        return None
+    return (
+        "this node trains alone: it was started over ssh, which hands on no variables of the script that did it, and "
+        "nothing here names other nodes; --nnodes 1 (or NNODES=1) says that this is meant"
+    )
+
+
 def _of_a_job(identity: Identity, env: Mapping[str, str]) -> str | None:
     """What a job of Slurm or PBS around this process says of several nodes."""
     in_step = "SLURM_STEP_ID" in env

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from allranks.cluster.allocation import Allocation, find_allocation
+from allranks.cluster.alone import warning_over_ssh
 from allranks.cluster.identity import identify
 from allranks.cluster.node_variables import LOOPBACK, Told, place, signs
 from allranks.config.accelerate_default import default_file, default_machines
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _INTEGERS = ("node_rank", "nproc_per_node", "master_port", "max_restarts")
 # Options of these say where nodes meet; one that is given stands for all of them.
 _ENDPOINT = ("rdzv_endpoint", "master_addr", "master_port")
+_WARNING = "warning: "
 _ALONE = "--nnodes 1 trains on this node alone"
 
 
@@ -59,6 +61,8 @@ def with_environment(
         if allocation is None and found.nnodes is None:
             _refuse_signs(env)
         found = _with_accelerates_file(found, allocation, env, notes)
+        if allocation is None and found.nnodes is None and found.accelerate_config is None:
+            notes += [f"{_WARNING}{warning}"] if (warning := warning_over_ssh(env)) else []
     found = _with_torchruns_options(found, env, notes)
     if taken:
         alone = f"; {_ALONE}" if "nnodes" in taken and found.nnodes != "1" else ""
@@ -68,7 +72,7 @@ def with_environment(
 
 def tell(notes: Iterable[str]) -> None:
     for note in notes:
-        say(f"note: {note}", file=sys.stderr)
+        say(note if note.startswith(_WARNING) else f"note: {note}", file=sys.stderr)
 
 
 def _of_any_node(told: Mapping[str, Told]) -> Mapping[str, Told]:

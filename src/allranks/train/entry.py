@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from allranks.cluster.alone import refuse_one_node_of_several
+from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
 from allranks.cluster.identity import identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
@@ -37,7 +37,9 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
         say(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     if identity.rank == 0:
-        for warning in cfg.warnings:
+        is_alone = identity.local_world_size == identity.world_size and "ALLRANKS_RUN_ID" not in os.environ
+        over_ssh = warning_over_ssh() if is_alone and os.environ.get("NNODES") != "1" else None
+        for warning in (*cfg.warnings, *([over_ssh] if over_ssh else [])):
             say(f"warning: {warning}", file=sys.stderr)
     if "ALLRANKS_RUN_ID" in os.environ:
         die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone

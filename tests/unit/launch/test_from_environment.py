@@ -222,6 +222,20 @@ def test_torchruns_other_variables_are_handed_on_or_told(capsys):
     assert "PET_TEE is not used: rank 0 is shown" in capsys.readouterr().err
 
 
+def test_a_start_over_ssh_that_names_no_nodes_is_warned_of(monkeypatch, capfd):
+    ssh = {"SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}
+    options(ssh)
+    assert "warning: this node trains alone: it was started over ssh" in capfd.readouterr().err
+    for env in ({**ssh, "SSH_TTY": "/dev/pts/0"}, {**ssh, "NNODES": "1"}, {**ssh, **TWO}, {**ssh, **SLURM}):
+        options(env)
+    options(ssh, nnodes="1")
+    options(ssh, NodeOptions(hosts="a,b"))
+    assert "trains alone: it was" not in capfd.readouterr().err
+    monkeypatch.setattr("os.isatty", lambda descriptor: descriptor == 0)
+    options(ssh)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_master_address_that_is_this_machine_says_nothing():
     for address in ("localhost", "127.0.0.1", "::1"):
         assert num_nodes({"MASTER_ADDR": address, "MASTER_PORT": "29500"}) == 1
