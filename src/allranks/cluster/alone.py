@@ -35,7 +35,9 @@ def refuse_one_node_of_several(identity: Identity, env: Mapping[str, str] = os.e
             raise UsageError(f"{told[option].variable} is set, but {started}; {_MEANT}")
     if text := _of_a_job(identity, env) or next((sign.text for sign in signs(env)), None):
         raise UsageError(f"{text}, but {started}; {_MEANT}")
-    if identity.source == "no launcher" and (machines := default_machines(env)) > 1:
+    # `accelerate launch` has read its own file, or was told otherwise.
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in env
+    if identity.source == "no launcher" and not by_accelerate and (machines := default_machines(env)) > 1:
         raise UsageError(f"{default_file(env)}: num_machines: {machines}, but {started}; {_MEANT}")
 
 

@@ -166,6 +166,7 @@ def test_accelerates_own_file_is_taken_where_it_says_several_machines(tmp_path, 
     with pytest.raises(UsageError, match=f"{path}: num_machines: 2"):
         alone_with(env)
     alone_with({**env, "NNODES": "1"})
+    alone_with({**env, "ACCELERATE_MIXED_PRECISION": "no"})  # `accelerate launch --num_machines 1`
 
 
 def test_accelerates_own_file_for_one_machine_or_in_pieces_changes_nothing(tmp_path):
