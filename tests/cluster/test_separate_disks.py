@@ -1,5 +1,6 @@
 """Nodes need no shared file system: each of two nodes has its own run directory."""
 
+import shutil
 import subprocess
 import sys
 
@@ -23,29 +24,20 @@ KEYS = {
 
 
 @pytest.fixture
-def train_on_two_nodes(base_config, tmp_path):
-    def train(*arguments: str) -> list[str]:
-        port = free_port()
+def on_two_nodes(base_config, tmp_path):
+    def start(*words: str, expect: int = 0) -> list[str]:
+        """Run this command of Python's as two nodes, in node-a and node-b."""
+        address = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+        address += ["--master-port", str(free_port())]
         processes = []
         for node_rank, name in enumerate(("node-a", "node-b")):
             folder = tmp_path / name
             folder.mkdir(exist_ok=True)
             (folder / "config.yaml").write_text(yaml.safe_dump({**base_config, **KEYS}))
-            command = [
-                sys.executable,
-                "-m",
-                "allranks",
-                "train",
-                "config.yaml",
-                "--nnodes",
-                "2",
-                "--nproc-per-node",
-                "1",
-            ]
-            command += ["--node-rank", str(node_rank), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+            here = [*address, "--node-rank", str(node_rank)]
             processes.append(
                 subprocess.Popen(
-                    [*command, *arguments],
+                    [sys.executable, "-m", *(each for word in words for each in (here if word == "HERE" else [word]))],
                     env=ENVIRONMENT,
                     cwd=folder,
                     text=True,
@@ -54,24 +46,59 @@ def train_on_two_nodes(base_config, tmp_path):
                 )
             )
         outputs = [process.communicate(timeout=TIMEOUT_SECONDS)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], "\n-----\n".join(outputs)
+        assert [process.returncode for process in processes] == [expect, expect], "\n-----\n".join(outputs)
         return outputs
+
+    return start
+
+
+@pytest.fixture
+def train_on_two_nodes(on_two_nodes):
+    def train(*arguments: str, expect: int = 0) -> list[str]:
+        return on_two_nodes("allranks", "train", "config.yaml", "HERE", *arguments, expect=expect)
 
     return train
 
 
-def test_a_checkpoint_of_two_disks_is_resumed_although_a_shard_was_lost_on_one(train_on_two_nodes, run, tmp_path):
+def test_no_lost_disk_loses_a_committed_step(train_on_two_nodes, run, tmp_path):
     expected = run(max_steps=12, lr_scheduler=KEYS["lr_scheduler"]).losses()
     train_on_two_nodes("--max-steps", "9")
-    first, second = (RunDir(tmp_path / name / "run").checkpoints for name in ("node-a", "node-b"))
-    for directory in (first, second):
+    names = ("node-a", "node-b")
+    folders = [RunDir(tmp_path / name / "run").checkpoints for name in names]
+    for directory in folders:
         assert [commit.step_of(path) for path in commit.complete_checkpoints(directory)] == [9, 6]
-    newest = commit.checkpoint_path(first, 9)
-    assert not (newest / "__1_0.distcp").exists(), "the folders are not separate"
-    (newest / "__0_0.distcp").unlink()  # node-a loses its shard of step 9; that of step 6 is on node-b's disk alone
+    assert not (commit.checkpoint_path(folders[0], 9) / "__1_0.distcp").exists(), "the folders are not separate"
 
+    # The disk of either node is new: nothing starts, with or without going on, and nothing is touched.
+    for lost, left in ((0, 1), (1, 0)):
+        run_directory, aside = tmp_path / names[lost] / "run", tmp_path / names[lost] / "aside"
+        run_directory.rename(aside)
+        before = sorted(folders[left].rglob("*"))
+        for arguments, told in (
+            (("--auto-resume-from-checkpoints", "true"), "step-00000009 is committed, but"),
+            ((), "this run would begin at step 0, but there are checkpoints"),
+        ):
+            for output in train_on_two_nodes(*arguments, expect=3):
+                assert told in output and "step-00000009 (" in output and f"node {lost} (" in output
+                assert "no checkpoint in" in output and "Traceback" not in output
+        assert sorted(folders[left].rglob("*")) == before
+        shutil.rmtree(run_directory)
+        aside.rename(run_directory)
+
+    # A marker is enough on any node, and a file wherever it lies.
+    (commit.checkpoint_path(folders[0], 9) / commit.MARKER).unlink()
     outputs = train_on_two_nodes("--auto-resume-from-checkpoints", "true")
-    assert "step-00000009 is damaged: not used" in outputs[0]
-    assert "at step 6 of 12" in outputs[0]
+    assert "at step 9 of 12" in outputs[0]
     losses = Run(0, "", RunDir(tmp_path / "node-a" / "run")).losses()
     assert largest_difference(losses, expected) < 1e-5
+
+
+def test_ranks_of_a_launcher_of_ones_own_refuse_it_too(on_two_nodes, tmp_path):
+    program = ("torch.distributed.run", "HERE", "-m", "allranks.train", "config.yaml")
+    on_two_nodes(*program, "--max-steps", "3")
+    shutil.rmtree(tmp_path / "node-a" / "run")
+    refused = on_two_nodes(*program, "--auto-resume-from-checkpoints", "true", expect=1)
+    assert "step-00000003 is committed, but" in refused[0]
+    refused = on_two_nodes(*program, expect=1)
+    assert "holds checkpoints of an earlier run (newest: step-00000003)" in refused[0]
+    assert not commit.complete_checkpoints(RunDir(tmp_path / "node-a" / "run").checkpoints)

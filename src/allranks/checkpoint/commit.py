@@ -49,11 +49,12 @@ def _step_directories(checkpoints: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def refuse_earlier_run(run_dir: Path, complete: Sequence[Path]) -> None:
-    """Raise UsageError if a fresh run would write between the `complete` checkpoints of an earlier one."""
+def refuse_earlier_run(run_dir: Path, complete: Sequence[str]) -> None:
+    """Raise UsageError if a fresh run would write between the `complete` checkpoints (names, newest first) of an
+    earlier one."""
     if complete:
         raise UsageError(
-            f"output_dir: {run_dir} holds checkpoints of an earlier run (newest: {complete[0].name}). Go on from them "
+            f"output_dir: {run_dir} holds checkpoints of an earlier run (newest: {complete[0]}). Go on from them "
             "with --auto-resume-from-checkpoints true, or start anew in another --output-dir"
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
 from allranks.errors import AllranksError
 from allranks.launch.describe import speaks_for_all
@@ -90,12 +91,19 @@ class Company:
 
 
 @contextlib.contextmanager
-def in_company(launch: Launch, node: Node, same: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Company]:
+def in_company(
+    launch: Launch,
+    node: Node,
+    same: Mapping[str, str],
+    variables: Mapping[str, str],
+    held: Held | None = None,
+) -> Iterator[Company]:
     """Meet the other nodes of a static rendezvous; `same` is what must be equal on all, `variables` what the ranks of
-    this node get beside its environment. Raises RefusedError."""
-    if launch.max_nodes == 1 or launch.backend != "static" or launch.node_rank is None:
+    this node get beside its environment, `held` what it has of the run's checkpoints. Raises RefusedError."""
+    if not launch.meets:
         yield Company(node)
         return
+    assert launch.node_rank is not None
     own = NodeFacts(
         node_rank=launch.node_rank,
         nnodes=launch.max_nodes,
@@ -105,6 +113,7 @@ def in_company(launch: Launch, node: Node, same: Mapping[str, str], variables: M
         launcher=launch.launcher,
         same=same,
         environment=network_facts({**os.environ, **variables}),
+        held=held,
     )
     terms = Terms(
         address=launch.address,

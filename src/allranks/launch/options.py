@@ -68,6 +68,11 @@ class Launch:
         return self.max_nodes == 1 or self.launcher != "torchrun"
 
     @property
+    def meets(self) -> bool:
+        """Whether this node meets the others before its launcher starts: several nodes, whose ranks are known."""
+        return self.max_nodes > 1 and self.backend == "static" and self.node_rank is not None
+
+    @property
     def endpoint(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 

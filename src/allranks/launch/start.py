@@ -10,6 +10,7 @@ from pathlib import Path
 
 from allranks import interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
+from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
@@ -68,7 +69,8 @@ def start(
     if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
         raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
     node = this_node(cfg.checkpoint.output_dir, launch)
-    _refuse_to_mix_runs(cfg, node.run)
+    if not launch.meets:  # else node 0 refuses, for all nodes at once
+        _refuse_to_mix_runs(cfg, node.run)
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
         refuse_missing_packages(cfg)
     for warning in cfg.warnings:
@@ -80,7 +82,10 @@ def start(
     log_start = log.stat().st_size if log.exists() else 0
     same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
     try:
-        with stop_at_once() as stop_if_asked, in_company(launch, node, same, variables) as company:
+        with (
+            stop_at_once() as stop_if_asked,
+            in_company(launch, node, same, variables, _held(cfg, node.run)) as company,
+        ):
             from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
             record = Record(argv, cfg, prepare(cfg, report=say).fingerprint, variables)
@@ -132,7 +137,15 @@ def _refuse_to_mix_runs(cfg: RunConfig, run: RunDir) -> None:
     # The ranks refuse it too; here it is told before data and model are loaded.
     settings = cfg.checkpoint
     if not settings.resume_from_checkpoint and not settings.auto_resume_from_checkpoints:
-        refuse_earlier_run(run.path, complete_checkpoints(run.checkpoints))
+        refuse_earlier_run(run.path, [path.name for path in complete_checkpoints(run.checkpoints)])
+
+
+def _held(cfg: RunConfig, run: RunDir) -> Held | None:
+    """What this node has of the run's checkpoints; None where the config names the one to go on from."""
+    settings = cfg.checkpoint
+    if settings.resume_from_checkpoint:
+        return None
+    return held(run.checkpoints, "newest" if settings.auto_resume_from_checkpoints else "fresh")
 
 
 def _refuse_other_data(record: Record, fingerprint: str | None) -> None:

@@ -27,7 +27,7 @@ from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
 from allranks.export.reader import reader
 from allranks.model.complete import adapter_problems
-from allranks.train.storage import Storage, spread_marker
+from allranks.train.storage import Storage, broadcast_marker
 from allranks.train.strategies import State
 from allranks.train.strategies.flat import LoadPlanner, SavePlanner
 
@@ -175,7 +175,7 @@ class Checkpointer:
         return checkpoint
 
     def _committed(self, checkpoint: Path) -> None:
-        spread_marker(checkpoint, self.storage, self.group)
+        broadcast_marker(checkpoint, self.storage, self.group)
         if not self.storage.leads:
             return
         try:

@@ -33,14 +33,14 @@ from allranks.train.loop import Loop, Outcome, train
 from allranks.train.network import equal_settings, set_up_network
 from allranks.train.result import result_checkpoint, write_result
 from allranks.train.resume import (
+    archive_newer,
     check_trajectory,
     checkpoint_to_resume,
     global_batch_size,
     restore,
-    set_aside_newer,
 )
 from allranks.train.signals import PREEMPTED, StopRequest
-from allranks.train.storage import Storage, fetch, from_rank_0, survey
+from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
 from allranks.train.traffic import Traffic, steps_to_count
 
 
@@ -132,7 +132,7 @@ class _Rank:
         device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind in ("fsdp", "zero"))
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
         world.agree(equal_settings(cfg) | told, identity)
-        storage = survey(self.run_dir.path, identity)
+        storage = detect_shared(self.run_dir.path, identity)
         resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
 
         self._enter("mesh")
@@ -161,7 +161,7 @@ class _Rank:
         if resume is not None:
             check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
             restore(loop, resume, state)
-            left_trajectory = set_aside_newer(self.run_dir, loop.step, storage, self._warn)
+            left_trajectory = archive_newer(self.run_dir, loop.step, storage, self._warn)
             self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
         if model.packed and (text := model.packed.warning(model.num_parameters)):
             self._warn(text)
@@ -222,8 +222,8 @@ class _Rank:
         if checkpoint is None:
             return None
         self._enter("export")
-        if storage.count > 1 and (problems := fetch(checkpoint, storage, self._say)):
-            raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(problems))
+        if storage.count > 1 and (lack := replicate(checkpoint, storage, self._say)):
+            raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(lack.problems))
         # Rank 0 writes alone, however long it takes; the others are done, and wait in no collective with a time-out.
         world.part()
         return write_result(self.cfg, self.run_dir, checkpoint) if self.identity.rank == 0 else None

@@ -20,7 +20,7 @@ from allranks.errors import CheckpointError
 from allranks.observe import RunDir
 from allranks.train.assemble import data_seed
 from allranks.train.loop import Loop
-from allranks.train.storage import Storage, choose, fetch, from_rank_0
+from allranks.train.storage import Storage, committed_steps, latest_valid, replicate
 
 
 def checkpoint_to_resume(cfg: RunConfig, run_dir: RunDir, storage: Storage, warn: Callable[[str], None]) -> Path | None:
@@ -29,21 +29,21 @@ def checkpoint_to_resume(cfg: RunConfig, run_dir: RunDir, storage: Storage, warn
     Raises CheckpointError if the one asked for is unfit, UsageError if there are checkpoints and no word about them.
     """
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    if restarted and (newest := choose(run_dir.checkpoints, storage, warn)) is not None:
+    if restarted and (newest := latest_valid(run_dir.checkpoints, storage, warn)) is not None:
         return newest  # this run's own progress, whatever it was started from
     if wanted := cfg.checkpoint.resume_from_checkpoint:
-        if problems := fetch(Path(wanted), storage, warn):
+        if lack := replicate(Path(wanted), storage, warn):
             raise CheckpointError(
                 "resume_from_checkpoint names a checkpoint that cannot be used:\n  "
-                + "\n  ".join(problems)
+                + "\n  ".join(lack.problems)
                 + "\nName another, or let --auto-resume-from-checkpoints true take the newest good one"
             )
         return Path(wanted)
     if cfg.checkpoint.auto_resume_from_checkpoints:
-        return choose(run_dir.checkpoints, storage, warn)
+        return latest_valid(run_dir.checkpoints, storage, warn)
     if restarted:
         return None
-    commit.refuse_earlier_run(run_dir.path, from_rank_0(commit.complete_checkpoints(run_dir.checkpoints)))
+    commit.refuse_earlier_run(run_dir.path, committed_steps(run_dir.checkpoints, storage))
     return None
 
 
@@ -91,7 +91,7 @@ def _changed(checkpoint: Path, name: str, here: Any, there: Any) -> CheckpointEr
     )
 
 
-def set_aside_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[str], None]) -> bool:
+def archive_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[str], None]) -> bool:
     """Rename the run's checkpoints of later steps than `step`, which training starts again from; call it on all ranks.
 
     Returns whether there were any, on the ranks that lead a folder.

@@ -7,7 +7,7 @@ parts; so before a load, files are sent to the nodes that lack them, each verifi
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.holdings import lost_files
 from allranks.cluster.identity import Identity
-from allranks.errors import CheckpointError
+from allranks.errors import CheckpointError, RefusedError
 
 CHUNK_BYTES = 64 * 2**20
 """Sent at a time: large enough for the network, small beside a shard."""
@@ -47,7 +48,7 @@ class Storage:
 ALONE = Storage(0, 1, 0, 1)
 
 
-def survey(directory: Path, identity: Identity) -> Storage:
+def detect_shared(directory: Path, identity: Identity) -> Storage:
     """Find out which ranks see the same `directory`; call it on all ranks.
 
     Only trying tells: ranks of one node may have a folder each, and those of several nodes any part of their folders in
@@ -73,63 +74,96 @@ def survey(directory: Path, identity: Identity) -> Storage:
     return Storage(folders.index(mine), len(folders), together.index(identity.rank), len(together))
 
 
-def choose(directory: Path, storage: Storage, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint of which every byte is to be had as it was written, complete on every node; or None.
+def latest_valid(directory: Path, storage: Storage, say: Callable[[str], None]) -> Path | None:
+    """The newest committed checkpoint, whole on every node; None where no node has one. Call it on all ranks.
 
-    Call it on all ranks. What is passed over is said, with the reason. Ranks share the reading of files between them.
-    Raises CheckpointError if there are checkpoints, and none can be used: to begin anew beside them would end in
-    replacing steps that are perhaps only on another node's disk.
+    Committed is what any node has the marker of, and its files may lie on any of them. One of which bytes are damaged
+    is passed over, and said, with the reason. Ranks share the reading of files between them.
+    Raises RefusedError if files of the newest are on no node's disk, as after the loss of one: to begin below it would
+    end in replacing steps that are perhaps safe where nobody looked. Raises CheckpointError if none can be used.
     """
-    cut_off = [path.name for path in commit.incomplete_checkpoints(directory)]
-    names = [path.name for path in commit.complete_checkpoints(directory)]
-    cut_off, names = from_rank_0((cut_off, names))
-    for name in cut_off:
+    committed = committed_steps(directory, storage)
+    mine = {path.name for path in commit.incomplete_checkpoints(directory)} if storage.leads else set()
+    for name in sorted(set().union(*_from_all(mine)) - set(committed), reverse=True):
         say(f"{name} has no {commit.MARKER} marker (its save was cut off): not used")
-    for name in names:
-        problems = fetch(directory / name, storage, say)
-        if not problems:
+    for name in committed:
+        lack = replicate(directory / name, storage, say)
+        if not lack:
             return directory / name
-        for problem in problems:
+        if lack.absent:
+            raise RefusedError(lost_files(name, lack.absent, lack.num_files))
+        for problem in lack.problems:
             say(problem)
-        say(f"{name} is damaged: not used{', taking the one before it' if name != names[-1] else ''}")
-    if names:
+        say(f"{name} is damaged: not used{', taking the one before it' if name != committed[-1] else ''}")
+    if committed:
         raise CheckpointError(
-            f"none of the {len(names)} checkpoint(s) in {directory} can be used; why is said above. "
-            "If nodes keep output_dir on disks of their own, start on all nodes that took part; to begin at step 0, "
-            "move the folder away or choose another --output-dir"
+            f"none of the {len(committed)} checkpoint(s) in {directory} can be used; why is said above. To begin at "
+            "step 0, move the folder away or choose another --output-dir"
         )
     return None
 
 
-def fetch(checkpoint: Path, storage: Storage, say: Callable[[str], None] = lambda text: None) -> list[str]:
-    """Make `checkpoint`, which rank 0 sees, whole on every node; call it on all ranks. What has to be sent is said.
+def committed_steps(directory: Path, storage: Storage) -> list[str]:
+    """Names of the checkpoints that any node has committed in `directory`, newest first; call it on all ranks."""
+    mine = [path.name for path in commit.complete_checkpoints(directory)] if storage.leads else []
+    names = {name for of_rank in _from_all(mine) for name in of_rank}
+    return sorted(names, key=lambda name: commit.step_of(Path(name)), reverse=True)
 
-    Returns what is wrong with it, the same on every rank: files of which nobody has a sound copy.
+
+@dataclass(frozen=True)
+class Lack:
+    """What keeps a checkpoint from being whole: `problems` to tell, and the files `absent` from every node's disk."""
+
+    problems: Sequence[str] = ()
+    absent: Sequence[str] = ()
+    num_files: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.problems)
+
+
+def replicate(checkpoint: Path, storage: Storage, say: Callable[[str], None] = lambda text: None) -> Lack:
+    """Make `checkpoint` whole on every node, from whichever nodes have its parts; call it on all ranks.
+
+    What has to be sent is said. Returns what is wrong with it, the same on every rank and empty (false) if nothing is:
+    files of which nobody has a sound copy.
     """
-    marker, problem = from_rank_0(_read_marker(checkpoint))
+    found = [one for one in _from_all(_read_marker(checkpoint) if storage.leads else None) if one is not None]
+    marker = next((marker for marker, _ in found if marker is not None), None)
     if marker is None:
-        return [problem]
-    sound, problems = commit.verify_files(checkpoint, marker["files"], part=storage.part, parts=storage.parts)
-    reports = _from_all((storage.number, sound, problems))
-    holders: dict[str, dict[int, int]] = {name: {} for name in marker["files"]}  # file -> {folder: a rank}
-    for rank, (number, names, _) in enumerate(reports):
+        return Lack([problem for _, problem in found][:1])
+    if any(other is not None and other["files"] != marker["files"] for other, _ in found):
+        return Lack([f"{checkpoint}: the nodes have different checkpoints of this name: they come from separate runs"])
+    files = marker["files"]
+    sound, problems = commit.verify_files(checkpoint, files, part=storage.part, parts=storage.parts)
+    absent = [name for name in problems if not (checkpoint / name).exists()]
+    reports = _from_all((storage.number, sound, problems, absent))
+    holders: dict[str, dict[int, int]] = {name: {} for name in files}  # file -> {folder: a rank}
+    for rank, (number, names, _, _) in enumerate(reports):
         for name in names:
             holders[name].setdefault(number, rank)
-    lost = [name for name, of in holders.items() if not of]
+    lost = {name for name, of in holders.items() if not of}
     if lost:
-        said = {text for _, _, texts in reports for name, text in texts.items() if name in lost}
-        return sorted(said)
-    sizes = [marker["files"][name]["bytes"] for name, of in holders.items() if len(of) < storage.count]
+        present = {name for _, _, texts, away in reports for name in texts if name not in away}
+        # Of a file that lies damaged somewhere, that it is missing elsewhere says nothing.
+        said = {
+            text
+            for _, _, texts, away in reports
+            for name, text in texts.items()
+            if name in lost and (name not in present or name not in away)
+        }
+        return Lack(sorted(said), sorted(lost - present), len(files))
+    sizes = [files[name]["bytes"] for name, of in holders.items() if len(of) < storage.count]
     if sizes:
         say(_announce(checkpoint.name, len(sizes), sum(sizes)))
     for name, of in holders.items():
         if len(of) < storage.count:
             lacking = storage.leads and storage.number not in of
-            _send(checkpoint / name, marker["files"][name]["bytes"], min(of.values()), receives=lacking)
-    if storage.leads and storage.number != 0:
+            _send(checkpoint / name, files[name]["bytes"], min(of.values()), receives=lacking)
+    if storage.leads and not (checkpoint / commit.MARKER).is_file():
         commit.write_marker(checkpoint, marker)
     _barrier()
-    return []
+    return Lack()
 
 
 def _announce(name: str, num_files: int, num_bytes: int) -> str:
@@ -166,7 +200,7 @@ def _send(path: Path, size: int, source: int, *, receives: bool) -> None:
             file.close()
 
 
-def spread_marker(checkpoint: Path, storage: Storage, group: dist.ProcessGroup | None) -> None:
+def broadcast_marker(checkpoint: Path, storage: Storage, group: dist.ProcessGroup | None) -> None:
     """After a commit, give the other folders the marker too, so that they know which of their shards to keep."""
     if storage.count == 1:
         return

@@ -9,7 +9,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
 from allranks.train.checkpoint import Checkpointer, read_state
-from allranks.train.storage import ALONE, choose
+from allranks.train.storage import ALONE, latest_valid
 from allranks.train.strategies.native import NativeState
 
 
@@ -128,7 +128,7 @@ def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):
     shard.write_bytes(content)
 
     said = []
-    chosen = choose(tmp_path, ALONE, said.append)
+    chosen = latest_valid(tmp_path, ALONE, said.append)
     assert chosen is not None and read_state(chosen)["step"] == 2
     text = "\n".join(said)
     assert "step-00000004 has no COMPLETE marker" in text
@@ -136,7 +136,7 @@ def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):
 
 
 def test_nothing_to_resume(tmp_path):
-    assert choose(tmp_path / "none", ALONE, print) is None
+    assert latest_valid(tmp_path / "none", ALONE, print) is None
 
 
 def test_old_checkpoints_and_cut_off_saves_are_cleared_by_the_next_commit(tmp_path):

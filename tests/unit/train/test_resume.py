@@ -4,7 +4,7 @@ from allranks.checkpoint import commit
 from allranks.config import RunConfig
 from allranks.errors import CheckpointError
 from allranks.observe import RunDir
-from allranks.train.resume import check_trajectory, global_batch_size, set_aside_newer
+from allranks.train.resume import archive_newer, check_trajectory, global_batch_size
 from allranks.train.storage import ALONE
 
 
@@ -75,7 +75,7 @@ def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path):
         run.checkpoint(step).mkdir(parents=True)
         commit.commit(run.checkpoint(step), {})
     said = []
-    set_aside_newer(run, 5, ALONE, said.append)
+    archive_newer(run, 5, ALONE, said.append)
     assert [commit.step_of(path) for path in commit.complete_checkpoints(run.checkpoints)] == [5]
     assert len(said) == 2 and len(list(run.checkpoints.glob("abandoned-*"))) == 2
 
@@ -84,5 +84,5 @@ def test_set_aside_checkpoints_are_not_listed_again(tmp_path):
     run = RunDir(tmp_path)
     run.checkpoint(9).mkdir(parents=True)
     commit.commit(run.checkpoint(9), {})
-    set_aside_newer(run, 1, ALONE, lambda text: None)
+    archive_newer(run, 1, ALONE, lambda text: None)
     assert commit.complete_checkpoints(run.checkpoints) == []

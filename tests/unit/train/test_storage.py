@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from allranks.checkpoint import commit
 from allranks.cluster.identity import Identity
-from allranks.train.storage import Storage, _announce, fetch, survey
+from allranks.train.storage import Storage, _announce, detect_shared, replicate
 from tests.ranks import run_ranks
 
 RANKS = 3
@@ -29,7 +29,7 @@ LAYOUTS: dict[str, tuple[str, list[int | None]]] = {
 def _rank(rank: int, base: Path) -> None:
     me = Identity(rank, RANKS, rank, None, None, "127.0.0.1", 0, "test")
     found = {
-        name: survey(base / name / folders[rank], replace(me, node_rank=nodes[rank]))
+        name: detect_shared(base / name / folders[rank], replace(me, node_rank=nodes[rank]))
         for name, (folders, nodes) in LAYOUTS.items()
     }
     said: list[str] = []
@@ -42,10 +42,8 @@ def _rank(rank: int, base: Path) -> None:
     if rank == 0:
         shards = [checkpoint / "shard-0", base / "fetched" / "b" / checkpoint.name / "shard-1"]
         commit.commit(checkpoint, {shard.name: commit.digest(shard) for shard in shards})
-    problems = fetch(checkpoint, found["two nodes"], said.append)
-    torch.save(
-        {"found": {k: vars(v) for k, v in found.items()}, "said": said, "problems": problems}, base / f"{rank}.pt"
-    )
+    lack = replicate(checkpoint, found["two nodes"], said.append)
+    torch.save({"found": {k: vars(v) for k, v in found.items()}, "said": said, "lack": bool(lack)}, base / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +74,7 @@ def test_every_node_gets_what_it_lacks_and_is_told_once(results, base):
         checkpoint = base / "fetched" / folder / "step-00000004"
         assert commit.verify(checkpoint) == []
     for result in results:
-        assert result["problems"] == []
+        assert not result["lack"]
         assert result["said"] == ["step-00000004: sending 2 files (0.01 GB) to nodes that lack them"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from allranks.checkpoint.holdings import Held
 from allranks.cluster import environments
 
 _LONGEST_VALUE = 120  # characters of a differing value that are shown
@@ -15,7 +16,8 @@ _LONGEST_VALUE = 120  # characters of a differing value that are shown
 class NodeFacts:
     """One node's own account. `same` holds what must be equal on every node: field -> value, as text.
 
-    `environment` are its `network_facts`: settings of NCCL and gloo, of which some may differ.
+    `environment` are its `network_facts`: settings of NCCL and gloo, of which some may differ. `held` is what it has of
+    the run's checkpoints, which only node 0 is told; None where the run has none.
     """
 
     node_rank: int
@@ -26,13 +28,14 @@ class NodeFacts:
     launcher: str
     same: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    held: Held | None = None
 
     @property
     def name(self) -> str:
         return f"node {self.node_rank} ({self.host})"
 
     def to_message(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "held": None if self.held is None else self.held.to_message()}
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> NodeFacts:
@@ -49,6 +52,8 @@ class NodeFacts:
             if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
                 raise ValueError(f"{name} is no table of texts")
             values[name] = table
+        if message.get("held") is not None:
+            values["held"] = Held.from_message(message["held"])
         return cls(**values)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from allranks.checkpoint.holdings import refusal
 from allranks.errors import RefusedError, UsageError
 from allranks.launch.meeting import wire
 from allranks.launch.meeting.facts import NodeFacts, differences
@@ -60,8 +61,11 @@ class Head(Meeting):
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
+        if lost := refusal({node.name: node.held for node in nodes if node.held is not None}):
+            self._refuse(lost)
         self.nodes = nodes
-        self._post({"go": {"run": self.run_id, "nodes": [node.to_message() for node in nodes]}})
+        told = [replace(node, held=None).to_message() for node in nodes]
+        self._post({"go": {"run": self.run_id, "nodes": told}})
 
     def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
         with self._changed:
