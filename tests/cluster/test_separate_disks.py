@@ -25,7 +25,7 @@ KEYS = {
 
 @pytest.fixture
 def on_two_nodes(base_config, tmp_path):
-    def start(*words: str, expect: int = 0) -> list[str]:
+    def start(*words: str, expect: int = 0, **keys: object) -> list[str]:
         """Run this command of Python's as two nodes, in node-a and node-b."""
         address = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
         address += ["--master-port", str(free_port())]
@@ -33,7 +33,7 @@ def on_two_nodes(base_config, tmp_path):
         for node_rank, name in enumerate(("node-a", "node-b")):
             folder = tmp_path / name
             folder.mkdir(exist_ok=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump({**base_config, **KEYS}))
+            (folder / "config.yaml").write_text(yaml.safe_dump({**base_config, **KEYS, **keys}))
             here = [*address, "--node-rank", str(node_rank)]
             processes.append(
                 subprocess.Popen(
@@ -102,3 +102,21 @@ def test_ranks_of_a_launcher_of_ones_own_refuse_it_too(on_two_nodes, tmp_path):
     refused = on_two_nodes(*program, expect=1)
     assert "holds checkpoints of an earlier run (newest: step-00000003)" in refused[0]
     assert not commit.complete_checkpoints(RunDir(tmp_path / "node-a" / "run").checkpoints)
+
+
+def test_different_weights_on_one_node_are_refused(on_two_nodes, tiny, tmp_path):
+    """One tensor of node-b's model is another one's: under FSDP half of each rank's shards would come from it."""
+    for name in ("node-a", "node-b"):
+        shutil.copytree(tiny.model, tmp_path / name / "model")
+    weights = tmp_path / "node-b" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 64
+    weights.write_bytes(content)
+
+    for output in on_two_nodes("allranks", "train", "config.yaml", "HERE", expect=3, base_model="model"):
+        assert "base_model: model.safetensors: " in output and "node 1 (" in output
+        assert output.count("sha256") == 2, "only what differs is told"
+    own = ("torch.distributed.run", "HERE", "-m", "allranks.train", "config.yaml")
+    refused = on_two_nodes(*own, expect=1, base_model="model")
+    assert "base_model: model.safetensors: " in refused[0] and "rank 1 (" in refused[0]
+    assert not (tmp_path / "node-a" / "run" / "checkpoints").exists()

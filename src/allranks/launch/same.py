@@ -1,4 +1,4 @@
-"""What every node must have alike for a run: config, code and packages, as flat texts that can be compared."""
+"""What every node must have alike for a run: config, model, code and packages, as flat texts that can be compared."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import allranks
 from allranks.config import RunConfig
 from allranks.launch.manifest import package_versions, without_secret_values
+from allranks.model.files import model_files
 
 
 def what_must_be_equal(cfg: RunConfig | None) -> dict[str, str]:
@@ -21,6 +22,7 @@ def what_must_be_equal(cfg: RunConfig | None) -> dict[str, str]:
         # What must be equal of the network is compared as variables: names of interfaces and adapters are a node's own.
         flat = {key: value for key, value in cfg.flat().items() if key != "network"}
         facts |= dict(_flat(without_secret_values(flat)))
+        facts |= model_files(cfg)
     return facts
 
 

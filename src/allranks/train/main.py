@@ -21,6 +21,7 @@ from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.errors import AllranksError, CheckpointError, UsageError
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
+from allranks.model.files import model_files
 from allranks.model.placement import place
 from allranks.model.quantized.settings import require_library
 from allranks.model.unseen import unseen_tokens
@@ -31,6 +32,7 @@ from allranks.train.assemble import assemble
 from allranks.train.checkpoint import read_state
 from allranks.train.loop import Loop, Outcome, train
 from allranks.train.network import equal_settings, set_up_network
+from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
 from allranks.train.resume import (
     archive_newer,
@@ -131,7 +133,7 @@ class _Rank:
         kind, _, _ = strategy(cfg, identity.world_size)
         device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind in ("fsdp", "zero"))
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
-        world.agree(equal_settings(cfg) | told, identity)
+        world.agree(equal_settings(cfg) | model_files(cfg) | told, identity)
         storage = detect_shared(self.run_dir.path, identity)
         resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
 
@@ -142,6 +144,8 @@ class _Rank:
         self._enter("model")
         _set_tf32(cfg, device)
         model = build_model(cfg, placement, tokenizer=load_tokenizer(cfg) if _may_add_tokens(cfg) else None)
+        world.agree(model_files(cfg, from_hub=True), identity)  # by now it is in every node's cache
+        check_replicas(model.hf_model, identity)
         if cfg.adapter.adapter and identity.rank == 0:
             self._warn_of_unseen_tokens(model, prepared)
         state = read_state(resume) if resume else {}

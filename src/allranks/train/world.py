@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from allranks.cluster.identity import Identity
-from allranks.errors import AllranksError, ConfigError
+from allranks.errors import AllranksError, RefusedError
 from allranks.observe import say, settle_output
 from allranks.train.devices import choose_device, claim, refuse_conflicts
 
@@ -69,7 +69,7 @@ def join(identity: Identity, *, timeout_seconds: float, needs_group: bool) -> to
 def agree(facts: Mapping[str, Any], identity: Identity) -> None:
     """Compare what every rank believes about the run; call it on all ranks. Values are JSON, keys a flat name each.
 
-    Raises ConfigError on all ranks, naming each differing field with the ranks that hold each value.
+    Raises RefusedError on all ranks, naming each differing field with the ranks that hold each value.
     """
     if identity.alone:
         return
@@ -88,7 +88,7 @@ def agree(facts: Mapping[str, Any], identity: Identity) -> None:
     dist.all_gather_object(everyone, {**mine, "host": socket.gethostname()})
     fields = sorted({field for facts in everyone for field in facts} - {"host"})
     differences = [f"{field}: {described}" for field in fields if (described := _difference(field, everyone))]
-    raise ConfigError("the ranks do not run the same thing:\n  " + "\n  ".join(differences))
+    raise RefusedError("the ranks do not run the same thing:\n  " + "\n  ".join(differences))
 
 
 def nodes_of_ranks(identity: Identity) -> tuple[int, ...]:

@@ -1,0 +1,150 @@
+"""What a model, tokenizer or adapter is on this node, file by file, to be compared with the other nodes'.
+
+Needs no torch. What a digest covers is said in its text:
+
+- `sha256`: every byte. Of all small files, and of weights that are together at most WHOLE_BYTES; it is kept in the
+  user's cache by path, inode, size and time of the last change, so that the next start need not read them again.
+- `sha256 of samples`: of larger weights the list of tensors, and the beginning, middle and end of every tensor: another
+  model, or any tensor that was trained, converted or cut off differs there. A single flipped bit may not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from allranks.config import RunConfig
+
+WHOLE_BYTES = 2 * 2**30
+"""About a second of hashing and, cold, a few of reading."""
+
+SAMPLE_BYTES = 4096
+"""One page: a disk reads no less."""
+
+_SMALL_BYTES = 2**20
+"""Files up to here are always read whole, and are not worth an entry in the cache."""
+
+_LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "*.tiktoken")
+_SHOWN_DIGITS = 16
+
+
+def model_files(cfg: RunConfig, *, from_hub: bool = False) -> dict[str, str]:
+    """`KEY: FILE` -> size and digest, for every folder that the config names a model, tokenizer or adapter in.
+
+    A name of the Hub counts only with `from_hub`, and then what lies of it in this machine's cache: before a download
+    one node has it and another has not. A file that cannot be read is said as its value.
+    """
+    found: dict[str, str] = {}
+    for key, name in {
+        "base_model": cfg.model.base_model,
+        "base_model_config": cfg.model.base_model_config,
+        "tokenizer_config": cfg.model.tokenizer_config,
+        "lora_model_dir": cfg.adapter.lora_model_dir,
+    }.items():
+        folder = Path(name).expanduser() if name else None
+        if name and from_hub and folder is not None and not folder.is_dir():
+            folder = _cached_snapshot(name, cfg.model.revision_of_model)
+        if folder is not None and folder.is_dir():
+            found |= {f"{key}: {file}": described for file, described in _described(folder).items()}
+    return found
+
+
+def _described(folder: Path) -> dict[str, str]:
+    files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    weights = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+    return {file.name: _describe(file, whole=weights <= WHOLE_BYTES) for file in files}
+
+
+def _describe(file: Path, *, whole: bool) -> str:
+    try:
+        size = file.stat().st_size
+        if size <= _SMALL_BYTES or file.suffix != ".safetensors":
+            kind, digest = "sha256", _sha256(file)
+        elif whole:
+            kind, digest = "sha256", _cached_sha256(file)
+        else:
+            kind, digest = "sha256 of samples", sampled_sha256(file)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return f"{size} bytes, {kind} {digest[:_SHOWN_DIGITS]}"
+
+
+def sampled_sha256(file: Path) -> str:
+    """SHA-256 over a safetensors file's header and the first, middle and last SAMPLE_BYTES of every tensor in it."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as opened:
+        for start, end in _parts(opened, size, digest):
+            last = max(start, end - SAMPLE_BYTES)
+            for position in sorted({start, (start + last) // 2, last}):
+                opened.seek(position)
+                digest.update(opened.read(min(SAMPLE_BYTES, end - position)))
+    return digest.hexdigest()
+
+
+def _parts(opened: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tuple[int, int]]:
+    """Where each tensor begins and ends; of what is no safetensors file, a thousand equal parts."""
+    num_bytes = int.from_bytes(opened.read(8), "little")
+    if num_bytes <= min(size - 8, _LARGEST_HEADER_BYTES):
+        header = opened.read(num_bytes)
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            table = json.loads(header)
+            spans = [entry["data_offsets"] for name, entry in table.items() if name != "__metadata__"]
+            parts = sorted((8 + num_bytes + int(start), 8 + num_bytes + int(end)) for start, end in spans)
+            if all(0 <= start <= end <= size for start, end in parts):
+                digest.update(header)
+                yield from parts
+                return
+    yield from ((size * i // 1000, size * (i + 1) // 1000) for i in range(1000))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _cached_sha256(file: Path) -> str:
+    """The same, from the user's cache where the file is the one that was read: path, inode, size and times say so."""
+    status = file.stat()
+    identity = [
+        str(file.resolve()),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    ]
+    entry = _cache() / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    with contextlib.suppress(OSError, ValueError):
+        known = entry.read_text(encoding="ascii").strip()
+        if len(known) == 64:
+            return known
+    digest = _sha256(file)
+    with contextlib.suppress(OSError):  # a home that cannot be written costs a second at the next start, no more
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+        temporary.write_text(digest, encoding="ascii")
+        temporary.replace(entry)
+    return digest
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allranks" / "sha256"
+
+
+def _cached_snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a Hub model in this machine's cache, if it is there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit if commit else None
+    return snapshot if snapshot is not None and snapshot.is_dir() else None
