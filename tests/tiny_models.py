@@ -125,4 +125,4 @@ def make_batch(seed: int, lengths: tuple[int, ...] = (7, 5, 9)) -> TorchBatch:
     has_next = torch.cat([torch.arange(length) < length - 1 for length in lengths])
     labelled = has_next & (torch.rand(sum(lengths), generator=generator) < 0.5)
     where = labelled.nonzero()[:, 0]
-    return TorchBatch(ids, positions[None], lengths, where, ids[0, where + 1], sum(lengths))
+    return TorchBatch(ids, positions[None], lengths, where, ids[0, where + 1], sum(lengths), (sum(lengths),))

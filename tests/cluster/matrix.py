@@ -118,7 +118,9 @@ def _keep_logits(train: Any, path: Path, rank: int) -> Any:
         ids = torch.tensor([SEQUENCE])
         none = torch.zeros(0, dtype=torch.long)
         loop.model.module.eval()
-        logits = loop.model.logits(TorchBatch(ids, torch.arange(ids.shape[1])[None], (ids.shape[1],), none, none, 0))
+        logits = loop.model.logits(
+            TorchBatch(ids, torch.arange(ids.shape[1])[None], (ids.shape[1],), none, none, 0, ())
+        )
         if rank == 0:
             torch.save({"logits": logits, "kind": loop.model.placement.kind}, path)
         return outcome

@@ -2,11 +2,14 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from tests.cluster.conftest import Run, largest_difference
 
@@ -61,6 +64,33 @@ def test_lora_too(reference, run, tmp_path):
     expected = alone(reference, run, tmp_path, learns=0.996, **keys)  # the model under the adapter stays random
     result = run("--nproc-per-node", "2", **keys, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
+
+
+def test_a_mixtures_router_loss_too(run, tiny, tmp_path):
+    """It is no mean over tokens: its blocks must count by themselves, however they are dealt out."""
+    keys = {"base_model": str(_mixture(tiny, tmp_path / "mixture")), "max_steps": 6, "batch_size": 5}
+    keys["model_config"] = {"output_router_logits": True, "router_aux_loss_coef": 1.0}
+    expected = run(output_dir=tmp_path / "alone", **keys)
+    ways = {"two": (["--nproc-per-node", "2"], {"micro_batch_size": 1, **FSDP}), "one": ([], {"micro_batch_size": 5})}
+    for name, (arguments, more) in ways.items():
+        result = run(*arguments, output_dir=tmp_path / name, **{**keys, **more})
+        assert largest_difference(result.losses(), expected.losses()) < TOLERANCE
+        balance = [
+            {event["step"]: event["router_loss"] for event in each.events("step")} for each in (result, expected)
+        ]
+        assert largest_difference(*balance) < TOLERANCE
+    assert min(balance[0].values()) > 1 and "router loss x 1" in expected.output
+
+
+def _mixture(tiny, folder: Path) -> Path:
+    """A random mixture of experts that reads the tiny model's tokens."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=512, initializer_range=0.3, **shape, **experts))
+    shutil.copytree(tiny.model, folder)
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(

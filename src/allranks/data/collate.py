@@ -18,6 +18,7 @@ class MicroBatch:
     label_positions int64[L]    position whose output predicts the label (one before the label's token)
     labels          int64[L]
     num_tokens      tokens without padding
+    block_lengths   tokens of each block, in order, without padding
     """
 
     input_ids: np.ndarray
@@ -26,6 +27,7 @@ class MicroBatch:
     label_positions: np.ndarray
     labels: np.ndarray
     num_tokens: int
+    block_lengths: tuple[int, ...]
 
 
 def collate(blocks: BlockSet, ids: Iterable[int], *, pad_to: int | None, pad_token_id: int = 0) -> MicroBatch:
@@ -43,7 +45,8 @@ def collate(blocks: BlockSet, ids: Iterable[int], *, pad_to: int | None, pad_tok
         tokens.append(blocks.tokens[offsets[0] : offsets[-1]])
         masks.append(blocks.mask[offsets[0] : offsets[-1]])
         lengths.append(np.diff(offsets))
-    num_tokens = sum(map(len, tokens))
+    block_lengths = tuple(map(len, tokens[1:]))
+    num_tokens = sum(block_lengths)
     padding = max(pad_to or 1, num_tokens) - num_tokens
     if padding:
         tokens.append(np.full(padding, pad_token_id, np.uint32))
@@ -62,4 +65,5 @@ def collate(blocks: BlockSet, ids: Iterable[int], *, pad_to: int | None, pad_tok
         label_positions=targets - 1,
         labels=input_ids[targets],
         num_tokens=num_tokens,
+        block_lengths=block_lengths,
     )

@@ -13,7 +13,8 @@ class TorchBatch:
     """One flattened row of packed documents.
 
     Shapes: `input_ids`, `position_ids` int64 [1, T]; `label_positions`, `labels` int64 [L]. `lengths` (on the host) are
-    the documents' lengths in order and sum to T. The output at `label_positions[i]` predicts `labels[i]`.
+    the documents' lengths in order and sum to T; `block_lengths` those of the blocks, without padding. The output at
+    `label_positions[i]` predicts `labels[i]`.
     """
 
     input_ids: Tensor
@@ -22,6 +23,7 @@ class TorchBatch:
     label_positions: Tensor
     labels: Tensor
     num_tokens: int
+    block_lengths: tuple[int, ...]
 
 
 def to_device(micro_batch: Any, device: torch.device) -> TorchBatch:
@@ -47,4 +49,5 @@ def to_device(micro_batch: Any, device: torch.device) -> TorchBatch:
         copy(micro_batch.label_positions),
         copy(micro_batch.labels),
         int(micro_batch.num_tokens),
+        tuple(int(n) for n in micro_batch.block_lengths),
     )

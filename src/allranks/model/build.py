@@ -18,7 +18,7 @@ from allranks.model.isolation import choose_attention, probe_isolation
 from allranks.model.kernels import apply_liger, loss_kernel
 from allranks.model.layers import find_layers
 from allranks.model.loading import fill, plan_loading
-from allranks.model.loss import PackedKwargs, packed_logits, sum_cross_entropy, takes_logits_to_keep
+from allranks.model.loss import Losses, PackedKwargs, forward_losses, packed_outputs, takes_logits_to_keep
 from allranks.model.noise import EmbeddingNoise
 from allranks.model.offload import offload_layer_inputs
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
@@ -26,6 +26,7 @@ from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
 from allranks.model.quantized.settings import Packed, quantization, quantize_layers
 from allranks.model.quantized.stored import gather_packed, stored_settings
+from allranks.model.router import RouterLoss, router_loss
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
 from allranks.model.vocabulary import grow_vocabulary
@@ -59,20 +60,29 @@ class TrainModel:
     packed_kwargs: PackedKwargs
     keeps_logits: bool
     head: LossHead | None
+    router: RouterLoss | None
     compiled: bool
     probe: Callable[[], None] | None = None
     noise: EmbeddingNoise | None = None
 
     def forward_loss(self, batch: TorchBatch) -> Tensor:
         """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
+        return self._losses(batch, None).cross_entropy
+
+    def forward_losses(self, batch: TorchBatch) -> Losses:
+        """Return all that is trained on the batch: that sum, and the router loss's, where the model has one."""
+        return self._losses(batch, self.router)
+
+    def _losses(self, batch: TorchBatch, router: RouterLoss | None) -> Losses:
         with self._autocast(), self.noise.over(batch.lengths) if self.noise else nullcontext():
-            return sum_cross_entropy(
+            return forward_losses(
                 self.module,
                 batch,
                 head=self.head,
                 keeps_logits=self.keeps_logits,
                 packed_kwargs=self.packed_kwargs,
                 dtype=self.precision.compute,
+                router=router,
             )
 
     @torch.no_grad()
@@ -80,9 +90,9 @@ class TrainModel:
         """Return the logits at every position, [1, T, vocabulary], without a graph. Every rank takes part."""
         try:
             with self._autocast():
-                return packed_logits(
+                return packed_outputs(
                     self.module, batch, keep=None, packed_kwargs=self.packed_kwargs, dtype=self.precision.compute
-                )
+                ).logits
         finally:
             self.reshard()
 
@@ -90,7 +100,8 @@ class TrainModel:
         """How attention and loss are computed, and whether layers are compiled: a line for the user."""
         attends = "each document by itself" if self.packed_kwargs == "documents" else self.config._attn_implementation
         loss = "from all logits of the labels" if self.head is None else self.head.way
-        return f"attention: {attends}; loss: {loss}" + ("; layers compiled" if self.compiled else "")
+        routes = f"; router loss x {self.router.coefficient:g}" if self.router else ""
+        return f"attention: {attends}; loss: {loss}{routes}" + ("; layers compiled" if self.compiled else "")
 
     def reshard(self) -> None:
         """Make every parameter a shard again (FSDP) after forward passes that no backward pass followed."""
@@ -136,6 +147,13 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     model, packed_kwargs, must_probe = _without_weights(config, cfg, precision, placement.device)
     apply_liger(model, cfg, placement.device)
     recipe = _wanted_recipe(model, cfg)
+    router = router_loss(model, cfg)
+    if router is not None and packed_kwargs == "mask":
+        raise ConfigError(
+            f"output_router_logits: {type(model).__name__} needs a mask to keep packed documents apart, with which its "
+            "router loss cannot be made; set sample_packing: false and micro_batch_size: 1, or switch it off in "
+            "overrides_of_model_config"
+        )
     plan = plan_loading(model, stored, grown(model))
     config.dtype = precision.compute  # what the model will be exported in
     packed = quantize_layers(model, quantized) if quantized else None
@@ -188,6 +206,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
         head=LossHead(model, recipe, num_chunks=cfg.kernels.chunked_cross_entropy_num_chunks, kernel=kernel)
         if recipe
         else None,
+        router=router,
         compiled=compiled,
         noise=EmbeddingNoise(model, cfg.optimizer.neftune_noise_alpha) if cfg.optimizer.neftune_noise_alpha else None,
     )

@@ -131,7 +131,7 @@ def head_recipe(model: PreTrainedModel) -> Recipe | None:
 
     options = {"logits_to_keep": keep} if takes_logits_to_keep(model) else {}
     try:
-        with _replaced(model.base_model, body), _replaced(head, layer), torch.no_grad():
+        with replaced(model.base_model, body), replaced(head, layer), torch.no_grad():
             logits = model(input_ids=torch.zeros(1, 5, dtype=torch.int64), use_cache=False, **options).logits
     except Exception:  # whatever a model's code does not find in so little: its logits are then made in full
         return None
@@ -162,7 +162,8 @@ def _computing(head: Any) -> Any:
 
 
 @contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within it, `forward` runs in place of the module's own."""
     had = module.__dict__.get("forward")
     module.forward = forward
     try:

@@ -29,7 +29,7 @@ def choose_attention(
 ) -> tuple[PreTrainedModel, PackedKwargs, bool]:
     """Make the model with the attention that was asked for, or the fastest that isolates documents.
 
-    Returns the model, how its attention is told about documents (`loss.packed_logits`), and whether isolation is not
+    Returns the model, how its attention is told about documents (`loss.packed_outputs`), and whether isolation is not
     known from the model's facts and has to be tried on the model (`probe_isolation`).
 
     Raises:
@@ -123,7 +123,8 @@ def probe_isolation(model: "TrainModel") -> None:
     try:
         for first in (1, 7):
             ids = torch.tensor([[*range(first, first + lengths[0]), *range(20, 20 + lengths[1])]], device=device)
-            batch = TorchBatch(ids % vocabulary, positions, lengths, positions[0, :0], positions[0, :0], sum(lengths))
+            none = positions[0, :0]
+            batch = TorchBatch(ids % vocabulary, positions, lengths, none, none, sum(lengths), (sum(lengths),))
             outputs.append(model.logits(batch)[0, lengths[0] :].float())
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(

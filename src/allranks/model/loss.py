@@ -1,6 +1,7 @@
 """The loss of a micro-batch: a sum over its labels, with logits only where there is a label."""
 
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from allranks.model.batch import TorchBatch
 
 if TYPE_CHECKING:
     from allranks.model.head import LossHead
+    from allranks.model.router import RouterLoss
 
 # How a model is told where documents begin, besides position_ids that restart: "documents" and "varlen" are for
 # attention functions (ours, FlashAttention's), "mask" is an explicit mask, "" is for masks that transformers makes
@@ -19,7 +21,16 @@ if TYPE_CHECKING:
 PackedKwargs = Literal["documents", "varlen", "mask", ""]
 
 
-def sum_cross_entropy(
+@dataclass(frozen=True)
+class Losses:
+    """Of a micro-batch, float32 with a graph: the sum of cross entropy over its labels, and that of the router loss
+    over its blocks, without its coefficient, where the model trains one."""
+
+    cross_entropy: Tensor
+    router: Tensor | None = None
+
+
+def forward_losses(
     module: nn.Module,
     batch: TorchBatch,
     *,
@@ -27,32 +38,37 @@ def sum_cross_entropy(
     keeps_logits: bool,
     packed_kwargs: PackedKwargs,
     dtype: torch.dtype,
-) -> Tensor:
-    """Return the float32 sum of cross entropy over the labels of `batch`.
+    router: "RouterLoss | None" = None,
+) -> Losses:
+    """Run the model on `batch` for its losses.
 
     The output layer runs only on positions that have a label: with a big vocabulary and masked prompts that is where
     the time and memory of a plain loop go. Without any label the sum is 0 and still hangs on every trainable parameter,
     so that ranks with less work than others take part in every collective.
 
     `head`: makes the loss without full logits, or None. `keeps_logits`: the model's forward takes `logits_to_keep`.
-    `dtype`: what the model computes in.
+    `dtype`: what the model computes in. `router`: what the model trains besides.
     """
     keep = batch.label_positions if keeps_logits else None
     if head is not None:
         with head.targets(batch.label_positions, batch.labels):
-            logits = packed_logits(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
-        return head.loss_of(logits)
-    # squeeze, not [0]: the gradient of an index is a zeroed copy of all the logits, of a squeeze it is a view.
-    logits = packed_logits(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype).squeeze(0)
-    if not keeps_logits:
-        logits = logits[batch.label_positions]
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
+        cross_entropy = head.loss_of(outputs.logits)
+    else:
+        outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
+        # squeeze, not [0]: the gradient of an index is a zeroed copy of all the logits, of a squeeze it is a view.
+        logits = outputs.logits.squeeze(0)
+        if not keeps_logits:
+            logits = logits[batch.label_positions]
+        cross_entropy = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+    balance = router.of_blocks(outputs.router_logits, batch.block_lengths) if router else None
+    return Losses(cross_entropy, balance)
 
 
-def packed_logits(
+def packed_outputs(
     module: nn.Module, batch: TorchBatch, *, keep: Tensor | None, packed_kwargs: PackedKwargs, dtype: torch.dtype
-) -> Tensor:
-    """Run the model on packed documents. Returns logits [1, positions, vocabulary], at `keep` or everywhere."""
+) -> Any:
+    """Run the model on packed documents. Its logits are [1, positions, vocabulary], at `keep` or everywhere."""
     documents = Documents(batch.lengths)
     kwargs: dict[str, Any] = {"attention_mask": None}
     if packed_kwargs == "documents":
@@ -67,7 +83,7 @@ def packed_logits(
         kwargs["logits_to_keep"] = keep
     # Neither a mask of ones nor a cache: given one (use_cache=True is most configs' default), transformers does not
     # look for restarts in position_ids, and documents would see each other.
-    return module(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **kwargs).logits
+    return module(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **kwargs)
 
 
 def takes_logits_to_keep(model: nn.Module) -> bool:

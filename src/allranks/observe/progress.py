@@ -54,6 +54,7 @@ class Progress:
         seconds: float,
         memory_bytes: int | None = None,
         mfu: float | None = None,
+        router_loss: float | None = None,
     ) -> None:
         """Report that optimizer step `step` is done.
 
@@ -75,7 +76,7 @@ class Progress:
             self._drawn = now
         elif not last and step % self.logging_steps:
             return
-        text = "  ".join(self._parts(loss, learning_rate, memory_bytes, mfu))
+        text = "  ".join(self._parts(loss, router_loss, learning_rate, memory_bytes, mfu))
         if self._live is not None:
             self._live.update(0, completed=step, text=text)
             self._live.refresh()
@@ -100,11 +101,18 @@ class Progress:
         self.close()
 
     def _parts(
-        self, loss: float | None, learning_rate: float | None, memory_bytes: int | None, mfu: float | None
+        self,
+        loss: float | None,
+        router_loss: float | None,
+        learning_rate: float | None,
+        memory_bytes: int | None,
+        mfu: float | None,
     ) -> list[str]:
         parts = []
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
+        if router_loss is not None:
+            parts.append(f"router {router_loss:.3f}")
         if learning_rate is not None:
             parts.append(f"lr {learning_rate:.2e}")
         if self._tokens_per_second is not None:

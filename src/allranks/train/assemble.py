@@ -75,7 +75,12 @@ def assemble(
             write_extras=lambda folder: write_hugging_face_files(cfg, model, folder),
             warn=warn,
         ),
-        stats=StatsReader(rank=identity.rank, world_size=identity.world_size, device=device),
+        stats=StatsReader(
+            rank=identity.rank,
+            world_size=identity.world_size,
+            device=device,
+            router_coefficient=model.router.coefficient if model.router else None,
+        ),
         events=events,
         progress=None,
         limits=Limits(

@@ -121,7 +121,7 @@ def train(loop: Loop) -> Outcome:
             # Every strategy averages gradients over the ranks; with this factor the sum over ranks and micro-batches
             # becomes the mean over the target tokens of the global batch.
             to_mean = plan.world_size / max(todo.plan.num_target_tokens, 1)
-            loss_sum = torch.zeros((), device=device)
+            loss_sums = torch.zeros(2, device=device)
             data_seconds = 0.0
             num_micro_batches = len(todo.plan.micro_batches)
             for index in range(num_micro_batches):
@@ -129,9 +129,15 @@ def train(loop: Loop) -> Outcome:
                 batch = next(todo.batches)
                 data_seconds += time.perf_counter() - waiting_since
                 with strategy.micro_batch(last=index == num_micro_batches - 1):
-                    loss = model.forward_loss(batch)
-                    strategy.backward(loss * to_mean)
-                loss_sum += loss.detach()
+                    losses = model.forward_losses(batch)
+                    loss = losses.cross_entropy * to_mean
+                    if model.router is not None and losses.router is not None:
+                        # Likewise the mean over the blocks of the global batch.
+                        weight = model.router.coefficient * plan.world_size / todo.plan.num_blocks
+                        loss = loss + losses.router * weight
+                        loss_sums[1] += losses.router.detach()
+                    strategy.backward(loss)
+                loss_sums[0] += losses.cross_entropy.detach()
                 if loop.traffic is not None:
                     loop.traffic.read()
             grad_norm = strategy.step()
@@ -146,9 +152,10 @@ def train(loop: Loop) -> Outcome:
             }
             read = loop.stats.push(
                 step,
-                loss_sum,
+                loss_sums,
                 grad_norm,
                 num_target_tokens=todo.plan.num_target_tokens,
+                num_blocks=todo.plan.num_blocks,
                 stop=loop.stop_request.name is not None,
             )
             if loop.traffic is not None:
@@ -224,6 +231,8 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
         record = loop._records.pop(stats.step)
         loop.last_loss = stats.loss
         memory = loop.memory_bytes()
+        if stats.router_loss is not None:
+            record["router_loss"] = stats.router_loss
         loop.events.emit(
             "step",
             step=stats.step,
@@ -247,6 +256,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
                 seconds=seconds,
                 memory_bytes=memory,
                 mfu=mfu,
+                router_loss=stats.router_loss,
             )
         _check(loop, stats)
         loop.stopping = loop.stopping or bool(stats.stop_ranks)
@@ -267,7 +277,7 @@ def _check(loop: Loop, stats: StepStats) -> None:
             "finite on every rank; stopped before a checkpoint could be made of it. Lower learning_rate, or use bf16"
         )
     threshold = loop.limits.loss_threshold
-    if threshold is None:
+    if threshold is None or math.isnan(stats.loss):  # of a step without a target token
         return
     loop._high_losses = loop._high_losses + 1 if stats.loss > threshold else 0
     if loop._high_losses >= loop.limits.loss_patience:
@@ -281,7 +291,7 @@ def _evaluate(loop: Loop) -> bool:
     """Evaluate, save if this is the best and bests are saved; True if training should stop improving in vain."""
     _digest(loop, loop.stats.flush())
     loss = _measure(loop)
-    improved = loop.best_loss is None or loss < loop.best_loss
+    improved = is_better(loss, loop.best_loss)
     if improved:
         loop.best_loss, loop.evals_without_improvement = loss, 0
     else:
@@ -295,6 +305,11 @@ def _evaluate(loop: Loop) -> bool:
     loop._last_read = time.perf_counter()  # none of this is part of the next step's time
     patience = loop.limits.eval_patience
     return patience is not None and loop.evals_without_improvement >= patience
+
+
+def is_better(loss: float, best: float | None) -> bool:
+    """Whether an evaluation's loss is a new best: a loss that is not finite never is, and any other beats it."""
+    return math.isfinite(loss) and (best is None or not math.isfinite(best) or loss < best)
 
 
 def _measure(loop: Loop) -> float:

@@ -11,11 +11,13 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class StepStats:
-    """Of one step, the same on every rank: mean loss over the global batch's target tokens, norm of the gradient
-    before clipping, which ranks computed a loss that is not finite, and which were asked to stop."""
+    """Of one step, the same on every rank: what was minimised (mean cross entropy over the global batch's target
+    tokens, and the router loss times its coefficient), norm of the gradient before clipping, which ranks computed a
+    loss that is not finite, and which were asked to stop. `router_loss`: mean over the blocks, None if not trained."""
 
     step: int
     loss: float
+    router_loss: float | None
     grad_norm: float
     bad_ranks: tuple[int, ...]
     stop_ranks: tuple[int, ...]
@@ -29,24 +31,35 @@ class StatsReader:
     so decisions made from them (stop, save) need no further communication.
     """
 
-    def __init__(self, *, rank: int, world_size: int, device: torch.device) -> None:
+    def __init__(
+        self, *, rank: int, world_size: int, device: torch.device, router_coefficient: float | None = None
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.device = device
+        self.router_coefficient = router_coefficient
         self.lag = 1 if device.type == "cuda" else 0
-        self._pending: list[tuple[int, int, torch.Tensor, torch.cuda.Event | None]] = []
+        self._pending: list[tuple[int, int, int, torch.Tensor, torch.cuda.Event | None]] = []
 
     def push(
-        self, step: int, loss_sum: torch.Tensor, grad_norm: torch.Tensor, *, num_target_tokens: int, stop: bool
+        self,
+        step: int,
+        loss_sums: torch.Tensor,
+        grad_norm: torch.Tensor,
+        *,
+        num_target_tokens: int,
+        num_blocks: int,
+        stop: bool,
     ) -> list[StepStats]:
         """Enqueue the stats of `step`; returns those that are ready to be read, oldest first.
 
-        loss_sum: this rank's float32 sum of cross entropy over its targets; grad_norm: the global norm.
+        loss_sums: float32 [2], this rank's sum of cross entropy over its targets and of the router loss over its
+        blocks; grad_norm: the global norm. The two numbers are the global batch's.
         """
-        row = torch.zeros(1 + 2 * self.world_size, device=self.device)
-        row[0] = loss_sum
-        row[1 + self.rank] = (~torch.isfinite(loss_sum)).float()
-        row[1 + self.world_size + self.rank].fill_(float(stop))
+        row = torch.zeros(2 + 2 * self.world_size, device=self.device)
+        row[:2] = loss_sums
+        row[2 + self.rank] = (~torch.isfinite(loss_sums)).any().float()
+        row[2 + self.world_size + self.rank].fill_(float(stop))
         if self.world_size > 1:
             dist.all_reduce(row)
         row = torch.cat([row, grad_norm.detach().reshape(1).to(row)])
@@ -55,7 +68,7 @@ class StatsReader:
             row = torch.empty(row.shape, pin_memory=True).copy_(row, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._pending.append((step, num_target_tokens, row, event))
+        self._pending.append((step, num_target_tokens, num_blocks, row, event))
         return self._take(self.lag)
 
     def flush(self) -> list[StepStats]:
@@ -65,18 +78,23 @@ class StatsReader:
     def _take(self, leave: int) -> list[StepStats]:
         ready = []
         while len(self._pending) > leave:
-            step, targets, row, event = self._pending.pop(0)
+            step, targets, blocks, row, event = self._pending.pop(0)
             if event is not None:
                 event.synchronize()
             values = row.tolist()
             ranks = range(self.world_size)
+            loss, router_loss = values[0] / targets if targets else math.nan, None
+            if self.router_coefficient is not None:
+                router_loss = values[1] / blocks if blocks else math.nan
+                loss += self.router_coefficient * router_loss
             ready.append(
                 StepStats(
                     step=step,
-                    loss=values[0] / targets if targets else math.nan,
+                    loss=loss,
+                    router_loss=router_loss,
                     grad_norm=values[-1],
-                    bad_ranks=tuple(rank for rank in ranks if values[1 + rank] > 0),
-                    stop_ranks=tuple(rank for rank in ranks if values[1 + self.world_size + rank] > 0),
+                    bad_ranks=tuple(rank for rank in ranks if values[2 + rank] > 0),
+                    stop_ranks=tuple(rank for rank in ranks if values[2 + self.world_size + rank] > 0),
                 )
             )
         return ready

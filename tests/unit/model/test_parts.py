@@ -78,12 +78,13 @@ class MicroBatch:
     label_positions: np.ndarray
     labels: np.ndarray
     num_tokens: int
+    block_lengths: tuple[int, ...]
 
 
 def test_an_empty_micro_batch_still_runs_the_model():
     """As a rank with nothing left to do gets it: it must meet the others in every collective."""
     nothing = np.zeros((1, 0), np.int64)
-    batch = to_device(MicroBatch(nothing, nothing, (), nothing[0], nothing[0], 0), CPU)
+    batch = to_device(MicroBatch(nothing, nothing, (), nothing[0], nothing[0], 0, ()), CPU)
     assert batch.input_ids.shape == (1, 1) and batch.lengths == (1,)
     model = build_model(config_for(saved_model("llama")), one_process())
     loss = model.forward_loss(batch)
@@ -94,7 +95,7 @@ def test_an_empty_micro_batch_still_runs_the_model():
 
 def test_a_micro_batch_is_copied_as_it_is():
     ids, positions = np.array([[5, 6, 7]]), np.array([[0, 1, 0]])
-    batch = to_device(MicroBatch(ids, positions, (2, 1), np.array([0]), np.array([6]), 3), CPU)
+    batch = to_device(MicroBatch(ids, positions, (2, 1), np.array([0]), np.array([6]), 3, (3,)), CPU)
     assert batch.input_ids.tolist() == ids.tolist() and batch.position_ids.tolist() == positions.tolist()
     assert (batch.lengths, batch.label_positions.tolist(), batch.labels.tolist()) == ((2, 1), [0], [6])
 

@@ -18,11 +18,18 @@ _LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, "lora_
 
 _EXPERTS = {"lora_target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 
+_COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+
+# So much of it that it shows.
+ROUTER = {"overrides_of_model_config": {"output_router_logits": True, "router_aux_loss_coef": 2.0}}
+
 # What is trained: name -> (architecture, keys).
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "untied": ("llama", {"chunked_cross_entropy_num_chunks": 3}),
     "tied": ("llama-tied", {"chunked_cross_entropy_num_chunks": 3}),
     "experts": ("qwen3-moe", {}),
+    "router loss": ("mixtral", ROUTER),
+    "router loss, compiled and recomputed": ("qwen3-moe", {**ROUTER, **_COMPILED, "gradient_checkpointing": True}),
     "recomputed": ("gemma3", {"gradient_checkpointing": True}),
     "recomputed, inputs on the host": ("llama", {"gradient_checkpointing": "offload"}),
     "partly frozen": ("llama", {"unfrozen_parameters": ["lm_head", "model.layers.1.mlp"]}),
@@ -37,7 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora over 8 bits": ("llama", {**_LORA, "load_in_8bit": True}),
     "lora, compiled and recomputed": (
         "llama",
-        {**_LORA, "gradient_checkpointing": True, "torch_compile": True, "torch_compile_backend": "aot_eager"},
+        {**_LORA, **_COMPILED, "gradient_checkpointing": True},
     ),
     "lora on experts": ("qwen3-moe", {**_LORA, **_EXPERTS}),
     "lora with embeddings": ("llama", {**_LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
@@ -68,7 +75,10 @@ def one_step(flat: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]
     total = torch.zeros(())
     for index, batch in enumerate(mine):
         with model.gradient_sync(index == len(mine) - 1):
-            loss = model.forward_loss(batch)
+            losses = model.forward_losses(batch)
+            loss = losses.cross_entropy
+            if model.router is not None:
+                loss = loss + losses.router * model.router.coefficient
             (loss * world_size).backward()
         total += loss.detach()
     if world_size > 1:
@@ -88,7 +98,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def _without_labels(batch):
     return type(batch)(
-        batch.input_ids, batch.position_ids, batch.lengths, batch.label_positions[:0], batch.labels[:0], 0
+        batch.input_ids, batch.position_ids, batch.lengths, batch.label_positions[:0], batch.labels[:0], 0, ()
     )
 
 
@@ -130,9 +140,11 @@ def test_no_labels_give_zero_gradients_for_everything_trained(model):
     flat = flat_for(saved_model(MODELS[model][0]), **MODELS[model][1])
     cfg = RunConfig.from_flat(flat)
     built = build_model(cfg, place(cfg, torch.device("cpu"), 0, 1))
-    loss = built.forward_loss(_without_labels(make_batch(1)))
-    assert loss.item() == 0 and loss.dtype == torch.float32
-    loss.backward()
+    losses = built.forward_losses(_without_labels(make_batch(1)))
+    for loss in (losses.cross_entropy, losses.router):
+        if loss is not None:
+            assert loss.item() == 0 and loss.dtype == torch.float32
+            loss.backward(retain_graph=True)
     for name, parameter in built.hf_model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and not parameter.grad.any(), name

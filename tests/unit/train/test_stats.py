@@ -5,13 +5,22 @@ import torch
 from allranks.train.stats import StatsReader
 
 
-def push(reader, step, loss_sum, *, norm=1.0, targets=4, stop=False):
-    return reader.push(step, torch.tensor(loss_sum), torch.tensor(norm), num_target_tokens=targets, stop=stop)
+def push(reader, step, loss_sum, *, router=0.0, norm=1.0, targets=4, stop=False):
+    sums = torch.tensor([loss_sum, router])
+    return reader.push(step, sums, torch.tensor(norm), num_target_tokens=targets, num_blocks=2, stop=stop)
 
 
 def test_the_loss_is_the_mean_over_targets():
     [stats] = push(StatsReader(rank=0, world_size=1, device=torch.device("cpu")), 3, 10.0, norm=2.5)
     assert (stats.step, stats.loss, stats.grad_norm, stats.bad_ranks, stats.stop_ranks) == (3, 2.5, 2.5, (), ())
+
+
+def test_the_loss_is_what_was_minimised_and_the_router_loss_is_the_mean_over_blocks():
+    reader = StatsReader(rank=0, world_size=1, device=torch.device("cpu"), router_coefficient=0.5)
+    [stats] = push(reader, 1, 10.0, router=6.0)
+    assert (stats.loss, stats.router_loss) == (4.0, 3.0)
+    [stats] = push(reader, 2, 10.0, router=math.nan)
+    assert stats.bad_ranks == (0,)
 
 
 def test_a_loss_that_is_not_finite_names_its_rank():

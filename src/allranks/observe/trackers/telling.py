@@ -77,6 +77,7 @@ def measurements(event: Mapping[str, Any]) -> dict[str, float]:
     else:
         values = {
             "train/loss": event["loss"],
+            "train/router_loss": event.get("router_loss"),
             "train/grad_norm": event["grad_norm"],
             "train/learning_rate": event["learning_rate"],
             "train/epoch": event["epoch"],
