@@ -1,6 +1,7 @@
 """Which evaluation is the best so far: one that is not a number never is, and never stands in the way of another."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,11 +21,10 @@ def evaluated(monkeypatch, losses, *, best=None, patience=None):
         best_checkpoint=None,
         evals_without_improvement=0,
         save_best=True,
-        checkpointer=SimpleNamespace(directory=None, protected=set()),
+        checkpointer=SimpleNamespace(directory=Path("checkpoints"), protected=set()),
         limits=Limits(loss_threshold=None, loss_patience=3, eval_patience=patience),
         step=0,
     )
-    monkeypatch.setattr(training, "checkpoint_path", lambda _, step: SimpleNamespace(name=f"step-{step}"))
     seen = []
     for _ in losses:
         loop.step += 1
@@ -37,7 +37,7 @@ def evaluated(monkeypatch, losses, *, best=None, patience=None):
 def test_a_first_loss_that_is_no_number_is_beaten_by_the_next(monkeypatch, bad):
     seen = evaluated(monkeypatch, [bad, 3.0, bad, 2.0, 2.5])
     assert [best for best, *_ in seen] == [None, 3.0, 3.0, 2.0, 2.0]
-    assert [name for _, name, _ in seen] == [None, "step-2", "step-2", "step-4", "step-4"]
+    assert [name for _, name, _ in seen] == [None, *["step-00000002"] * 2, *["step-00000004"] * 2]
 
 
 def test_one_that_an_earlier_version_kept_is_beaten_too(monkeypatch):
