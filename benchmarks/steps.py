@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdpa": ("attention by documents; one mask (sdpa)", {"attn_implementation": "sdpa"}),
     "packing": ("packing; documents are padded", {"sample_packing": False, "pad_to_sequence_len": True}),
     "prefetch": ("making micro-batches ahead", {"without": "prefetch"}),
+    "gc": ("garbage collected at set steps; whenever Python likes", {"without": "set-collections"}),
     "all": (
         "loss, attention and packing",
         _ALL_LOGITS | {"attn_implementation": "sdpa", "sample_packing": False, "pad_to_sequence_len": True},

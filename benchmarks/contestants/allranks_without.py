@@ -35,7 +35,21 @@ def without_prefetch() -> None:
     allranks.train.feed.ThreadPoolExecutor = WhenAsked
 
 
-PARTS = {"labels-only": without_labels_only, "prefetch": without_prefetch}
+def without_set_collections() -> None:
+    """Python collects its garbage whenever it likes."""
+    from contextlib import nullcontext
+
+    from allranks.train.garbage import Garbage
+
+    Garbage.held_back = lambda self: nullcontext()
+    Garbage.after_step = lambda self, step: 0.0
+
+
+PARTS = {
+    "labels-only": without_labels_only,
+    "prefetch": without_prefetch,
+    "set-collections": without_set_collections,
+}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from allranks.observe import EventLog, RunDir
 from allranks.plan.flops import peak_flops, training_flops_per_token
 from allranks.train.agenda import lay_out
 from allranks.train.checkpoint import Checkpointer
+from allranks.train.garbage import garbage
 from allranks.train.loop import Limits, Loop
 from allranks.train.profile import between_steps
 from allranks.train.result import write_hugging_face_files
@@ -93,6 +94,7 @@ def assemble(
         seed=cfg.optimizer.seed,
         pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
+        garbage=garbage(cfg, agenda),
         after_step=between_steps(cfg, run_dir.path / "profiles", identity.rank, device),
         save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
         memory_bytes=_memory_meter(device),

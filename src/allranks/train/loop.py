@@ -21,6 +21,7 @@ from allranks.train.agenda import Agenda
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
+from allranks.train.garbage import Garbage
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
@@ -67,6 +68,7 @@ class Loop:
     pad_token_id: int
     save_best: bool = False
     after_step: Sequence[Callable[[int], None]] = ()
+    garbage: Garbage = field(default_factory=Garbage)
     memory_bytes: Callable[[], int] = lambda: 0
     flops_per_token: float = 0.0
     peak_flops: float | None = None
@@ -108,7 +110,7 @@ def train(loop: Loop) -> Outcome:
     for call in loop.after_step:
         call(loop.step)
 
-    with closing(steps):
+    with closing(steps), loop.garbage.held_back():
         for todo in steps:
             step = loop.step + 1
             seed_step(loop.seed, step, plan.rank)
@@ -149,6 +151,7 @@ def train(loop: Loop) -> Outcome:
                 "tokens": todo.plan.num_tokens,
                 "target_tokens": todo.plan.num_target_tokens,
                 "data_seconds": round(data_seconds, 6),
+                "gc_seconds": round(loop.garbage.after_step(step), 6),
             }
             read = loop.stats.push(
                 step,
@@ -317,7 +320,8 @@ def _measure(loop: Loop) -> float:
     assert loop.eval_plan is not None
     started = time.perf_counter()
     pad_blocks = loop.pad_blocks_to is not None
-    loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
+    with loop.garbage.let_go():
+        loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
     seconds = time.perf_counter() - started
     loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
     if loop.progress is not None:

@@ -1,8 +1,7 @@
-"""What a user may have done between steps: a profile of some of them, and Python's garbage collected."""
+"""A profile of some of the steps, where the user wants one."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +20,6 @@ def between_steps(cfg: RunConfig, folder: Path, rank: int, device: torch.device)
     tracking = cfg.tracking
     if tracking.profiler_steps:
         calls.append(Profile(folder / f"rank-{rank:05d}.json.gz", tracking, device))
-    if every := tracking.gc_steps:
-        calls.append(lambda step: None if step % every else _collect())
     return calls
 
 
@@ -46,9 +43,3 @@ class Profile:
             self._running = False
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._profile.export_chrome_trace(str(self.path))
-
-
-def _collect() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -20,8 +20,9 @@ class TrackingConfig(Section):
     """Record so many steps with torch's profiler, into `profiles/` of the run directory."""
     profiler_steps_start: int = Field(0, ge=0)
     """Steps done before the profile begins."""
-    gc_steps: int | None = Field(None, ge=1)
-    """Collect Python's garbage every so many steps."""
+    gc_steps: int | None = Field(None, ge=-1)
+    """Collect Python's garbage, and empty the GPU's cache, every so many steps; -1: at the end of each epoch and before
+    each evaluation. Without it (or 0) garbage is collected every 50 steps, and the cache left alone."""
     use_tensorboard: bool | None = None
     """Write event files for TensorBoard into `trackers/tensorboard` of the run directory."""
     use_wandb: bool | None = None
