@@ -41,8 +41,8 @@ _OF_USERS = frozenset(
 _OF_OURS = frozenset(
     [
         "allranks.cluster.agent",
-        "allranks.launch.rank",
-        "allranks.launch.tether",
+        "allranks.launch.node.rank",
+        "allranks.launch.node.subreaper",
         "allranks.observe.trackers",
         "allranks.observe.trackers.__main__",
     ]
@@ -58,9 +58,9 @@ _MEANT = {
     "allranks.data": "`allranks preprocess CONFIG`",
     "allranks.demo": "`allranks demo`",
     "allranks.export": "`allranks export RUN`",
-    "allranks.launch.program": "`allranks run -- PROGRAM`",
+    "allranks.launch.spec.program": "`allranks run -- PROGRAM`",
     "allranks.launch.run": "`allranks run -- PROGRAM`",
-    "allranks.launch.submit": "`allranks submit CONFIG`",
+    "allranks.submit": "`allranks submit CONFIG`",
 }
 
 

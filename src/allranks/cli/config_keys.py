@@ -14,7 +14,7 @@ class ConfigKeysCommand(TyperCommand):
     """Whether a lone `--` may follow, with torchrun's options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from allranks.launch.arguments import sort_arguments
+        from allranks.launch.spec.arguments import sort_arguments
 
         if "--" in args and not self.after_dashes:
             raise UsageError(f"`{ctx.command_path}` takes nothing after `--`; give config keys as --key value")

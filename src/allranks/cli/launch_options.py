@@ -35,7 +35,7 @@ NodeTimeout = Annotated[float, typer.Option(help="Seconds of silence after which
 
 def launch_options(ctx: typer.Context, **more: Any) -> Any:
     """The `launch.options.LaunchOptions` that the running command was given; `more` are those of its own."""
-    from allranks.launch.options import LaunchOptions
+    from allranks.launch.spec.options import LaunchOptions
 
     asked = ctx.params
     same = (
@@ -52,7 +52,7 @@ def launch_options(ctx: typer.Context, **more: Any) -> Any:
 
 def node_options(ctx: typer.Context) -> Any:
     """The `launch.where.NodeOptions` that the running command was given."""
-    from allranks.launch.where import NodeOptions
+    from allranks.launch.spec.where import NodeOptions
 
     asked = ctx.params
     return NodeOptions(

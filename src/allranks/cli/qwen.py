@@ -56,8 +56,8 @@ def qwen(
     )
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
-    from allranks.launch.node import write_file
-    from allranks.launch.qwen_variables import port_words
+    from allranks.launch.node.this_node import write_file
+    from allranks.launch.spec.qwen_variables import port_words
     from allranks.observe import say
 
     if method not in METHODS:

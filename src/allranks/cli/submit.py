@@ -64,9 +64,9 @@ def submit(
     launcher are taken: -- --launcher accelerate
     """
     from allranks.config import load_config
-    from allranks.launch.submit.job import JobOptions
-    from allranks.launch.submit.submit import ENCODING, make_launch_folder, write_script
-    from allranks.launch.submit.submit import submit as hand_in
+    from allranks.submit.job import JobOptions
+    from allranks.submit.submit import ENCODING, make_launch_folder, write_script
+    from allranks.submit.submit import submit as hand_in
 
     words = [*(["--ignore-unsupported"] if ignore_unsupported else []), *train_words(ctx)]
     if nodes > 1:

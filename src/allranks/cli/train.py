@@ -112,7 +112,7 @@ def train(
 
 
 def _again(ctx: typer.Context, config: Path | None, manifest: Path, *asked: Any) -> tuple[Path, Any, str | None]:
-    from allranks.launch.again import from_manifest
+    from allranks.launch.rerun import from_manifest
 
     if config is not None:
         raise UsageError(f"{config} and --from-manifest {manifest} both say what is trained: give one of them")

@@ -10,7 +10,7 @@ class TrainWordsCommand(TyperCommand):
     """Keeps the words that are not its own: config keys, options of train, and a lone `--` with what follows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from allranks.launch.arguments import sort_arguments
+        from allranks.launch.spec.arguments import sort_arguments
 
         cut = args.index("--") if "--" in args else len(args)
         own = {name: not getattr(param, "is_flag", False) for param in self.get_params(ctx) for name in param.opts}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
-from allranks.launch.options import Launch
+from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
 
 # Set for the nodes of a start from one place: what is the same for all is then read once, from node 0.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import allranks
-from allranks.launch.options import Launch
+from allranks.launch.spec.options import Launch
 from allranks.observe.secrets import (
     REMOVED,
     known_secrets,

@@ -7,9 +7,9 @@ from typing import Any
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.launch.log_tail import last_lines, read_from
-from allranks.launch.node import Node
-from allranks.launch.options import Launch
-from allranks.launch.supervise import Ended
+from allranks.launch.node.supervise import Ended
+from allranks.launch.node.this_node import Node
+from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir, read_events
 
 PREEMPTED = 75

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allranks.launch.log_tail import last_lines, read_from
-from allranks.launch.node import Node
-from allranks.launch.options import Launch
+from allranks.launch.node.supervise import Ended
+from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import Outcome, killed_by
-from allranks.launch.supervise import Ended
+from allranks.launch.spec.options import Launch
 
 # The failure that torchrun's agent, also within Accelerate, saw first; as torch 2.6 to 2.13 print it.
 _ROOT_CAUSE = re.compile(

@@ -6,21 +6,21 @@ from pathlib import Path
 
 from allranks import interrupt
 from allranks.errors import UsageError
-from allranks.launch.company import in_company
+from allranks.launch.all_nodes.start import start_everywhere
 from allranks.launch.describe import describe_program, speaks_for_all
-from allranks.launch.environment import network_variables
-from allranks.launch.everywhere import start_everywhere
-from allranks.launch.from_environment import tell, with_environment
-from allranks.launch.here import Record, run_here
-from allranks.launch.node import this_node
-from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.must_match import what_must_be_equal
+from allranks.launch.node.environment import network_variables
+from allranks.launch.node.local import Record, run_here
+from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import Outcome
-from allranks.launch.program import anyones
+from allranks.launch.peers import in_company
 from allranks.launch.program_outcome import program_outcome
-from allranks.launch.same import what_must_be_equal
+from allranks.launch.spec.from_environment import tell, with_environment
+from allranks.launch.spec.options import LaunchOptions, resolve
+from allranks.launch.spec.program import anyones
+from allranks.launch.spec.where import NodeOptions, find_nodes
 from allranks.launch.start import refuse_nested_launch
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
-from allranks.launch.where import NodeOptions, find_nodes
 from allranks.observe import say
 
 

@@ -14,21 +14,21 @@ from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.launch.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
-from allranks.launch.company import in_company
+from allranks.launch.all_nodes.start import Everywhere, start_everywhere
 from allranks.launch.describe import describe, speaks_for_all
-from allranks.launch.environment import network_variables
-from allranks.launch.everywhere import Everywhere, start_everywhere
-from allranks.launch.from_environment import tell, with_environment
-from allranks.launch.here import Record, prepare_this_process, run_here
-from allranks.launch.node import this_node, write_file
-from allranks.launch.options import Launch, LaunchOptions, resolve
+from allranks.launch.must_match import what_must_be_equal
+from allranks.launch.node.environment import network_variables
+from allranks.launch.node.local import Record, prepare_this_process, run_here
+from allranks.launch.node.this_node import this_node, write_file
 from allranks.launch.outcome import outcome, stopped
-from allranks.launch.program import engine
+from allranks.launch.peers import in_company
 from allranks.launch.ray_train import start_ray, with_launcher
-from allranks.launch.same import what_must_be_equal
+from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
+from allranks.launch.spec.from_environment import tell, with_environment
+from allranks.launch.spec.options import Launch, LaunchOptions, resolve
+from allranks.launch.spec.program import engine
+from allranks.launch.spec.where import NodeOptions, find_nodes
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
-from allranks.launch.where import NodeOptions, find_nodes
 from allranks.observe import RunDir, say
 from allranks.observe.trackers import refuse_missing_packages
 

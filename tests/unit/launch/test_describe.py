@@ -2,7 +2,7 @@ import pytest
 
 from allranks.config import RunConfig
 from allranks.launch.describe import describe, strategy_name
-from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import RunDir
 
 BASE = {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d", "type": "alpaca"}]}

@@ -14,7 +14,7 @@ from allranks.launch.manifest import (
     package_versions,
     write_manifest,
 )
-from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.spec.options import LaunchOptions, resolve
 from tests.planted_secrets import LOOK_ALIKES, SHAPELESS, SHAPES, core
 
 

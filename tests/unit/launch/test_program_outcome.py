@@ -2,10 +2,10 @@ import signal
 
 import pytest
 
-from allranks.launch.node import Node
-from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.node.supervise import Ended
+from allranks.launch.node.this_node import Node
 from allranks.launch.program_outcome import program_outcome
-from allranks.launch.supervise import Ended
+from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import RunDir
 
 TORCHRUN = """\

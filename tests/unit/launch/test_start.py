@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from allranks.errors import UsageError
-from allranks.launch.options import LaunchOptions
+from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.start import start
 
 

@@ -74,7 +74,7 @@ def test_plain_progress_into_a_pipe_that_nobody_reads():
 
 WRITER = """
 import os, sys
-from allranks.launch.terminal import terminal_path
+from allranks.launch.node.terminal import terminal_path
 from allranks.observe import say, settle_output
 with terminal_path() as path:
     print("on a terminal:", os.isatty(1))

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from allranks.launch.node import write_file
-from allranks.launch.program import engine
-from allranks.launch.ranks import LAUNCH_ID, RUN_ID
+from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
+from allranks.launch.node.starters.threads import usable_cores
+from allranks.launch.node.this_node import write_file
 from allranks.launch.ray_train.board import End, Orders, Seat
-from allranks.launch.starters.threads import usable_cores
+from allranks.launch.spec.program import engine
 from allranks.observe import RunDir, new_events
 
 PREEMPTED = 75

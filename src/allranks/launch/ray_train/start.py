@@ -18,23 +18,23 @@ from allranks.cluster.identity import identify
 from allranks.config import RunConfig
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.describe import resume_line, strategy_name
-from allranks.launch.exports import exported, working_directory
 from allranks.launch.manifest import make_manifest, write_manifest
-from allranks.launch.node import Node, this_node
-from allranks.launch.options import LaunchOptions, resolve
+from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
+from allranks.launch.node.starters.threads import usable_cores
+from allranks.launch.node.supervise import remember_signals
+from allranks.launch.node.this_node import Node, this_node
 from allranks.launch.outcome import stopped
-from allranks.launch.program import engine
-from allranks.launch.ranks import LAUNCH_ID, kill_leftovers
 from allranks.launch.ray_train.board import NAMESPACE, Board, News, Orders, board_name
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
 from allranks.launch.ray_train.fit import Plan, fit
 from allranks.launch.ray_train.outcome import conclude
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
 from allranks.launch.ray_train.watch import Watch, Watched
-from allranks.launch.starters.threads import usable_cores
+from allranks.launch.spec.exports import exported, working_directory
+from allranks.launch.spec.options import LaunchOptions, resolve
+from allranks.launch.spec.program import engine
+from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import Stopped, stop_at_once
-from allranks.launch.supervise import remember_signals
-from allranks.launch.where import NodeOptions
 from allranks.observe import say
 
 

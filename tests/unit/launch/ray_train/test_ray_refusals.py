@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from allranks.errors import AllranksError, UsageError
-from allranks.launch.options import LaunchOptions
 from allranks.launch.ray_train import cluster
 from allranks.launch.ray_train.cluster import _connect, _reach, _remove_stale_folders, _started_here, require_ray
 from allranks.launch.ray_train.start import _refuse_options, with_launcher
-from allranks.launch.where import NodeOptions
+from allranks.launch.spec.options import LaunchOptions
+from allranks.launch.spec.where import NodeOptions
 from tests.cluster.conftest import free_port
 
 

@@ -1,0 +1,136 @@
+"""Start this node's launcher, and watch over it until all its ranks have ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from allranks.cluster.expected import EXPECTED_NODES, EXPECTED_WORLD_SIZE
+from allranks.config import RunConfig
+from allranks.launch.describe import speaks_for_all
+from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
+from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
+from allranks.launch.node.starters import Place, Starting, starting
+from allranks.launch.node.starters.threads import thread_variables
+from allranks.launch.node.supervise import Ended, supervise
+from allranks.launch.node.terminal import terminal_path
+from allranks.launch.node.this_node import Node, write_file
+from allranks.launch.peers import Company
+from allranks.launch.spec.options import Launch
+from allranks.launch.spec.program import Program, as_a_rank
+from allranks.observe import say
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the manifest says beside the launch itself. `variables` are added for the ranks."""
+
+    argv: Sequence[str]
+    cfg: RunConfig | None = None
+    fingerprint: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_here(launch: Launch, program: Program, company: Company, record: Record) -> Ended:
+    """Start this node's ranks and wait for their end, or until another node of the company ends the run.
+
+    Signals that come before the launcher runs raise what the caller's handlers raise.
+    """
+    node = company.node
+    processes = tuple(one.num_processes for one in company.nodes) or (launch.nproc_per_node,) * launch.max_nodes
+    start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, record.cfg))
+    for path, text in start.files.items():
+        write_file(path, text)
+    added = {**record.variables, **start.variables, **_run_variables(launch, node, company.world_size)}
+    account = _account(launch, node, start, added)
+    same = (
+        {"prepared data": record.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
+    )
+    accounts = company.ready(same, account)
+    _write_record(launch, node, record, start.command, added, accounts)
+    shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
+    if speaks_for_all(launch):
+        say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
+    if launch.max_nodes > 1 and not company.nodes:
+        say(f"{'meeting:':<12}waiting for {launch.min_nodes} nodes at {launch.endpoint} ({launch.backend})")
+    # Our engine keeps rank 0's log itself.
+    with terminal_path(None if program.is_engine else node.run.log(node.name, 0)) as terminal:
+        return supervise(
+            start.command,
+            _without_launchers_variables(os.environ) | added | {"ALLRANKS_TERMINAL": terminal},
+            log=node.run.agent_log(node.name),
+            launch_id=node.launch_id,
+            grace_seconds=launch.grace_seconds,
+            num_ranks=launch.nproc_per_node,
+            keep_open=node.locks,
+            lost=company.lost,
+            parting=company.parting,
+        )
+
+
+def prepare_this_process(launch: Launch, node: Node, record: Record) -> None:
+    """Write the manifest, and make this process ready to be the only rank itself."""
+    added = {**record.variables, **thread_variables(launch), **_run_variables(launch, node)}
+    start = Starting([sys.executable, "-m", "allranks", *record.argv])
+    _write_record(launch, node, record, start.command, added, {str(node.name): _account(launch, node, start, added)})
+    # Torch reads OMP_NUM_THREADS when it is imported, which is why it is not imported before.
+    os.environ.update(added)
+
+
+def _run_variables(launch: Launch, node: Node, world_size: int | None = None) -> dict[str, str]:
+    """What our engine reads: see observe/output.py, observe/events.py and cluster/expected.py."""
+    variables = {RUN_ID: node.run_id, LAUNCH_ID: node.launch_id}
+    variables["ALLRANKS_LOG_DIR"] = str(node.run.logs(node.name).absolute())
+    if launch.min_nodes == launch.max_nodes:
+        variables[EXPECTED_NODES] = str(launch.max_nodes)
+        if world_size or launch.equal_nodes:
+            variables[EXPECTED_WORLD_SIZE] = str(world_size or launch.world_size)
+    return variables
+
+
+def _account(launch: Launch, node: Node, start: Starting, added: Mapping[str, str]) -> dict[str, Any]:
+    """What this node starts, also kept beside its logs: node 0's manifest has it only where the nodes meet."""
+    account = node_account(
+        processes=launch.nproc_per_node,
+        command=start.command,
+        environment={**os.environ, **added},
+        files={os.path.relpath(path, node.run.path): text for path, text in start.files.items()},
+    )
+    write_manifest(node.run.logs(node.name) / "launch.json", {"run": node.run_id, **account})
+    return account
+
+
+def _write_record(
+    launch: Launch,
+    node: Node,
+    record: Record,
+    command: Sequence[str],
+    added: Mapping[str, str],
+    accounts: Mapping[str, Mapping[str, Any]],
+) -> None:
+    if node.writes_the_manifest:
+        manifest = make_manifest(
+            run_id=node.run_id,
+            argv=["allranks", *record.argv],
+            config=record.cfg.flat() if record.cfg else None,
+            config_source=record.cfg.source if record.cfg else None,
+            fingerprint=record.fingerprint,
+            nodes=accounts,
+            command=command,
+            environment={**os.environ, **added},
+            launch=launch_options(launch),
+        )
+        write_manifest(node.run.manifest, manifest)
+
+
+def _without_launchers_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """PET_* are torchrun's defaults for its options: ours are all on its command line, and none may come unseen.
+
+    Ranks' numbers come from the launcher only; with them in its environment it would look like a rank itself.
+    """
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    return {name: value for name, value in env.items() if not name.startswith("PET_") and name not in numbers}

@@ -1,0 +1,196 @@
+"""Run a launcher as a child and watch over it: signals reach the ranks, and nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from allranks.launch.node.ranks import kill_leftovers, ranks_below
+from allranks.launch.node.subreaper import tethered
+from allranks.observe import say
+
+# What each signal to the launcher becomes for the ranks. Both mean: finish the step, save, exit 75.
+FORWARDED = {
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+}
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.5
+_LOOK_SECONDS = 0.5  # looking for ranks reads all of /proc
+# Agents that wait for each other at their end do so within a second; torchrun's gives up after 300.
+_PARTING_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the agent ended, the first signal that asked us to stop, and whether we had to kill.
+
+    `returncode` is the agent's exit code, or 128 + the number of the signal that ended it. `lost` says why the run
+    could not go on, where that is not in the hands of this node.
+    """
+
+    returncode: int
+    signal: signal.Signals | None
+    killed: bool
+    lost: str = ""
+
+
+def supervise(
+    command: list[str],
+    env: Mapping[str, str],
+    *,
+    log: Path,
+    launch_id: str,
+    grace_seconds: float,
+    num_ranks: int = 0,
+    keep_open: Sequence[int] = (),
+    lost: Callable[[], str | None] = lambda: None,
+    parting: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = say,
+) -> Ended:
+    """Run `command` (a launcher, here called the agent), its output appended to `log`, until it and its ranks ended.
+
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 go to the ranks, not to the agent, which would kill them: they get the
+    time to save. After a second SIGINT, or `grace_seconds` after the first signal, everything is killed; and as soon
+    as `lost`, which is asked all the time, says why the run cannot go on, unless one of our `num_ranks` has just died:
+    then the agent may tell more about that. An agent whose ranks have ended is waiting for the agents of the other
+    nodes; it is ended when `parting` says that one of those has gone. Should this process itself be killed, the
+    tether that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    received: list[signal.Signals] = []
+    with remember_signals(received), log.open("ab") as output:
+        agent = subprocess.Popen(
+            tethered(command, os.getpid()),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A session of its own: Ctrl-C on the terminal reaches only us.
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+        try:
+            killed, why = _watch(agent, launch_id, received, grace_seconds, num_ranks, lost, parting, say)
+        finally:
+            if agent.poll() is None:
+                _kill_tree(agent)
+            kill_leftovers(launch_id, but=os.getpid())
+    return Ended(agent.returncode, received[0] if received else None, killed, why)
+
+
+def _watch(
+    agent: subprocess.Popen,
+    launch_id: str,
+    received: list[signal.Signals],
+    grace_seconds: float,
+    num_ranks: int,
+    lost: Callable[[], str | None],
+    parting: Callable[[], bool],
+    say: Callable[[str], None],
+) -> tuple[bool, str]:
+    """Returns whether everything had to be killed, and what `lost` said."""
+    deadline = None
+    told: set[int] = set()
+    started = False  # a rank has been seen
+    alone_since: float | None = None
+    next_look = 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            agent.wait(_POLL_SECONDS)
+            return False, (agent.returncode and lost()) or ""
+        if why := lost():
+            if len(ranks_below(agent.pid, launch_id)) < num_ranks:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.wait(_LAST_WORDS_SECONDS)
+            # The ranks cannot save: that takes all of them.
+            _kill_tree(agent)
+            return True, why
+        if parting() or not started:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + _LOOK_SECONDS
+                here = bool(ranks_below(agent.pid, launch_id))
+                started = started or here
+                alone_since = (alone_since or now) if started and not here and parting() else None
+            if alone_since is not None and now > alone_since + _PARTING_SECONDS:
+                agent.terminate()
+        if not received:
+            continue
+        if deadline is None:
+            deadline = time.monotonic() + grace_seconds
+            ranks = _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
+            if not ranks and not started:
+                # Still at the rendezvous: there is nothing to save.
+                agent.terminate()
+            # An agent whose ranks have ended (another node was asked first) is left to meet the other agents: were it
+            # gone, they would wait for it.
+            say(_stopping(received[0], ranks, started, grace_seconds))
+        elif told:
+            # Ranks that were just being started when the signal came.
+            _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
+        if received.count(signal.SIGINT) > 1 or time.monotonic() > deadline:
+            say("ending all ranks now; the newest complete checkpoint stays valid")
+            _kill_tree(agent)
+            return True, ""
+
+
+def _stopping(received: signal.Signals, ranks: int, started: bool, grace_seconds: float) -> str:
+    if not ranks and started:
+        return f"{received.name}: the ranks of this node have ended already"
+    if not ranks:
+        return f"{received.name}: stopping; no rank has started yet"
+    again = "; Ctrl-C again ends them at once" if received == signal.SIGINT else ""
+    return (
+        f"{received.name}: {ranks} rank(s) of this node were asked to save a checkpoint and stop, within "
+        f"{grace_seconds:.0f} s{again}"
+    )
+
+
+def _tell_ranks(agent_pid: int, launch_id: str, signum: signal.Signals, told: set[int]) -> int:
+    """Signal the ranks that do not know yet; returns how many that were."""
+    new = [rank for rank in ranks_below(agent_pid, launch_id) if rank.pid not in told]
+    for rank in new:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.send_signal(signum)
+        told.add(rank.pid)
+    return len(new)
+
+
+def _kill_tree(agent: subprocess.Popen) -> None:
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(agent.pid).children(recursive=True)
+    agent.kill()  # first, so that it starts no new ranks
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    agent.wait()
+
+
+@contextlib.contextmanager
+def remember_signals(received: list[signal.Signals]) -> Iterator[None]:
+    """Within, the signals that ask us to stop are appended to `received`, and do nothing else."""
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    before = {}
+    for number in FORWARDED:
+        # nohup ignores SIGHUP on purpose: leave that.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, remember)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,63 @@
+"""This node's part of a run: its name, its folder, its lock."""
+
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from allranks.errors import UsageError
+from allranks.launch.node.lock import lock_node
+from allranks.launch.spec.options import Launch
+from allranks.observe import RunDir
+
+
+@dataclass(frozen=True)
+class Node:
+    """`name` is its rank, or its host name where the rendezvous deals ranks out.
+
+    `run_id` is the run's, the same on all nodes once they have met; `launch_id` is this launcher's own.
+    """
+
+    name: int | str
+    run: RunDir
+    run_id: str
+    launch_id: str
+    locks: list[int]
+
+    @property
+    def writes_the_manifest(self) -> bool:
+        """Whether it is this node that keeps the record of the run; several write it where none knows its rank."""
+        return self.name == 0 or isinstance(self.name, str)
+
+
+def this_node(directory: str | Path, launch: Launch) -> Node:
+    """Make the run's directory and take this node's lock in it. Raises UsageError."""
+    run = RunDir(directory)
+    _check_writable(run.path)
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    if launch.node_rank is None:
+        # Several nodes may share the host, and with it the name: nothing to lock.
+        return Node(socket.gethostname(), run, run_id, run_id, [])
+    return Node(launch.node_rank, run, run_id, run_id, [lock_node(run.logs(launch.node_rank))])
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write atomically: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"output_dir: {directory} cannot be written: {error.strerror}; choose another with --output-dir"
+        ) from None

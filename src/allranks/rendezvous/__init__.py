@@ -1,0 +1,12 @@
+"""The nodes meet before any launcher starts: they compare what each believes, and then watch over each other.
+
+Node 0's launcher listens on the rendezvous port itself, so whoever reaches it has proved name, route and port. Every
+other node connects and says its facts; node 0 answers "go" to all, or tells all of them every difference. Then the port
+is handed to torchrun. The connections stay open as a pulse: a node that is lost is named on all others within seconds,
+where the ranks' collectives would hang until their time-out.
+"""
+
+from allranks.rendezvous.facts import NodeFacts, differences, environment_differences
+from allranks.rendezvous.meet import Meeting, meet
+
+__all__ = ["Meeting", "NodeFacts", "differences", "environment_differences", "meet"]

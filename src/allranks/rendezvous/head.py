@@ -1,0 +1,336 @@
+"""Node 0's side of the meeting: it listens, compares, answers, and watches every other node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psutil
+
+from allranks.checkpoint.holdings import refusal
+from allranks.errors import RefusedError, UsageError
+from allranks.rendezvous import wire
+from allranks.rendezvous.facts import NodeFacts, differences
+from allranks.rendezvous.meet import Meeting, Terms
+from allranks.rendezvous.wire import WireError
+
+# After the first difference, how long the others may still come to be compared too.
+_SETTLE_SECONDS = 3.0
+_MOST_CONNECTIONS = 8192
+
+
+@dataclass
+class _Guest:
+    facts: NodeFacts
+    writer: asyncio.StreamWriter
+    nonce: str
+    ready: Mapping[str, str] | None = None
+    heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
+    done: bool = False  # it said good-bye
+    tasks: set[asyncio.Task] = field(default_factory=set)
+
+
+class Head(Meeting):
+    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
+        super().__init__(own, terms, say)
+        self._guests: dict[int, _Guest] = {}
+        self._strangers: set[str] = set()
+        self._connections = 0
+        self._ready: Mapping[str, str] | None = None
+        self._socket, self._note = _listen(terms)
+
+    def gather(self) -> None:
+        if self._note:
+            self._say(f"warning: {self._note}")
+        self._start_talking()
+        deadline = time.monotonic() + self.terms.join_seconds
+        came = self._wait(self._all_came_or_differ, self._missing, deadline)
+        if came and len(self._guests) < self.own.nnodes - 1:
+            settle = time.monotonic() + _SETTLE_SECONDS
+            self._wait(lambda: len(self._guests) == self.own.nnodes - 1, self._missing, settle)
+        with self._changed:
+            nodes = [self.own, *(guest.facts for _, guest in sorted(self._guests.items()))]
+        self._refuse_differences(nodes)
+        if len(nodes) < self.own.nnodes:
+            self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
+        if lost := refusal({node.name: node.held for node in nodes if node.held is not None}):
+            self._refuse(lost)
+        self.nodes = nodes
+        told = [replace(node, held=None).to_message() for node in nodes]
+        self._post({"go": {"run": self.run_id, "nodes": told}})
+
+    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
+        with self._changed:
+            self._ready = dict(facts)
+            self.accounts[0] = dict(account or {})
+        self._wait(lambda: all(guest.ready is not None for guest in self._guests.values()), self._preparing)
+        self._refuse_differences([replace(node, same=self._ready_of(node.node_rank)) for node in self.nodes])
+        self._patient = False
+        # The launcher's own store listens on this port next.
+        asyncio.run_coroutine_threadsafe(self._close_door(), self._loop).result()
+        self._post({"start": True})
+
+    async def _close_door(self) -> None:
+        self._server.close()
+
+    def _tell_failure(self, message: str) -> None:
+        self._post({"stop": f"{self.own.name}: {message}"})
+
+    def _ready_of(self, node_rank: int) -> Mapping[str, str]:
+        return (self._ready if node_rank == 0 else self._guests[node_rank].ready) or {}
+
+    def _all_came_or_differ(self) -> bool:
+        nodes = [self.own, *(guest.facts for guest in self._guests.values())]
+        return len(nodes) == self.own.nnodes or bool(differences(nodes))
+
+    def _missing(self) -> str:
+        missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._guests]
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        came = ", ".join(guest.facts.name for _, guest in sorted(self._guests.items())[:8])
+        strangers = f"; turned away: {'; '.join(sorted(self._strangers)[:4])}" if self._strangers else ""
+        return (
+            f"{len(self._guests) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: node "
+            f"{shown}{f' (here: {came})' if came else ''}{strangers}"
+        )
+
+    def _help_missing(self) -> str:
+        note = f"\n  {self._note}" if self._note else ""
+        return (
+            f"{note}\n  is `allranks` started there with its own --node-rank and this --master-addr, and is port "
+            f"{self.terms.port} of this machine open to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
+        )
+
+    def _preparing(self) -> str:
+        late = [guest.facts.name for _, guest in sorted(self._guests.items()) if guest.ready is None]
+        return f"ready here; still preparing: {', '.join(late[:8])}{' …' if len(late) > 8 else ''}"
+
+    def _refuse_differences(self, nodes: list[NodeFacts]) -> None:
+        if found := differences(nodes):
+            self._refuse("the nodes do not agree:\n  " + "\n  ".join(found))
+
+    def _refuse(self, text: str) -> None:
+        self._post({"refused": text})
+        raise RefusedError(text)
+
+    def _post(self, message: dict[str, Any]) -> None:
+        """Send to every guest, from the thread that waits."""
+        with contextlib.suppress(RuntimeError):  # nobody is left to talk to
+            self._loop.call_soon_threadsafe(self._broadcast, message)
+
+    def _waker(self, over: asyncio.Event) -> Callable[[], None]:
+        def wake() -> None:
+            self._loop.call_soon_threadsafe(over.set)
+
+        return wake
+
+    def _broadcast(self, message: dict[str, Any], but: _Guest | None = None) -> None:
+        for guest in self._guests.values():
+            if not guest.done and guest is not but:
+                task = asyncio.ensure_future(_send_quietly(guest, self.terms.token, message))
+                guest.tasks.add(task)
+                task.add_done_callback(guest.tasks.discard)
+
+    async def _talk(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        with self._changed:
+            self._wake = self._waker(over)
+            if self._leaving is not None:
+                over.set()
+        self._server = await asyncio.start_server(self._welcome, sock=self._socket, limit=wire.MAX_LINE_BYTES)
+        self._up.set()
+        try:
+            clock = wire.Clock()
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wire.PULSE_SECONDS):
+                        await over.wait()
+                self._broadcast({"pulse": True})
+                if clock.on_time():
+                    self._find_silent()
+        finally:
+            self._server.close()
+            code, message = self._leaving or (1, "")
+            self._broadcast({"bye": code, "message": message})
+            pending = [task for guest in self._guests.values() for task in guest.tasks]
+            if pending:
+                await asyncio.wait(pending, timeout=1.0)
+            for guest in self._guests.values():
+                guest.writer.close()
+
+    def _find_silent(self) -> None:
+        limit = self._silence_seconds
+        for guest in list(self._guests.values()):
+            if not guest.done and time.monotonic() - guest.heard > limit:
+                self._lost(guest, f"no sign of life for {limit:.0f} s")
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = _peer(writer)
+        self._connections += 1
+        guest = None
+        try:
+            if self._connections > _MOST_CONNECTIONS:
+                raise WireError("too many connections at once")
+            guest = await self._shake_hands(reader, writer)
+        except WireError as error:
+            self._strangers.add(f"{peer} ({error})")
+        except OSError:
+            pass
+        finally:
+            if guest is None:
+                self._connections -= 1
+                writer.close()
+        if guest is not None:
+            # Cancelled when this node leaves; asyncio would print it as an error.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch(guest, reader)
+            self._connections -= 1
+
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Guest | None:
+        nonce = secrets.token_hex(16)
+        await wire.send(writer, {"greeting": wire.GREETING, "nonce": nonce, "run": self.run_id})
+        message = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
+        hello = message.get("hello")
+        if not isinstance(hello, dict):
+            raise WireError("did not say who it is")
+        if not wire.proves(message.get("proof"), self.terms.token, nonce, hello):
+            text = "its ALLRANKS_TOKEN is not the one of node 0: set the same on all nodes, or on none"
+            await wire.send(writer, {"refused": text})
+            raise WireError("another ALLRANKS_TOKEN")
+        try:
+            facts = NodeFacts.from_message(hello)
+        except ValueError as error:
+            raise WireError(f"its facts are incomplete: {error}") from None
+        guest = _Guest(facts, writer, str(message.get("nonce", "")))
+        if refusal := self._turn_away(facts):
+            await wire.send(writer, {"refused": refusal})
+            self._strangers.add(f"{facts.name}: {refusal}")
+            return None
+        with self._changed:
+            self._guests[facts.node_rank] = guest
+            self._changed.notify_all()
+        return guest
+
+    def _turn_away(self, facts: NodeFacts) -> str | None:
+        rank = facts.node_rank
+        other = self.own if rank == 0 else self._guests[rank].facts if rank in self._guests else None
+        if other is not None:
+            return f"--node-rank {rank} is taken by {other.host} (pid {other.pid}): give every node its own"
+        if not 0 < rank < self.own.nnodes:
+            return f"--node-rank {rank}: node 0 ({self.own.host}) was started with --nnodes {self.own.nnodes}"
+        return None
+
+    async def _watch(self, guest: _Guest, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                message = await wire.receive(reader)
+                guest.heard = time.monotonic()
+                if isinstance(message.get("ready"), dict):
+                    account = message.get("account")
+                    self.accounts[guest.facts.node_rank] = account if isinstance(account, dict) else {}
+                    guest.ready = {str(key): str(value) for key, value in message["ready"].items()}
+                    self._set()
+                elif "failed" in message:
+                    self._stop_all(guest, str(message["failed"])[:10_000])
+                elif "bye" in message:
+                    guest.done = self.parting = True
+                    guest.writer.close()
+                    if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
+                        self._stop_all(guest, str(message.get("message") or "")[:10_000] or "failed")
+                    return
+        except WireError as error:
+            if not guest.done:
+                self._lost(guest, str(error))
+
+    def _lost(self, guest: _Guest, how: str) -> None:
+        guest.done = True
+        guest.writer.close()
+        if self.nodes:
+            self._stop_all(guest, f"{guest.facts.name} was lost: {how}")
+            return
+        # It has only left the waiting room, and may come again.
+        with self._changed:
+            self._guests.pop(guest.facts.node_rank, None)
+
+    def _stop_all(self, guest: _Guest, reason: str) -> None:
+        if self._stop_reason is None and self._leaving is None:
+            if not reason.startswith(guest.facts.name):
+                reason = f"{guest.facts.name}: {reason}"
+            self._broadcast({"stop": reason}, but=guest)
+            self._set(_stop_reason=reason)
+
+
+async def _send_quietly(guest: _Guest, token: str, message: dict[str, Any]) -> None:
+    # A guest that cannot be reached is found out by its silence.
+    with contextlib.suppress(OSError, RuntimeError):
+        if "go" in message:
+            message = {**message, "proof": wire.proof(token, guest.nonce, message["go"])}
+        await wire.send(guest.writer, message)
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if name else "unknown"
+
+
+def _listen(terms: Terms) -> tuple[socket.socket, str]:
+    """A listening socket on the address that the others use; on all, and with a note, if it is no address of ours."""
+    try:
+        family, *_, (address, *_) = socket.getaddrinfo(terms.address, terms.port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(
+            f"--master-addr {terms.address}: {error.strerror or error}; give a name or an address of node 0 that every "
+            "node can resolve"
+        ) from None
+    own = {item.address.partition("%")[0] for items in psutil.net_if_addrs().values() for item in items}
+    named = terms.address != address
+    note = ""
+    if address not in own:
+        own_ones = ", ".join(sorted(item for item in own if _is_ip(item)))
+        note = (
+            f"--master-addr {terms.address} is no address of this machine, which has {own_ones}: is this node 0? "
+            "It is right only behind an address translation"
+        )
+    if note or (named and ipaddress.ip_address(str(address)).is_loopback):
+        # Behind an address translation, or Debian's 127.0.1.1 for the own name, which nobody else could reach.
+        address = "::" if family == socket.AF_INET6 else ""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The launcher's store binds the same port while our connections go on.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, terms.port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno != errno.EADDRINUSE:
+            raise UsageError(f"node 0 cannot listen on {terms.endpoint}: {error.strerror}") from None
+        raise UsageError(
+            f"node 0 cannot listen on {terms.endpoint}: the port is in use{_user_of(terms.port)}; stop that process, "
+            "give this node its own --node-rank if that is node 0, or take another --master-port on all nodes"
+        ) from None
+    listener.setblocking(False)
+    return listener, note
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return not ipaddress.ip_address(text).is_link_local
+    except ValueError:  # a hardware address
+        return False
+
+
+def _user_of(port: int) -> str:
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            listening = connection.status == psutil.CONN_LISTEN and connection.pid
+            if listening and connection.laddr and connection.laddr[1] == port:
+                return f" by pid {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline()[:4])[:80]})"
+    return ""

@@ -1,0 +1,156 @@
+"""`meet`: this node's side of the meeting, run by a thread of its own while the launcher does its work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from allranks.errors import RefusedError
+from allranks.observe import say
+from allranks.rendezvous.facts import NodeFacts
+
+_TELL_EVERY_SECONDS = 30.0
+# That a failing node waits for the others' account of it: longer than their launchers take for their last words.
+_WORD_SECONDS = 3.0
+# Preparing data may keep Python's lock for long; a lost connection is seen at once all the same.
+PATIENT_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a node takes part. Times are seconds: to wait for the others, and of silence after which one is lost."""
+
+    address: str
+    port: int
+    run_id: str  # what node 0 proposes; its is everybody's
+    token: str = ""
+    join_seconds: float = 600.0
+    silence_seconds: float = 10.0
+
+    @property
+    def endpoint(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def meet(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> Meeting:
+    """Wait until all nodes are there and agree. Raises RefusedError that names who is missing, or what differs."""
+    from allranks.rendezvous.head import Head
+    from allranks.rendezvous.member import Member
+
+    meeting = (Head if own.node_rank == 0 else Member)(own, terms, say)
+    try:
+        meeting.gather()
+    except BaseException:
+        meeting.leave(1, f"{own.name} was stopped before the start")
+        raise
+    return meeting
+
+
+class Meeting:
+    """What node 0 and every other node have in common: what is known, and the thread that talks."""
+
+    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
+        self.own, self.terms, self._say = own, terms, say
+        self.run_id = terms.run_id
+        self.nodes: list[NodeFacts] = []  # by node rank, once all have met
+        self.accounts: dict[int, Mapping[str, Any]] = {}  # by node rank; on node 0, once all are ready
+        self._changed = threading.Condition()
+        self._refused: str | None = None
+        self._stop_reason: str | None = None
+        self.parting = False  # another node has said good-bye
+        self._leaving: tuple[int, str] | None = None
+        self._patient = True
+        self._wake: Callable[[], None] = lambda: None
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks that all nodes together will start."""
+        return sum(node.num_processes for node in self.nodes)
+
+    def gather(self) -> None:
+        """Start talking; returns when all nodes are there and agree. Raises RefusedError."""
+        raise NotImplementedError
+
+    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
+        """Wait until every node is ready to start its ranks; `facts` must be equal on all. Raises RefusedError.
+
+        `account` is what this node is about to start; node 0 then finds all of them in `accounts`. There is no
+        deadline as long as all nodes are alive: preparing data takes what it takes.
+        """
+        raise NotImplementedError
+
+    def stop_reason(self) -> str | None:
+        """Why this node has to stop: another one failed or was lost. None while all is well."""
+        return self._stop_reason
+
+    def fail(self, message: str) -> str | None:
+        """Tell the others why this node fails, so that they stop; returns why another one failed, if one did first."""
+        if self._stop_reason is None:
+            self._tell_failure(message)
+            with self._changed, contextlib.suppress(TimeoutError):
+                # What began elsewhere often shows here first, as a broken connection.
+                self._changed.wait_for(lambda: self._stop_reason is not None, _WORD_SECONDS)
+        return self._stop_reason
+
+    def _tell_failure(self, message: str) -> None:
+        raise NotImplementedError
+
+    def leave(self, code: int, message: str = "") -> None:
+        """Say good-bye; `code` and `message` tell the others how it ended here."""
+        with self._changed:
+            if self._leaving is not None:
+                return
+            self._leaving = (code, message)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout=3.0)
+
+    def _start_talking(self) -> None:
+        self._thread.start()
+        self._up.wait()
+
+    def _run(self) -> None:
+        asyncio.run(self._talk())
+
+    async def _talk(self) -> None:
+        raise NotImplementedError
+
+    def _set(self, **values: object) -> None:
+        """Called by the talking thread: what it learnt, for the thread that waits."""
+        with self._changed:
+            for name, value in values.items():
+                setattr(self, name, value)
+            self._changed.notify_all()
+
+    def _wait(self, done: Callable[[], bool], told: Callable[[], str], deadline: float | None = None) -> bool:
+        """Wait for `done`, a refusal (raised) or the deadline (False); from time to time `told` says for what."""
+        next_word = time.monotonic() + _TELL_EVERY_SECONDS
+        while True:
+            with self._changed:
+                if not done() and self._refused is None and self._stop_reason is None:
+                    # Short waits: a signal's handler runs only between them.
+                    self._changed.wait(0.2)
+                if self._refused is not None:
+                    raise RefusedError(self._refused)
+                if self._stop_reason is not None:
+                    raise RefusedError(self._stop_reason)
+                if done():
+                    return True
+            now = time.monotonic()
+            if deadline is not None and now > deadline:
+                return False
+            if now > next_word:
+                next_word = now + _TELL_EVERY_SECONDS
+                self._say(told())
+
+    @property
+    def _silence_seconds(self) -> float:
+        return max(PATIENT_SECONDS, self.terms.silence_seconds) if self._patient else self.terms.silence_seconds

@@ -1,0 +1,166 @@
+"""Every other node's side of the meeting: it goes to node 0, says its facts, and hears what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from allranks.errors import RefusedError
+from allranks.rendezvous import wire
+from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.meet import Meeting, Terms
+from allranks.rendezvous.wire import WireError
+
+_CONNECT_SECONDS = 10.0
+_RETRY_SECONDS = 0.5
+
+
+class Member(Meeting):
+    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
+        super().__init__(own, terms, say)
+        self._trouble = "still trying"
+        self._start = False
+        self._silent = ""  # how it was lost, if by silence
+        self._heard = 0.0  # when node 0 gave the last sign of life
+
+    def gather(self) -> None:
+        self._start_talking()
+        # Node 0 ends the waiting room; this deadline is for a node 0 that cannot be reached at all.
+        deadline = time.monotonic() + self.terms.join_seconds
+        while not self._wait(lambda: bool(self.nodes), self._waiting, deadline):
+            if self._trouble:
+                raise RefusedError(
+                    f"node {self.own.node_rank} could not meet node 0 at {self.terms.endpoint} within "
+                    f"{self.terms.join_seconds:.0f} s: {self._trouble}"
+                )
+            deadline = time.monotonic() + self.terms.join_seconds
+
+    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
+        self._post({"ready": dict(facts), "account": dict(account or {})})
+        self._wait(lambda: self._start, lambda: "ready here; waiting for the other nodes to be ready")
+
+    def _tell_failure(self, message: str) -> None:
+        self._post({"failed": message})
+
+    def _waiting(self) -> str:
+        trouble = self._trouble or "it is there, and waits for the other nodes"
+        return f"waiting for node 0 at {self.terms.endpoint}: {trouble}"
+
+    def _post(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # nobody is left to talk to
+            self._loop.call_soon_threadsafe(self._outbox.put_nowait, message)
+
+    async def _talk(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        with self._changed:
+            self._wake = lambda: self._post({"bye": True})
+        self._up.set()
+        while self._leaving is None and self._refused is None:
+            try:
+                reader, writer = await self._reach()
+            except WireError as error:
+                self._set(_trouble=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            try:
+                await self._stay(reader, writer)
+                return
+            except WireError as error:
+                how = self._silent or str(error)
+                if self.nodes:
+                    if self._leaving is None and self._stop_reason is None:
+                        self._set(_stop_reason=f"node 0 ({self.nodes[0].host}) was lost: {how}")
+                    return
+                self._set(_trouble=how, _silent="")
+            finally:
+                writer.close()
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await asyncio.open_connection(self.terms.address, self.terms.port, limit=wire.MAX_LINE_BYTES)
+        except TimeoutError:
+            raise WireError(f"no answer in {_CONNECT_SECONDS:.0f} s: does a firewall drop this port?") from None
+        except socket.gaierror:
+            raise WireError(f"the name {self.terms.address} is not known on {self.own.host}") from None
+        except ConnectionRefusedError:
+            raise WireError("connection refused: is node 0 started, and with this --master-port?") from None
+        except OSError as error:
+            raise WireError(error.strerror or str(error)) from None
+
+    async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stranger = "something else than this version of allranks listens there: take another --master-port on all nodes"
+        self._set(_trouble=stranger)
+        try:
+            greeting = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
+        except WireError as error:
+            raise WireError(f"{stranger} ({error})") from None
+        if greeting.get("greeting") != wire.GREETING:
+            raise WireError(stranger)
+        hello, nonce = self.own.to_message(), secrets.token_hex(16)
+        proof = wire.proof(self.terms.token, str(greeting.get("nonce", "")), hello)
+        await wire.send(writer, {"hello": hello, "proof": proof, "nonce": nonce})
+        self._set(_trouble="", _heard=time.monotonic())
+        talking = asyncio.ensure_future(self._talk_on(writer))
+        try:
+            while True:
+                message = await wire.receive(reader)
+                self._heard = time.monotonic()
+                if self._take_in(message, nonce) or talking.done():
+                    break
+        finally:
+            if self._leaving is None:
+                talking.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await talking
+
+    def _take_in(self, message: dict[str, Any], nonce: str) -> bool:
+        """Take in what node 0 says; True when that was the last word."""
+        if "refused" in message:
+            self._set(_refused=str(message["refused"]))
+            return True
+        if "go" in message:
+            if not wire.proves(message.get("proof"), self.terms.token, nonce, message["go"]):
+                self._set(_refused=f"what listens at {self.terms.endpoint} does not know our ALLRANKS_TOKEN")
+                return True
+            try:
+                nodes = [NodeFacts.from_message(node) for node in message["go"]["nodes"]]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise WireError(f"its list of nodes cannot be read: {error}") from None
+            self._set(run_id=str(message["go"].get("run")), nodes=nodes)
+        elif "start" in message:
+            self._set(_start=True, _patient=False)
+        elif "stop" in message:
+            self._set(_stop_reason=str(message["stop"]))
+        elif "bye" in message:
+            self.parting = True
+            if message["bye"] not in (0, 75) and self._stop_reason is None:
+                self._set(_stop_reason=str(message.get("message") or f"node 0 ({self.nodes[0].host}) failed"))
+            return True
+        return False
+
+    async def _talk_on(self, writer: asyncio.StreamWriter) -> None:
+        """Pulses, and what the other thread has to say; ends with the good-bye, or when node 0 has fallen silent."""
+        clock = wire.Clock()
+        while True:
+            message: dict[str, Any] = {"pulse": True}
+            with contextlib.suppress(TimeoutError):
+                # Not wait_for, which in Python 3.11 may forget that it was cancelled.
+                async with asyncio.timeout(wire.PULSE_SECONDS):
+                    message = await self._outbox.get()
+            if "bye" in message:
+                code, text = self._leaving or (1, "")
+                await wire.send(writer, {"bye": code, "message": text})
+                return
+            if clock.on_time() and time.monotonic() - self._heard > self._silence_seconds:
+                self._silent = f"no sign of life for {self._silence_seconds:.0f} s"
+                writer.transport.abort()  # ends the reading
+                return
+            await wire.send(writer, message)

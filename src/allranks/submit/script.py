@@ -1,0 +1,113 @@
+"""The batch script: what the schedulers share. It names no node, so its size does not grow with their number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allranks import __version__
+from allranks.observe import RunDir
+from allranks.submit.job import Job
+from allranks.submit.quoting import for_bash
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a scheduler adds to the script."""
+
+    directives: Sequence[str]
+    """Lines such as `#SBATCH --nodes=4`."""
+    beginning: Sequence[str] = ()
+    """The first commands."""
+    before_training: Sequence[str] = ()
+    prefix: str = ""
+    """Words before the training command."""
+    requeue: Sequence[str] = ()
+    """Commands that put the job back into the queue."""
+
+
+def render(job: Job, dialect: Dialect) -> str:
+    """The whole script. The scheduler runs it on the first node; `allranks train` starts the others from there."""
+    parts = [
+        ["#!/bin/bash", *dialect.directives],
+        [
+            f"# Written by allranks submit {__version__}. This runs on the first node of the job, from where `allranks",
+            "# train` starts the others: node ranks, address and port come from the job, whichever nodes it gets.",
+            "# What is quoted is meant as it stands:",
+            "# shellcheck disable=SC2016,SC2088",
+            "set -euo pipefail",
+            *dialect.beginning,
+            f"cd {for_bash(str(job.directory))}",
+        ],
+        _setup(job),
+        [f"export {name}={for_bash(value)}" for name, value in job.options.assigned.items()],
+        _newest_checkpoint(job) if job.options.requeue else [],
+        _train(job, dialect),
+        _requeue(dialect) if job.options.requeue else [],
+        ['exit "$code"'],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def train_command(job: Job) -> list[str]:
+    """The command that the job runs."""
+    return [job.python, "-m", "allranks", "train", *job.train]
+
+
+def _setup(job: Job) -> list[str]:
+    options = job.options
+    lines = [f"module load {for_bash(module)}" for module in options.modules]
+    if options.venv is not None:
+        lines += ["# shellcheck source=/dev/null", f"source {for_bash(options.venv + '/bin/activate')}"]
+    lines += options.setup
+    if not lines:
+        return []
+    if options.modules:
+        # A batch shell is no login shell: where the submitting shell did not export the function, it is missing.
+        find = "if ! type module >/dev/null 2>&1; then source /etc/profile || true; fi"
+        lines = ["# shellcheck source=/dev/null", find, *lines]
+    # Set-up scripts of modules, conda and sites read variables that may not be set.
+    return ["set +u", *lines, "set -u"]
+
+
+def _newest_checkpoint(job: Job) -> list[str]:
+    complete = for_bash(f"{RunDir(job.run).checkpoints}/")
+    return [
+        "newest_checkpoint() {",
+        '  local marker found=""',
+        f"  for marker in {complete}step-*/COMPLETE; do",
+        '    if [ -e "$marker" ]; then found=$marker; fi',
+        "  done",
+        '  echo "$found"',
+        "}",
+        'before="$(newest_checkpoint)"',
+    ]
+
+
+def _train(job: Job, dialect: Dialect) -> list[str]:
+    remember = "cancelled=1; " if job.options.requeue else ""
+    return [
+        *dialect.before_training,
+        *(['cancelled=""'] if job.options.requeue else []),
+        """trap 'interrupted=1; kill -s USR1 "$!" 2>/dev/null || true' USR1""",
+        f"""trap 'interrupted=1; {remember}kill -s TERM "$!" 2>/dev/null || true' TERM INT""",
+        f"{dialect.prefix}{' '.join(map(for_bash, train_command(job)))} &",
+        "# A signal ends `wait`, not the run, which saves a checkpoint and then exits with 75.",
+        "while true; do",
+        '  interrupted="" code=0',
+        '  wait "$!" || code=$?',
+        '  if [ -z "$interrupted" ]; then break; fi',
+        "done",
+    ]
+
+
+def _requeue(dialect: Dialect) -> list[str]:
+    """Only after 75, never after a failure; not where somebody wants the job gone (TERM); and not for ever: a start
+    that saved nothing new would be followed by another of the same."""
+    return [
+        'if [ "$code" -eq 75 ] && [ -z "$cancelled" ]; then',
+        '  if [ "$(newest_checkpoint)" = "$before" ]; then',
+        '    echo "allranks: not requeued: this start saved no new checkpoint; is the time limit too short?" >&2',
+        "  else",
+        *(f"    {line}" for line in dialect.requeue),
+        "  fi",
+        "fi",
+    ]

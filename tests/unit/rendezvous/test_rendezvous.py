@@ -1,0 +1,360 @@
+"""The meeting of the nodes' launchers, over real sockets of this machine."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from allranks.errors import AllranksError, RefusedError, UsageError
+from allranks.rendezvous import Meeting, NodeFacts, differences, meet
+from allranks.rendezvous.meet import Terms
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _facts(rank: int, nnodes: int = 2, **changed) -> NodeFacts:
+    values = {"host": f"host{rank}", "num_processes": 1, "pid": 100 + rank, "launcher": "torchrun"}
+    return NodeFacts(node_rank=rank, nnodes=nnodes, **{**values, "same": {"learning_rate": "0.1"}, **changed})
+
+
+class Nodes:
+    """Launchers, each in a thread of its own; what each came to is kept."""
+
+    def __init__(self, **terms) -> None:
+        self.terms = {"address": "127.0.0.1", "port": _free_port(), "join_seconds": 20.0, **terms}
+        self.results: dict[int, Meeting | AllranksError] = {}
+        self.said: list[str] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, facts: NodeFacts, key: int | None = None, **changed) -> None:
+        terms = Terms(run_id=f"proposed by {facts.node_rank}", **{**self.terms, **changed})
+
+        def work() -> None:
+            try:
+                self.results[facts.node_rank if key is None else key] = meet(facts, terms, say=self.said.append)
+            except AllranksError as error:
+                self.results[facts.node_rank if key is None else key] = error
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self._threads.append(thread)
+
+    def wait(self) -> dict[int, Meeting | AllranksError]:
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        return self.results
+
+    def leave(self) -> None:
+        for result in self.results.values():
+            if isinstance(result, Meeting):
+                result.leave(0)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    all_nodes = Nodes()
+    yield all_nodes
+    all_nodes.wait()
+    all_nodes.leave()
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _meet(nodes: Nodes, *facts: NodeFacts) -> list[Meeting]:
+    for one in facts:
+        nodes.start(one)
+    results = nodes.wait()
+    assert all(isinstance(result, Meeting) for result in results.values()), results
+    return [results[rank] for rank in sorted(results)]
+
+
+def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(1, 3), _facts(2, 3, num_processes=4), _facts(0, 3))
+    for meeting in meetings:
+        assert meeting.run_id == "proposed by 0"
+        assert [node.host for node in meeting.nodes] == ["host0", "host1", "host2"]
+        assert meeting.world_size == 6
+        assert meeting.stop_reason() is None
+
+
+def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0), _facts(1))
+    threads = [threading.Thread(target=meeting.ready, args=({"data": "x"},)) for meeting in meetings]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # As torchrun's store binds it, with the connections of the meeting still open.
+    with socket.create_server(("127.0.0.1", nodes.terms["port"])):
+        assert [meeting.stop_reason() for meeting in meetings] == [None, None]
+
+
+def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> None:
+    for facts in (_facts(0, 3), _facts(1, 3), _facts(2, 3, same={"learning_rate": "0.2"})):
+        nodes.start(facts)
+    errors = list(nodes.wait().values())
+    assert len(errors) == 3
+    for error in errors:
+        assert isinstance(error, RefusedError)
+        assert "learning_rate: 0.1 on node 0 (host0), node 1 (host1); 0.2 on node 2 (host2)" in str(error)
+
+
+def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0), _facts(1))
+    errors = []
+
+    def ready(meeting: Meeting, data: str) -> None:
+        with pytest.raises(RefusedError) as caught:
+            meeting.ready({"data": data})
+        errors.append(str(caught.value))
+
+    threads = [threading.Thread(target=ready, args=(m, d)) for m, d in zip(meetings, ("aa", "bb"), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 2
+    assert all("data: aa on node 0 (host0); bb on node 1 (host1)" in error for error in errors)
+
+
+def test_node_0_learns_what_every_node_starts(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    threads = [
+        threading.Thread(target=meeting.ready, args=({}, {"command": ["torchrun", str(rank)]}))
+        for rank, meeting in enumerate(meetings)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(sorted(meetings[0].accounts.items())) == {
+        rank: {"command": ["torchrun", str(rank)]} for rank in range(3)
+    }
+
+
+def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
+    nodes.start(_facts(0, 2))
+    nodes.start(_facts(1, 3))
+    assert all("--nnodes: 2 on node 0 (host0); 3 on node 1 (host1)" in str(error) for error in nodes.wait().values())
+
+
+def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> None:
+    nodes.start(_facts(0, 3))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        _hello(raw, _facts(1, 3))
+        nodes.start(_facts(1, 3, host="other"))
+        _until(lambda: 1 in nodes.results)
+        assert "--node-rank 1 is taken by host1 (pid 101)" in str(nodes.results[1])
+        nodes.start(_facts(2, 3))
+        results = nodes.wait()
+        assert isinstance(results[0], Meeting)
+        assert isinstance(results[2], Meeting)
+
+
+def test_who_is_missing_is_named_at_the_deadline() -> None:
+    nodes = Nodes(join_seconds=1.0)
+    nodes.start(_facts(0, 4))
+    nodes.start(_facts(2, 4), join_seconds=20.0)
+    error = str(nodes.wait()[0])
+    assert "2 of 4 nodes have come" in error
+    assert "missing: node 1, 3 (here: node 2 (host2))" in error
+    assert "missing: node 1, 3" in str(nodes.results[2])
+
+
+def test_a_node_0_that_is_not_there_is_told_with_the_reason() -> None:
+    nodes = Nodes(join_seconds=1.0)
+    nodes.start(_facts(1))
+    assert "connection refused: is node 0 started" in str(nodes.wait()[1])
+
+
+def test_a_name_that_nobody_knows_is_told() -> None:
+    nodes = Nodes(join_seconds=1.0, address="no-such-host.invalid")
+    nodes.start(_facts(1))
+    assert "the name no-such-host.invalid is not known on host1" in str(nodes.wait()[1])
+    nodes.start(_facts(0))
+    assert isinstance(nodes.wait()[0], UsageError)
+
+
+def test_an_address_of_another_machine_is_doubted() -> None:
+    nodes = Nodes(join_seconds=1.0, address="192.0.2.77")
+    nodes.start(_facts(0))
+    assert "--master-addr 192.0.2.77 is no address of this machine, which has " in str(nodes.wait()[0])
+    assert any(said.startswith("warning: --master-addr 192.0.2.77") for said in nodes.said)
+
+
+def test_something_else_on_the_port_is_told() -> None:
+    nodes = Nodes(join_seconds=1.0)
+    with socket.create_server(("127.0.0.1", nodes.terms["port"])):
+        nodes.start(_facts(1))
+        assert "something else than this version of allranks listens there" in str(nodes.wait()[1])
+
+
+def test_a_port_in_use_is_told() -> None:
+    nodes = Nodes()
+    with socket.create_server(("127.0.0.1", nodes.terms["port"])):
+        nodes.start(_facts(0))
+        assert "the port is in use" in str(nodes.wait()[0])
+
+
+def test_a_node_that_fails_stops_the_others_with_its_message(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    assert meetings[1].fail("rank 1 ran out of memory") is None
+    meetings[1].leave(1)
+    for meeting in (meetings[0], meetings[2]):
+        _until(meeting.stop_reason)
+        assert meeting.stop_reason() == "node 1 (host1): rank 1 ran out of memory"
+
+
+def test_a_failing_node_0_stops_the_others(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0), _facts(1))
+    assert meetings[0].fail("rank 0 failed") is None
+    meetings[0].leave(1)
+    assert meetings[1].stop_reason() == "node 0 (host0): rank 0 failed"
+
+
+def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    threads = [threading.Thread(target=meetings[1].fail, args=("killed by SIGKILL",))]
+    threads[0].start()
+    _until(meetings[0].stop_reason)
+    assert meetings[0].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
+    assert meetings[2].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
+    threads[0].join()
+    assert meetings[1].stop_reason() is None
+
+
+def test_a_node_that_leaves_with_an_error_stops_the_others(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0), _facts(1))
+    meetings[1].leave(2, "its data is broken")
+    _until(meetings[0].stop_reason)
+    assert meetings[0].stop_reason() == "node 1 (host1): its data is broken"
+
+
+def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
+    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    meetings[1].leave(0)
+    meetings[0].leave(75)
+    time.sleep(0.3)
+    assert meetings[2].stop_reason() is None
+
+
+def test_a_node_that_is_gone_without_a_word_is_lost(nodes: Nodes) -> None:
+    nodes.start(_facts(0, 3))
+    nodes.start(_facts(2, 3))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        _hello(raw, _facts(1, 3))
+        results = nodes.wait()
+    for rank in (0, 2):
+        _until(results[rank].stop_reason)
+        assert results[rank].stop_reason() == "node 1 (host1) was lost: the connection was closed"
+
+
+def test_a_node_that_falls_silent_is_lost() -> None:
+    nodes = Nodes(silence_seconds=1.5)
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        _hello(raw, _facts(1))
+        meeting = nodes.wait()[0]
+        raw.sendall(b'{"ready": {}}\n')
+        meeting.ready({})
+        _until(meeting.stop_reason)
+        assert "node 1 (host1) was lost: no sign of life" in meeting.stop_reason()
+    nodes.leave()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x80\x04\x95pickle\n",
+        b"[" * 100_000 + b"\n",
+        b'{"hello": {"node_rank": true}}\n',
+        b"\n",
+    ],
+    ids=["http", "pickle", "deep", "half a hello", "empty line"],
+)
+def test_strangers_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        raw.sendall(garbage)
+        with contextlib.suppress(ConnectionError):
+            while raw.recv(65536):
+                pass
+    nodes.start(_facts(1))
+    assert isinstance(nodes.wait()[0], Meeting)
+
+
+def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw, contextlib.suppress(ConnectionError):
+        for _ in range(64):
+            raw.sendall(b"x" * 2**20)
+        raw.recv(65536)
+    nodes.start(_facts(1))
+    assert isinstance(nodes.wait()[0], Meeting)
+
+
+def test_a_token_keeps_others_out(nodes: Nodes) -> None:
+    nodes.start(_facts(0), token="right")
+    nodes.start(_facts(1), key=11, token="wrong")
+    _until(lambda: 11 in nodes.results)
+    assert "ALLRANKS_TOKEN" in str(nodes.results[11])
+    nodes.start(_facts(1), token="right")
+    results = nodes.wait()
+    assert isinstance(results[0], Meeting)
+    assert isinstance(results[1], Meeting)
+
+
+def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
+    with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
+        nodes.start(_facts(1), token="right")
+        raw, _ = false_node.accept()
+        with raw:
+            raw.sendall(b'{"greeting": "allranks meeting 1", "nonce": "1"}\n')
+            raw.makefile().readline()
+            everyone = [_facts(0).to_message(), _facts(1).to_message()]
+            raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")
+            assert "does not know our ALLRANKS_TOKEN" in str(nodes.wait()[1])
+
+
+def test_unequal_nodes_are_torchruns_alone() -> None:
+    pair = [_facts(0, num_processes=1), _facts(1, num_processes=2)]
+    assert differences(pair) == []
+    (found,) = differences([NodeFacts(**{**node.to_message(), "launcher": "accelerate"}) for node in pair])
+    assert "processes per node: 1 on node 0 (host0); 2 on node 1 (host1)" in found
+    assert "--launcher torchrun" in found
+
+
+def test_facts_survive_the_wire() -> None:
+    facts = _facts(1, environment={"NCCL_DEBUG": "INFO\n; rm -rf $(x)"})
+    assert NodeFacts.from_message(json.loads(json.dumps(facts.to_message()))) == facts
+
+
+def _listening(nodes: Nodes) -> int:
+    port = nodes.terms["port"]
+
+    def up() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    _until(up)
+    return port
+
+
+def _hello(raw: socket.socket, facts: NodeFacts) -> None:
+    raw.makefile().readline()
+    raw.sendall(json.dumps({"hello": facts.to_message(), "proof": "", "nonce": ""}).encode() + b"\n")
