@@ -16,7 +16,7 @@ ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
 
 @pytest.fixture
 def two_nodes(start, tmp_path):
-    """Start the same run as two nodes of one process each, meeting on 127.0.0.1; returns both launchers."""
+    """Start the same run as two nodes of one process each, which join on 127.0.0.1; returns both launchers."""
 
     def start_both(*arguments: str, only_node_1: tuple[str, ...] = (), **keys: object):
         port = str(free_port())

@@ -72,7 +72,7 @@ def test_a_job_of_slurm_is_stopped_and_requeued_and_loses_no_step(lab, base_conf
     log = Path(job["log"]).read_text()
     assert (ended.state, ended.exit_code) == ("COMPLETED", 0), log
     port = 20000 + int(job["job"])
-    assert f"2 over srun: node0, node1\nmeeting at: 10.77.0.1 port {port} of node0" in log
+    assert f"2 over srun: node0, node1\nrendezvous: 10.77.0.1 port {port} of node0" in log
     step = log.partition("preempted (SIGUSR1) at step ")[2].partition(":")[0]
     assert f"at step {step} of 200" in log.partition("preempted (SIGUSR1)")[2], log
     assert largest_difference(training.losses(), losses_of_one_process(training)) < 1e-5

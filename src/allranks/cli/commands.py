@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
-    "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our meeting, logs and clean-up."),
+    "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),
     "preprocess": (
         "allranks.cli.preprocess",
         "Make the prepared data set, and show what is trained and what is masked.",

@@ -109,7 +109,7 @@ def _instead_of_loopback(peer: str | None, nics: Sequence[Interface]) -> Interfa
     nic = facing(peer, nics)
     if nic and not is_loopback(nic.addresses[0]):
         return nic
-    # On node 0 the meeting point's name may lead to loopback as well: an only other interface must be the one.
+    # On node 0 the rendezvous's name may lead to loopback as well: an only other interface must be the one.
     others = select("^lo,docker,virbr", nics)
     return others[0] if len(others) == 1 else None
 

@@ -19,38 +19,38 @@ from allranks.launch.outcome import Outcome
 from allranks.launch.spec.options import Launch
 from allranks.launch.stop import Stopped
 from allranks.observe import say
-from allranks.rendezvous import Meeting, NodeFacts, environment_differences, meet
-from allranks.rendezvous.meet import Terms
+from allranks.rendezvous import NodeFacts, Rendezvous, environment_differences, join
+from allranks.rendezvous.join import Terms
 
 TOKEN = "ALLRANKS_TOKEN"
 
 
 @dataclass
-class Company:
-    """`node` carries the run id that all agreed on. Without a meeting (one node, or c10d) it is this node alone."""
+class Peers:
+    """`node` carries the run id that all agreed on. Without a rendezvous (one node, or c10d) it is this node alone."""
 
     node: Node
-    meeting: Meeting | None = None
+    rendezvous: Rendezvous | None = None
     code: int = 1
     message: str = ""
 
     @property
     def nodes(self) -> list[NodeFacts]:
         """All nodes by rank; empty where they do not meet."""
-        return self.meeting.nodes if self.meeting else []
+        return self.rendezvous.nodes if self.rendezvous else []
 
     @property
     def world_size(self) -> int | None:
         """Ranks of all nodes together; None where this node cannot know."""
-        return self.meeting.world_size if self.meeting else None
+        return self.rendezvous.world_size if self.rendezvous else None
 
     @property
     def ranks(self) -> range | None:
         """The ranks of this node: torchrun numbers them node by node. None where this node cannot know."""
-        if self.meeting is None:
+        if self.rendezvous is None:
             return None
-        own = self.meeting.own
-        first = sum(node.num_processes for node in self.meeting.nodes[: own.node_rank])
+        own = self.rendezvous.own
+        first = sum(node.num_processes for node in self.rendezvous.nodes[: own.node_rank])
         return range(first, first + own.num_processes)
 
     def ready(self, facts: Mapping[str, str], account: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -58,18 +58,18 @@ class Company:
 
         `account` is what this node is about to start; returns the accounts that this node knows, by the nodes' names.
         """
-        if self.meeting is None:
+        if self.rendezvous is None:
             return {str(self.node.name): account}
-        self.meeting.ready(facts, account)
-        return {str(rank): known for rank, known in sorted(self.meeting.accounts.items())}
+        self.rendezvous.ready(facts, account)
+        return {str(rank): known for rank, known in sorted(self.rendezvous.accounts.items())}
 
     def lost(self) -> str | None:
         """Why the run cannot go on, if another node failed or was lost."""
-        return self.meeting.stop_reason() if self.meeting else None
+        return self.rendezvous.stop_reason() if self.rendezvous else None
 
     def parting(self) -> bool:
         """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
-        return self.meeting.parting if self.meeting else False
+        return self.rendezvous.parting if self.rendezvous else False
 
     def ended(self, result: Outcome, lost: str = "") -> Outcome:
         """Tell the others how it ended here; returns the outcome with what they say of theirs.
@@ -81,27 +81,27 @@ class Company:
             self.code = 0  # nothing began here
             return result
         self.code = result.exit_code
-        if self.meeting is None or result.exit_code in (0, 75):
+        if self.rendezvous is None or result.exit_code in (0, 75):
             return result
         self.message = result.message.removeprefix("error: ")
-        elsewhere = None if lost else self.meeting.fail(self.message)
+        elsewhere = None if lost else self.rendezvous.fail(self.message)
         if not elsewhere or elsewhere in result.message:
             return result
         return replace(result, message=f"{result.message}\n  the first to fail was {elsewhere}")
 
 
 @contextlib.contextmanager
-def in_company(
+def join_peers(
     launch: Launch,
     node: Node,
     same: Mapping[str, str],
     variables: Mapping[str, str],
     held: Held | None = None,
-) -> Iterator[Company]:
+) -> Iterator[Peers]:
     """Meet the other nodes of a static rendezvous; `same` is what must be equal on all, `variables` what the ranks of
     this node get beside its environment, `held` what it has of the run's checkpoints. Raises RefusedError."""
     if not launch.meets:
-        yield Company(node)
+        yield Peers(node)
         return
     assert launch.node_rank is not None
     own = NodeFacts(
@@ -125,26 +125,26 @@ def in_company(
     )
     speaks = speaks_for_all(launch)
     if speaks:
-        say(f"{'meeting:':<12}{_going(own, terms)}")
+        say(f"{'rendezvous:':<12}{_going(own, terms)}")
     started = time.monotonic()
-    meeting = meet(own, terms)
-    hosts = ", ".join(f"{one.host} ({one.num_processes})" for one in meeting.nodes[:8])
-    more = f" and {len(meeting.nodes) - 8} more" if len(meeting.nodes) > 8 else ""
+    rendezvous = join(own, terms)
+    hosts = ", ".join(f"{one.host} ({one.num_processes})" for one in rendezvous.nodes[:8])
+    more = f" and {len(rendezvous.nodes) - 8} more" if len(rendezvous.nodes) > 8 else ""
     if speaks:
-        say(f"{'met:':<12}{hosts}{more}: {meeting.world_size} ranks, after {time.monotonic() - started:.0f} s")
-        for difference in environment_differences(meeting.nodes):
+        say(f"{'joined:':<12}{hosts}{more}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
+        for difference in environment_differences(rendezvous.nodes):
             say(f"{'note:':<12}{difference.message}")
-    company = Company(replace(node, run_id=meeting.run_id), meeting)
+    peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous)
     try:
-        yield company
+        yield peers
     except AllranksError as error:
-        company.code, company.message = error.exit_code, str(error)
+        peers.code, peers.message = error.exit_code, str(error)
         raise
     except Stopped as stop:
-        company.message = f"stopped by {stop.received.name} before the start"
+        peers.message = f"stopped by {stop.received.name} before the start"
         raise
     finally:
-        meeting.leave(company.code, company.message)
+        rendezvous.leave(peers.code, peers.message)
 
 
 def _going(own: NodeFacts, terms: Terms) -> str:

@@ -1,4 +1,4 @@
-"""Run anyone's program on all nodes, with the same meeting, logs, record and clean-up that our own engine has."""
+"""Run anyone's program on all nodes, with the same rendezvous, logs, record and clean-up that our own engine has."""
 
 import sys
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from allranks import interrupt
 from allranks.errors import UsageError
-from allranks.launch.all_nodes.start import start_everywhere
+from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
-from allranks.launch.node.local import Record, run_here
+from allranks.launch.node.local import Record, run_local
 from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import Outcome
-from allranks.launch.peers import in_company
+from allranks.launch.peers import join_peers
 from allranks.launch.program_outcome import program_outcome
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -45,7 +45,7 @@ def run_program(
     everywhere = find_nodes(nodes, options, argv)
     if everywhere is not None:
         interrupt.means(NO_RANK_LEFT)
-        return start_everywhere(everywhere)
+        return start_all_nodes(everywhere)
     launch = resolve(options)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
     node = this_node(output_dir, launch)
@@ -55,11 +55,11 @@ def run_program(
     variables = network_variables(None, launch, node.run.logs(node.name))
     same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
     try:
-        with stop_at_once() as stop_if_asked, in_company(launch, node, same, variables) as company:
+        with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables) as peers:
             stop_if_asked()
-            ended = run_here(launch, program, company, Record(argv, variables=variables))
-            result = program_outcome(company.node, launch, ended, log_starts)
-            result = company.ended(result, ended.lost)
+            ended = run_local(launch, program, peers, Record(argv, variables=variables))
+            result = program_outcome(peers.node, launch, ended, log_starts)
+            result = peers.ended(result, ended.lost)
     except Stopped as stop:
         result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")
     interrupt.means(NO_RANK_LEFT)

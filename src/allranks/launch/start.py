@@ -14,14 +14,14 @@ from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.launch.all_nodes.start import Everywhere, start_everywhere
+from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
-from allranks.launch.node.local import Record, prepare_this_process, run_here
+from allranks.launch.node.local import Record, prepare_this_process, run_local
 from allranks.launch.node.this_node import this_node, write_file
 from allranks.launch.outcome import outcome, stopped
-from allranks.launch.peers import in_company
+from allranks.launch.peers import join_peers
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.spec.from_environment import tell, with_environment
@@ -58,7 +58,7 @@ def start(
     tell(notes)
     if everywhere is not None:
         interrupt.means(NO_RANK_LEFT)
-        return start_everywhere(everywhere)
+        return start_all_nodes(everywhere)
     assert launch is not None
     refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
     if launch.accelerate is not None:
@@ -84,7 +84,7 @@ def start(
     try:
         with (
             stop_at_once() as stop_if_asked,
-            in_company(launch, node, same, variables, _held(cfg, node.run)) as company,
+            join_peers(launch, node, same, variables, _held(cfg, node.run)) as peers,
         ):
             from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
@@ -96,11 +96,11 @@ def start(
                 prepare_this_process(launch, node, record)
                 stop_if_asked()
                 return _train_here(cfg)
-            node = company.node
+            node = peers.node
             _write_config(cfg, node.run.config(node.name))
-            ended = run_here(launch, engine(node.run.config(node.name)), company, record)
-            result = outcome(node, launch, ended, ranks=company.ranks, log_start=log_start)
-            result = company.ended(result, ended.lost)
+            ended = run_local(launch, engine(node.run.config(node.name)), peers, record)
+            result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start)
+            result = peers.ended(result, ended.lost)
     except Stopped as stop:
         result = stopped(node.run, node.run_id, stop.received)
     interrupt.means(NO_RANK_LEFT)

@@ -7,6 +7,6 @@ where the ranks' collectives would hang until their time-out.
 """
 
 from allranks.rendezvous.facts import NodeFacts, differences, environment_differences
-from allranks.rendezvous.meet import Meeting, meet
+from allranks.rendezvous.join import Rendezvous, join
 
-__all__ = ["Meeting", "NodeFacts", "differences", "environment_differences", "meet"]
+__all__ = ["NodeFacts", "Rendezvous", "differences", "environment_differences", "join"]

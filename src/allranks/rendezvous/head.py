@@ -1,4 +1,4 @@
-"""Node 0's side of the meeting: it listens, compares, answers, and watches every other node."""
+"""Node 0's side of the rendezvous: it listens, compares, answers, and watches every other node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from allranks.checkpoint.holdings import refusal
 from allranks.errors import RefusedError, UsageError
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts, differences
-from allranks.rendezvous.meet import Meeting, Terms
+from allranks.rendezvous.join import Rendezvous, Terms
 from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
@@ -28,7 +28,7 @@ _MOST_CONNECTIONS = 8192
 
 
 @dataclass
-class _Guest:
+class _Peer:
     facts: NodeFacts
     writer: asyncio.StreamWriter
     nonce: str
@@ -38,11 +38,11 @@ class _Guest:
     tasks: set[asyncio.Task] = field(default_factory=set)
 
 
-class Head(Meeting):
+class Head(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
-        self._guests: dict[int, _Guest] = {}
-        self._strangers: set[str] = set()
+        self._peers: dict[int, _Peer] = {}
+        self._rejected: set[str] = set()
         self._connections = 0
         self._ready: Mapping[str, str] | None = None
         self._socket, self._note = _listen(terms)
@@ -53,11 +53,11 @@ class Head(Meeting):
         self._start_talking()
         deadline = time.monotonic() + self.terms.join_seconds
         came = self._wait(self._all_came_or_differ, self._missing, deadline)
-        if came and len(self._guests) < self.own.nnodes - 1:
+        if came and len(self._peers) < self.own.nnodes - 1:
             settle = time.monotonic() + _SETTLE_SECONDS
-            self._wait(lambda: len(self._guests) == self.own.nnodes - 1, self._missing, settle)
+            self._wait(lambda: len(self._peers) == self.own.nnodes - 1, self._missing, settle)
         with self._changed:
-            nodes = [self.own, *(guest.facts for _, guest in sorted(self._guests.items()))]
+            nodes = [self.own, *(peer.facts for _, peer in sorted(self._peers.items()))]
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
@@ -71,7 +71,7 @@ class Head(Meeting):
         with self._changed:
             self._ready = dict(facts)
             self.accounts[0] = dict(account or {})
-        self._wait(lambda: all(guest.ready is not None for guest in self._guests.values()), self._preparing)
+        self._wait(lambda: all(peer.ready is not None for peer in self._peers.values()), self._preparing)
         self._refuse_differences([replace(node, same=self._ready_of(node.node_rank)) for node in self.nodes])
         self._patient = False
         # The launcher's own store listens on this port next.
@@ -85,20 +85,20 @@ class Head(Meeting):
         self._post({"stop": f"{self.own.name}: {message}"})
 
     def _ready_of(self, node_rank: int) -> Mapping[str, str]:
-        return (self._ready if node_rank == 0 else self._guests[node_rank].ready) or {}
+        return (self._ready if node_rank == 0 else self._peers[node_rank].ready) or {}
 
     def _all_came_or_differ(self) -> bool:
-        nodes = [self.own, *(guest.facts for guest in self._guests.values())]
+        nodes = [self.own, *(peer.facts for peer in self._peers.values())]
         return len(nodes) == self.own.nnodes or bool(differences(nodes))
 
     def _missing(self) -> str:
-        missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._guests]
+        missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        came = ", ".join(guest.facts.name for _, guest in sorted(self._guests.items())[:8])
-        strangers = f"; turned away: {'; '.join(sorted(self._strangers)[:4])}" if self._strangers else ""
+        came = ", ".join(peer.facts.name for _, peer in sorted(self._peers.items())[:8])
+        rejected = f"; turned away: {'; '.join(sorted(self._rejected)[:4])}" if self._rejected else ""
         return (
-            f"{len(self._guests) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: node "
-            f"{shown}{f' (here: {came})' if came else ''}{strangers}"
+            f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: node "
+            f"{shown}{f' (here: {came})' if came else ''}{rejected}"
         )
 
     def _help_missing(self) -> str:
@@ -109,7 +109,7 @@ class Head(Meeting):
         )
 
     def _preparing(self) -> str:
-        late = [guest.facts.name for _, guest in sorted(self._guests.items()) if guest.ready is None]
+        late = [peer.facts.name for _, peer in sorted(self._peers.items()) if peer.ready is None]
         return f"ready here; still preparing: {', '.join(late[:8])}{' …' if len(late) > 8 else ''}"
 
     def _refuse_differences(self, nodes: list[NodeFacts]) -> None:
@@ -121,7 +121,7 @@ class Head(Meeting):
         raise RefusedError(text)
 
     def _post(self, message: dict[str, Any]) -> None:
-        """Send to every guest, from the thread that waits."""
+        """Send to every peer, from the thread that waits."""
         with contextlib.suppress(RuntimeError):  # nobody is left to talk to
             self._loop.call_soon_threadsafe(self._broadcast, message)
 
@@ -131,12 +131,12 @@ class Head(Meeting):
 
         return wake
 
-    def _broadcast(self, message: dict[str, Any], but: _Guest | None = None) -> None:
-        for guest in self._guests.values():
-            if not guest.done and guest is not but:
-                task = asyncio.ensure_future(_send_quietly(guest, self.terms.token, message))
-                guest.tasks.add(task)
-                task.add_done_callback(guest.tasks.discard)
+    def _broadcast(self, message: dict[str, Any], but: _Peer | None = None) -> None:
+        for peer in self._peers.values():
+            if not peer.done and peer is not but:
+                task = asyncio.ensure_future(_send_quietly(peer, self.terms.token, message))
+                peer.tasks.add(task)
+                task.add_done_callback(peer.tasks.discard)
 
     async def _talk(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -160,41 +160,41 @@ class Head(Meeting):
             self._server.close()
             code, message = self._leaving or (1, "")
             self._broadcast({"bye": code, "message": message})
-            pending = [task for guest in self._guests.values() for task in guest.tasks]
+            pending = [task for peer in self._peers.values() for task in peer.tasks]
             if pending:
                 await asyncio.wait(pending, timeout=1.0)
-            for guest in self._guests.values():
-                guest.writer.close()
+            for peer in self._peers.values():
+                peer.writer.close()
 
     def _find_silent(self) -> None:
         limit = self._silence_seconds
-        for guest in list(self._guests.values()):
-            if not guest.done and time.monotonic() - guest.heard > limit:
-                self._lost(guest, f"no sign of life for {limit:.0f} s")
+        for peer in list(self._peers.values()):
+            if not peer.done and time.monotonic() - peer.heard > limit:
+                self._lost(peer, f"no sign of life for {limit:.0f} s")
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = _peer(writer)
+        address = _address_of(writer)
         self._connections += 1
-        guest = None
+        peer = None
         try:
             if self._connections > _MOST_CONNECTIONS:
                 raise WireError("too many connections at once")
-            guest = await self._shake_hands(reader, writer)
+            peer = await self._shake_hands(reader, writer)
         except WireError as error:
-            self._strangers.add(f"{peer} ({error})")
+            self._rejected.add(f"{address} ({error})")
         except OSError:
             pass
         finally:
-            if guest is None:
+            if peer is None:
                 self._connections -= 1
                 writer.close()
-        if guest is not None:
+        if peer is not None:
             # Cancelled when this node leaves; asyncio would print it as an error.
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watch(guest, reader)
+                await self._watch(peer, reader)
             self._connections -= 1
 
-    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Guest | None:
+    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Peer | None:
         nonce = secrets.token_hex(16)
         await wire.send(writer, {"greeting": wire.GREETING, "nonce": nonce, "run": self.run_id})
         message = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
@@ -209,74 +209,74 @@ class Head(Meeting):
             facts = NodeFacts.from_message(hello)
         except ValueError as error:
             raise WireError(f"its facts are incomplete: {error}") from None
-        guest = _Guest(facts, writer, str(message.get("nonce", "")))
+        peer = _Peer(facts, writer, str(message.get("nonce", "")))
         if refusal := self._turn_away(facts):
             await wire.send(writer, {"refused": refusal})
-            self._strangers.add(f"{facts.name}: {refusal}")
+            self._rejected.add(f"{facts.name}: {refusal}")
             return None
         with self._changed:
-            self._guests[facts.node_rank] = guest
+            self._peers[facts.node_rank] = peer
             self._changed.notify_all()
-        return guest
+        return peer
 
     def _turn_away(self, facts: NodeFacts) -> str | None:
         rank = facts.node_rank
-        other = self.own if rank == 0 else self._guests[rank].facts if rank in self._guests else None
+        other = self.own if rank == 0 else self._peers[rank].facts if rank in self._peers else None
         if other is not None:
             return f"--node-rank {rank} is taken by {other.host} (pid {other.pid}): give every node its own"
         if not 0 < rank < self.own.nnodes:
             return f"--node-rank {rank}: node 0 ({self.own.host}) was started with --nnodes {self.own.nnodes}"
         return None
 
-    async def _watch(self, guest: _Guest, reader: asyncio.StreamReader) -> None:
+    async def _watch(self, peer: _Peer, reader: asyncio.StreamReader) -> None:
         try:
             while True:
                 message = await wire.receive(reader)
-                guest.heard = time.monotonic()
+                peer.heard = time.monotonic()
                 if isinstance(message.get("ready"), dict):
                     account = message.get("account")
-                    self.accounts[guest.facts.node_rank] = account if isinstance(account, dict) else {}
-                    guest.ready = {str(key): str(value) for key, value in message["ready"].items()}
+                    self.accounts[peer.facts.node_rank] = account if isinstance(account, dict) else {}
+                    peer.ready = {str(key): str(value) for key, value in message["ready"].items()}
                     self._set()
                 elif "failed" in message:
-                    self._stop_all(guest, str(message["failed"])[:10_000])
+                    self._stop_all(peer, str(message["failed"])[:10_000])
                 elif "bye" in message:
-                    guest.done = self.parting = True
-                    guest.writer.close()
+                    peer.done = self.parting = True
+                    peer.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
-                        self._stop_all(guest, str(message.get("message") or "")[:10_000] or "failed")
+                        self._stop_all(peer, str(message.get("message") or "")[:10_000] or "failed")
                     return
         except WireError as error:
-            if not guest.done:
-                self._lost(guest, str(error))
+            if not peer.done:
+                self._lost(peer, str(error))
 
-    def _lost(self, guest: _Guest, how: str) -> None:
-        guest.done = True
-        guest.writer.close()
+    def _lost(self, peer: _Peer, how: str) -> None:
+        peer.done = True
+        peer.writer.close()
         if self.nodes:
-            self._stop_all(guest, f"{guest.facts.name} was lost: {how}")
+            self._stop_all(peer, f"{peer.facts.name} was lost: {how}")
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
-            self._guests.pop(guest.facts.node_rank, None)
+            self._peers.pop(peer.facts.node_rank, None)
 
-    def _stop_all(self, guest: _Guest, reason: str) -> None:
+    def _stop_all(self, peer: _Peer, reason: str) -> None:
         if self._stop_reason is None and self._leaving is None:
-            if not reason.startswith(guest.facts.name):
-                reason = f"{guest.facts.name}: {reason}"
-            self._broadcast({"stop": reason}, but=guest)
+            if not reason.startswith(peer.facts.name):
+                reason = f"{peer.facts.name}: {reason}"
+            self._broadcast({"stop": reason}, but=peer)
             self._set(_stop_reason=reason)
 
 
-async def _send_quietly(guest: _Guest, token: str, message: dict[str, Any]) -> None:
-    # A guest that cannot be reached is found out by its silence.
+async def _send_quietly(peer: _Peer, token: str, message: dict[str, Any]) -> None:
+    # A peer that cannot be reached is found out by its silence.
     with contextlib.suppress(OSError, RuntimeError):
         if "go" in message:
-            message = {**message, "proof": wire.proof(token, guest.nonce, message["go"])}
-        await wire.send(guest.writer, message)
+            message = {**message, "proof": wire.proof(token, peer.nonce, message["go"])}
+        await wire.send(peer.writer, message)
 
 
-def _peer(writer: asyncio.StreamWriter) -> str:
+def _address_of(writer: asyncio.StreamWriter) -> str:
     name = writer.get_extra_info("peername")
     return str(name[0]) if name else "unknown"
 

@@ -1,4 +1,4 @@
-"""Every other node's side of the meeting: it goes to node 0, says its facts, and hears what to do."""
+"""Every other node's side of the rendezvous: it goes to node 0, says its facts, and hears what to do."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from allranks.errors import RefusedError
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
-from allranks.rendezvous.meet import Meeting, Terms
+from allranks.rendezvous.join import Rendezvous, Terms
 from allranks.rendezvous.wire import WireError
 
 _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
 
 
-class Member(Meeting):
+class Member(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
         self._trouble = "still trying"
@@ -96,14 +96,14 @@ class Member(Meeting):
             raise WireError(error.strerror or str(error)) from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stranger = "something else than this version of allranks listens there: take another --master-port on all nodes"
-        self._set(_trouble=stranger)
+        foreign = "something else than this version of allranks listens there: take another --master-port on all nodes"
+        self._set(_trouble=foreign)
         try:
             greeting = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
         except WireError as error:
-            raise WireError(f"{stranger} ({error})") from None
+            raise WireError(f"{foreign} ({error})") from None
         if greeting.get("greeting") != wire.GREETING:
-            raise WireError(stranger)
+            raise WireError(foreign)
         hello, nonce = self.own.to_message(), secrets.token_hex(16)
         proof = wire.proof(self.terms.token, str(greeting.get("nonce", "")), hello)
         await wire.send(writer, {"hello": hello, "proof": proof, "nonce": nonce})

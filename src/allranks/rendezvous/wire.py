@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-GREETING = "allranks meeting 1"
+GREETING = "allranks rendezvous 1"
 MAX_LINE_BYTES = 4 * 2**20  # a config with some thousand keys is far below
 PULSE_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0

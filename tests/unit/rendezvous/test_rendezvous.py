@@ -1,4 +1,4 @@
-"""The meeting of the nodes' launchers, over real sockets of this machine."""
+"""The rendezvous of the nodes' launchers, over real sockets of this machine."""
 
 import contextlib
 import json
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.rendezvous import Meeting, NodeFacts, differences, meet
-from allranks.rendezvous.meet import Terms
+from allranks.rendezvous import NodeFacts, Rendezvous, differences, join
+from allranks.rendezvous.join import Terms
 
 
 def _free_port() -> int:
@@ -29,7 +29,7 @@ class Nodes:
 
     def __init__(self, **terms) -> None:
         self.terms = {"address": "127.0.0.1", "port": _free_port(), "join_seconds": 20.0, **terms}
-        self.results: dict[int, Meeting | AllranksError] = {}
+        self.results: dict[int, Rendezvous | AllranksError] = {}
         self.said: list[str] = []
         self._threads: list[threading.Thread] = []
 
@@ -38,7 +38,7 @@ class Nodes:
 
         def work() -> None:
             try:
-                self.results[facts.node_rank if key is None else key] = meet(facts, terms, say=self.said.append)
+                self.results[facts.node_rank if key is None else key] = join(facts, terms, say=self.said.append)
             except AllranksError as error:
                 self.results[facts.node_rank if key is None else key] = error
 
@@ -46,7 +46,7 @@ class Nodes:
         thread.start()
         self._threads.append(thread)
 
-    def wait(self) -> dict[int, Meeting | AllranksError]:
+    def wait(self) -> dict[int, Rendezvous | AllranksError]:
         for thread in self._threads:
             thread.join()
         self._threads = []
@@ -54,7 +54,7 @@ class Nodes:
 
     def leave(self) -> None:
         for result in self.results.values():
-            if isinstance(result, Meeting):
+            if isinstance(result, Rendezvous):
                 result.leave(0)
 
 
@@ -73,33 +73,33 @@ def _until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def _meet(nodes: Nodes, *facts: NodeFacts) -> list[Meeting]:
+def _join(nodes: Nodes, *facts: NodeFacts) -> list[Rendezvous]:
     for one in facts:
         nodes.start(one)
     results = nodes.wait()
-    assert all(isinstance(result, Meeting) for result in results.values()), results
+    assert all(isinstance(result, Rendezvous) for result in results.values()), results
     return [results[rank] for rank in sorted(results)]
 
 
 def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(1, 3), _facts(2, 3, num_processes=4), _facts(0, 3))
-    for meeting in meetings:
-        assert meeting.run_id == "proposed by 0"
-        assert [node.host for node in meeting.nodes] == ["host0", "host1", "host2"]
-        assert meeting.world_size == 6
-        assert meeting.stop_reason() is None
+    joined = _join(nodes, _facts(1, 3), _facts(2, 3, num_processes=4), _facts(0, 3))
+    for rendezvous in joined:
+        assert rendezvous.run_id == "proposed by 0"
+        assert [node.host for node in rendezvous.nodes] == ["host0", "host1", "host2"]
+        assert rendezvous.world_size == 6
+        assert rendezvous.stop_reason() is None
 
 
 def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0), _facts(1))
-    threads = [threading.Thread(target=meeting.ready, args=({"data": "x"},)) for meeting in meetings]
+    joined = _join(nodes, _facts(0), _facts(1))
+    threads = [threading.Thread(target=rendezvous.ready, args=({"data": "x"},)) for rendezvous in joined]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    # As torchrun's store binds it, with the connections of the meeting still open.
+    # As torchrun's store binds it, with the connections of the rendezvous still open.
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
-        assert [meeting.stop_reason() for meeting in meetings] == [None, None]
+        assert [rendezvous.stop_reason() for rendezvous in joined] == [None, None]
 
 
 def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> None:
@@ -113,15 +113,15 @@ def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> 
 
 
 def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0), _facts(1))
+    joined = _join(nodes, _facts(0), _facts(1))
     errors = []
 
-    def ready(meeting: Meeting, data: str) -> None:
+    def ready(rendezvous: Rendezvous, data: str) -> None:
         with pytest.raises(RefusedError) as caught:
-            meeting.ready({"data": data})
+            rendezvous.ready({"data": data})
         errors.append(str(caught.value))
 
-    threads = [threading.Thread(target=ready, args=(m, d)) for m, d in zip(meetings, ("aa", "bb"), strict=True)]
+    threads = [threading.Thread(target=ready, args=(m, d)) for m, d in zip(joined, ("aa", "bb"), strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -131,18 +131,16 @@ def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
 
 
 def test_node_0_learns_what_every_node_starts(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
     threads = [
-        threading.Thread(target=meeting.ready, args=({}, {"command": ["torchrun", str(rank)]}))
-        for rank, meeting in enumerate(meetings)
+        threading.Thread(target=rendezvous.ready, args=({}, {"command": ["torchrun", str(rank)]}))
+        for rank, rendezvous in enumerate(joined)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert dict(sorted(meetings[0].accounts.items())) == {
-        rank: {"command": ["torchrun", str(rank)]} for rank in range(3)
-    }
+    assert dict(sorted(joined[0].accounts.items())) == {rank: {"command": ["torchrun", str(rank)]} for rank in range(3)}
 
 
 def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
@@ -160,8 +158,8 @@ def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> No
         assert "--node-rank 1 is taken by host1 (pid 101)" in str(nodes.results[1])
         nodes.start(_facts(2, 3))
         results = nodes.wait()
-        assert isinstance(results[0], Meeting)
-        assert isinstance(results[2], Meeting)
+        assert isinstance(results[0], Rendezvous)
+        assert isinstance(results[2], Rendezvous)
 
 
 def test_who_is_missing_is_named_at_the_deadline() -> None:
@@ -210,45 +208,45 @@ def test_a_port_in_use_is_told() -> None:
 
 
 def test_a_node_that_fails_stops_the_others_with_its_message(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
-    assert meetings[1].fail("rank 1 ran out of memory") is None
-    meetings[1].leave(1)
-    for meeting in (meetings[0], meetings[2]):
-        _until(meeting.stop_reason)
-        assert meeting.stop_reason() == "node 1 (host1): rank 1 ran out of memory"
+    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    assert joined[1].fail("rank 1 ran out of memory") is None
+    joined[1].leave(1)
+    for rendezvous in (joined[0], joined[2]):
+        _until(rendezvous.stop_reason)
+        assert rendezvous.stop_reason() == "node 1 (host1): rank 1 ran out of memory"
 
 
 def test_a_failing_node_0_stops_the_others(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0), _facts(1))
-    assert meetings[0].fail("rank 0 failed") is None
-    meetings[0].leave(1)
-    assert meetings[1].stop_reason() == "node 0 (host0): rank 0 failed"
+    joined = _join(nodes, _facts(0), _facts(1))
+    assert joined[0].fail("rank 0 failed") is None
+    joined[0].leave(1)
+    assert joined[1].stop_reason() == "node 0 (host0): rank 0 failed"
 
 
 def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
-    threads = [threading.Thread(target=meetings[1].fail, args=("killed by SIGKILL",))]
+    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    threads = [threading.Thread(target=joined[1].fail, args=("killed by SIGKILL",))]
     threads[0].start()
-    _until(meetings[0].stop_reason)
-    assert meetings[0].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
-    assert meetings[2].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
+    _until(joined[0].stop_reason)
+    assert joined[0].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
+    assert joined[2].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
     threads[0].join()
-    assert meetings[1].stop_reason() is None
+    assert joined[1].stop_reason() is None
 
 
 def test_a_node_that_leaves_with_an_error_stops_the_others(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0), _facts(1))
-    meetings[1].leave(2, "its data is broken")
-    _until(meetings[0].stop_reason)
-    assert meetings[0].stop_reason() == "node 1 (host1): its data is broken"
+    joined = _join(nodes, _facts(0), _facts(1))
+    joined[1].leave(2, "its data is broken")
+    _until(joined[0].stop_reason)
+    assert joined[0].stop_reason() == "node 1 (host1): its data is broken"
 
 
 def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
-    meetings = _meet(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
-    meetings[1].leave(0)
-    meetings[0].leave(75)
+    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    joined[1].leave(0)
+    joined[0].leave(75)
     time.sleep(0.3)
-    assert meetings[2].stop_reason() is None
+    assert joined[2].stop_reason() is None
 
 
 def test_a_node_that_is_gone_without_a_word_is_lost(nodes: Nodes) -> None:
@@ -267,11 +265,11 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     nodes.start(_facts(0))
     with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
         _hello(raw, _facts(1))
-        meeting = nodes.wait()[0]
+        rendezvous = nodes.wait()[0]
         raw.sendall(b'{"ready": {}}\n')
-        meeting.ready({})
-        _until(meeting.stop_reason)
-        assert "node 1 (host1) was lost: no sign of life" in meeting.stop_reason()
+        rendezvous.ready({})
+        _until(rendezvous.stop_reason)
+        assert "node 1 (host1) was lost: no sign of life" in rendezvous.stop_reason()
     nodes.leave()
 
 
@@ -286,7 +284,7 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     ],
     ids=["http", "pickle", "deep", "half a hello", "empty line"],
 )
-def test_strangers_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> None:
+def test_foreign_programs_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> None:
     nodes.start(_facts(0))
     with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
         raw.sendall(garbage)
@@ -294,7 +292,7 @@ def test_strangers_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> No
             while raw.recv(65536):
                 pass
     nodes.start(_facts(1))
-    assert isinstance(nodes.wait()[0], Meeting)
+    assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
@@ -304,7 +302,7 @@ def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
             raw.sendall(b"x" * 2**20)
         raw.recv(65536)
     nodes.start(_facts(1))
-    assert isinstance(nodes.wait()[0], Meeting)
+    assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_token_keeps_others_out(nodes: Nodes) -> None:
@@ -314,8 +312,8 @@ def test_a_token_keeps_others_out(nodes: Nodes) -> None:
     assert "ALLRANKS_TOKEN" in str(nodes.results[11])
     nodes.start(_facts(1), token="right")
     results = nodes.wait()
-    assert isinstance(results[0], Meeting)
-    assert isinstance(results[1], Meeting)
+    assert isinstance(results[0], Rendezvous)
+    assert isinstance(results[1], Rendezvous)
 
 
 def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
@@ -323,7 +321,7 @@ def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
         nodes.start(_facts(1), token="right")
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks meeting 1", "nonce": "1"}\n')
+            raw.sendall(b'{"greeting": "allranks rendezvous 1", "nonce": "1"}\n')
             raw.makefile().readline()
             everyone = [_facts(0).to_message(), _facts(1).to_message()]
             raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")

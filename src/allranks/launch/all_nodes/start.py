@@ -32,7 +32,7 @@ from allranks.observe.secrets import without_secret_words
 _SHOWN = 8  # names in a message
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
-_OTHER_NODE = re.compile(r"error: node (\d+) \(")  # as the nodes' meeting says why it stopped this one
+_OTHER_NODE = re.compile(r"error: node (\d+) \(")  # as the nodes' rendezvous says why it stopped this one
 _TOLD = (UsageError.exit_code, RefusedError.exit_code)  # then every node has said the same, at length
 
 
@@ -51,7 +51,7 @@ class Everywhere:
     exports: Sequence[str] = ()
 
 
-def start_everywhere(start: Everywhere, env: Mapping[str, str] = os.environ) -> int:
+def start_all_nodes(start: Everywhere, env: Mapping[str, str] = os.environ) -> int:
     """Run it on all hosts, the first of which is node 0, until all have ended; returns the exit code.
 
     0 if all nodes say so, 75 if all saved and stopped, else that of the node which failed first; the others are then
@@ -133,7 +133,7 @@ class _Start:
         if address.address:
             on = f" ({address.interface})" if address.interface else ""
             by = sorted(set(address.interfaces.values()) - {""})
-            lines["meeting at"] = f"{address.address} port {address.port} of {self._names[0]}{on}" + (
+            lines["rendezvous"] = f"{address.address} port {address.port} of {self._names[0]}{on}" + (
                 f"; the other nodes reach it by {', '.join(by)}" if by else ""
             )
         if self._variables:

@@ -19,7 +19,7 @@ from allranks.launch.node.starters.threads import thread_variables
 from allranks.launch.node.supervise import Ended, supervise
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node, write_file
-from allranks.launch.peers import Company
+from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
 from allranks.observe import say
@@ -35,28 +35,28 @@ class Record:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_here(launch: Launch, program: Program, company: Company, record: Record) -> Ended:
-    """Start this node's ranks and wait for their end, or until another node of the company ends the run.
+def run_local(launch: Launch, program: Program, peers: Peers, record: Record) -> Ended:
+    """Start this node's ranks and wait for their end, or until another node of the peers ends the run.
 
     Signals that come before the launcher runs raise what the caller's handlers raise.
     """
-    node = company.node
-    processes = tuple(one.num_processes for one in company.nodes) or (launch.nproc_per_node,) * launch.max_nodes
+    node = peers.node
+    processes = tuple(one.num_processes for one in peers.nodes) or (launch.nproc_per_node,) * launch.max_nodes
     start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, record.cfg))
     for path, text in start.files.items():
         write_file(path, text)
-    added = {**record.variables, **start.variables, **_run_variables(launch, node, company.world_size)}
+    added = {**record.variables, **start.variables, **_run_variables(launch, node, peers.world_size)}
     account = _account(launch, node, start, added)
     same = (
         {"prepared data": record.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
     )
-    accounts = company.ready(same, account)
+    accounts = peers.ready(same, account)
     _write_record(launch, node, record, start.command, added, accounts)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
-    if launch.max_nodes > 1 and not company.nodes:
-        say(f"{'meeting:':<12}waiting for {launch.min_nodes} nodes at {launch.endpoint} ({launch.backend})")
+    if launch.max_nodes > 1 and not peers.nodes:
+        say(f"{'rendezvous:':<12}waiting for {launch.min_nodes} nodes at {launch.endpoint} ({launch.backend})")
     # Our engine keeps rank 0's log itself.
     with terminal_path(None if program.is_engine else node.run.log(node.name, 0)) as terminal:
         return supervise(
@@ -67,8 +67,8 @@ def run_here(launch: Launch, program: Program, company: Company, record: Record)
             grace_seconds=launch.grace_seconds,
             num_ranks=launch.nproc_per_node,
             keep_open=node.locks,
-            lost=company.lost,
-            parting=company.parting,
+            lost=peers.lost,
+            parting=peers.parting,
         )
 
 

@@ -1,8 +1,8 @@
 """Stands between us and a launcher, and ends all that the launcher has started: also when we are killed, and when the
 launcher itself would leave its ranks behind or wait for them for too long.
 
-Started as `python -m allranks.launch.node.subreaper PARENT_PID COMMAND…`. SIGTERM ends the command; the kernel sends it when
-the parent dies."""
+Started as `python -m allranks.launch.node.subreaper PARENT_PID COMMAND…`. SIGTERM ends the command; the kernel sends
+it when the parent dies."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0  # a process in uninterruptible sleep (a dead NFS server) does not even die of SIGKILL
 
 
-def tethered(command: Sequence[str], parent_pid: int) -> list[str]:
-    """The command, held by a tether that ends it when the process `parent_pid`, which starts it, has died."""
+def under_subreaper(command: Sequence[str], parent_pid: int) -> list[str]:
+    """The command, held by a subreaper that ends it when the process `parent_pid`, which starts it, has died."""
     return [sys.executable, "-m", "allranks.launch.node.subreaper", str(parent_pid), *command]
 
 

@@ -13,7 +13,7 @@ from types import FrameType
 import psutil
 
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
-from allranks.launch.node.subreaper import tethered
+from allranks.launch.node.subreaper import under_subreaper
 from allranks.observe import say
 
 # What each signal to the launcher becomes for the ranks. Both mean: finish the step, save, exit 75.
@@ -64,13 +64,13 @@ def supervise(
     as `lost`, which is asked all the time, says why the run cannot go on, unless one of our `num_ranks` has just died:
     then the agent may tell more about that. An agent whose ranks have ended is waiting for the agents of the other
     nodes; it is ended when `parting` says that one of those has gone. Should this process itself be killed, the
-    tether that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
+    subreaper that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     received: list[signal.Signals] = []
     with remember_signals(received), log.open("ab") as output:
         agent = subprocess.Popen(
-            tethered(command, os.getpid()),
+            under_subreaper(command, os.getpid()),
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -218,9 +218,9 @@ def _refuse_options(options: LaunchOptions, nodes: NodeOptions) -> None:
         "node_rank": "Ray's cluster says which nodes there are",
         "nproc_per_node": "use --ray-num-workers, the number of all ranks",
         "master_addr": "Ray chooses the node of rank 0; the cluster's address is --ray-address",
-        "rdzv_backend": "rank 0's node is the meeting point",
-        "rdzv_id": "rank 0's node is the meeting point",
-        "rdzv_endpoint": "rank 0's node is the meeting point",
+        "rdzv_backend": "rank 0's node is the rendezvous",
+        "rdzv_id": "rank 0's node is the rendezvous",
+        "rdzv_endpoint": "rank 0's node is the rendezvous",
         "max_restarts": "use --ray-max-failures",
         "launcher_args": "there is no torchrun below Ray",
     }

@@ -18,7 +18,7 @@ from allranks.launch.ray_train.worker import run_rank
 
 def fit(plan: Plan) -> Fitted:
     """Have Ray Train run the ranks, again from the newest checkpoint after failures, until they are done."""
-    meeting_point: Any = MeetingPoint(plan.run_id, plan.master_port)
+    rendezvous_point: Any = RendezvousPoint(plan.run_id, plan.master_port)
     of_run: dict[str, Any] = {
         "failure_config": FailureConfig(max_failures=plan.max_failures),
         "callbacks": [TellBoard(plan.run_id)],
@@ -27,7 +27,7 @@ def fit(plan: Plan) -> Fitted:
     trainer = TorchTrainer(
         run_rank,
         train_loop_config={"run_id": plan.run_id},
-        torch_config=meeting_point,
+        torch_config=rendezvous_point,
         scaling_config=ScalingConfig(
             num_workers=plan.num_workers,
             use_gpu=plan.resources.get("GPU", 0) > 0,
@@ -44,7 +44,7 @@ def fit(plan: Plan) -> Fitted:
 
 
 @dataclass
-class MeetingPoint(BackendConfig):
+class RendezvousPoint(BackendConfig):
     """In place of TorchConfig, which would join a process group in Ray's worker: our engine has its own.
 
     It tells the ranks where to meet: rank 0's address, and a port that is free there (or `master_port`).
@@ -56,15 +56,15 @@ class MeetingPoint(BackendConfig):
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return _MeetingPoint
+        return _RendezvousPoint
 
 
-class _MeetingPoint(Backend):
+class _RendezvousPoint(Backend):
     # As under torchrun: each rank sees all GPUs that the run has on its node, and takes the one of its local rank.
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        assert isinstance(backend_config, MeetingPoint)
+        assert isinstance(backend_config, RendezvousPoint)
         address, port = worker_group.execute_single(0, _address_and_port, backend_config.master_port)
         ray.get(_board(backend_config.run_id).begin.remote(address, port))
 

@@ -116,7 +116,7 @@ def resolve(options: LaunchOptions, *, num_gpus: int | None = None) -> Launch:
         options.node_rank,
         nproc_per_node,
         num_gpus,
-        # A single node needs no meeting point: c10d with port 0 lets the kernel choose a free port, without a race.
+        # A single node needs no rendezvous: c10d with port 0 lets the kernel choose a free port, without a race.
         backend="c10d",
         address="127.0.0.1",
         port=0,
@@ -134,7 +134,7 @@ def resolve(options: LaunchOptions, *, num_gpus: int | None = None) -> Launch:
         if options.node_rank not in (None, 0):
             raise UsageError(f"--node-rank {options.node_rank} with --nnodes 1: a single node has rank 0")
         return replace(launch, node_rank=0)
-    return _meeting_point(launch, options)
+    return _rendezvous_point(launch, options)
 
 
 def with_given_places(options: LaunchOptions) -> LaunchOptions:
@@ -158,7 +158,7 @@ def _refuse_what_only_torchrun_can(options: LaunchOptions, launch: Launch) -> No
         raise UsageError(f"--launcher {launch.launcher}: not installed here; pip install 'allranks[{launch.launcher}]'")
 
 
-def _meeting_point(launch: Launch, options: LaunchOptions) -> Launch:
+def _rendezvous_point(launch: Launch, options: LaunchOptions) -> Launch:
     backend = options.rdzv_backend
     if backend is None:
         backend = "c10d" if options.rdzv_endpoint and options.node_rank is None else "static"

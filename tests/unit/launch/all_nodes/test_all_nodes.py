@@ -16,12 +16,12 @@ import sys
 from allranks.cluster.nodes import parse_hosts
 from allranks.cluster.transports import Transport
 from allranks.errors import AllranksError
-from allranks.launch.all_nodes.start import Everywhere, start_everywhere
+from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 
 python, port, hosts, *words = sys.argv[1:]
 try:
     start = Everywhere(parse_hosts(hosts), Transport("local", python), words, int(port), address="127.0.0.1")
-    sys.exit(start_everywhere(start))
+    sys.exit(start_all_nodes(start))
 except AllranksError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -167,7 +167,7 @@ start(Path(sys.argv[1]), "stubborn")
         assert process.poll() is None
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) == 4  # tether, agent, what it put in between, rank
+    assert len(family) == 4  # subreaper, agent, what it put in between, rank
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)

@@ -25,7 +25,7 @@ def board():
 SEAT = Seat("node0", 0, 0)
 
 
-def test_each_attempt_has_its_own_meeting_point_and_its_own_ranks(board):
+def test_each_attempt_has_its_own_rendezvous_point_and_its_own_ranks(board):
     board.begin("10.0.0.1", 1111)
     assert board.enlist(0, SEAT).attempt == 1
     board.announce(3, closed=True, committed=6)

@@ -1,4 +1,4 @@
-"""`meet`: this node's side of the meeting, run by a thread of its own while the launcher does its work."""
+"""`join`: this node's side of the rendezvous, run by a thread of its own while the launcher does its work."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ class Terms:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
-def meet(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> Meeting:
+def join(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> Rendezvous:
     """Wait until all nodes are there and agree. Raises RefusedError that names who is missing, or what differs."""
     from allranks.rendezvous.head import Head
     from allranks.rendezvous.member import Member
 
-    meeting = (Head if own.node_rank == 0 else Member)(own, terms, say)
+    rendezvous = (Head if own.node_rank == 0 else Member)(own, terms, say)
     try:
-        meeting.gather()
+        rendezvous.gather()
     except BaseException:
-        meeting.leave(1, f"{own.name} was stopped before the start")
+        rendezvous.leave(1, f"{own.name} was stopped before the start")
         raise
-    return meeting
+    return rendezvous
 
 
-class Meeting:
+class Rendezvous:
     """What node 0 and every other node have in common: what is known, and the thread that talks."""
 
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
@@ -67,7 +67,7 @@ class Meeting:
         self._patient = True
         self._wake: Callable[[], None] = lambda: None
         self._up = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
 
     @property
     def world_size(self) -> int:

@@ -1,0 +1,1 @@
+"""This node's ranks: its place in the run, its launcher and the watch over it."""
