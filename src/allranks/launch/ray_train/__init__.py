@@ -1,6 +1,6 @@
 """Start the ranks with Ray Train, on a Ray cluster that is there or on one of this machine's own.
 
-    driver (`allranks train`) <- board -> workers (Ray Train's, one a rank) -> child: engine (`-m allranks.train`)
+    driver (`allranks train`) <- coordinator -> workers (Ray Train's, one a rank) -> child: engine (`-m allranks.train`)
 
 The driver connects to the cluster and asks Ray to fit a TorchTrainer there. Each of the trainer's workers starts our
 engine as a child, as torchrun would: so a run is the same in every way of starting, a crash of a rank cannot take the

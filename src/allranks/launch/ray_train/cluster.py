@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from allranks.errors import AllranksError, UsageError
-from allranks.launch.ray_train.board import NAMESPACE
+from allranks.launch.ray_train.coordinator import NAMESPACE
 from allranks.launch.stop import Stopped
 from allranks.observe import say
 

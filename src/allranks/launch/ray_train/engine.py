@@ -16,7 +16,7 @@ from typing import IO
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.this_node import write_file
-from allranks.launch.ray_train.board import End, Orders, Seat
+from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
 from allranks.observe import RunDir, new_events
 
@@ -27,22 +27,22 @@ BEFORE_TRAINING = "stopped before it trained"
 class Engine:
     """Starts when it is made; use it as a context manager, which leaves nothing running."""
 
-    def __init__(self, orders: Orders, rank: int, seat: Seat, local_world_size: int) -> None:
-        self.orders, self.rank, self.host = orders, rank, seat.host
-        self.run = RunDir(Path(orders.directory, orders.output_dir))
-        self.log = self.run.log(seat.node_rank, rank)
+    def __init__(self, spec: RankSpec, rank: int, placement: Placement, local_world_size: int) -> None:
+        self.spec, self.rank, self.host = spec, rank, placement.host
+        self.run = RunDir(Path(spec.directory, spec.output_dir))
+        self.log = self.run.log(placement.node_rank, rank)
         self.events = self.run.events(rank)
         self.start_of_events = self.events.stat().st_size if self.events.exists() else 0
         self._lines: list[str] = []
         self._sent: signal.Signals | None = None
-        config = self.run.config(seat.node_rank)
-        write_file(config, orders.config)
+        config = self.run.config(placement.node_rank)
+        write_file(config, spec.config)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *engine(config.absolute()).words()],
-                env=rank_environment(os.environ, orders, rank, seat, local_world_size),
-                cwd=orders.directory,
+                env=rank_environment(os.environ, spec, rank, placement, local_world_size),
+                cwd=spec.directory,
                 stdin=subprocess.DEVNULL,
                 # Rank 0 is shown at the driver; the others change over to their own log themselves, later.
                 stdout=subprocess.PIPE if rank == 0 else log,
@@ -82,7 +82,7 @@ class Engine:
             self._sent = signal.SIGTERM if self._is_training() else signal.SIGKILL
             self._process.send_signal(self._sent)
 
-    def end(self) -> End:
+    def end(self) -> RankExit:
         """How it ended; call it once it has."""
         if self._process.stdout is not None:
             self._reader.join(timeout=5)  # a child of the engine's that lives on may hold the pipe
@@ -99,8 +99,8 @@ class Engine:
             errors, message = [], f"killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 message += "; the kernel kills so when memory runs out (dmesg tells)"
-        return End(
-            self.orders.attempt,
+        return RankExit(
+            self.spec.attempt,
             self.rank,
             self.host,
             code,
@@ -120,25 +120,25 @@ class Engine:
 
 
 def rank_environment(
-    env: Mapping[str, str], orders: Orders, rank: int, seat: Seat, local_world_size: int
+    env: Mapping[str, str], spec: RankSpec, rank: int, placement: Placement, local_world_size: int
 ) -> dict[str, str]:
     """The environment of a rank: that of Ray's worker (`env`), what the driver hands on, and torchrun's variables."""
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // local_world_size))}  # Ray's own value: CPUs reserved
-    run = RunDir(Path(orders.directory, orders.output_dir))
+    run = RunDir(Path(spec.directory, spec.output_dir))
     return {
         **env,
         **threads,
-        **orders.environment,
+        **spec.environment,
         "RANK": str(rank),
-        "WORLD_SIZE": str(orders.world_size),
-        "LOCAL_RANK": str(seat.local_rank),
+        "WORLD_SIZE": str(spec.world_size),
+        "LOCAL_RANK": str(placement.local_rank),
         "LOCAL_WORLD_SIZE": str(local_world_size),
-        "GROUP_RANK": str(seat.node_rank),
-        "MASTER_ADDR": orders.master_addr,
-        "MASTER_PORT": str(orders.master_port),
+        "GROUP_RANK": str(placement.node_rank),
+        "MASTER_ADDR": spec.master_addr,
+        "MASTER_PORT": str(spec.master_port),
         # A restarted rank goes on from this run's own newest checkpoint, whatever the run was started from.
-        "TORCHELASTIC_RESTART_COUNT": str(orders.attempt - 1),
-        RUN_ID: orders.run_id,
-        LAUNCH_ID: orders.run_id,
-        "ALLRANKS_LOG_DIR": str(run.logs(seat.node_rank).absolute()),
+        "TORCHELASTIC_RESTART_COUNT": str(spec.attempt - 1),
+        RUN_ID: spec.run_id,
+        LAUNCH_ID: spec.run_id,
+        "ALLRANKS_LOG_DIR": str(run.logs(placement.node_rank).absolute()),
     }

@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Plan:
-    """`resources` are those of one worker; `placement` is Ray's placement strategy; `storage_path` is absolute."""
+    """`resources` are those of one worker; `placement_strategy` is Ray's word; `storage_path` is absolute."""
 
     run_id: str
     name: str
     num_workers: int
     resources: Mapping[str, float]
-    placement: str
+    placement_strategy: str
     max_failures: int
     storage_path: str
     master_port: int | None = None

@@ -6,7 +6,7 @@ import signal
 
 from allranks.config import RunConfig
 from allranks.launch.outcome import PREEMPTED, Outcome
-from allranks.launch.ray_train.board import FINAL_CODES
+from allranks.launch.ray_train.coordinator import FINAL_CODES
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
 from allranks.launch.ray_train.watch import Watched
 from allranks.launch.ray_train.worker import described
@@ -23,10 +23,10 @@ def conclude(watched: Watched, cfg: RunConfig, run: RunDir) -> Outcome:
         )
     if watched.stopped:
         return Outcome(1, f"error: {watched.stopped}")
-    if final := next((end for end in watched.ends if end.code in FINAL_CODES), None):
+    if final := next((end for end in watched.exits if end.code in FINAL_CODES), None):
         return Outcome(final.code, f"error: {described(final)}")
-    codes = [end.code for end in watched.ends]
-    untrained = any(end.message == BEFORE_TRAINING for end in watched.ends)
+    codes = [end.code for end in watched.exits]
+    untrained = any(end.message == BEFORE_TRAINING for end in watched.exits)
     if watched.signal is not None and (watched.fitted is None or untrained or not set(codes) <= {0, PREEMPTED}):
         # The ranks were not all there yet, or not any more: none of them tells what is saved.
         kept = f"step {watched.committed} is saved in {run.path}; {_AGAIN}" if watched.committed else ""

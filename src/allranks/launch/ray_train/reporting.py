@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from allranks.checkpoint.commit import step_of
-from allranks.launch.ray_train.board import Word
+from allranks.launch.ray_train.coordinator import Command
 from allranks.launch.ray_train.tail import Report, Tail
 
 POINTER = "allranks.json"
@@ -21,25 +21,25 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 
 
 class Reporter(threading.Thread):
-    """Calls `ray.train.report`, which every rank of a run must call equally often: rank 0 says on the board when.
+    """Calls `ray.train.report`, which every rank of a run must call equally often: rank 0 says on the coordinator when.
 
     A thread, because a report waits for all ranks and for Ray, and the worker must go on listening.
     """
 
-    def __init__(self, board: Any, rank: int, ray_directory: Path, attempt: int, tail: Tail) -> None:
+    def __init__(self, coordinator: Any, rank: int, ray_directory: Path, attempt: int, tail: Tail) -> None:
         super().__init__(daemon=True, name="reporter")
         self.note: str | None = None
-        self._board, self._rank, self._tail = board, rank, tail
+        self._coordinator, self._rank, self._tail = coordinator, rank, tail
         # Ray makes it beside its controller; ranks that do not see it cannot hand checkpoints over.
         self._ray_directory, self._attempt = ray_directory, attempt
         self._wake = threading.Event()
         self._finishing = False
         self._num_reports = self._committed = 0
-        self._word = Word(stop=False, num_reports=0, closed=False)
+        self._command = Command(stop=False, num_reports=0, closed=False)
 
-    def hear(self, word: Word) -> None:
-        """Pass on what the board said last."""
-        self._word = word
+    def hear(self, command: Command) -> None:
+        """Pass on what the coordinator said last."""
+        self._command = command
         if self._rank:
             self._wake.set()
 
@@ -58,7 +58,7 @@ class Reporter(threading.Thread):
             self.note = f"Ray could not be told of metrics and checkpoints: {type(error).__name__}: {error}"
         finally:
             if self._rank == 0:
-                with contextlib.suppress(Exception):  # the board is gone, and with it all who would follow
+                with contextlib.suppress(Exception):  # the coordinator is gone, and with it all who would follow
                     self._announce(self._num_reports, closed=True)
 
     def _lead(self) -> None:
@@ -76,11 +76,11 @@ class Reporter(threading.Thread):
 
     def _follow(self) -> None:
         while True:
-            word = self._word
-            while self._num_reports < word.num_reports:
+            command = self._command
+            while self._num_reports < command.num_reports:
                 self._num_reports += 1
                 self._report(Report({}))
-            if word.closed:
+            if command.closed:
                 return
             self._wake.wait()
             self._wake.clear()
@@ -95,7 +95,7 @@ class Reporter(threading.Thread):
     def _announce(self, num_reports: int, *, closed: bool) -> None:
         import ray
 
-        ray.get(self._board.announce.remote(num_reports, closed, self._committed))
+        ray.get(self._coordinator.announce.remote(num_reports, closed, self._committed))
 
     def _report(self, report: Report) -> None:
         from ray.train import Checkpoint

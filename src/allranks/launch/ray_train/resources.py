@@ -18,7 +18,7 @@ class Demand:
 
     num_workers: int
     resources: Mapping[str, float]
-    placement: str
+    placement_strategy: str
     reason: str
 
     def __str__(self) -> str:

@@ -24,8 +24,8 @@ from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
 from allranks.launch.node.this_node import Node, this_node
 from allranks.launch.outcome import stopped
-from allranks.launch.ray_train.board import NAMESPACE, Board, News, Orders, board_name
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
+from allranks.launch.ray_train.coordinator import NAMESPACE, Coordinator, RankSpec, Status, coordinator_name
 from allranks.launch.ray_train.fit import Plan, fit
 from allranks.launch.ray_train.outcome import conclude
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
@@ -100,13 +100,13 @@ class _Start:
             say(f"waiting for the cluster to grow: {shortage(wanted, nodes, self.cluster.free())}")
         storage = (run.path / "ray" / run_id).absolute()
         name = settings.ray_run_name or _folder_name(Path(cfg.source).stem)
-        board = _here(Board, name=board_name(run_id)).remote(self._orders(wanted, storage / name))
+        coordinator = _here(Coordinator, name=coordinator_name(run_id)).remote(self._spec(wanted, storage / name))
         plan = Plan(
             run_id=run_id,
             name=name,
             num_workers=wanted.num_workers,
             resources=wanted.resources,
-            placement=wanted.placement,
+            placement_strategy=wanted.placement_strategy,
             max_failures=settings.ray_max_failures,
             storage_path=str(storage),
             master_port=self.options.master_port,
@@ -115,7 +115,7 @@ class _Start:
         try:
             with remember_signals(received):
                 watch = Watch(
-                    board,
+                    coordinator,
                     self.cluster,
                     wanted,
                     received,
@@ -124,7 +124,7 @@ class _Start:
                     on_start=self._record,
                 )
                 watched = watch.until_end(_here(fit, max_retries=0).remote(plan))
-            ray.kill(board)  # else it stays for some moments after this process
+            ray.kill(coordinator)  # else it stays for some moments after this process
             return watched
         except ray.exceptions.RayError as error:
             raise AllranksError(
@@ -132,9 +132,9 @@ class _Start:
                 f"  what is saved is in {run.checkpoints}"
             ) from error
 
-    def _orders(self, wanted: Demand, ray_directory: Path) -> Orders:
+    def _spec(self, wanted: Demand, ray_directory: Path) -> RankSpec:
         text = f"# {self.cfg.source}, resolved; the ranks of this node read it\n{self.cfg.yaml()}"
-        return Orders(
+        return RankSpec(
             run_id=self.node.run_id,
             world_size=wanted.num_workers,
             config=text,
@@ -162,18 +162,19 @@ class _Start:
     def _command(self) -> list[str]:
         return [sys.executable, *engine(self.node.run.config("R")).words()]
 
-    def _record(self, news: News) -> None:
+    def _record(self, status: Status) -> None:
         """All ranks have started: show where, and write the manifest."""
         nodes: dict[int, dict[str, Any]] = {}
-        for rank, seat in sorted(news.seats.items()):
-            nodes.setdefault(seat.node_rank, {"host": seat.host, "processes": 0, "ranks": []})["ranks"].append(rank)
-            nodes[seat.node_rank]["processes"] += 1
+        for rank, placement in sorted(status.placements.items()):
+            node = nodes.setdefault(placement.node_rank, {"host": placement.host, "processes": 0, "ranks": []})
+            node["ranks"].append(rank)
+            node["processes"] += 1
         shown = [f"{node['host']}: {', '.join(map(str, node['ranks']))}" for _, node in sorted(nodes.items())]
         say(f"{'ranks:':<12}{'; '.join(shown[:16])}{f'; and {len(shown) - 16} nodes more' if len(shown) > 16 else ''}")
         manifest = make_manifest(
             run_id=self.node.run_id,
             argv=["allranks", *self.argv],
-            config={**self.cfg.flat(), "ray_num_workers": len(news.seats)},
+            config={**self.cfg.flat(), "ray_num_workers": len(status.placements)},
             config_source=str(self.cfg.source),
             fingerprint=None,  # the ranks prepare the data, on their nodes
             nodes={str(node): facts for node, facts in nodes.items()},

@@ -11,7 +11,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchTrainer
 
-from allranks.launch.ray_train.board import NAMESPACE, board_name
+from allranks.launch.ray_train.coordinator import NAMESPACE, coordinator_name
 from allranks.launch.ray_train.fit import Fitted, Plan
 from allranks.launch.ray_train.worker import run_rank
 
@@ -21,7 +21,7 @@ def fit(plan: Plan) -> Fitted:
     rendezvous_point: Any = RendezvousPoint(plan.run_id, plan.master_port)
     of_run: dict[str, Any] = {
         "failure_config": FailureConfig(max_failures=plan.max_failures),
-        "callbacks": [TellBoard(plan.run_id)],
+        "callbacks": [TellCoordinator(plan.run_id)],
         "logging_config": LoggingConfig(log_level="WARNING"),
     }
     trainer = TorchTrainer(
@@ -32,7 +32,7 @@ def fit(plan: Plan) -> Fitted:
             num_workers=plan.num_workers,
             use_gpu=plan.resources.get("GPU", 0) > 0,
             resources_per_worker=dict(plan.resources),
-            placement_strategy=plan.placement,
+            placement_strategy=plan.placement_strategy,
         ),
         run_config=RunConfig(name=plan.name, storage_path=plan.storage_path, **of_run),
     )
@@ -66,7 +66,7 @@ class _RendezvousPoint(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, RendezvousPoint)
         address, port = worker_group.execute_single(0, _address_and_port, backend_config.master_port)
-        ray.get(_board(backend_config.run_id).begin.remote(address, port))
+        ray.get(_coordinator(backend_config.run_id).begin.remote(address, port))
 
 
 def _address_and_port(port: int | None) -> tuple[str, int]:
@@ -79,7 +79,7 @@ def _address_and_port(port: int | None) -> tuple[str, int]:
     return address, port
 
 
-class TellBoard(UserCallback):
+class TellCoordinator(UserCallback):
     """Tells the driver what Ray says of workers that failed, and Ray when not to try again."""
 
     def __init__(self, run_id: str) -> None:
@@ -87,10 +87,10 @@ class TellBoard(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         errors = {rank: str(error) for rank, error in worker_exceptions.items()}
-        if not ray.get(_board(self.run_id).fail.remote(errors)):
+        if not ray.get(_coordinator(self.run_id).fail.remote(errors)):
             # Ray Train retries what workers raise, but not what a callback does.
             raise RuntimeError("another attempt would fail in the same way")
 
 
-def _board(run_id: str) -> Any:
-    return ray.get_actor(board_name(run_id), namespace=NAMESPACE)
+def _coordinator(run_id: str) -> Any:
+    return ray.get_actor(coordinator_name(run_id), namespace=NAMESPACE)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from allranks.launch.ray_train.board import FINAL_CODES, End, News
 from allranks.launch.ray_train.cluster import Cluster
+from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.engine import PREEMPTED
 from allranks.launch.ray_train.fit import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
@@ -19,7 +19,7 @@ from allranks.observe import say
 
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 30.0
-# The board is on this machine: it has never been seen to take a second.
+# The coordinator is on this machine: it has never been seen to take a second.
 _ANSWER_SECONDS = 60.0
 
 
@@ -31,7 +31,7 @@ class Watched:
     stopped: str = ""
     signal: signal.Signals | None = None
     killed: bool = False
-    ends: list[End] = field(default_factory=list)
+    exits: list[RankExit] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     committed: int = 0
 
@@ -41,13 +41,13 @@ class Watch:
     """Watches one run. `received` are the signals to this process, as they come; `on_start` is called whenever all
     ranks have started. Times are seconds."""
 
-    board: Any
+    coordinator: Any
     cluster: Cluster
     wanted: Demand
     received: Sequence[signal.Signals]
     start_timeout: float
     grace: float
-    on_start: Callable[[News], None]
+    on_start: Callable[[Status], None]
     _watched: Watched = field(default_factory=Watched)
     _waiting_since: float = math.inf
     _reminded: float = 0.0
@@ -63,37 +63,37 @@ class Watch:
         self._waiting_since = self._reminded = time.monotonic()
         while True:
             ready, _ = ray.wait([fitting], timeout=_POLL_SECONDS)
-            news: News = ray.get(self.board.news.remote(), timeout=_ANSWER_SECONDS)
-            self._tell(news)
+            status: Status = ray.get(self.coordinator.status.remote(), timeout=_ANSWER_SECONDS)
+            self._tell(status)
             if ready:
                 watched.fitted = _result(fitting)
                 return watched
-            if self.received and self._must_end(news):
+            if self.received and self._must_end(status):
                 return watched
-            if self._waits_in_vain(news):
+            if self._waits_in_vain(status):
                 return watched
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, status: Status) -> None:
         """Show what is new."""
         watched = self._watched
-        for line in news.lines:
+        for line in status.lines:
             say(line)
-        watched.ends = [end for end in news.ends if end.attempt == news.attempt]
-        watched.failures = failed(news, news.attempt)
-        watched.committed = news.committed
-        if news.attempt in news.failures and self._attempt_failed < news.attempt:
-            self._attempt_failed = news.attempt
+        watched.exits = [end for end in status.exits if end.attempt == status.attempt]
+        watched.failures = failed(status, status.attempt)
+        watched.committed = status.committed
+        if status.attempt in status.failures and self._attempt_failed < status.attempt:
+            self._attempt_failed = status.attempt
             self._waiting_since = self._reminded = time.monotonic()
             more = f" (and {len(watched.failures) - 1} after it)" if len(watched.failures) > 1 else ""
-            if not any(end.code in FINAL_CODES for end in watched.ends):
-                say(f"attempt {news.attempt}: {watched.failures[0]}{more}")
-        if self._attempt_started < news.attempt and len(news.seats) == self.wanted.num_workers:
-            self._attempt_started, self._waiting_since = news.attempt, math.inf
-            if news.attempt > 1:
-                say(f"attempt {news.attempt}: Ray has started the ranks again")
-            self.on_start(news)
+            if not any(end.code in FINAL_CODES for end in watched.exits):
+                say(f"attempt {status.attempt}: {watched.failures[0]}{more}")
+        if self._attempt_started < status.attempt and len(status.placements) == self.wanted.num_workers:
+            self._attempt_started, self._waiting_since = status.attempt, math.inf
+            if status.attempt > 1:
+                say(f"attempt {status.attempt}: Ray has started the ranks again")
+            self.on_start(status)
 
-    def _must_end(self, news: News) -> bool:
+    def _must_end(self, status: Status) -> bool:
         """Hand the first signal on to the ranks; True once they need no more time, or have had all of it."""
         import ray
 
@@ -101,12 +101,12 @@ class Watch:
         self._watched.signal = first
         if self._deadline == math.inf:
             self._deadline = time.monotonic() + self.grace
-            if not news.seats:
+            if not status.placements:
                 return True  # nothing has started: there is nothing to save
-            ray.get(self.board.stop.remote())
+            ray.get(self.coordinator.stop.remote())
             again = "; Ctrl-C again ends them at once" if first == signal.SIGINT else ""
             say(
-                f"{first.name}: {len(news.seats)} rank(s) were asked to save a checkpoint and stop, within "
+                f"{first.name}: {len(status.placements)} rank(s) were asked to save a checkpoint and stop, within "
                 f"{self.grace:.0f} s{again}"
             )
         if self.received.count(signal.SIGINT) > 1 or time.monotonic() > self._deadline:
@@ -114,13 +114,13 @@ class Watch:
             self._watched.killed = True
         return self._watched.killed
 
-    def _waits_in_vain(self, news: News) -> bool:
+    def _waits_in_vain(self, status: Status) -> bool:
         """Whether Ray has had its time to start all workers."""
         now = time.monotonic()
         if now - self._waiting_since > self.start_timeout:
             self._watched.stopped = (
                 f"Ray did not start all workers within {self.start_timeout:.0f} s (ray_start_timeout), "
-                f"{len(news.seats)} of {self.wanted.num_workers} came: {self._shortage()}"
+                f"{len(status.placements)} of {self.wanted.num_workers} came: {self._shortage()}"
             )
             return True
         if self._waiting_since < math.inf and now - self._reminded > _REMIND_SECONDS:
@@ -132,14 +132,14 @@ class Watch:
         return shortage(self.wanted, self.cluster.nodes(), self.cluster.free())
 
 
-def failed(news: News, attempt: int) -> list[str]:
+def failed(status: Status, attempt: int) -> list[str]:
     """What failed in an attempt, the first cause first: a rank that was killed, a worker that was lost, then errors in
     the order of time; errors of the others follow from those."""
-    ends = [end for end in news.ends if end.attempt == attempt and end.code not in (0, PREEMPTED)]
-    told = {end.rank for end in ends}
-    lost = [text for rank, text in sorted(news.failures.get(attempt, {}).items()) if rank not in told]
-    killed = [described(end) for end in ends if end.code < 0]
-    errors = [described(end) for end in ends if end.code >= 0]
+    exits = [end for end in status.exits if end.attempt == attempt and end.code not in (0, PREEMPTED)]
+    told = {end.rank for end in exits}
+    lost = [text for rank, text in sorted(status.failures.get(attempt, {}).items()) if rank not in told]
+    killed = [described(end) for end in exits if end.code < 0]
+    errors = [described(end) for end in exits if end.code >= 0]
     return [*killed, *lost, *errors]
 
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from allranks.launch.ray_train.board import NAMESPACE, End, Orders, Seat, board_name
+from allranks.launch.ray_train.coordinator import NAMESPACE, Placement, RankExit, RankSpec, coordinator_name
 from allranks.launch.ray_train.engine import PREEMPTED, Engine
 from allranks.launch.ray_train.reporting import Reporter
 from allranks.launch.ray_train.tail import Tail
@@ -24,40 +24,40 @@ def run_rank(config: dict[str, Any]) -> None:
 
     context = get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    board = ray.get_actor(board_name(config["run_id"]), namespace=NAMESPACE)
-    seat = Seat(socket.gethostname(), context.get_node_rank(), context.get_local_rank())
-    orders: Orders = ray.get(board.enlist.remote(rank, seat))  # type: ignore[assignment]
-    if not Path(orders.directory).is_dir():
+    coordinator = ray.get_actor(coordinator_name(config["run_id"]), namespace=NAMESPACE)
+    placement = Placement(socket.gethostname(), context.get_node_rank(), context.get_local_rank())
+    spec: RankSpec = ray.get(coordinator.enlist.remote(rank, placement))  # type: ignore[assignment]
+    if not Path(spec.directory).is_dir():
         problem = (
-            f"there is no folder {orders.directory} on this node, where relative paths of the config would begin: "
+            f"there is no folder {spec.directory} on this node, where relative paths of the config would begin: "
             "start from a folder that all nodes have, such as a shared one"
         )
-        ray.get(board.end.remote(End(orders.attempt, rank, seat.host, 2, problem)))
+        ray.get(coordinator.exited.remote(RankExit(spec.attempt, rank, placement.host, 2, problem)))
         raise RuntimeError(problem)
-    with Engine(orders, rank, seat, context.get_local_world_size()) as engine:
+    with Engine(spec, rank, placement, context.get_local_world_size()) as engine:
         tail = Tail(engine.events, engine.start_of_events)
-        reporter = Reporter(board, rank, Path(orders.ray_directory), orders.attempt, tail)
+        reporter = Reporter(coordinator, rank, Path(spec.ray_directory), spec.attempt, tail)
         reporter.start()
         ended = False
         while not ended:
             ended = engine.wait(max(_BEAT_SECONDS, world_size / _BEATS_PER_SECOND))
-            word = ray.get(board.beat.remote(rank, engine.take_lines()))
-            reporter.hear(word)
-            if word.stop and not ended:
+            command = ray.get(coordinator.beat.remote(rank, engine.take_lines()))
+            reporter.hear(command)
+            if command.stop and not ended:
                 engine.ask_to_stop()
         end = engine.end()
-        ray.get([board.end.remote(end), board.beat.remote(rank, engine.take_lines())])
-        if end.code not in (0, PREEMPTED) and not word.stop:
+        ray.get([coordinator.exited.remote(end), coordinator.beat.remote(rank, engine.take_lines())])
+        if end.code not in (0, PREEMPTED) and not command.stop:
             raise RuntimeError(described(end))
         reporter.finish()
         while reporter.is_alive():
             reporter.join(_BEAT_SECONDS)
-            reporter.hear(ray.get(board.beat.remote(rank, [])))
+            reporter.hear(ray.get(coordinator.beat.remote(rank, [])))
         if reporter.note:
-            ray.get(board.beat.remote(rank, [f"warning: {reporter.note}"]))
+            ray.get(coordinator.beat.remote(rank, [f"warning: {reporter.note}"]))
 
 
-def described(end: End) -> str:
+def described(end: RankExit) -> str:
     """How a rank ended, in words."""
     rank = f"rank {end.rank} on {end.host}"
     if end.is_shown:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from allranks.cluster.identity import identify
-from allranks.launch.ray_train.board import Orders, Seat
+from allranks.launch.ray_train.coordinator import Placement, RankSpec
 from allranks.launch.ray_train.engine import rank_environment
 
-ORDERS = Orders(
+SPEC = RankSpec(
     run_id="r",
     world_size=5,
     config="",
@@ -22,7 +22,7 @@ ORDERS = Orders(
 
 
 def test_our_engine_reads_its_identity_from_it():
-    env = rank_environment({"PATH": "/bin", "RANK": "7", "NCCL_DEBUG": "WARN"}, ORDERS, 3, Seat("node1", 1, 0), 2)
+    env = rank_environment({"PATH": "/bin", "RANK": "7", "NCCL_DEBUG": "WARN"}, SPEC, 3, Placement("node1", 1, 0), 2)
     identity = identify(env)
     assert (identity.rank, identity.world_size, identity.local_rank, identity.node_rank) == (3, 5, 0, 1)
     assert (identity.local_world_size, identity.master_addr, identity.master_port) == (2, "10.0.0.1", 4711)
@@ -32,9 +32,9 @@ def test_our_engine_reads_its_identity_from_it():
 
 
 def test_a_restarted_rank_goes_on_from_the_runs_own_checkpoint():
-    assert rank_environment({}, ORDERS, 0, Seat("node0", 0, 0), 1)["TORCHELASTIC_RESTART_COUNT"] == "1"
+    assert rank_environment({}, SPEC, 0, Placement("node0", 0, 0), 1)["TORCHELASTIC_RESTART_COUNT"] == "1"
 
 
 def test_rays_own_number_of_threads_does_not_count():
-    env = rank_environment({"OMP_NUM_THREADS": "1"}, ORDERS, 0, Seat("node0", 0, 0), 1)
+    env = rank_environment({"OMP_NUM_THREADS": "1"}, SPEC, 0, Placement("node0", 0, 0), 1)
     assert env["OMP_NUM_THREADS"] == "3"

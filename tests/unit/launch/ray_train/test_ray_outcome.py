@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from allranks.config import RunConfig
-from allranks.launch.ray_train.board import End
+from allranks.launch.ray_train.coordinator import RankExit
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
 from allranks.launch.ray_train.fit import Fitted
 from allranks.launch.ray_train.outcome import conclude
@@ -19,26 +19,28 @@ DONE = Fitted(metrics={"loss": 1.0})
 GAVE_UP = Fitted(error="WorkerGroupError: training failed\nlast words of Ray")
 
 
-def ends(*codes):
-    return [End(1, rank, "node0", code, "" if code in (0, 75) else "its message") for rank, code in enumerate(codes)]
+def exits(*codes):
+    return [
+        RankExit(1, rank, "node0", code, "" if code in (0, 75) else "its message") for rank, code in enumerate(codes)
+    ]
 
 
 @pytest.mark.parametrize(
     ("watched", "code", "said"),
     [
-        (Watched(DONE, ends=ends(0, 0)), 0, ""),
-        (Watched(DONE, ends=ends(0, 75)), 75, ""),
-        (Watched(DONE, signal=signal.SIGINT, ends=ends(75, 75)), 75, ""),
-        (Watched(GAVE_UP, ends=ends(0, 1), failures=["rank 1 died"], committed=40), 1, "step 40 is saved"),
+        (Watched(DONE, exits=exits(0, 0)), 0, ""),
+        (Watched(DONE, exits=exits(0, 75)), 75, ""),
+        (Watched(DONE, signal=signal.SIGINT, exits=exits(75, 75)), 75, ""),
+        (Watched(GAVE_UP, exits=exits(0, 1), failures=["rank 1 died"], committed=40), 1, "step 40 is saved"),
         (Watched(GAVE_UP, failures=["rank 1 died", "rank 0 too"]), 1, "error: rank 1 died\n  then: rank 0 too"),
         (Watched(GAVE_UP), 1, "last words of Ray"),
         (Watched(Fitted(error="ModuleNotFoundError: No module named 'allranks'")), 1, "not installed on every node"),
-        (Watched(GAVE_UP, ends=ends(2, -9), failures=["x"]), 2, "error: rank 0 on node0 failed: its message"),
+        (Watched(GAVE_UP, exits=exits(2, -9), failures=["x"]), 2, "error: rank 0 on node0 failed: its message"),
         (Watched(stopped="Ray did not start all workers"), 1, "error: Ray did not start"),
         (Watched(signal=signal.SIGTERM), 75, "SIGTERM: stopped before anything was saved"),
-        (Watched(DONE, signal=signal.SIGTERM, ends=ends(75, 1)), 75, "SIGTERM: stopped before anything was saved"),
+        (Watched(DONE, signal=signal.SIGTERM, exits=exits(75, 1)), 75, "SIGTERM: stopped before anything was saved"),
         (
-            Watched(DONE, signal=signal.SIGTERM, ends=[End(1, 0, "node0", 75, BEFORE_TRAINING)], committed=20),
+            Watched(DONE, signal=signal.SIGTERM, exits=[RankExit(1, 0, "node0", 75, BEFORE_TRAINING)], committed=20),
             75,
             "SIGTERM: step 20 is saved in run",
         ),

@@ -11,13 +11,13 @@ CPU_NODES = {"10.0.0.1": {"CPU": 8.0}, "10.0.0.2": {"CPU": 8.0}, "10.0.0.3": {"C
 
 def test_there_is_a_worker_for_each_gpu():
     wanted = demand(LaunchConfig(use_ray=True), GPU_NODES)
-    assert (wanted.num_workers, wanted.resources, wanted.placement) == (6, {"CPU": 1, "GPU": 1}, "PACK")
+    assert (wanted.num_workers, wanted.resources, wanted.placement_strategy) == (6, {"CPU": 1, "GPU": 1}, "PACK")
     assert fitting(wanted.resources, GPU_NODES) == 6
 
 
 def test_without_gpus_there_is_a_worker_on_each_node():
     wanted = demand(LaunchConfig(use_ray=True), CPU_NODES)
-    assert (wanted.num_workers, wanted.resources, wanted.placement) == (3, {"CPU": 1}, "SPREAD")
+    assert (wanted.num_workers, wanted.resources, wanted.placement_strategy) == (3, {"CPU": 1}, "SPREAD")
 
 
 def test_what_is_asked_for_holds():

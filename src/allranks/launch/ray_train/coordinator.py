@@ -12,13 +12,13 @@ FINAL_CODES = (2, 3)
 _MOST_LINES = 10_000
 
 
-def board_name(run_id: str) -> str:
+def coordinator_name(run_id: str) -> str:
     """The name under which the actor of a run is found in the namespace."""
-    return f"board-{run_id}"
+    return f"coordinator-{run_id}"
 
 
 @dataclass(frozen=True)
-class Orders:
+class RankSpec:
     """What every worker does. `environment` may hold secrets: it goes from process to process, and is shown nowhere."""
 
     run_id: str
@@ -35,7 +35,7 @@ class Orders:
 
 
 @dataclass(frozen=True)
-class Seat:
+class Placement:
     """Where a rank runs."""
 
     host: str
@@ -44,7 +44,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class End:
+class RankExit:
     """How a rank's engine ended: exit code, or the negative number of the signal that killed it."""
 
     attempt: int
@@ -58,7 +58,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Word:
+class Command:
     """What a worker hears at each beat: whether to save and stop; how many reports rank 0 has made, and no more."""
 
     stop: bool
@@ -67,73 +67,71 @@ class Word:
 
 
 @dataclass(frozen=True)
-class News:
+class Status:
     """The state of the run for the driver. `ends` are in the order in which the ranks ended; `failures` are Ray's own
     words on each worker that failed, by attempt."""
 
     attempt: int
-    seats: Mapping[int, Seat]
-    ends: list[End]
+    placements: Mapping[int, Placement]
+    exits: list[RankExit]
     failures: Mapping[int, Mapping[int, str]]
     lines: list[str]
     committed: int
 
 
 @dataclass
-class Board:
+class Coordinator:
     """The actor itself; every method is called remotely, one at a time."""
 
-    orders_of_run: Orders
+    spec: RankSpec
     attempt: int = 0
     stopping: bool = False
     num_reports: int = 0
     closed: bool = False
     committed: int = 0
-    seats: dict[int, Seat] = field(default_factory=dict)
-    ends: list[End] = field(default_factory=list)
+    placements: dict[int, Placement] = field(default_factory=dict)
+    exits: list[RankExit] = field(default_factory=list)
     failures: dict[int, dict[int, str]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
     def begin(self, master_addr: str, master_port: int) -> None:
         """Ray has started a new group of workers, whose ranks meet at this address."""
         self.attempt += 1
-        self.seats = {}
+        self.placements = {}
         self.num_reports, self.closed = 0, False
-        self.orders_of_run = replace(
-            self.orders_of_run, attempt=self.attempt, master_addr=master_addr, master_port=master_port
-        )
+        self.spec = replace(self.spec, attempt=self.attempt, master_addr=master_addr, master_port=master_port)
 
-    def enlist(self, rank: int, seat: Seat) -> Orders:
-        self.seats[rank] = seat
-        return self.orders_of_run
+    def enlist(self, rank: int, placement: Placement) -> RankSpec:
+        self.placements[rank] = placement
+        return self.spec
 
-    def beat(self, rank: int, lines: list[str]) -> Word:
+    def beat(self, rank: int, lines: list[str]) -> Command:
         self.lines = [*self.lines, *lines][-_MOST_LINES:]
-        return Word(self.stopping, self.num_reports, self.closed)
+        return Command(self.stopping, self.num_reports, self.closed)
 
     def announce(self, num_reports: int, closed: bool, committed: int) -> None:
         """Rank 0 is about to report to Ray for the `num_reports`th time, which every rank must do with it."""
         self.num_reports, self.closed = num_reports, closed
         self.committed = max(self.committed, committed)
 
-    def end(self, end: End) -> None:
-        self.ends.append(end)
+    def exited(self, rank_exit: RankExit) -> None:
+        self.exits.append(rank_exit)
 
     def fail(self, errors: dict[int, str]) -> bool:
         """Ray has seen these workers fail; returns whether it may try again."""
         self.failures[self.attempt] = {rank: self._lost(rank, text) for rank, text in errors.items()}
-        self.seats = {}
-        return not any(end.attempt == self.attempt and end.code in FINAL_CODES for end in self.ends)
+        self.placements = {}
+        return not any(end.attempt == self.attempt and end.code in FINAL_CODES for end in self.exits)
 
     def _lost(self, rank: int, text: str) -> str:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        host = f" on {self.seats[rank].host}" if rank in self.seats else ""
+        host = f" on {self.placements[rank].host}" if rank in self.placements else ""
         return f"the worker of rank {rank}{host} was lost: {lines[0] if lines else 'Ray does not say why'}"
 
     def stop(self) -> None:
         self.stopping = True
 
-    def news(self) -> News:
+    def status(self) -> Status:
         lines, self.lines = self.lines, []
         failures = {attempt: dict(errors) for attempt, errors in self.failures.items()}
-        return News(self.attempt, dict(self.seats), list(self.ends), failures, lines, self.committed)
+        return Status(self.attempt, dict(self.placements), list(self.exits), failures, lines, self.committed)
