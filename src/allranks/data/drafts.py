@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from allranks.data.token_sizes import token_sizes
 from allranks.errors import DataError
 
 
@@ -29,50 +30,65 @@ Draft = list[Piece]
 def tokenize(drafts: Sequence[Draft], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokens uint32[n] and mask uint8[n] of each draft, all texts in one batch. A first token is never a target.
 
-    A token belongs to a trained range if it holds at least one of its characters.
+    A token belongs to a trained range if it holds at least one of its characters. `tokenizer` is one of transformers'
+    or, of a fast one, the `tokenizers.Tokenizer` in it.
     """
-    texts = [piece.text for piece in chain.from_iterable(drafts) if piece.ids is None]
-    encodings = iter(_encode(tokenizer, texts, offsets=any(_has_ranges(p) for p in chain.from_iterable(drafts))))
+    encoded = iter(_encode(tokenizer, [p for p in chain.from_iterable(drafts) if p.ids is None]))
     samples = []
     for draft in drafts:
-        ids: list[int] = []
-        mask: list[Any] = []
-        for piece in draft:
-            if piece.ids is not None:
-                piece_ids, offsets = list(piece.ids), None
-            else:
-                piece_ids, offsets = next(encodings)
-            ids += piece_ids
-            if isinstance(piece.trained, bool):
-                mask.append(np.full(len(piece_ids), piece.trained, np.uint8))
-            else:
-                mask.append(_mask(offsets, piece.trained, len(piece.text)))
-        tokens = np.array(ids, dtype=np.uint32)
-        targets = np.concatenate(mask) if mask else np.empty(0, np.uint8)
+        parts = [_known(piece) if piece.ids is not None else next(encoded) for piece in draft]
+        tokens = np.concatenate([ids for ids, _ in parts]) if parts else np.empty(0, np.uint32)
+        targets = np.concatenate([mask for _, mask in parts]) if parts else np.empty(0, np.uint8)
         targets[:1] = 0
         samples.append((tokens, targets))
     return samples
 
 
-def _has_ranges(piece: Piece) -> bool:
-    return not isinstance(piece.trained, bool)
+def _known(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.array(piece.ids, np.uint32)
+    return ids, np.full(ids.size, bool(piece.trained), np.uint8)
 
 
-def _encode(tokenizer: Any, texts: list[str], offsets: bool) -> list[tuple[list[int], Any]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+def _encode(tokenizer: Any, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, np.ndarray]]:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer if hasattr(tokenizer, "encode_batch_fast") else None)
     if backend is None:
-        if offsets:
+        if any(_has_ranges(piece) for piece in pieces):
             raise DataError(
                 f"the tokenizer {type(tokenizer).__name__} does not say which token comes from which character, so "
                 "that turns of a chat template cannot be told apart; use a model with a fast tokenizer (tokenizer.json)"
             )
-        return [(tokenizer(text, add_special_tokens=False)["input_ids"], None) for text in texts]
+        found = (np.array(tokenizer(piece.text, add_special_tokens=False)["input_ids"], np.uint32) for piece in pieces)
+        return [(ids, np.full(ids.size, piece.trained, np.uint8)) for ids, piece in zip(found, pieces, strict=True)]
     # A tokenizer.json may carry padding and truncation of its own; they are no part of the text.
     backend.no_padding()
     backend.no_truncation()
-    encode = backend.encode_batch if offsets else backend.encode_batch_fast
-    encoded = encode(texts, add_special_tokens=False)
-    return [(one.ids, one.offsets if offsets else None) for one in encoded]
+    sizes = token_sizes(backend) if any(_has_ranges(piece) for piece in pieces) else None
+    # Offsets cost as much again as the tokens: where the tokens' sizes say the same, they are not asked for.
+    by_offsets = [sizes is None and _has_ranges(piece) for piece in pieces]
+    encoded: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(pieces)
+    fast = [i for i, slow in enumerate(by_offsets) if not slow]
+    for i, one in zip(fast, _batch(backend.encode_batch_fast, pieces, fast), strict=True):
+        ids, trained = np.array(one.ids, np.uint32), pieces[i].trained
+        if isinstance(trained, bool):
+            encoded[i] = ids, np.full(ids.size, trained, np.uint8)
+        else:
+            assert sizes is not None
+            mask = sizes.mask(ids, pieces[i].text, trained)
+            encoded[i] = None if mask is None else (ids, mask)
+    left = [i for i, one in enumerate(encoded) if one is None]
+    for i, one in zip(left, _batch(backend.encode_batch, pieces, left), strict=True):
+        trained = pieces[i].trained
+        assert not isinstance(trained, bool)
+        encoded[i] = np.array(one.ids, np.uint32), _mask(one.offsets, trained, len(pieces[i].text))
+    return [one for one in encoded if one is not None]
+
+
+def _batch(encode: Any, pieces: Sequence[Piece], which: list[int]) -> Any:
+    return encode([pieces[i].text for i in which], add_special_tokens=False) if which else []
+
+
+def _has_ranges(piece: Piece) -> bool:
+    return not isinstance(piece.trained, bool)
 
 
 def _mask(offsets: Any, ranges: Sequence[tuple[int, int]], length: int) -> np.ndarray:
@@ -82,11 +98,12 @@ def _mask(offsets: Any, ranges: Sequence[tuple[int, int]], length: int) -> np.nd
     """
     if not offsets:
         return np.empty(0, np.uint8)
-    starts, stops = np.array(offsets, dtype=np.int64).T
+    starts, stops = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2).T
     ends = np.maximum.accumulate(stops)
     starts = np.minimum(starts, np.concatenate(([0], ends[:-1])))
-    trained = np.zeros(length + 1, np.int64)
+    trained = np.zeros(length, np.uint8)
     for start, stop in ranges:
         trained[start:stop] = 1
-    before = np.concatenate(([0], np.cumsum(trained)))  # trained characters before each position
+    before = np.zeros(length + 1, np.int32)  # trained characters before each position
+    np.cumsum(trained, out=before[1:])
     return (before[stops] > before[starts]).astype(np.uint8)

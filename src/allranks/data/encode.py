@@ -1,14 +1,10 @@
 """Records -> tokens and masks, in batches, on one process or several, in the order of the records."""
 
+import gc
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -16,13 +12,13 @@ import numpy as np
 from allranks.data.drafts import tokenize
 from allranks.data.formats import Encoder
 from allranks.data.records import Record, RecordError
-from allranks.errors import DataError
-from allranks.observe import die_with_parent
+from allranks.data.workers import Workers
 
-_PARALLELISM = "TOKENIZERS_PARALLELISM"
+# A batch ends with whichever comes first: enough work to make handing it over cheap, and little memory.
 _BATCH_RECORDS = 500
+_BATCH_BYTES = 2**20
 # Below this, starting processes costs more than it saves: the tokenizer itself uses all cores.
-_PARALLEL_BYTES = 64 * 2**20
+_PARALLEL_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,32 +36,21 @@ class Encoded:
     num_records: int
 
 
-def encode(records: Iterator[Record], encoder: Encoder, tokenizer: Any, num_processes: int) -> Iterator[Encoded]:
-    """Encode records batch by batch; the result does not depend on `num_processes`."""
-    batches = _batches(records)
-    if num_processes == 1:
-        for batch in batches:
-            yield _located(batch, _encode_values([r.value for r in batch if r.problem is None], encoder, tokenizer))
-        return
-    # Forked processes have the encoder and the tokenizer already; nothing is imported or loaded again.
-    with (
-        _parallelism_said(),
-        ProcessPoolExecutor(num_processes, get_context("fork"), _start_worker, (encoder, tokenizer)) as pool,
-    ):
-        waiting: deque[tuple[list[Record], Future]] = deque()
-        try:
-            for batch in batches:
-                values = [r.value for r in batch if r.problem is None]
-                waiting.append((batch, pool.submit(_encode_in_worker, values)))
-                if len(waiting) > 3 * num_processes:  # enough to keep all busy, without holding all data in memory
-                    first, result = waiting.popleft()
-                    yield _located(first, result.result())
-            for first, result in waiting:
-                yield _located(first, result.result())
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a process that prepared data was killed, most often for want of memory; set dataset_num_proc lower"
-            ) from error
+def encode(
+    records: Iterator[Record], encoder: Encoder, tokenizer: Any, workers: Workers | None = None
+) -> Iterator[Encoded]:
+    """Encode records batch by batch; the result does not depend on `workers`.
+
+    What is in memory at a time is bounded by bytes: a batch, or two for each of the workers; a record is never divided.
+    """
+    batches = ((batch, [r.value for r in batch if r.problem is None]) for batch in _batches(records))
+    with _frozen():
+        if workers is None:
+            for batch, values in batches:
+                yield _located(batch, encode_values(values, encoder, tokenizer))
+        else:
+            for batch, result in workers.encode(batches, encoder, tokenizer, _span):
+                yield _located(batch, result)
 
 
 def choose_num_processes(asked: int | None, num_bytes: int) -> int:
@@ -76,38 +61,46 @@ def choose_num_processes(asked: int | None, num_bytes: int) -> int:
 
 
 @contextmanager
-def _parallelism_said() -> Iterator[None]:
-    """Without this variable, the tokenizers library warns in every forked process that it is switched to one thread."""
-    before = os.environ.get(_PARALLELISM)
-    os.environ[_PARALLELISM] = before or "true"
+def _frozen() -> Iterator[None]:
+    """What is in memory by now (the libraries: a million objects) is not gone through again by each collection."""
+    gc.freeze()
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_PARALLELISM]
+        gc.unfreeze()
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while batch := list(islice(records, _BATCH_RECORDS)):
+    batch: list[Record] = []
+    num_bytes = 0
+    for record in records:
+        size = _num_bytes(record.value)
+        if batch and (len(batch) == _BATCH_RECORDS or num_bytes + size > _BATCH_BYTES):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append(record)
+        num_bytes += size
+    if batch:
         yield batch
 
 
-_worker: tuple[Encoder, Any] | None = None
+def _num_bytes(value: Any) -> int:
+    """About what a record takes as text; a list of numbers as its first one."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_num_bytes, value.values()))
+    if isinstance(value, list) and value:
+        return 8 * len(value) if isinstance(value[0], (int, float)) else sum(map(_num_bytes, value))
+    return 8
 
 
-def _start_worker(encoder: Encoder, tokenizer: Any) -> None:
-    global _worker
-    die_with_parent()
-    os.environ[_PARALLELISM] = "false"  # the processes share the cores already
-    _worker = encoder, tokenizer
+def _span(batch: list[Record]) -> str:
+    first, last = batch[0].where(), batch[-1].where()
+    return first if len(batch) == 1 else f"{first} to {last}"
 
 
-def _encode_in_worker(values: list[Any]) -> Any:
-    assert _worker is not None
-    return _encode_values(values, *_worker)
-
-
-def _encode_values(
+def encode_values(
     values: list[Any], encoder: Encoder, tokenizer: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]:
     """Tokens, masks and lengths of the documents, and (index of the value, what is wrong with it)."""

@@ -1,6 +1,7 @@
 """Make the prepared data set of a config, or open it if it was made before."""
 
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,14 @@ def _block_sizes(data: Any) -> dict[str, int]:
 
 
 def _build(cfg: Any, folder: Path, report: Report) -> dict:
-    from allranks.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(cfg)
     data, sizes = cfg.data, _block_sizes(cfg.data)
-    train = Collection(folder, "train", sizes["train"])
-    sources = _collect(cfg, data.datasets, tokenizer, train, report)
+    train, held_out = Collection(folder, "train", sizes["train"]), Collection(folder, "eval", sizes["eval"])
+    with _workers(data) as workers:  # they start while the tokenizer's library is imported here
+        from allranks.data.tokenizer import load_tokenizer
+
+        work = _Work(cfg, load_tokenizer(cfg), workers, report)
+        sources = _collect(work, data.datasets, train)
+        held_out_sources = _collect(work, data.test_datasets, held_out) if data.test_datasets else []
     train_ids, eval_ids = split_off(drawn_documents(data, data.datasets, sources), data.val_set_size, split_seed(cfg))
     if data.shuffle_merged_datasets:
         train_ids = mixed(train_ids)
@@ -65,13 +68,11 @@ def _build(cfg: Any, folder: Path, report: Report) -> dict:
     in_order = bool(data.sample_packing_sequentially)
     blocks = train.write(folder / "train", train_ids, packing=data.sample_packing, in_order=in_order)
     stats = {**_stats(blocks), "datasets": [asdict(source) for source in sources]}
-    stats |= added_tokens(cfg, blocks, tokenizer)
+    stats |= added_tokens(cfg, blocks, work.tokenizer)
     if data.test_datasets:
-        held_out = Collection(folder, "eval", sizes["eval"])
-        sources = _collect(cfg, data.test_datasets, tokenizer, held_out, report)
         everything = np.arange(held_out.num_documents)
         blocks = held_out.write(folder / "eval", everything, packing=eval_packing)
-        stats["eval"] = {**_stats(blocks), "datasets": [asdict(source) for source in sources]}
+        stats["eval"] = {**_stats(blocks), "datasets": [asdict(source) for source in held_out_sources]}
         held_out.remove()
     elif len(eval_ids):
         blocks = train.write(folder / "eval", eval_ids, packing=eval_packing)
@@ -80,23 +81,42 @@ def _build(cfg: Any, folder: Path, report: Report) -> dict:
     return stats
 
 
-def _collect(cfg: Any, specs: list, tokenizer: Any, collection: Collection, report: Report) -> list[SourceStats]:
-    sources = [_collect_one(cfg, spec, tokenizer, collection, report) for spec in specs]
+@dataclass(frozen=True)
+class _Work:
+    """What every data set is read with."""
+
+    cfg: Any
+    tokenizer: Any
+    workers: Any  # Workers, or None: in this process
+    report: Report
+
+
+def _workers(data: Any) -> AbstractContextManager[Any]:
+    from allranks.data.encode import choose_num_processes
+    from allranks.data.workers import Workers
+
+    files = [path for spec in (*data.datasets, *(data.test_datasets or [])) for path, _ in locate(spec).files]
+    count = choose_num_processes(data.dataset_num_proc, sum(path.stat().st_size for path in files))
+    return Workers(count) if count > 1 else nullcontext()
+
+
+def _collect(work: _Work, specs: list, collection: Collection) -> list[SourceStats]:
+    sources = [_collect_one(work, spec, collection) for spec in specs]
     if collection.num_documents == 0:
         reasons = ", ".join(f"{count} {what}" for what, count in _dropped(sources).items() if count) or "no record"
         raise DataError(
             f"no document is left of {', '.join(source.path for source in sources)}: {reasons}. "
-            f"{'eval_' * (specs is not cfg.data.datasets)}sequence_len is {collection.sequence_len}"
+            f"{'eval_' * (specs is not work.cfg.data.datasets)}sequence_len is {collection.sequence_len}"
         )
     return sources
 
 
-def _collect_one(cfg: Any, spec: Any, tokenizer: Any, collection: Collection, report: Report) -> SourceStats:
-    from allranks.data.encode import choose_num_processes, encode
+def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
+    from allranks.data.encode import encode
     from allranks.data.formats import encoder_for
 
-    source = locate(spec)
-    encoder = encoder_for(spec, cfg.data, tokenizer)
+    cfg, report, source = work.cfg, work.report, locate(spec)
+    encoder = encoder_for(spec, cfg.data, work.tokenizer)
     kind = spec.type if isinstance(spec.type, str) and spec.type else ("own format" if spec.type else "tokenized")
     stats = SourceStats(path=spec.path, type=kind)
     if source.hub_id is not None:
@@ -108,11 +128,9 @@ def _collect_one(cfg: Any, spec: Any, tokenizer: Any, collection: Collection, re
     if spec.shards:
         records = islice(records, spec.shards_idx, None, spec.shards)
 
-    num_bytes = sum(path.stat().st_size for path, _ in source.files)
-    num_processes = choose_num_processes(cfg.data.dataset_num_proc, num_bytes)
     problems: list[tuple[str, str]] = []
     report(f"{spec.path}: tokenizing as {kind}")
-    for encoded in encode(records, encoder, tokenizer, num_processes):
+    for encoded in encode(records, encoder, work.tokenizer, work.workers):
         before = stats.records
         stats.records += encoded.num_records
         stats.invalid += len(encoded.problems)

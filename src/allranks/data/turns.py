@@ -93,12 +93,14 @@ class ChatTemplate:
 
     def _holds(self, span: str, message: dict) -> bool:
         """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
-        squeezed = _squeeze(span)
         # Templates write reasoning between tags of their own, and some of these belong to the generation prompt.
-        wanted = _THINK_TAG.split(message["content"])
+        content = message["content"]
+        wanted = _THINK_TAG.split(content) if "think>" in content else [content]
         wanted += [message.get(key) or "" for key in self._thinking_keys]
         wanted += [str(call.get("function", {}).get("name", "")) for call in message.get("tool_calls") or []]
-        return all(_squeeze(part) in squeezed for part in wanted)
+        changed = [part for part in wanted if part not in span]
+        squeezed = _squeeze(span) if changed else ""
+        return all(_squeeze(part) in squeezed for part in changed)
 
     def _render(self, messages: list[dict], tools: Any, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
         from jinja2.exceptions import TemplateError
