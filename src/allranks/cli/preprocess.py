@@ -1,6 +1,7 @@
 """`allranks preprocess`: make the prepared data set, and show what is trained and what is masked."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,12 @@ def preprocess(
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
     for warning in cfg.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
+    # SIGTERM (of a scheduler, or `timeout`) cleans up as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     interrupt.means(f"not all was shown; the prepared data set is whole: {prepared.path}")
     if as_json:
         found = {"path": str(prepared.path), "fingerprint": prepared.fingerprint, "stats": prepared.stats}
