@@ -2,14 +2,16 @@
 
 import sys
 import time
+from collections import deque
 from typing import Any, TextIO
 
 from allranks.observe.enduring import Enduring
 
 # A live line redrawn twice a second is fresh to the eye and costs less than 0.5 % of a core.
 REDRAW_SECONDS = 0.5
-# Weight of the newest step in the averages shown: about the last ten steps count.
-SMOOTHING = 0.2
+# Steps that the rates shown are of: their tokens over their seconds. (A mean of the steps' own rates would go on
+# showing the speed of the quick ones when a few slow ones take nearly all the time.)
+WINDOW = 10
 
 
 class Progress:
@@ -19,7 +21,7 @@ class Progress:
     terminal has gone, nothing. Use as a context manager, or call `close` at the end.
 
     `total_steps` and `start_step` count optimizer steps; `start_step` is the last one done before (a resumed run's time
-    left is computed from its own speed).
+    left is computed from its own speed). `full_speed`: tokens per second of all ranks at their devices' peak, for MFU.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Progress:
         *,
         start_step: int = 0,
         logging_steps: int = 1,
+        full_speed: float | None = None,
         file: TextIO | None = None,
     ) -> None:
         from rich.console import Console  # 60 ms: not before somebody looks
@@ -37,8 +40,8 @@ class Progress:
         self._out = Enduring(sys.stdout if file is None else file)
         self.console = Console(file=self._out, highlight=False)  # type: ignore[arg-type]
         self._step = start_step
-        self._seconds_per_step: float | None = None
-        self._tokens_per_second: float | None = None
+        self.full_speed = full_speed
+        self._window: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)  # steps, seconds, tokens
         self._drawn = 0.0
         self._live: Any = None
         if self.console.is_terminal:
@@ -53,19 +56,15 @@ class Progress:
         tokens: int | None = None,
         seconds: float,
         memory_bytes: int | None = None,
-        mfu: float | None = None,
         router_loss: float | None = None,
     ) -> None:
         """Report that optimizer step `step` is done.
 
-        `tokens` (of all ranks) and `seconds` are those since the last update; `memory_bytes` is the peak of this rank;
-        `mfu` is a fraction of the devices' peak. Costs microseconds unless a line is due.
+        `tokens` (of all ranks) and `seconds` are those since the last update; `memory_bytes` is the peak of this rank.
+        Costs microseconds unless a line is due.
         """
-        steps_done = max(1, step - self._step)
+        self._window.append((max(1, step - self._step), seconds, tokens or 0))
         self._step = step
-        self._seconds_per_step = _smooth(self._seconds_per_step, seconds / steps_done)
-        if tokens is not None and seconds > 0:
-            self._tokens_per_second = _smooth(self._tokens_per_second, tokens / seconds)
         last = step >= self.total_steps
         if self._out.gone:
             return
@@ -76,7 +75,7 @@ class Progress:
             self._drawn = now
         elif not last and step % self.logging_steps:
             return
-        text = "  ".join(self._parts(loss, router_loss, learning_rate, memory_bytes, mfu))
+        text = "  ".join(self._parts(loss, router_loss, learning_rate, memory_bytes))
         if self._live is not None:
             self._live.update(0, completed=step, text=text)
             self._live.refresh()
@@ -101,13 +100,9 @@ class Progress:
         self.close()
 
     def _parts(
-        self,
-        loss: float | None,
-        router_loss: float | None,
-        learning_rate: float | None,
-        memory_bytes: int | None,
-        mfu: float | None,
+        self, loss: float | None, router_loss: float | None, learning_rate: float | None, memory_bytes: int | None
     ) -> list[str]:
+        steps, seconds, tokens = (sum(column) for column in zip(*self._window, strict=True))
         parts = []
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
@@ -115,14 +110,13 @@ class Progress:
             parts.append(f"router {router_loss:.3f}")
         if learning_rate is not None:
             parts.append(f"lr {learning_rate:.2e}")
-        if self._tokens_per_second is not None:
-            parts.append(f"{_count(self._tokens_per_second)} tokens/s")
-        if mfu is not None:
-            parts.append(f"MFU {mfu:.0%}")
+        if tokens and seconds > 0:
+            parts.append(f"{_count(tokens / seconds)} tokens/s")
+            if self.full_speed:
+                parts.append(f"MFU {tokens / seconds / self.full_speed:.0%}")
         if memory_bytes is not None:
             parts.append(f"{memory_bytes / 2**30:.1f} GiB")
-        if self._seconds_per_step is not None:
-            parts.append(f"ETA {_clock((self.total_steps - self._step) * self._seconds_per_step)}")
+        parts.append(f"ETA {_clock((self.total_steps - self._step) * seconds / steps)}")
         return parts
 
 
@@ -142,10 +136,6 @@ def _live_line(console: Any, total_steps: int, start_step: int) -> Any:
     live.add_task("train", total=total_steps, completed=start_step, text="")
     live.start()
     return live
-
-
-def _smooth(old: float | None, new: float) -> float:
-    return new if old is None else old + SMOOTHING * (new - old)
 
 
 def _count(value: float) -> str:

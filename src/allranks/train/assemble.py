@@ -18,6 +18,7 @@ from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
 from allranks.model.build import TrainModel
 from allranks.observe import EventLog, RunDir
+from allranks.observe.slow_steps import SlowSteps
 from allranks.plan.flops import peak_flops, training_flops_per_token
 from allranks.train.agenda import lay_out
 from allranks.train.checkpoint import Checkpointer
@@ -98,8 +99,8 @@ def assemble(
         after_step=between_steps(cfg, run_dir.path / "profiles", identity.rank, device),
         save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
         memory_bytes=_memory_meter(device),
-        flops_per_token=training_flops_per_token(model.num_parameters, model.num_trainable),
-        peak_flops=_peak(device, half=model.precision.compute != torch.float32),
+        full_speed=_full_speed(model, identity.world_size),
+        slow_steps=SlowSteps(model.placement.nodes),
     )
     loop.describe_state = lambda: _state(cfg, loop, prepared.fingerprint)
     return loop
@@ -188,7 +189,11 @@ def _memory_meter(device: torch.device) -> Callable[[], int]:
     return lambda: process.memory_info().rss
 
 
-def _peak(device: torch.device, *, half: bool) -> float | None:
+def _full_speed(model: TrainModel, world_size: int) -> float | None:
+    """Tokens per second of all ranks at the peak of their GPUs; None on other devices and unknown GPUs."""
+    device = model.placement.device
     if device.type != "cuda":
         return None
-    return peak_flops(torch.cuda.get_device_name(device), half=half)
+    peak = peak_flops(torch.cuda.get_device_name(device), half=model.precision.compute != torch.float32)
+    needed = training_flops_per_token(model.num_parameters, model.num_trainable)
+    return peak * world_size / needed if peak and needed else None

@@ -17,6 +17,7 @@ from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.model.build import TrainModel
 from allranks.observe import EventLog, Progress
+from allranks.observe.slow_steps import SlowSteps
 from allranks.train.agenda import Agenda
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
@@ -46,6 +47,8 @@ class Loop:
 
     `after_step`: called with the number of steps done, before the first one and after each.
 
+    `full_speed`: tokens per second of all ranks at their devices' peak; None where that is not known.
+
     `base_rates`: the configured learning rate of each of the optimizer's groups, which the schedule scales.
     """
 
@@ -69,9 +72,9 @@ class Loop:
     save_best: bool = False
     after_step: Sequence[Callable[[int], None]] = ()
     garbage: Garbage = field(default_factory=Garbage)
+    slow_steps: SlowSteps = field(default_factory=SlowSteps)
     memory_bytes: Callable[[], int] = lambda: 0
-    flops_per_token: float = 0.0
-    peak_flops: float | None = None
+    full_speed: float | None = None
     traffic: Traffic | None = None
     # What changes from step to step.
     step: int = 0
@@ -160,6 +163,7 @@ def train(loop: Loop) -> Outcome:
                 num_target_tokens=todo.plan.num_target_tokens,
                 num_blocks=todo.plan.num_blocks,
                 stop=loop.stop_request.name is not None,
+                data_seconds=data_seconds,
             )
             if loop.traffic is not None:
                 loop.traffic.end(step)
@@ -198,6 +202,7 @@ def save(loop: Loop) -> Path:
     loop.events.emit("checkpoint", step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked)
     if not loop.checkpointer.asynchronous:
         _saved(loop, checkpoint)
+    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
     return checkpoint
 
 
@@ -247,10 +252,16 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
             **record,
         )
         if loop.progress is not None:
-            mfu = None
-            if loop.peak_flops:
-                rate = record["tokens"] / loop.plan.world_size / seconds
-                mfu = rate * loop.flops_per_token / loop.peak_flops
+            slow = loop.slow_steps.read(
+                stats.step,
+                seconds,
+                data_seconds=stats.data_seconds,
+                cpu_seconds=stats.cpu_seconds,
+                between_nodes_bytes=loop.traffic.between_nodes_bytes if loop.traffic else None,
+            )
+            if slow:
+                loop.events.emit("warning", step=stats.step, message=slow)
+                loop.progress.note(slow)
             loop.progress.update(
                 stats.step,
                 loss=stats.loss,
@@ -258,7 +269,6 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
                 tokens=record["tokens"],
                 seconds=seconds,
                 memory_bytes=memory,
-                mfu=mfu,
                 router_loss=stats.router_loss,
             )
         _check(loop, stats)

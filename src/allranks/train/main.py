@@ -199,7 +199,12 @@ class _Rank:
     def _train(self, loop: Loop) -> Outcome:
         agenda = loop.agenda
         if self.identity.rank == 0:
-            loop.progress = Progress(agenda.num_steps, start_step=loop.step, logging_steps=agenda.log_every)
+            loop.progress = Progress(
+                agenda.num_steps,
+                start_step=loop.step,
+                logging_steps=agenda.log_every,
+                full_speed=loop.full_speed,
+            )
         if not self.identity.alone:
             self._count_traffic(loop)
         try:

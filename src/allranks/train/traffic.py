@@ -80,6 +80,8 @@ class Traffic:
     say: Callable[[str], None]
     told: str = ""
     """The newest count in words; empty while there is none."""
+    between_nodes_bytes: int | None = None
+    """Of a step, by the newest count that is whole; None while there is none."""
     _seen: dict[str, int] = field(default_factory=dict)
     _collectives: list[Collective] | None = None
     _missed: int = 0
@@ -140,6 +142,7 @@ class Traffic:
         else:
             more = f"; {missed} collectives were not counted: set a larger TORCH_FR_BUFFER_SIZE" if missed else ""
             self.told = sentence(kinds, sent) + more
+            self.between_nodes_bytes = None if missed else round(sum(sent))
         if self.rank == 0:
             self.say(f"between nodes: step {step}: {self.told}")
 

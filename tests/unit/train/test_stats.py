@@ -3,6 +3,7 @@ import math
 import torch
 
 from allranks.train.stats import StatsReader
+from tests.ranks import run_ranks
 
 
 def push(reader, step, loss_sum, *, router=0.0, norm=1.0, targets=4, stop=False):
@@ -42,3 +43,34 @@ def test_with_a_lag_numbers_come_one_step_later_and_flush_brings_the_rest():
     assert [stats.step for stats in push(reader, 2, 8.0)] == [1]
     assert [stats.loss for stats in reader.flush()] == [2.0]
     assert reader.flush() == []
+
+
+def test_each_ranks_waits_are_known_to_all():
+    run_ranks(_rank_that_waits)
+
+
+def _rank_that_waits(rank):
+    reader = StatsReader(rank=rank, world_size=2, device=torch.device("cpu"))
+    sums = torch.tensor([math.nan if rank == 1 else 1.0, 0.0])
+    waited = {0: 0.25, 1: 2.0}[rank]
+    [stats] = reader.push(
+        1, sums, torch.tensor(1.0), num_target_tokens=4, num_blocks=2, stop=rank == 0, data_seconds=waited
+    )
+    assert stats.data_seconds == (0.25, 2.0)
+    assert len(stats.cpu_seconds) == 2 and min(stats.cpu_seconds) >= 0
+    assert (stats.bad_ranks, stats.stop_ranks) == ((1,), (0,))
+
+
+def test_the_wait_for_a_cpu_is_of_one_step(monkeypatch, tmp_path):
+    """The kernel counts it from the start of the process, in nanoseconds, as the second of three numbers."""
+    schedstat = tmp_path / "schedstat"
+    monkeypatch.setattr("allranks.train.stats._SCHEDSTAT", schedstat)
+    schedstat.write_text("9000000000 1500000000 77\n")
+    reader = StatsReader(rank=0, world_size=1, device=torch.device("cpu"))
+    waits = []
+    for text in ("9100000000 1500000000 78\n", "9200000000 4000000000 79\n", "9200000000 4000000000 79\n"):
+        schedstat.write_text(text)
+        waits += push(reader, 1, 1.0)[0].cpu_seconds
+    assert waits == [0.0, 2.5, 0.0]
+    schedstat.unlink()
+    assert push(StatsReader(rank=0, world_size=1, device=torch.device("cpu")), 1, 1.0)[0].cpu_seconds == (0.0,)
