@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from allranks.checkpoint import commit
 from allranks.config import RunConfig
 from allranks.model.build import TrainModel, build_model
+from allranks.train.checkpoint import CommittingWriter
 from tests.tiny_models import flat_for, make_batch, one_process, saved_model
 
 BATCH = make_batch(1, (11,))
@@ -49,8 +50,7 @@ def train(run: Path, name: str, step: int = 7, seed: int = 5, tokenizer: Any = N
     state = {"step": step, "adapter": model.peft_config is not None, "config": cfg.flat()}
     (checkpoint / "state.json").write_text(json.dumps(state))
     tensors = get_model_state_dict(model.module, options=StateDictOptions(ignore_frozen_params=True))
-    dcp.save({"model": tensors, "optimizer": {"step": torch.tensor(step)}}, checkpoint_id=checkpoint, no_dist=True)
-    files = {str(f.relative_to(checkpoint)): commit.digest(f) for f in checkpoint.rglob("*") if f.is_file()}
-    commit.commit(checkpoint, files, step=step)
+    contents = {"model": tensors, "optimizer": {"step": torch.tensor(step)}}
+    dcp.save(contents, storage_writer=CommittingWriter(checkpoint, {"step": step}), no_dist=True)
     model.hf_model.eval()
     return Trained(run, flat, model.logits(BATCH), model)

@@ -10,7 +10,7 @@ import allranks
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "pandas")
 # Rooms that exist to work with tensors.
-MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.")
+MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.", "allranks.checkpoint.dcp.")
 # Runs inside Ray's own processes, not in the command line's, and needs Ray installed.
 MAY_BE_HEAVY += ("allranks.launch.ray_train.trainer",)
 # One for each tracker: runs in the tracker's own process, and needs its library installed.

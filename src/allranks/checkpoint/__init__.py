@@ -1,1 +1,1 @@
-"""Checkpoints on disk: where they lie, when they count as committed, what verifies them. Knows nothing of torch."""
+"""Checkpoints on disk: where they lie, when they count as committed, what is in them. Only `dcp/` knows of torch."""

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.dcp.reader import planner, reader
 from allranks.errors import CheckpointError
-from allranks.export.reader import planner, reader
 
 # Tensors of the model lie under this key beside the optimizer's.
 _MODEL = "model."

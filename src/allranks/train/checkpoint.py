@@ -24,8 +24,9 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.dcp.metadata import write_metadata
+from allranks.checkpoint.dcp.reader import reader
 from allranks.errors import CheckpointError
-from allranks.export.reader import reader
 from allranks.model.complete import adapter_problems
 from allranks.train.storage import Storage, broadcast_marker
 from allranks.train.strategies import State
@@ -67,14 +68,15 @@ class CommittingWriter(dcp.FileSystemWriter):
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        super().finish(metadata, results)
+        metadata.storage_data = {result.index: result.storage_data for of_rank in results for result in of_rank}
+        write_metadata(self.checkpoint, metadata)  # DCP's own would be a pickle, which not every Python writes alike
         files = {
             result.storage_data.relative_path: result.digest
             for of_rank in results
             for result in of_rank
             if isinstance(result, HashedWrite)
         }
-        for path in [self.checkpoint / ".metadata", *self.checkpoint.rglob("*")]:
+        for path in self.checkpoint.rglob("*"):
             name = path.relative_to(self.checkpoint).as_posix()
             if path.is_file() and name not in files:
                 files[name] = commit.digest(path)

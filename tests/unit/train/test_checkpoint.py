@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.distributed.checkpoint import FileSystemReader
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.dcp.reader import reader
 from allranks.errors import CheckpointError
 from allranks.train.checkpoint import Checkpointer, read_state
 from allranks.train.storage import ALONE, latest_valid
@@ -74,7 +74,7 @@ def test_what_is_saved_is_the_step_it_was_saved_at_though_training_goes_on_meanw
 def test_frozen_parameters_are_not_saved(tmp_path):
     checkpointer = make(tmp_path)
     path = checkpointer.save(1, {})
-    names = FileSystemReader(path).read_metadata().state_dict_metadata
+    names = reader(path).read_metadata().state_dict_metadata
     assert "model.trained.weight" in names and not [name for name in names if "frozen" in name]
 
 
@@ -86,7 +86,7 @@ def test_a_tied_weight_is_saved_once_and_not_at_all_when_frozen(tmp_path, traine
         checkpointer.trained.model.trained if trained else checkpointer.trained.model.frozen
     ).weight
     path = checkpointer.save(1, {})
-    names = FileSystemReader(path).read_metadata().state_dict_metadata
+    names = reader(path).read_metadata().state_dict_metadata
     assert "model.trained.weight" in names and "model.tied.weight" not in names
     restored = make(tmp_path)
     restored.trained.model.tied = nn.Linear(64, 64, bias=False)
@@ -102,7 +102,7 @@ def test_every_file_is_covered_by_the_marker(tmp_path):
     path = checkpointer.save(3, {"step": 3})
     listed = set(commit.read_marker(path)["files"])
     on_disk = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    assert listed == on_disk - {commit.MARKER} and "hf/config.json" in listed and ".metadata" in listed
+    assert listed == on_disk - {commit.MARKER} and {"hf/config.json", "metadata.json"} < listed
     assert commit.verify(path) == []
 
 
@@ -184,6 +184,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path):
     checkpointer = make(tmp_path)
     step(checkpointer)
     path = checkpointer.save(1, {})
+    (path / "metadata.json").rename(path / "aside")
     (path / ".metadata").write_bytes(pickle.dumps(Attack()))
     with pytest.raises(CheckpointError, match="metadata is not what training writes"):
         checkpointer.load(path)

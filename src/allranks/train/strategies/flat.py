@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from allranks.export.reader import Planner
+from allranks.checkpoint.dcp.reader import Planner
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """Offsets and sizes."""

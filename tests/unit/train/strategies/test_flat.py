@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from allranks.export.reader import reader
+from allranks.checkpoint.dcp.reader import reader
 from allranks.train.strategies.flat import FlatRange, LoadPlanner, SavePlanner, boxes
 
 

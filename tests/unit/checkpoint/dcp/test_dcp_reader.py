@@ -1,18 +1,22 @@
-"""A checkpoint is read without running what is in it, and everything that training saves can be read."""
+"""A checkpoint is read without running what is in it, also one with DCP's own metadata, which earlier versions left."""
 
 import io
 import pickle
+import subprocess
+from enum import Enum
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.dcp import pickled
+from allranks.checkpoint.dcp.reader import planner, reader
 from allranks.errors import CheckpointError
 from allranks.export.export import export
-from allranks.export.reader import planner, reader
 from tests.tiny_runs import train
 
 
@@ -100,6 +104,77 @@ def test_metadata_points_into_its_own_folder_only(saved):
         reader(saved).read_metadata()
 
 
+class _Older(pickle.Pickler):
+    """Pickles members of an Enum as Python 3.11.0 to 3.11.3 do."""
+
+    def reducer_override(self, obj):
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, Enum) else NotImplemented
+
+
+def as_older_python(obj):
+    buffer = io.BytesIO()
+    _Older(buffer).dump(obj)
+    assert b"getattr" in buffer.getvalue()
+    return buffer.getvalue()
+
+
+def test_members_of_an_enum_as_python_3_11_0_to_3_pickles_them(saved):
+    plain = reader(saved).read_metadata()
+    (saved / ".metadata").write_bytes(as_older_python(pickle.loads((saved / ".metadata").read_bytes())))
+    read = reader(saved).read_metadata()
+    read.storage_meta = plain.storage_meta  # each reader has an id of its own
+    assert read == plain
+
+
+class Reach:
+    """Unpickling it takes an attribute of something."""
+
+    def __init__(self, owner, name):
+        self.found = owner, name
+
+    def __reduce__(self):
+        return getattr, self.found
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_MEM_FORMAT_ENCODING, "__init_subclass__"),
+        (_MEM_FORMAT_ENCODING, "mro"),
+        (_MEM_FORMAT_ENCODING, "_value2member_map_"),
+        (_MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST, "name"),
+        (Path.home(), "touch"),
+        (torch.Size, "__class__"),
+        (Metadata, "__init__"),
+    ],
+)
+def test_getattr_reaches_nothing_but_members(saved, owner, name):
+    (saved / ".metadata").write_bytes(pickle.dumps(Reach(owner, name)))
+    with pytest.raises(CheckpointError, match=r"wants to call builtins\.getattr"):
+        reader(saved).read_metadata()
+
+
+def test_a_python_that_pickles_them_so_wrote_it(saved):
+    """The same, by such a Python where there is one."""
+    python = Path("/usr/bin/python3")
+    code = "import sys, enum, pickle; print(sys.version_info[:3] in [(3, 11, 0), (3, 11, 1), (3, 11, 2), (3, 11, 3)])"
+    if not python.exists() or subprocess.check_output([python, "-c", code], text=True).strip() != "True":
+        pytest.skip("/usr/bin/python3 is not one of 3.11.0 to 3.11.3; on Debian 12 it is")
+    code = (
+        "import enum, pickle, sys, types\n"
+        "module = types.ModuleType('torch.distributed.checkpoint.metadata')\n"
+        "class _MEM_FORMAT_ENCODING(enum.Enum): TORCH_CHANNELS_LAST = 1\n"
+        "_MEM_FORMAT_ENCODING.__module__ = module.__name__\n"
+        "module._MEM_FORMAT_ENCODING = _MEM_FORMAT_ENCODING\n"
+        "for name in ('torch', 'torch.distributed', 'torch.distributed.checkpoint'): sys.modules[name] = module\n"
+        "sys.modules[module.__name__] = module\n"
+        "sys.stdout.buffer.write(pickle.dumps(_MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST))\n"
+    )
+    written = subprocess.check_output([python, "-c", code])
+    assert b"getattr" in written
+    assert pickled._Unpickler(io.BytesIO(written)).load() is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1])])
 def test_damaged_metadata(saved, content):
     (saved / ".metadata").write_bytes(content)
@@ -110,8 +185,10 @@ def test_damaged_metadata(saved, content):
 def test_an_export_refuses_it_too(tmp_path):
     train(tmp_path / "run", "llama")
     checkpoint = commit.checkpoint_path(tmp_path / "run" / "checkpoints", 7)
+    (checkpoint / "metadata.json").unlink()
     (checkpoint / ".metadata").write_bytes(pickle.dumps(Attack(tmp_path / "touched")))
     marker = commit.read_marker(checkpoint)
+    del marker["files"]["metadata.json"]
     marker["files"][".metadata"] = commit.digest(checkpoint / ".metadata")
     commit.write_marker(checkpoint, marker)
     with pytest.raises(CheckpointError, match="wants to call"):
