@@ -8,8 +8,11 @@ from typing import Any
 
 from allranks.checkpoint.holdings import Held
 from allranks.cluster import environments
+from allranks.rendezvous.wire import printable
 
 _LONGEST_VALUE = 120  # characters of a differing value that are shown
+_LONGEST_NAME = 256
+_LARGE = ("same", "environment", "held")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class NodeFacts:
     def to_message(self) -> dict[str, Any]:
         return {**asdict(self), "held": None if self.held is None else self.held.to_message()}
 
+    def hello(self) -> dict[str, Any]:
+        """Who it is, in a few hundred bytes: all that is said before either side is known."""
+        return {name: value for name, value in self.to_message().items() if name not in _LARGE}
+
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> NodeFacts:
         """Raises ValueError for what is no node's facts: this comes from the wire."""
@@ -46,9 +53,9 @@ class NodeFacts:
             value = message.get(name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise ValueError(f"{name} is missing or no {kind.__name__}")
-            values[name] = value
+            values[name] = printable(value, _LONGEST_NAME) if isinstance(value, str) else value
         for name in ("same", "environment"):
-            table = message.get(name)
+            table = message.get(name, {})
             if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
                 raise ValueError(f"{name} is no table of texts")
             values[name] = table
@@ -95,11 +102,12 @@ def _difference(name: str, values: Sequence[tuple[NodeFacts, str]]) -> str | Non
     if len(holders) == 1:
         return None
     by_number = sorted(holders.items(), key=lambda item: -len(item[1]))
-    return f"{name}: " + "; ".join(f"{_short(value)} on {_names(nodes)}" for value, nodes in by_number)
+    shown = "; ".join(f"{_short(value)} on {_names(nodes)}" for value, nodes in by_number)
+    return f"{printable(name, _LONGEST_NAME)}: {shown}"
 
 
 def _short(value: str) -> str:
-    return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+    return printable(value, _LONGEST_VALUE)
 
 
 def _names(nodes: Sequence[NodeFacts]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import resource
 import secrets
 import socket
 import time
@@ -24,7 +25,9 @@ from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
 _SETTLE_SECONDS = 3.0
-_MOST_CONNECTIONS = 8192
+_MOST_UNKNOWN = 256
+"""Connections at a time that have not said who they are; more than the nodes of a run that come in the same moment."""
+_MOST_REJECTED = 64
 
 
 @dataclass
@@ -43,7 +46,8 @@ class Head(Rendezvous):
         super().__init__(own, terms, say)
         self._peers: dict[int, _Peer] = {}
         self._rejected: set[str] = set()
-        self._connections = 0
+        self._unknown = 0  # connections that have not yet said who they are
+        self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._ready: Mapping[str, str] | None = None
         self._socket, self._note = _listen(terms)
 
@@ -64,7 +68,8 @@ class Head(Rendezvous):
         if lost := refusal({node.name: node.held for node in nodes if node.held is not None}):
             self._refuse(lost)
         self.nodes = nodes
-        told = [replace(node, held=None).to_message() for node in nodes]
+        # Of 64 nodes what has been compared would be megabytes, and each is sent to each.
+        told = [replace(node, held=None, same={}).to_message() for node in nodes]
         self._post({"go": {"run": self.run_id, "nodes": told}})
 
     def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
@@ -145,7 +150,7 @@ class Head(Rendezvous):
             self._wake = self._waker(over)
             if self._leaving is not None:
                 over.set()
-        self._server = await asyncio.start_server(self._welcome, sock=self._socket, limit=wire.MAX_LINE_BYTES)
+        self._server = await asyncio.start_server(self._welcome, sock=self._socket, limit=wire.CHUNK_BYTES)
         self._up.set()
         try:
             clock = wire.Clock()
@@ -173,31 +178,35 @@ class Head(Rendezvous):
                 self._lost(peer, f"no sign of life for {limit:.0f} s")
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        address = _address_of(writer)
-        self._connections += 1
+        if self._unknown >= self._most_unknown:  # whoever floods the port must not cost descriptors and memory
+            writer.transport.abort()
+            return
+        lines = wire.Lines(reader)
+        self._unknown += 1
         peer = None
         try:
-            if self._connections > _MOST_CONNECTIONS:
-                raise WireError("too many connections at once")
-            peer = await self._shake_hands(reader, writer)
+            peer = await self._shake_hands(lines, writer)
         except WireError as error:
-            self._rejected.add(f"{address} ({error})")
+            self._reject(f"{_address_of(writer)} ({error})")
         except OSError:
             pass
         finally:
+            self._unknown -= 1
             if peer is None:
-                self._connections -= 1
                 writer.close()
         if peer is not None:
             # Cancelled when this node leaves; asyncio would print it as an error.
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watch(peer, reader)
-            self._connections -= 1
+                await self._watch(peer, lines)
 
-    async def _shake_hands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Peer | None:
+    def _reject(self, who: str) -> None:
+        if len(self._rejected) < _MOST_REJECTED:
+            self._rejected.add(wire.printable(who, 300))
+
+    async def _shake_hands(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
         nonce = secrets.token_hex(16)
         await wire.send(writer, {"greeting": wire.GREETING, "nonce": nonce, "run": self.run_id})
-        message = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
+        message = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
         hello = message.get("hello")
         if not isinstance(hello, dict):
             raise WireError("did not say who it is")
@@ -206,13 +215,23 @@ class Head(Rendezvous):
             await wire.send(writer, {"refused": text})
             raise WireError("another ALLRANKS_TOKEN")
         try:
-            facts = NodeFacts.from_message(hello)
-        except ValueError as error:
+            NodeFacts.from_message(hello)
+            lines.limit = wire.MAX_LINE_BYTES
+            await wire.send(writer, {"welcome": True})
+            try:
+                told = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
+            except WireError as error:
+                raise WireError(
+                    f"it said who it is, but what it has did not come whole ({error}): do large packets get through? "
+                    "Compare the MTU of the interfaces and switches in between"
+                ) from None
+            facts = NodeFacts.from_message({**(told.get("facts") or {}), **hello})
+        except (ValueError, TypeError) as error:
             raise WireError(f"its facts are incomplete: {error}") from None
         peer = _Peer(facts, writer, str(message.get("nonce", "")))
         if refusal := self._turn_away(facts):
             await wire.send(writer, {"refused": refusal})
-            self._rejected.add(f"{facts.name}: {refusal}")
+            self._reject(f"{facts.name}: {refusal}")
             return None
         with self._changed:
             self._peers[facts.node_rank] = peer
@@ -228,10 +247,10 @@ class Head(Rendezvous):
             return f"--node-rank {rank}: node 0 ({self.own.host}) was started with --nnodes {self.own.nnodes}"
         return None
 
-    async def _watch(self, peer: _Peer, reader: asyncio.StreamReader) -> None:
+    async def _watch(self, peer: _Peer, lines: wire.Lines) -> None:
         try:
             while True:
-                message = await wire.receive(reader)
+                message = await wire.receive(lines)
                 peer.heard = time.monotonic()
                 if isinstance(message.get("ready"), dict):
                     account = message.get("account")
@@ -239,12 +258,12 @@ class Head(Rendezvous):
                     peer.ready = {str(key): str(value) for key, value in message["ready"].items()}
                     self._set()
                 elif "failed" in message:
-                    self._stop_all(peer, str(message["failed"])[:10_000])
+                    self._stop_all(peer, wire.printable(message["failed"]))
                 elif "bye" in message:
                     peer.done = self.parting = True
                     peer.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
-                        self._stop_all(peer, str(message.get("message") or "")[:10_000] or "failed")
+                        self._stop_all(peer, wire.printable(message.get("message") or "failed"))
                     return
         except WireError as error:
             if not peer.done:

@@ -64,6 +64,7 @@ class Rendezvous:
         self._stop_reason: str | None = None
         self.parting = False  # another node has said good-bye
         self._leaving: tuple[int, str] | None = None
+        self._ended = False  # the thread that talks
         self._patient = True
         self._wake: Callable[[], None] = lambda: None
         self._up = threading.Event()
@@ -118,7 +119,14 @@ class Rendezvous:
         self._up.wait()
 
     def _run(self) -> None:
-        asyncio.run(self._talk())
+        try:
+            asyncio.run(self._talk())
+        except Exception as error:
+            # A fault of ours: whoever waits for this thread must hear of it, and the run ends with its reason.
+            self._set(_stop_reason=f"{self.own.name}: what talks to the other nodes failed: {error!r}")
+        finally:
+            self._up.set()
+            self._set(_ended=True)
 
     async def _talk(self) -> None:
         raise NotImplementedError
@@ -144,6 +152,8 @@ class Rendezvous:
                     raise RefusedError(self._stop_reason)
                 if done():
                     return True
+                if self._ended:
+                    raise RefusedError(f"the other nodes have gone: {told()}")
             now = time.monotonic()
             if deadline is not None and now > deadline:
                 return False

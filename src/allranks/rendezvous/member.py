@@ -85,7 +85,7 @@ class Member(Rendezvous):
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                return await asyncio.open_connection(self.terms.address, self.terms.port, limit=wire.MAX_LINE_BYTES)
+                return await asyncio.open_connection(self.terms.address, self.terms.port, limit=wire.CHUNK_BYTES)
         except TimeoutError:
             raise WireError(f"no answer in {_CONNECT_SECONDS:.0f} s: does a firewall drop this port?") from None
         except socket.gaierror:
@@ -98,20 +98,27 @@ class Member(Rendezvous):
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         foreign = "something else than this version of allranks listens there: take another --master-port on all nodes"
         self._set(_trouble=foreign)
+        lines = wire.Lines(reader)
         try:
-            greeting = await wire.receive(reader, wire.HANDSHAKE_SECONDS)
+            greeting = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
         except WireError as error:
             raise WireError(f"{foreign} ({error})") from None
         if greeting.get("greeting") != wire.GREETING:
             raise WireError(foreign)
-        hello, nonce = self.own.to_message(), secrets.token_hex(16)
+        hello, nonce = self.own.hello(), secrets.token_hex(16)
         proof = wire.proof(self.terms.token, str(greeting.get("nonce", "")), hello)
         await wire.send(writer, {"hello": hello, "proof": proof, "nonce": nonce})
-        self._set(_trouble="", _heard=time.monotonic())
+        lines.limit = wire.MAX_LINE_BYTES
+        first = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
+        if "welcome" in first:
+            await wire.send(writer, {"facts": self.own.to_message()})
+            self._set(_trouble="", _heard=time.monotonic())
+        elif self._take_in(first, nonce):
+            return
         talking = asyncio.ensure_future(self._talk_on(writer))
         try:
             while True:
-                message = await wire.receive(reader)
+                message = await wire.receive(lines)
                 self._heard = time.monotonic()
                 if self._take_in(message, nonce) or talking.done():
                     break
@@ -124,7 +131,7 @@ class Member(Rendezvous):
     def _take_in(self, message: dict[str, Any], nonce: str) -> bool:
         """Take in what node 0 says; True when that was the last word."""
         if "refused" in message:
-            self._set(_refused=str(message["refused"]))
+            self._set(_refused=wire.printable(message["refused"]))
             return True
         if "go" in message:
             if not wire.proves(message.get("proof"), self.terms.token, nonce, message["go"]):
@@ -132,17 +139,21 @@ class Member(Rendezvous):
                 return True
             try:
                 nodes = [NodeFacts.from_message(node) for node in message["go"]["nodes"]]
+                if len(nodes) != self.own.nnodes:
+                    raise ValueError(f"it has {len(nodes)} nodes")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WireError(f"its list of nodes cannot be read: {error}") from None
-            self._set(run_id=str(message["go"].get("run")), nodes=nodes)
+            self._set(run_id=wire.printable(message["go"].get("run"), 100), nodes=nodes)
         elif "start" in message:
             self._set(_start=True, _patient=False)
         elif "stop" in message:
-            self._set(_stop_reason=str(message["stop"]))
+            self._set(_stop_reason=wire.printable(message["stop"]))
         elif "bye" in message:
             self.parting = True
             if message["bye"] not in (0, 75) and self._stop_reason is None:
-                self._set(_stop_reason=str(message.get("message") or f"node 0 ({self.nodes[0].host}) failed"))
+                node_0 = f"node 0 ({self.nodes[0].host})" if self.nodes else f"node 0 at {self.terms.endpoint}"
+                said = wire.printable(message.get("message") or "")
+                self._set(_stop_reason=said or f"{node_0} failed")
             return True
         return False
 

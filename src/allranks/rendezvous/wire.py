@@ -11,8 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-GREETING = "allranks rendezvous 1"
+GREETING = "allranks rendezvous 2"
 MAX_LINE_BYTES = 4 * 2**20  # a config with some thousand keys is far below
+STRANGERS_BYTES = 64 * 2**10
+"""The longest line from somebody of whom nothing is known: who it is and its proof take some hundred bytes."""
+CHUNK_BYTES = 64 * 2**10
 PULSE_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
 
@@ -38,21 +41,43 @@ class Clock:
         return not late
 
 
-async def receive(reader: asyncio.StreamReader, seconds: float | None = None) -> dict[str, Any]:
+class Lines:
+    """The lines of a stream, none longer than `limit`, which may grow once it is known who speaks."""
+
+    def __init__(self, reader: asyncio.StreamReader, limit: int = STRANGERS_BYTES) -> None:
+        self.limit = limit
+        self._reader = reader
+        self._buffer = bytearray()
+
+    async def next(self) -> bytes:
+        """The next line without its end. Raises WireError for a longer one and at the end of the stream."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > self.limit:
+                break
+            chunk = await self._reader.read(CHUNK_BYTES)
+            if not chunk:
+                raise WireError("the connection was closed")
+            self._buffer += chunk
+        if end < 0 or end > self.limit:
+            raise WireError(f"sent a line of more than {self.limit // 1024} KiB")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+
+async def receive(lines: Lines, seconds: float | None = None) -> dict[str, Any]:
     """The next message. Raises WireError at the end of the stream, after `seconds` of silence, and for nonsense."""
     try:
-        async with asyncio.timeout(seconds):
-            line = await reader.readline()
-    except TimeoutError:
-        raise WireError(f"no sign of life for {seconds:.0f} s") from None
-    except (ValueError, asyncio.LimitOverrunError):
-        raise WireError("sent a line of more than 4 MiB") from None
+        async with asyncio.timeout(seconds) as limit:
+            line = await lines.next()
     except ConnectionResetError:
         raise WireError("the connection was closed") from None
-    except OSError as error:
-        raise WireError(error.strerror or str(error)) from None
-    if not line.endswith(b"\n"):
-        raise WireError("the connection was closed")
+    except OSError as error:  # the kernel's own time-out is a TimeoutError too, whatever we have set
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise WireError(f"no sign of life for {seconds:.0f} s") from None
+        raise WireError(error.strerror or str(error) or type(error).__name__) from None
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -60,6 +85,13 @@ async def receive(reader: asyncio.StreamReader, seconds: float | None = None) ->
     if not isinstance(message, dict):
         raise WireError("does not speak allranks' language")
     return message
+
+
+def printable(value: object, most: int = 10_000) -> str:
+    """Text from the wire as it may be shown: cut, and without what a terminal would take for a command."""
+    text = str(value)
+    cut = text if len(text) <= most else f"{text[:most]}…"
+    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in cut)
 
 
 def proof(token: str, nonce: str, message: Mapping[str, Any]) -> str:
@@ -71,4 +103,6 @@ def proof(token: str, nonce: str, message: Mapping[str, Any]) -> str:
 
 
 def proves(given: object, token: str, nonce: str, message: Mapping[str, Any]) -> bool:
-    return isinstance(given, str) and hmac.compare_digest(given, proof(token, nonce, message))
+    # As bytes: of texts compare_digest takes ASCII only.
+    wanted = proof(token, nonce, message).encode()
+    return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), wanted)

@@ -1,6 +1,8 @@
 """The rendezvous of the nodes' launchers, over real sockets of this machine."""
 
+import asyncio
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.rendezvous import NodeFacts, Rendezvous, differences, join
+from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, wire
 from allranks.rendezvous.join import Terms
 
 
@@ -87,6 +89,7 @@ def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
         assert rendezvous.run_id == "proposed by 0"
         assert [node.host for node in rendezvous.nodes] == ["host0", "host1", "host2"]
         assert rendezvous.world_size == 6
+    assert all(not node.same for node in joined[1].nodes), "what was compared goes to node 0 only"
         assert rendezvous.stop_reason() is None
 
 
@@ -305,6 +308,126 @@ def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
+def _head_goes_on(nodes: Nodes) -> None:
+    nodes.start(_facts(1))
+    assert isinstance(nodes.wait()[0], Rendezvous)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"hello": _facts(1).hello(), "proof": "é", "nonce": ""},
+        {"hello": _facts(1).hello(), "proof": 7, "nonce": ["\x1b"]},
+        {"hello": {**_facts(1).hello(), "node_rank": 2**80}, "proof": "", "nonce": ""},
+        {"bye": {}},
+    ],
+    ids=["a proof that is not ASCII", "of another kind", "a number that is none", "bye first"],
+)
+def test_no_first_word_harms_node_0(nodes: Nodes, first: dict, capfd: pytest.CaptureFixture) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        raw.sendall(json.dumps(first).encode() + b"\n")
+        raw.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while raw.recv(65536):
+                pass
+    _head_goes_on(nodes)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw, contextlib.suppress(ConnectionError):
+        raw.settimeout(20)
+        sent = 0
+        while sent < 64 * 2**20:
+            sent += raw.send(b"x" * 2**16)
+        pytest.fail("64 MiB without a word were taken")
+    _head_goes_on(nodes)
+
+
+def test_idle_connections_take_no_more_than_their_share(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it they are closed at once; when the others have gone, or had their time, nodes come in again."""
+    monkeypatch.setattr(head, "_MOST_UNKNOWN", 5)
+    nodes.start(_facts(0))
+    port = _listening(nodes)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(12)]
+        assert sum(map(_is_greeted, idle)) <= 5
+    _head_goes_on(nodes)
+
+
+def _is_greeted(raw: socket.socket) -> bool:
+    try:
+        return bool(raw.recv(1))
+    except ConnectionError:
+        return False
+
+
+def test_facts_that_do_not_come_whole_are_told_as_such(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> None:
+    """As behind a switch that drops large packets: small ones pass."""
+    monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.5)
+    nodes.start(_facts(0), join_seconds=2.5)
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        raw.sendall(json.dumps({"hello": _facts(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+        refused = nodes.wait()[0]
+    assert "what it has did not come whole" in str(refused) and "MTU" in str(refused)
+
+
+def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> None:
+    nodes.start(_facts(0))
+    nodes.start(_facts(1, host="\x1b[2J\x07evil", same={"learning\x1b_rate": "\x1b]0;x\x07"}))
+    results = nodes.wait()
+    for rank in (0, 1):
+        text = str(results[rank])
+        assert "evil" in text and not any(char in text for char in "\x1b\x07")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"welcome": True}, {"go": {"run": "x", "nodes": []}, "proof": ""}],
+        [{"welcome": True}, {"go": 3, "proof": ""}],
+        [{"bye": 0}],
+        [{"welcome": True}, {"bye": 1}],
+        [{"refused": "\x1b[2Jno"}],
+    ],
+    ids=["no nodes", "no table", "bye before all", "bye before go", "refused"],
+)
+def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(nodes: Nodes, answers: list[dict]) -> None:
+    with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
+        nodes.start(_facts(1), join_seconds=1.0)
+        raw, _ = false_node.accept()
+        with raw:
+            raw.sendall(b'{"greeting": "allranks rendezvous 2", "nonce": "1"}\n')
+            raw.makefile().readline()
+            raw.sendall(b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
+            refused = nodes.wait()[1]
+    assert isinstance(refused, RefusedError) and "\x1b" not in str(refused)
+
+
+def test_a_fault_of_ours_ends_the_run_with_its_reason(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> bool:
+        raise TypeError("unsupported format string")
+
+    joined = _join(nodes, _facts(0), _facts(1))
+    monkeypatch.setattr(wire.Clock, "on_time", broken)
+    for rank in (0, 1):
+        _until(joined[rank].stop_reason)
+    assert "failed: TypeError" in joined[0].stop_reason()
+
+
+def test_a_time_out_of_the_kernels_is_a_lost_connection() -> None:
+    """ETIMEDOUT is Python's TimeoutError, also where no deadline of ours was set."""
+
+    class Dead:
+        async def read(self, size: int) -> bytes:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(wire.WireError, match="Connection timed out"):
+        asyncio.run(wire.receive(wire.Lines(Dead())))
+
+
 def test_a_token_keeps_others_out(nodes: Nodes) -> None:
     nodes.start(_facts(0), token="right")
     nodes.start(_facts(1), key=11, token="wrong")
@@ -321,7 +444,7 @@ def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
         nodes.start(_facts(1), token="right")
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks rendezvous 1", "nonce": "1"}\n')
+            raw.sendall(b'{"greeting": "allranks rendezvous 2", "nonce": "1"}\n{"welcome": true}\n')
             raw.makefile().readline()
             everyone = [_facts(0).to_message(), _facts(1).to_message()]
             raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")
@@ -355,4 +478,5 @@ def _listening(nodes: Nodes) -> int:
 
 def _hello(raw: socket.socket, facts: NodeFacts) -> None:
     raw.makefile().readline()
-    raw.sendall(json.dumps({"hello": facts.to_message(), "proof": "", "nonce": ""}).encode() + b"\n")
+    raw.sendall(json.dumps({"hello": facts.hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+    raw.sendall(json.dumps({"facts": facts.to_message()}).encode() + b"\n")
