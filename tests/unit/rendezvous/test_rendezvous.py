@@ -89,8 +89,8 @@ def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
         assert rendezvous.run_id == "proposed by 0"
         assert [node.host for node in rendezvous.nodes] == ["host0", "host1", "host2"]
         assert rendezvous.world_size == 6
-    assert all(not node.same for node in joined[1].nodes), "what was compared goes to node 0 only"
         assert rendezvous.stop_reason() is None
+    assert all(not node.same for node in joined[1].nodes), "what was compared goes to node 0 only"
 
 
 def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> None:
