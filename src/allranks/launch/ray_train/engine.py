@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from allranks.cluster.gpus import count_gpus
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
+from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.this_node import write_file
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
@@ -128,6 +130,7 @@ def rank_environment(
     return {
         **env,
         **threads,
+        **allocator_variables(count_gpus(env), {**env, **spec.environment}),
         **spec.environment,
         "RANK": str(rank),
         "WORLD_SIZE": str(spec.world_size),

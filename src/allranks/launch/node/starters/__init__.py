@@ -4,6 +4,7 @@ To add a launcher, write `NAME.py` with `start_command(launch, program, place)` 
 
 import importlib
 
+from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.starting import Place, Starting
 from allranks.launch.node.starters.threads import thread_variables
 from allranks.launch.spec.options import Launch
@@ -14,7 +15,8 @@ def starting(launch: Launch, program: Program, place: Place) -> Starting:
     """How this node's ranks are started by the launcher that was asked for. Writes nothing. Raises UsageError."""
     starter = importlib.import_module(f"allranks.launch.node.starters.{launch.launcher}")
     found: Starting = starter.start_command(launch, program, place)
-    return Starting(found.command, found.files, thread_variables(launch) | found.variables)
+    ours = thread_variables(launch) | (allocator_variables(launch.num_gpus) if program.is_engine else {})
+    return Starting(found.command, found.files, ours | found.variables)
 
 
 __all__ = ["Place", "Starting", "starting"]
