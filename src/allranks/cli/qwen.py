@@ -45,8 +45,8 @@ def qwen(
     """
     from allranks.cli.config_keys import given
     from allranks.cli.launch_options import launch_options, node_options
-    from allranks.config.dialects.finetune import in_our_words
-    from allranks.config.dialects.qwen import (
+    from allranks.config.foreign.finetune import in_our_words
+    from allranks.config.foreign.qwen import (
         METHODS,
         modules_trained_whole,
         qwen_config,

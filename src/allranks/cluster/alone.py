@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from allranks.cluster.identity import Identity
 from allranks.cluster.node_variables import LOOPBACK, SCHEDULERS, place, signs
-from allranks.config.accelerate_default import default_file, default_machines
+from allranks.config.foreign.accelerate_default import default_file, default_machines
 from allranks.errors import UsageError
 
 _MEANT = (

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from allranks.config import RunConfig
-from allranks.config.dialects.finetune import arguments_help, read_finetune
-from allranks.config.dialects.qwen import refuse_quantized, refuse_with_zero3
+from allranks.config.foreign.finetune import arguments_help, read_finetune
+from allranks.config.foreign.qwen import refuse_quantized, refuse_with_zero3
 from allranks.config.load import resolve_mapping
 from allranks.observe import say
 from allranks.train.entry import run_rank

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from allranks.config.deepspeed import deepspeed_warnings, read_into
 from allranks.config.draft import Draft, dotted, flag_name
 from allranks.config.explain import explain, shown
+from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
 from allranks.config.names import known_keys, nearest_key
 from allranks.config.rules import broken_rules, finish, idle_keys
 from allranks.config.run import SECTION_OF, SECTIONS, RunConfig

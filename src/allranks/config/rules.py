@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from allranks.config.data_rules import sample_rules, template_rules
-from allranks.config.deepspeed import deepspeed_rules, resolved
+from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
 from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig

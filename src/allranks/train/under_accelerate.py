@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 from allranks.config import RunConfig
-from allranks.config.accelerate import LEFT_TO_ACCELERATE, contradictions, plain
-from allranks.config.accelerate_default import default_file
+from allranks.config.foreign.accelerate import LEFT_TO_ACCELERATE, contradictions, plain
+from allranks.config.foreign.accelerate_default import default_file
 from allranks.errors import ConfigError, UsageError
 
 _NAMES = {

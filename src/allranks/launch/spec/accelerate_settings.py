@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from allranks.config import RunConfig
-from allranks.config.accelerate import DEEPSPEED, DEEPSPEED_REFUSED, NO_OF_YAML, contradictions, plain, shown
+from allranks.config.foreign.accelerate import DEEPSPEED, DEEPSPEED_REFUSED, NO_OF_YAML, contradictions, plain, shown
 from allranks.config.names import nearest_key
 from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError, UsageError

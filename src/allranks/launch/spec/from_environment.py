@@ -12,7 +12,7 @@ from allranks.cluster.allocation import Allocation, find_allocation
 from allranks.cluster.alone import warning_over_ssh
 from allranks.cluster.identity import identify
 from allranks.cluster.node_variables import LOOPBACK, Told, place, signs
-from allranks.config.accelerate_default import default_file, default_machines
+from allranks.config.foreign.accelerate_default import default_file, default_machines
 from allranks.errors import UsageError
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.spec.launcher_options import TORCHRUN

@@ -9,7 +9,7 @@ import pytest
 from allranks.cli.main import main
 from allranks.cluster.identity import identify, is_numbered
 from allranks.config import load_config
-from allranks.config.dialects.finetune import read_finetune
+from allranks.config.foreign.finetune import read_finetune
 from allranks.config.load import resolve_mapping
 from allranks.launch import start as starting
 from allranks.launch.spec.accelerate_settings import refuse_contradictions

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from allranks.config import RunConfig
-from allranks.config.accelerate import wanted_settings
+from allranks.config.foreign.accelerate import wanted_settings
 from allranks.errors import UsageError
 from allranks.launch.node.starters.starting import Place, Starting
 from allranks.launch.node.starters.torchrun import restart_variables

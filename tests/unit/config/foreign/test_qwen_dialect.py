@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from allranks.config.dialects.finetune import in_our_words
-from allranks.config.dialects.qwen import (
+from allranks.config.foreign.finetune import in_our_words
+from allranks.config.foreign.qwen import (
     METHODS,
     is_chat_model,
     is_qwen1,

@@ -10,7 +10,7 @@ from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 
 REST = "base_model: m\nlearning_rate: 1e-4\ndatasets:\n  - {path: d.jsonl, type: alpaca}\n"
-EXAMPLES = Path(__file__).parents[3] / "examples" / "deepspeed"
+EXAMPLES = Path(__file__).parents[4] / "examples" / "deepspeed"
 ZERO2 = "deepspeed: {zero_optimization: {stage: 2}}\n"
 
 

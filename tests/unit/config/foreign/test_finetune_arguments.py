@@ -6,9 +6,9 @@ import json
 import pytest
 from transformers import TrainingArguments
 
-from allranks.config.dialects.finetune import in_our_words, read_finetune
-from allranks.config.dialects.finetune_arguments import ARGUMENTS, LISTS, MAPPINGS, SWITCHES
-from allranks.config.dialects.qwen import qwen_config
+from allranks.config.foreign.finetune import in_our_words, read_finetune
+from allranks.config.foreign.finetune_arguments import ARGUMENTS, LISTS, MAPPINGS, SWITCHES
+from allranks.config.foreign.qwen import qwen_config
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError, UsageError
 

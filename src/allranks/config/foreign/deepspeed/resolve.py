@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks.config.deepspeed.keys import AUTO, REFUSED, says_nothing
-from allranks.config.deepspeed.rules import SCHEDULERS
+from allranks.config.foreign.deepspeed.keys import AUTO, REFUSED, says_nothing
+from allranks.config.foreign.deepspeed.rules import SCHEDULERS
 
 if TYPE_CHECKING:
     from allranks.config.run import RunConfig

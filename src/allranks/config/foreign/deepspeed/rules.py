@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from allranks.config.deepspeed.keys import AUTO, OPEN, REFUSED, TAKEN, fits, says_nothing
 from allranks.config.explain import shown
+from allranks.config.foreign.deepspeed.keys import AUTO, OPEN, REFUSED, TAKEN, fits, says_nothing
 from allranks.config.yaml_lines import KeyPath
 
 if TYPE_CHECKING:

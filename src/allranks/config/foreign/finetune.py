@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allranks.config.dialects.finetune_arguments import (
+from allranks.config.foreign.finetune_arguments import (
     ARGUMENTS,
     KEYS,
     LISTS,
@@ -20,7 +20,7 @@ from allranks.config.dialects.finetune_arguments import (
     WITH_CARE,
     WITHOUT_EFFECT,
 )
-from allranks.config.dialects.qwen import adapted_modules, modules_trained_whole, why_trained_whole
+from allranks.config.foreign.qwen import adapted_modules, modules_trained_whole, why_trained_whole
 from allranks.config.names import known_keys
 from allranks.config.overrides import parse_overrides
 from allranks.config.unsupported import is_known

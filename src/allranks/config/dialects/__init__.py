@@ -1,1 +1,0 @@
-"""Other interfaces' words for a config: each turns them into our keys."""
