@@ -197,6 +197,7 @@ def save(loop: Loop) -> Path:
     _digest(loop, loop.stats.flush())
     loop.events.emit("phase", phase="checkpoint", step=loop.step)
     started = time.perf_counter()
+    _finish_saving(loop)  # the one before, so that it is told of, too: the next save would wait for it unseen
     checkpoint = loop.checkpointer.save(loop.step, loop.describe_state())
     blocked = time.perf_counter() - started
     loop.events.emit("checkpoint", step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked)

@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.reader import reader
 from allranks.errors import CheckpointError
+from allranks.train import loop as training
 from allranks.train.checkpoint import Checkpointer, read_state
 from allranks.train.storage import ALONE, latest_valid
 from allranks.train.strategies.native import NativeState
@@ -69,6 +71,27 @@ def test_what_is_saved_is_the_step_it_was_saved_at_though_training_goes_on_meanw
     restored.load(path)
     assert torch.equal(restored.trained.model.trained.weight, expected)
     assert all(state["exp_avg"].isfinite().all() for state in restored.trained.optimizer.state.values())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_path, asynchronous):
+    checkpointer, told = make(tmp_path, asynchronous=asynchronous), []
+    loop = SimpleNamespace(
+        step=0,
+        checkpointer=checkpointer,
+        describe_state=dict,
+        stats=SimpleNamespace(flush=list),
+        events=SimpleNamespace(emit=lambda kind, **facts: told.append((kind, facts["step"], facts.get("state")))),
+        progress=None,
+    )
+    for loop.step in (1, 2, 3):
+        step(checkpointer)
+        training.save(loop)
+    training._finish_saving(loop)
+    assert [number for kind, number, state in told if (kind, state) == ("checkpoint", "committed")] == [1, 2, 3]
+    # Each in its place: a save has begun only when the one before it is told of.
+    order = [(number, state) for kind, number, state in told if kind == "checkpoint"]
+    assert order == [(number, state) for number in (1, 2, 3) for state in ("started", "committed")]
 
 
 def test_frozen_parameters_are_not_saved(tmp_path):
