@@ -19,8 +19,7 @@ from allranks.launch.outcome import Outcome
 from allranks.launch.spec.options import Launch
 from allranks.launch.stop import Stopped
 from allranks.observe import say
-from allranks.rendezvous import NodeFacts, Rendezvous, environment_differences, join
-from allranks.rendezvous.join import Terms
+from allranks.rendezvous import NodeFacts, Rendezvous, Terms, environment_differences, join, tell_node_0
 
 TOKEN = "ALLRANKS_TOKEN"
 
@@ -103,26 +102,9 @@ def join_peers(
     if not launch.meets:
         yield Peers(node)
         return
-    assert launch.node_rank is not None
-    own = NodeFacts(
-        node_rank=launch.node_rank,
-        nnodes=launch.max_nodes,
-        num_processes=launch.nproc_per_node,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        launcher=launch.launcher,
-        same=same,
-        environment=network_facts({**os.environ, **variables}),
-        held=held,
-    )
-    terms = Terms(
-        address=launch.address,
-        port=launch.port,
-        run_id=node.run_id,
-        token=os.environ.get(TOKEN, ""),
-        join_seconds=launch.join_seconds,
-        silence_seconds=launch.silence_seconds,
-    )
+    environment = network_facts({**os.environ, **variables})
+    own = replace(_who(launch), same=same, environment=environment, held=held)
+    terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
     if speaks:
         say(f"{'rendezvous:':<12}{_going(own, terms)}")
@@ -145,6 +127,40 @@ def join_peers(
         raise
     finally:
         rendezvous.leave(peers.code, peers.message)
+
+
+@contextlib.contextmanager
+def refusals_told(launch: Launch | None) -> Iterator[None]:
+    """Within, what this node refuses itself (AllranksError) is told to node 0 before it is raised further."""
+    try:
+        yield
+    except AllranksError as error:
+        if launch is not None and launch.meets and launch.node_rank != 0:
+            tell_node_0(_who(launch), _terms(launch, run_id=""), str(error))
+        raise
+
+
+def _who(launch: Launch) -> NodeFacts:
+    assert launch.node_rank is not None
+    return NodeFacts(
+        node_rank=launch.node_rank,
+        nnodes=launch.max_nodes,
+        num_processes=launch.nproc_per_node,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        launcher=launch.launcher,
+    )
+
+
+def _terms(launch: Launch, run_id: str) -> Terms:
+    return Terms(
+        address=launch.address,
+        port=launch.port,
+        run_id=run_id,
+        token=os.environ.get(TOKEN, ""),
+        join_seconds=launch.join_seconds,
+        silence_seconds=launch.silence_seconds,
+    )
 
 
 def _going(own: NodeFacts, terms: Terms) -> str:

@@ -13,7 +13,7 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import Record, run_local
 from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import Outcome
-from allranks.launch.peers import join_peers
+from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.program_outcome import program_outcome
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -48,12 +48,13 @@ def run_program(
         return start_all_nodes(everywhere)
     launch = resolve(options)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
-    node = this_node(output_dir, launch)
-    if speaks_for_all(launch):
-        say(describe_program(words, launch, node.run))
-    log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
-    variables = network_variables(None, launch, node.run.logs(node.name))
-    same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
+    with refusals_told(launch):
+        node = this_node(output_dir, launch)
+        if speaks_for_all(launch):
+            say(describe_program(words, launch, node.run))
+        log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
+        variables = network_variables(None, launch, node.run.logs(node.name))
+        same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
     try:
         with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables) as peers:
             stop_if_asked()

@@ -21,7 +21,7 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import Record, prepare_this_process, run_local
 from allranks.launch.node.this_node import this_node, write_file
 from allranks.launch.outcome import outcome, stopped
-from allranks.launch.peers import join_peers
+from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.spec.from_environment import tell, with_environment
@@ -50,37 +50,38 @@ def start(
     """
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     everywhere, launch, notes = _where(nodes, options, argv) if options.launcher != "ray" else (None, None, [])
-    # What is wrong here is wrong on every node: better told once, before any of them is asked.
-    cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-    if cfg.launch.use_ray:  # its cluster says which nodes there are
-        interrupt.means(NO_RANK_LEFT)
-        return start_ray(cfg, options, nodes, argv=argv)
-    tell(notes)
-    if everywhere is not None:
-        interrupt.means(NO_RANK_LEFT)
-        return start_all_nodes(everywhere)
-    assert launch is not None
-    refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
-    if launch.accelerate is not None:
-        refuse_contradictions(launch.accelerate, cfg)
-        if layers := layer_class(launch.accelerate, cfg):
-            overrides = {**overrides, LAYER_CLASS: layers}
-            cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-    if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
-        raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
-    node = this_node(cfg.checkpoint.output_dir, launch)
-    if not launch.meets:  # else node 0 refuses, for all nodes at once
-        _refuse_to_mix_runs(cfg, node.run)
-    if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
-        refuse_missing_packages(cfg)
-    for warning in cfg.warnings:
-        say(f"warning: {warning}", file=sys.stderr)
-    if speaks_for_all(launch):
-        say(describe(cfg, launch, node.run))
-    variables = network_variables(cfg, launch, node.run.logs(node.name))
-    log = node.run.agent_log(node.name)
-    log_start = log.stat().st_size if log.exists() else 0
-    same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
+    with refusals_told(launch):
+        # What is wrong here is wrong on every node: better told once, before any of them is asked.
+        cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+        if cfg.launch.use_ray:  # its cluster says which nodes there are
+            interrupt.means(NO_RANK_LEFT)
+            return start_ray(cfg, options, nodes, argv=argv)
+        tell(notes)
+        if everywhere is not None:
+            interrupt.means(NO_RANK_LEFT)
+            return start_all_nodes(everywhere)
+        assert launch is not None
+        refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
+        if launch.accelerate is not None:
+            refuse_contradictions(launch.accelerate, cfg)
+            if layers := layer_class(launch.accelerate, cfg):
+                overrides = {**overrides, LAYER_CLASS: layers}
+                cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+        if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
+            raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
+        node = this_node(cfg.checkpoint.output_dir, launch)
+        if not launch.meets:  # else node 0 refuses, for all nodes at once
+            _refuse_to_mix_runs(cfg, node.run)
+        if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
+            refuse_missing_packages(cfg)
+        for warning in cfg.warnings:
+            say(f"warning: {warning}", file=sys.stderr)
+        if speaks_for_all(launch):
+            say(describe(cfg, launch, node.run))
+        variables = network_variables(cfg, launch, node.run.logs(node.name))
+        log = node.run.agent_log(node.name)
+        log_start = log.stat().st_size if log.exists() else 0
+        same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
     try:
         with (
             stop_at_once() as stop_if_asked,

@@ -7,6 +7,7 @@ where the ranks' collectives would hang until their time-out.
 """
 
 from allranks.rendezvous.facts import NodeFacts, differences, environment_differences
-from allranks.rendezvous.join import Rendezvous, join
+from allranks.rendezvous.join import Rendezvous, Terms, join
+from allranks.rendezvous.refusal import tell_node_0
 
-__all__ = ["NodeFacts", "Rendezvous", "differences", "environment_differences", "join"]
+__all__ = ["NodeFacts", "Rendezvous", "Terms", "differences", "environment_differences", "join", "tell_node_0"]

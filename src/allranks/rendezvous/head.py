@@ -45,6 +45,7 @@ class Head(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
         self._peers: dict[int, _Peer] = {}
+        self._withdrawn: dict[int, str] = {}  # by node rank: who will not come, and why
         self._rejected: set[str] = set()
         self._unknown = 0  # connections that have not yet said who they are
         self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -59,9 +60,11 @@ class Head(Rendezvous):
         came = self._wait(self._all_came_or_differ, self._missing, deadline)
         if came and len(self._peers) < self.own.nnodes - 1:
             settle = time.monotonic() + _SETTLE_SECONDS
-            self._wait(lambda: len(self._peers) == self.own.nnodes - 1, self._missing, settle)
+            self._wait(lambda: len(self._peers) + len(self._withdrawn) >= self.own.nnodes - 1, self._missing, settle)
         with self._changed:
             nodes = [self.own, *(peer.facts for _, peer in sorted(self._peers.items()))]
+        if self._withdrawn:
+            self._refuse("\n  ".join(text for _, text in sorted(self._withdrawn.items())))
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
@@ -94,7 +97,7 @@ class Head(Rendezvous):
 
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.facts for peer in self._peers.values())]
-        return len(nodes) == self.own.nnodes or bool(differences(nodes))
+        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or bool(differences(nodes))
 
     def _missing(self) -> str:
         missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
@@ -186,6 +189,8 @@ class Head(Rendezvous):
         peer = None
         try:
             peer = await self._shake_hands(lines, writer)
+        except asyncio.CancelledError:
+            pass  # this node leaves; asyncio would print it as an error
         except WireError as error:
             self._reject(f"{_address_of(writer)} ({error})")
         except OSError:
@@ -195,7 +200,6 @@ class Head(Rendezvous):
             if peer is None:
                 writer.close()
         if peer is not None:
-            # Cancelled when this node leaves; asyncio would print it as an error.
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch(peer, lines)
 
@@ -226,6 +230,10 @@ class Head(Rendezvous):
                     "Compare the MTU of the interfaces and switches in between"
                 ) from None
             facts = NodeFacts.from_message({**(told.get("facts") or {}), **hello})
+            if "refuses" in told:
+                self._hear_refusal(facts, wire.printable(told["refuses"]))
+                await wire.send(writer, {"heard": True})
+                return None
         except (ValueError, TypeError) as error:
             raise WireError(f"its facts are incomplete: {error}") from None
         peer = _Peer(facts, writer, str(message.get("nonce", "")))
@@ -237,6 +245,14 @@ class Head(Rendezvous):
             self._peers[facts.node_rank] = peer
             self._changed.notify_all()
         return peer
+
+    def _hear_refusal(self, facts: NodeFacts, reason: str) -> None:
+        """A node will not come: all others need not wait for it."""
+        if self.nodes or not 0 < facts.node_rank < self.own.nnodes:
+            return
+        with self._changed:
+            self._withdrawn[facts.node_rank] = f"{facts.name} refused to start: {reason}"
+            self._changed.notify_all()
 
     def _turn_away(self, facts: NodeFacts) -> str | None:
         rank = facts.node_rank

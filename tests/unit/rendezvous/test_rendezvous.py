@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, wire
+from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, refusal, tell_node_0, wire
 from allranks.rendezvous.join import Terms
 
 
@@ -306,6 +306,22 @@ def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
         raw.recv(65536)
     nodes.start(_facts(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
+
+
+def test_a_node_that_refuses_itself_keeps_nobody_waiting(nodes: Nodes) -> None:
+    nodes.start(_facts(0, 3))
+    nodes.start(_facts(2, 3))
+    terms = Terms(run_id="", **nodes.terms)
+    assert tell_node_0(_facts(1, 3), terms, "network.interface: \x1bib0 is no interface of this node")
+    results = nodes.wait()
+    for rank in (0, 2):
+        assert isinstance(results[rank], RefusedError)
+        assert str(results[rank]).startswith("node 1 (host1) refused to start: network.interface: \ufffdib0 is no")
+
+
+def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal, "PATIENCE_SECONDS", 0.5)
+    assert not tell_node_0(_facts(1), Terms("127.0.0.1", _free_port(), ""), "a reason")
 
 
 def _head_goes_on(nodes: Nodes) -> None:

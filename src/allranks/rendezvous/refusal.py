@@ -1,0 +1,51 @@
+"""A node that refuses its own config or options says so to node 0, which would wait for it until its join time-out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+
+from allranks.rendezvous import wire
+from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.join import Terms
+
+PATIENCE_SECONDS = 5.0
+"""Started at the same moment, node 0 may listen some seconds later; the user here waits for his message meanwhile."""
+_RETRY_SECONDS = 0.3
+
+
+def tell_node_0(own: NodeFacts, terms: Terms, reason: str) -> bool:
+    """Tell node 0 that this node will not come, and why; returns whether it was heard. Raises nothing."""
+    with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+        return asyncio.run(_tell(own, terms, reason))
+    return False
+
+
+async def _tell(own: NodeFacts, terms: Terms, reason: str) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, TimeoutError, wire.WireError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                reader, writer = await asyncio.open_connection(terms.address, terms.port)
+                try:
+                    return await _say(wire.Lines(reader), writer, own, terms, reason)
+                finally:
+                    writer.close()
+        await asyncio.sleep(_RETRY_SECONDS)
+    return False
+
+
+async def _say(lines: wire.Lines, writer: asyncio.StreamWriter, own: NodeFacts, terms: Terms, reason: str) -> bool:
+    greeting = await wire.receive(lines)
+    if greeting.get("greeting") != wire.GREETING:
+        return False
+    hello = own.hello()
+    proof = wire.proof(terms.token, str(greeting.get("nonce", "")), hello)
+    await wire.send(writer, {"hello": hello, "proof": proof, "nonce": secrets.token_hex(16)})
+    if "welcome" not in await wire.receive(lines):
+        return False
+    await wire.send(writer, {"refuses": reason})
+    await wire.receive(lines)  # what node 0 says to all: it has heard
+    return True
