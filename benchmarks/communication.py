@@ -98,7 +98,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
     import torch.distributed as dist
 
     from allranks.cluster.identity import identify
-    from allranks.config import RunConfig
+    from allranks.config.load import resolve_mapping
     from allranks.model.build import build_model
     from allranks.model.placement import place
     from allranks.observe import EventLog, read_events
@@ -114,7 +114,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
     results = {}
     for number, (name, case) in enumerate(cases.items()):
         keys = {key: value for key, value in case.items() if key != "every_batch"}
-        cfg = RunConfig.from_flat(flat_for(Path(model), **keys))
+        cfg = resolve_mapping(flat_for(Path(model), **keys))
         trained = build_model(cfg, place(cfg, torch.device("cpu"), identity.rank, identity.world_size, nodes))
         strategy = make_strategy(cfg, trained)
         events = Path(f"/tmp/{identity.rank}-{number}.jsonl")

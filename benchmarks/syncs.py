@@ -48,7 +48,7 @@ def _syncs(flat: dict[str, Any]) -> collections.Counter[tuple[str, int]]:
     import torch
 
     import allranks.train.main as engine
-    from allranks.config import RunConfig
+    from allranks.config.load import resolve_mapping
 
     train = engine.train
     found: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -64,7 +64,7 @@ def _syncs(flat: dict[str, Any]) -> collections.Counter[tuple[str, int]]:
                 found.update((one.filename, one.lineno) for one in caught if "synchroniz" in str(one.message))
 
     engine.train = watched
-    code = engine.main_rank(RunConfig.from_flat(flat))
+    code = engine.main_rank(resolve_mapping(flat))
     if code != 0:
         sys.exit(f"error: the run ended with exit code {code}")
     return found

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.batch import TorchBatch
 from allranks.model.placement import Placement
 
@@ -98,7 +99,7 @@ def _root() -> str:
 
 
 def config_for(folder: Path, **keys: Any) -> RunConfig:
-    return RunConfig.from_flat(flat_for(folder, **keys))
+    return resolve_mapping(flat_for(folder, **keys))
 
 
 def flat_for(folder: Path, **keys: Any) -> dict[str, Any]:

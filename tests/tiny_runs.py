@@ -10,7 +10,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from allranks.checkpoint import commit
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import TrainModel, build_model
 from allranks.train.checkpoint import CommittingWriter
 from tests.tiny_models import flat_for, make_batch, one_process, saved_model
@@ -32,7 +32,7 @@ class Trained:
 def train(run: Path, name: str, step: int = 7, seed: int = 5, tokenizer: Any = None, **keys: Any) -> Trained:
     """As if trained: every trainable parameter moved; then saved as the engine saves."""
     flat = flat_for(saved_model(name), **keys)
-    cfg = RunConfig.from_flat(flat)
+    cfg = resolve_mapping(flat)
     model = build_model(cfg, one_process(), tokenizer=tokenizer)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -88,7 +88,7 @@ def _fork(job: Job, rank: int, folder: Path) -> int:
 
 def _run(job: Job, rank: int) -> NoReturn:
     from allranks.cluster.identity import identify
-    from allranks.config import RunConfig
+    from allranks.config.load import resolve_mapping
     from allranks.train import main as train_main
     from allranks.train.world import leave
 
@@ -104,7 +104,7 @@ def _run(job: Job, rank: int) -> NoReturn:
     identity = identify(os.environ)
     if job.logits is not None:
         train_main.train = _keep_logits(train_main.train, Path(job.logits), rank)
-    leave(train_main.main_rank(RunConfig.from_flat(job.keys), identity), identity)
+    leave(train_main.main_rank(resolve_mapping(job.keys), identity), identity)
 
 
 def _keep_logits(train: Any, path: Path, rank: int) -> Any:

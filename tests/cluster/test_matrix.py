@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import RunDir, read_events
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
@@ -154,7 +154,7 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     name, settings = f"{method}-{strategy}", STRATEGIES[strategy]
     if is_refused((method, strategy)):
         with pytest.raises(ConfigError, match=settings.refused[method]):
-            RunConfig.from_flat(results.keys(name, method, strategy))
+            resolve_mapping(results.keys(name, method, strategy))
         return
     alone, losses = results.losses(f"{method}-single-run"), results.losses(f"{name}-run")
     assert losses[STEPS] < losses[1], "it does not learn, so equal losses would mean little"

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from allranks.cluster.identity import identify
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
@@ -35,7 +35,7 @@ def main(model: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
     nodes = world.nodes_of_ranks(identity)
     results = {}
     for name, keys in cases.items():
-        cfg = RunConfig.from_flat(flat_for(model, **keys))
+        cfg = resolve_mapping(flat_for(model, **keys))
         placement = place(cfg, torch.device("cpu"), identity.rank, identity.world_size, nodes)
         trained = build_model(cfg, placement)
         strategy = make_strategy(cfg, trained)

@@ -43,7 +43,7 @@ def load_config(
 
 def resolve_mapping(
     flat: Mapping[str, Any],
-    source: str,
+    source: str = "<dict>",
     overrides: Mapping[str, str] | None = None,
     *,
     flags: Mapping[str, str] | None = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import yaml
+from pydantic import ValidationError
 
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.sections.checkpoint import CheckpointConfig
@@ -22,6 +23,7 @@ from allranks.config.sections.parallel import ParallelConfig
 from allranks.config.sections.precision import PrecisionConfig
 from allranks.config.sections.section import Section
 from allranks.config.sections.tracking import TrackingConfig
+from allranks.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,27 @@ class RunConfig:
     """What the user should be told: keys without effect, keys left out on request."""
 
     @classmethod
-    def from_flat(cls, flat: Mapping[str, Any], *, source: str = "<dict>") -> Self:
-        """The config with these keys, checked and resolved as if they had been read from a file. Raises ConfigError."""
-        from allranks.config.load import resolve_mapping
+    def from_resolved(cls, flat: Mapping[str, Any], *, source: str = "<dict>") -> Self:
+        """The config that `flat` or `yaml` of a resolved one says, as it is: nothing filled in, renamed or warned of.
 
-        config = resolve_mapping(flat, source)
-        assert isinstance(config, cls)
-        return config
+        Raises ConfigError for what no resolved config can hold: the file is damaged, or another version's.
+        """
+        by_section: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        try:
+            for key, value in flat.items():
+                by_section[SECTION_OF[key]][key] = value
+            sections = {name: section.model_validate(by_section[name]) for name, section in SECTIONS.items()}
+        except KeyError as error:
+            key = error.args[0]
+            raise ConfigError(f"{source}: {key} is no key of a resolved config; start the run again") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{source}: {where}: {first['msg']}; start the run again") from None
+        return cls(**sections, source=source)  # type: ignore[arg-type]
 
     def flat(self) -> dict[str, Any]:
-        """Every key that has a value, as plain JSON types. `from_flat` of it gives the same config."""
+        """Every key that has a value, as plain JSON types. `from_resolved` of it gives the same config."""
         flat: dict[str, Any] = {}
         for name in SECTIONS:
             flat |= getattr(self, name).model_dump(mode="json", exclude_none=True)

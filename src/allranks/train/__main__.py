@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from allranks.config import RunConfig, load_config
 from allranks.config.overrides import parse_overrides
+from allranks.config.yaml_lines import read_yaml
 from allranks.observe import say
 from allranks.train.entry import run_rank
 
+RESOLVED = "--resolved"  # as `allranks.launch.spec.program` writes it: the config is read as it is
 IGNORE_UNSUPPORTED = "--ignore-unsupported"
 USAGE = (
     f"usage: python -m allranks.train CONFIG [{IGNORE_UNSUPPORTED}] [--key value …]\n"
@@ -22,10 +24,15 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         say(USAGE, file=sys.stdout if argv else sys.stderr)
         sys.exit(0 if argv else 2)
-    keys = [word for word in argv[1:] if word.replace("_", "-") != IGNORE_UNSUPPORTED]
+    is_resolved = argv[1:] == [RESOLVED]
+    keys = [word for word in argv[1:] if not is_resolved and word.replace("_", "-") != IGNORE_UNSUPPORTED]
+
+    ignore = not is_resolved and len(keys) < len(argv) - 1
 
     def read(also: Mapping[str, str]) -> RunConfig:
-        return load_config(argv[0], {**parse_overrides(keys), **also}, ignore_unsupported=len(keys) < len(argv) - 1)
+        if is_resolved and not also:
+            return RunConfig.from_resolved(read_yaml(argv[0])[0], source=argv[0])
+        return load_config(argv[0], {**parse_overrides(keys), **also}, ignore_unsupported=ignore)
 
     run_rank(read)
 

@@ -2,14 +2,15 @@
 
 import pytest
 
-from allranks.config import RunConfig, load_config
+from allranks.config import load_config
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 
 REQUIRED = {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d.jsonl", "type": "alpaca"}]}
 
 
 def config(**keys):
-    return RunConfig.from_flat(REQUIRED | keys)
+    return resolve_mapping(REQUIRED | keys)
 
 
 def test_the_keys_of_axolotl_are_taken():

@@ -1,11 +1,14 @@
 """Configs that load, and configs that must not, each with what the user is told."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from allranks.config import RunConfig, load_config
+from allranks.config.load import resolve_mapping
+from allranks.config.yaml_lines import parse_yaml
 from allranks.errors import ConfigError
 
 MINIMAL = """\
@@ -237,10 +240,33 @@ def test_good(tmp_path, text, expected):
         for part in path.split("."):
             found = found[int(part)] if part.isdecimal() else getattr(found, part)
         assert found == value, path
-    again = RunConfig.from_flat(config.flat())
+    again = resolve_mapping(config.flat())
     assert again.flat() == config.flat()
     assert again.sha256() == config.sha256()
     assert load(tmp_path, config.yaml()).sha256() == config.sha256()
+
+
+@pytest.mark.parametrize("text", [text for text, _ in GOOD.values()], ids=GOOD)
+def test_ranks_read_the_resolved_config_as_it_is(tmp_path, text):
+    config = load(tmp_path, MINIMAL + text)
+    written, _ = parse_yaml(config.yaml(), "resolved")
+    for flat in (config.flat(), written):
+        assert RunConfig.from_resolved(flat, source=config.source) == replace(config, warnings=())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rat": 1}, "run.yaml: learning_rat is no key of a resolved config"),
+        ({"flash_attention": True}, "run.yaml: flash_attention is no key"),  # an old spelling is the user's
+        ({"lora_r": "8"}, "run.yaml: lora_r: "),
+    ],
+)
+def test_a_resolved_config_that_was_changed_is_refused(tmp_path, change, message):
+    flat = load(tmp_path, MINIMAL).flat()
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_resolved({**flat, **change}, source="run.yaml")
+    assert str(caught.value).startswith(message)
 
 
 # name: (lines added to MINIMAL, whose last line is 5; parts of the message)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 
 CORPUS = [
     "system user assistant tool human model You are a helpful assistant. What is the sum of two and three? It is five.",
@@ -76,7 +76,7 @@ def make_config(tmp_path, model_folder):
         } | keys
         if dataset is not None:
             flat["datasets"] = [dataset]
-        return RunConfig.from_flat({key: value for key, value in flat.items() if value is not None})
+        return resolve_mapping({key: value for key, value in flat.items() if value is not None})
 
     return make
 

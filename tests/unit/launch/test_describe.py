@@ -1,6 +1,6 @@
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.launch.describe import describe, strategy_name
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import RunDir
@@ -21,11 +21,11 @@ FSDP = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
     ],
 )
 def test_strategies_have_their_usual_names(keys, world_size, name):
-    assert strategy_name(RunConfig.from_flat({**BASE, **keys}), world_size) == name
+    assert strategy_name(resolve_mapping({**BASE, **keys}), world_size) == name
 
 
 def test_a_replica_on_each_node_is_told_with_its_size_where_that_is_known():
-    cfg = RunConfig.from_flat({**BASE, "dp_shard_size": "node"})
+    cfg = resolve_mapping({**BASE, "dp_shard_size": "node"})
     assert strategy_name(cfg, 8, 4) == "HSDP (2 replicas x 4 shards)"
     assert strategy_name(cfg, 8) == "HSDP (one replica a node)"
 
@@ -33,7 +33,7 @@ def test_a_replica_on_each_node_is_told_with_its_size_where_that_is_known():
 def test_what_resuming_does_is_told(tmp_path):
     run = RunDir(tmp_path)
     launch = resolve(LaunchOptions(), num_gpus=0)
-    auto = RunConfig.from_flat({**BASE, "auto_resume_from_checkpoints": True}, source="c.yaml")
+    auto = resolve_mapping({**BASE, "auto_resume_from_checkpoints": True}, source="c.yaml")
     assert "no complete checkpoint yet" in describe(auto, launch, run)
     for step, complete in ((3, True), (7, True), (9, False)):
         run.checkpoint(step).mkdir(parents=True)
@@ -41,4 +41,4 @@ def test_what_resuming_does_is_told(tmp_path):
             (run.checkpoint(step) / "COMPLETE").write_text("{}")
     text = describe(auto, launch, run)
     assert "from step 7" in text and "c.yaml" in text and str(tmp_path) in text
-    assert "starts at step 0" in describe(RunConfig.from_flat(BASE), launch, run)
+    assert "starts at step 0" in describe(resolve_mapping(BASE), launch, run)

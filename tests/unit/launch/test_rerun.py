@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from allranks.config import RunConfig, load_config
+from allranks.config import load_config
+from allranks.config.load import resolve_mapping
 from allranks.errors import UsageError
 from allranks.launch import rerun as module
 from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
@@ -38,7 +39,7 @@ def record(tmp_path, monkeypatch):
         made = make_manifest(
             run_id="r1",
             argv=["allranks", "train", "c.yaml"],
-            config=RunConfig.from_flat(flat | changes).flat(),
+            config=resolve_mapping(flat | changes).flat(),
             config_source="c.yaml",
             fingerprint="f" * 64,
             nodes=accounts,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.placement import place
 from tests.ranks import run_ranks
@@ -71,9 +71,9 @@ class PeakMemory:
 
 def _rank(rank: int, tiny: dict, large: dict, out: Path) -> None:
     # Loading anything once pays for imports, buffers and gloo, which belong to no model.
-    cfg = RunConfig.from_flat(tiny)
+    cfg = resolve_mapping(tiny)
     build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))
-    cfg = RunConfig.from_flat(large)
+    cfg = resolve_mapping(large)
     dist.barrier()
     with PeakMemory() as peak:
         model = build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))

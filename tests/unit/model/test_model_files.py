@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model import files
 from allranks.model.files import model_files, sampled_sha256
 
@@ -31,7 +31,7 @@ def model(tmp_path):
 
 def config(model, **keys):
     data = [{"path": "d.jsonl", "type": "alpaca"}]
-    return RunConfig.from_flat({"base_model": str(model), "datasets": data, "learning_rate": 1e-3, **keys})
+    return resolve_mapping({"base_model": str(model), "datasets": data, "learning_rate": 1e-3, **keys})
 
 
 def test_every_file_that_decides_is_named_with_its_size_and_digest(model):

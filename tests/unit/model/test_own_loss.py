@@ -8,7 +8,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import _parameters_on_meta, build_model
 from allranks.model.router import router_loss
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, config_for, flat_for, make_batch, one_process, saved_model
@@ -51,7 +51,7 @@ def _keys(name: str) -> set[str]:
 def test_no_architecture_is_refused_and_every_router_loss_is_known(monkeypatch):
     """All that can be made small: those with a router loss have it found, to the coefficient of their config."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.ERROR)
-    cfg = RunConfig.from_flat(flat_for(saved_model("llama")))
+    cfg = resolve_mapping(flat_for(saved_model("llama")))
     found, made = {}, 0
     for name in with_a_loss_of_their_own():
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.model.batch import to_device
 from allranks.model.build import build_model
@@ -113,7 +113,7 @@ def test_a_micro_batch_is_copied_as_it_is():
     ],
 )
 def test_strategy(tmp_path, keys, ranks, expected):
-    assert strategy(RunConfig.from_flat(flat_for(tmp_path, **keys)), ranks) == expected
+    assert strategy(resolve_mapping(flat_for(tmp_path, **keys)), ranks) == expected
 
 
 @pytest.mark.parametrize(

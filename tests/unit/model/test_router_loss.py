@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.model.build import build_model
 from allranks.model.router import RouterLoss, router_loss
@@ -166,7 +166,7 @@ def test_evaluation_is_of_cross_entropy_alone(tmp_path):
 )
 def test_a_loss_that_would_not_be_trained_is_refused(name, overrides, said):
     model = make_model(name)
-    cfg = RunConfig.from_flat(flat_for(saved_model(name), overrides_of_model_config=overrides))
+    cfg = resolve_mapping(flat_for(saved_model(name), overrides_of_model_config=overrides))
     with pytest.raises(ConfigError, match=said):
         router_loss(model, cfg)
 
@@ -177,6 +177,6 @@ def test_a_model_whose_own_loss_holds_more_is_refused():
     mamba = {"num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [0]}
     config = AutoConfig.for_model("bamba", vocab_size=VOCABULARY, z_loss_coefficient=0.1, **shape, **mamba)
     model = AutoModelForCausalLM.from_config(config)
-    cfg = RunConfig.from_flat(flat_for(saved_model("llama")))
+    cfg = resolve_mapping(flat_for(saved_model("llama")))
     with pytest.raises(ConfigError, match=r"Bamba.* trains another loss .*z_loss_coefficient 0.1"):
         router_loss(model, cfg)

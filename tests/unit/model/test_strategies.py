@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.placement import place
 from tests.ranks import run_ranks
@@ -67,7 +67,7 @@ CASES += [(model, strategy) for model in ("tied", "lora", "qlora") for strategy 
 
 def one_step(flat: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
     """First weights, loss and summed gradients over three micro-batches; with two ranks, the second has one less."""
-    cfg = RunConfig.from_flat(flat)
+    cfg = resolve_mapping(flat)
     model = build_model(cfg, place(cfg, torch.device("cpu"), rank, world_size))
     whole = {name: _whole(parameter) for name, parameter in model.hf_model.named_parameters()}
     batches = [make_batch(1), make_batch(2), make_batch(3)]
@@ -138,7 +138,7 @@ def test_two_ranks_do_what_one_process_does(on_two, model, strategy):
 @pytest.mark.parametrize("model", MODELS)
 def test_no_labels_give_zero_gradients_for_everything_trained(model):
     flat = flat_for(saved_model(MODELS[model][0]), **MODELS[model][1])
-    cfg = RunConfig.from_flat(flat)
+    cfg = resolve_mapping(flat)
     built = build_model(cfg, place(cfg, torch.device("cpu"), 0, 1))
     losses = built.forward_losses(_without_labels(make_batch(1)))
     for loss in (losses.cross_entropy, losses.router):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.placement import place
 from tests.ranks import run_ranks
@@ -32,7 +32,7 @@ def _flat(model: str) -> dict[str, Any]:
 def _rank(rank: int, flats: dict[str, dict[str, Any]], out: Path) -> None:
     pieces: dict[str, dict[str, torch.Tensor]] = {}
     for name, flat in flats.items():
-        cfg = RunConfig.from_flat({**flat, "deepspeed": {"zero_optimization": {"stage": 3}}})
+        cfg = resolve_mapping({**flat, "deepspeed": {"zero_optimization": {"stage": 3}}})
         model = build_model(cfg, place(cfg, torch.device("cpu"), rank, 2)).hf_model
         assert all(parameter.numel() == 0 for parameter in model.parameters()), "held whole"
         pieces[name] = {key: parameter.ds_tensor.clone() for key, parameter in model.named_parameters()}
@@ -48,7 +48,7 @@ def pieces(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_pieces_of_two_ranks_are_the_weights(pieces, model):
-    cfg = RunConfig.from_flat(_flat(model))
+    cfg = resolve_mapping(_flat(model))
     whole = dict(build_model(cfg, place(cfg, torch.device("cpu"), 0, 1)).hf_model.named_parameters())
     assert pieces[0][model].keys() == whole.keys()
     for name, weight in whole.items():

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import EventLog, RunDir, read_events
 from allranks.observe.trackers import Trackers, choice, chosen_trackers, refuse_missing_packages, start
@@ -25,7 +25,7 @@ STEP = {"grad_norm": 0.5, "learning_rate": 1e-3, "epoch": 0.1, "tokens": 100, "s
 
 def config(**keys):
     datasets = [{"path": f"https://user:{SECRET}@host/d.jsonl", "type": "alpaca"}]
-    return RunConfig.from_flat({"base_model": "m", "datasets": datasets, "learning_rate": 1e-2, **keys})
+    return resolve_mapping({"base_model": "m", "datasets": datasets, "learning_rate": 1e-2, **keys})
 
 
 class OneStart:

@@ -1,13 +1,13 @@
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.train.agenda import lay_out
 
 
 def agenda(*, num_blocks=100, global_batch=10, has_eval=False, **keys):
     if has_eval:
         keys["val_set_size"] = 0.1
-    cfg = RunConfig.from_flat(
+    cfg = resolve_mapping(
         {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-3, **keys}
     )
     return lay_out(cfg, num_blocks=num_blocks, global_batch=global_batch, has_eval=has_eval)

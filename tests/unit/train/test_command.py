@@ -43,6 +43,12 @@ def test_unsupported_keys_can_be_ignored_with_a_warning_of_rank_0(config):
     assert "cannot be written" in second.stderr and "warning" not in second.stderr
 
 
+def test_a_resolved_config_is_read_as_it_is(config):
+    """An old spelling is the user's, and the launcher has written its present name."""
+    read = one_rank(config, "--resolved")
+    assert read.returncode == 2 and "is_llama_derived_model is no key of a resolved config" in read.stderr
+
+
 def test_what_deepspeed_puts_before_all_else_is_understood(config):
     done = one_rank("--local_rank=1", config, "--ignore-unsupported", **RANK_1_OF_2)
     assert done.returncode == 2 and "cannot be written" in done.stderr

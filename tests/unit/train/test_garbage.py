@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.train.agenda import lay_out
 from allranks.train.garbage import EVERY, Garbage, garbage
 from tests.tiny_models import flat_for
@@ -26,7 +26,7 @@ def collector_left_on():
 def made(tmp_path, **keys):
     """The collector of a run of 10 blocks an epoch and 5 a step, evaluated every 3 steps, and its agenda."""
     flat = flat_for(tmp_path, num_epochs=3, batch_size=5, micro_batch_size=5, val_set_size=0.1, eval_steps=3, **keys)
-    cfg = RunConfig.from_flat(flat)
+    cfg = resolve_mapping(flat)
     agenda = lay_out(cfg, num_blocks=10, global_batch=5, has_eval=True)
     return garbage(cfg, agenda), agenda
 

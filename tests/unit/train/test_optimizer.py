@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.model.build import build_model
 from allranks.train.checkpoint import Checkpointer
@@ -18,7 +18,7 @@ from tests.tiny_models import config_for, make_model, one_process, saved_model
 
 
 def config(**keys):
-    return RunConfig.from_flat(
+    return resolve_mapping(
         {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-2, **keys}
     )
 

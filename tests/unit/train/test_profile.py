@@ -5,13 +5,13 @@ import json
 
 import torch
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.train.profile import between_steps
 
 
 def calls(folder, **keys):
     flat = {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-2, **keys}
-    return between_steps(RunConfig.from_flat(flat), folder, 3, torch.device("cpu"))
+    return between_steps(resolve_mapping(flat), folder, 3, torch.device("cpu"))
 
 
 def test_the_steps_asked_for_are_in_the_trace(tmp_path):

@@ -1,7 +1,7 @@
 """What a rank makes of the network section, and what it compares with the other ranks."""
 
 from allranks.cluster.identity import Identity
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.observe import RunDir
 from allranks.train.network import equal_settings, set_up_network
 
@@ -10,7 +10,7 @@ RANK = Identity(3, 4, 1, 2, 1, "127.0.0.1", 29500, "torchrun")
 
 
 def config(**network):
-    return RunConfig.from_flat({**FLAT, "network": network})
+    return resolve_mapping({**FLAT, "network": network})
 
 
 def test_under_a_launcher_of_the_users_own_the_rank_does_it_all(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from allranks.checkpoint import commit
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import CheckpointError
 from allranks.observe import RunDir
 from allranks.train.resume import archive_newer, check_trajectory, global_batch_size
@@ -9,7 +9,7 @@ from allranks.train.storage import ALONE
 
 
 def config(**keys):
-    return RunConfig.from_flat(
+    return resolve_mapping(
         {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-3, **keys}
     )
 

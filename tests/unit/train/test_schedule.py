@@ -2,13 +2,13 @@ import pytest
 import torch
 from transformers.optimization import get_scheduler
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.train.schedule import learning_rate_schedule
 
 
 def config(**keys):
-    return RunConfig.from_flat(
+    return resolve_mapping(
         {"base_model": "m", "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "learning_rate": 1e-3, **keys}
     )
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.comm_hooks import add_comm_hook, compression_warnings
 from allranks.model.placement import place
@@ -45,7 +45,7 @@ SMALL = 2000
 def train(flat: dict[str, Any], rank: int, world_size: int, events: Path) -> dict[str, Any]:
     """Losses of some steps, the first step's gradients, and how many parameters there are."""
     torch.manual_seed(0)
-    cfg = RunConfig.from_flat(flat)
+    cfg = resolve_mapping(flat)
     model = build_model(cfg, place(cfg, torch.device("cpu"), rank, world_size, nodes=range(world_size)))
     strategy = make_strategy(cfg, model)
     parameters = dict(model.hf_model.named_parameters())
@@ -78,7 +78,7 @@ def power_sgd_over_many_buckets(flat: dict[str, Any], rank: int) -> bool:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(torch.nn.Linear(600, 600) for _ in range(6)))
     replicas = DistributedDataParallel(layers, bucket_cap_mb=1, gradient_as_bucket_view=True)
-    add_comm_hook(replicas, RunConfig.from_flat(flat))
+    add_comm_hook(replicas, resolve_mapping(flat))
     for step in range(12):
         torch.manual_seed(2 * step + rank)
         replicas.zero_grad()
@@ -201,13 +201,13 @@ def test_the_third_step_is_counted_and_one_after_compression_began():
 
 
 def test_power_sgd_says_when_it_does_nothing_and_when_it_starts_anew(tmp_path):
-    cfg = RunConfig.from_flat(flat_for(tmp_path, **CASES["ddp power_sgd"]))
+    cfg = resolve_mapping(flat_for(tmp_path, **CASES["ddp power_sgd"]))
     assert compression_warnings(cfg, 0, 100) == []
     [idle] = compression_warnings(cfg, 0, 3)
     assert "begins after 3 steps, and this start has 3: nothing will be compressed" in idle
     [anew] = compression_warnings(cfg, 40, 100)
     assert "it starts anew, 3 steps from here" in anew
-    assert compression_warnings(RunConfig.from_flat(flat_for(tmp_path)), 40, 100) == []
+    assert compression_warnings(resolve_mapping(flat_for(tmp_path)), 40, 100) == []
 
 
 def test_a_recorder_that_forgets_or_is_off_makes_no_count(tmp_path):

@@ -5,7 +5,7 @@ import os
 import pytest
 import yaml
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError, UsageError
 from allranks.train.under_accelerate import (
     check_accelerate,
@@ -49,7 +49,7 @@ def environment(tmp_path, monkeypatch):
 
 
 def config(**keys):
-    return RunConfig.from_flat(BASE | keys)
+    return resolve_mapping(BASE | keys)
 
 
 def test_files_that_say_nothing_of_the_engine_contradict_nothing(environment):

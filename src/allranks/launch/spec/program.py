@@ -9,6 +9,7 @@ from typing import Literal
 from allranks.errors import UsageError
 
 RANK_MODULE = "allranks.train"
+RESOLVED = "--resolved"  # the launcher has checked the config and told its warnings: the ranks read it as it is
 _LAUNCHERS = ("torchrun", "accelerate", "deepspeed", "mpirun", "mpiexec", "srun")
 _AS_A_RANK = "allranks.launch.node.rank"
 
@@ -31,9 +32,9 @@ class Program:
         return [*option, self.name, *self.arguments]
 
 
-def engine(config: Path, arguments: Sequence[str] = ()) -> Program:
-    """Our engine, training what `config` says."""
-    return Program("module", RANK_MODULE, (str(config), *arguments), is_engine=True)
+def engine(config: Path) -> Program:
+    """Our engine, training what `config` says, which is resolved."""
+    return Program("module", RANK_MODULE, (str(config), RESOLVED), is_engine=True)
 
 
 def anyones(words: Sequence[str]) -> Program:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 
 # The names of the keys of Axolotl 0.19 and 0.21 (the parts of its schema that a run without `rl` can use), and older
@@ -32,7 +32,7 @@ def test_no_key_of_axolotls_is_unknown(value):
     unknown = []
     for key in KEYS:
         try:
-            RunConfig.from_flat(with_key(key, value))
+            resolve_mapping(with_key(key, value))
         except ConfigError as error:
             unknown += [key] if "unknown key" in str(error) else []
     assert unknown == []
@@ -40,7 +40,7 @@ def test_no_key_of_axolotls_is_unknown(value):
 
 def test_an_empty_key_says_nothing_whatever_it_is():
     """As the published examples have it: `wandb_project:` with nothing after it."""
-    plain = RunConfig.from_flat(MINIMAL)
+    plain = resolve_mapping(MINIMAL)
     for key in KEYS:
         if key.rpartition(".")[2] not in ("base_model", "learning_rate", "datasets", "path"):
             empty = with_key(key, None)
@@ -49,7 +49,7 @@ def test_an_empty_key_says_nothing_whatever_it_is():
                 continue
             if key == "datasets.0.type":
                 continue  # without one, records are tokens
-            config = RunConfig.from_flat(empty)
+            config = resolve_mapping(empty)
             assert (config.flat(), config.warnings) == (plain.flat(), ()), key
 
 
@@ -58,12 +58,12 @@ def test_what_is_refused_says_why_and_what_is_without_effect_too():
     silent = []
     for key in KEYS:
         try:
-            config = RunConfig.from_flat(with_key(key, "text"))
+            config = resolve_mapping(with_key(key, "text"))
         except ConfigError as error:
             assert re.search(rf"\b{key.rpartition('.')[2]}[.\w]*: \S.{{9,}}", str(error)), (key, str(error))
             continue
         said = any(re.search(rf"\b{key.rpartition('.')[2]}: has no effect", line) for line in config.warnings)
-        if not said and config.flat() == RunConfig.from_flat(MINIMAL).flat():
+        if not said and config.flat() == resolve_mapping(MINIMAL).flat():
             silent.append(key)
     assert silent == []
 
@@ -91,10 +91,10 @@ def test_what_is_refused_says_why_and_what_is_without_effect_too():
 )
 def test_keys_that_contradict(keys, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        RunConfig.from_flat({**MINIMAL, **keys})
+        resolve_mapping({**MINIMAL, **keys})
 
 
 def test_what_the_first_fsdp_says_that_the_second_does_anyway_passes():
     keys = {"sharding_strategy": "FULL_SHARD", "backward_prefetch": "BACKWARD_PRE", "use_orig_params": True}
-    config = RunConfig.from_flat({**MINIMAL, "fsdp_config": {f"fsdp_{key}": value for key, value in keys.items()}})
+    config = resolve_mapping({**MINIMAL, "fsdp_config": {f"fsdp_{key}": value for key, value in keys.items()}})
     assert config.parallel.uses_fsdp and config.parallel.fsdp_settings.reshard_after_forward and config.warnings == ()

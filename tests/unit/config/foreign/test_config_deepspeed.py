@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from allranks.config import load_config
+from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 
@@ -46,7 +47,7 @@ def test_the_file_that_qwens_scripts_pass_runs_and_every_auto_is_the_configs(loa
     (warning,) = cfg.warnings
     assert f"zero{stage}.json:" in warning and "WarmupLR is not taken: cosine runs" in warning
     assert strategy(cfg, 2)[0] == "zero"
-    again = type(cfg).from_flat(cfg.flat())
+    again = resolve_mapping(cfg.flat())
     assert (again.flat(), again.warnings) == (cfg.flat(), ())
 
 

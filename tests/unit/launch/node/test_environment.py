@@ -2,7 +2,7 @@
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import UsageError
 from allranks.launch.node.environment import network_variables
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -13,7 +13,7 @@ ALONE = resolve(LaunchOptions(nproc_per_node=2), num_gpus=0)
 
 
 def config(**network):
-    return RunConfig.from_flat({**FLAT, "network": network})
+    return resolve_mapping({**FLAT, "network": network})
 
 
 def test_what_is_told_and_added(tmp_path, capsys):

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.launch.ray_train.coordinator import RankExit
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
 from allranks.launch.ray_train.fit import Fitted
@@ -12,7 +12,7 @@ from allranks.launch.ray_train.outcome import conclude
 from allranks.launch.ray_train.watch import Watched
 from allranks.observe import RunDir
 
-CFG = RunConfig.from_flat(
+CFG = resolve_mapping(
     {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d.jsonl", "type": "alpaca"}], "use_ray": True}
 )
 DONE = Fitted(metrics={"loss": 1.0})

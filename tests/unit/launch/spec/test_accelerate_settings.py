@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import UsageError
 from allranks.launch.spec.accelerate_settings import read_settings, refuse_contradictions
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -69,7 +69,7 @@ def launch(path, **options):
 def test_whole_files_work_as_they_stand(file, text):
     found = launch(file(text))
     assert (found.max_nodes, found.node_rank, found.nproc_per_node, found.endpoint) == (2, 1, 8, "10.0.0.1:29501")
-    refuse_contradictions(found.accelerate, RunConfig.from_flat(BASE | FSDP))
+    refuse_contradictions(found.accelerate, resolve_mapping(BASE | FSDP))
 
 
 def test_what_the_command_line_says_too_must_be_the_same(file):
@@ -131,7 +131,7 @@ def refusal(path, cfg, options=()):
     ],
 )
 def test_a_section_that_contradicts_the_config_is_refused_by_field(file, section, keys, message):
-    assert message in refusal(file(fsdp_config=section), RunConfig.from_flat(BASE | keys))
+    assert message in refusal(file(fsdp_config=section), resolve_mapping(BASE | keys))
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_a_section_that_contradicts_the_config_is_refused_by_field(file, section
     ],
 )
 def test_other_settings_that_contradict_the_config_are_refused_by_field(file, changes, keys, message):
-    assert message in refusal(file(**changes), RunConfig.from_flat(BASE | keys))
+    assert message in refusal(file(**changes), resolve_mapping(BASE | keys))
 
 
 def test_settings_of_deepspeed_are_compared_with_the_configs(file):
     offload = {"offload_optimizer": {"device": "cpu"}}
-    cfg = RunConfig.from_flat(BASE | {"deepspeed": {"zero_optimization": {"stage": 3, **offload}}})
+    cfg = resolve_mapping(BASE | {"deepspeed": {"zero_optimization": {"stage": 3, **offload}}})
     agreeing = {"zero_stage": 3, "offload_optimizer_device": "cpu", "offload_param_device": "none"}
     agreeing |= {
         "zero3_init_flag": True,
@@ -185,13 +185,13 @@ def test_settings_of_deepspeed_are_compared_with_the_configs(file):
 
 def test_all_contradictions_are_told_at_once_with_their_lines(file):
     path = file(QUESTIONNAIRE, mixed_precision="fp16", fsdp_config={"fsdp_version": 1, "fsdp_offload_params": False})
-    told = refusal(path, RunConfig.from_flat(BASE | FSDP))
+    told = refusal(path, resolve_mapping(BASE | FSDP))
     assert f"{path}:7: fsdp_config.fsdp_version: 1" in told and f"{path}:8: fsdp_config.fsdp_offload_params" in told
     assert f"{path}:13: mixed_precision: fp16" in told
 
 
 def test_options_are_compared_too(file):
-    cfg = RunConfig.from_flat(BASE | FSDP)
+    cfg = resolve_mapping(BASE | FSDP)
     assert "--mixed_precision: fp16 contradicts bf16" in refusal(file(), cfg, {"mixed_precision": "fp16"})
     told = refusal(file(num_processes=8), cfg, {"num_processes": "16"})
     assert "--num_processes 16 contradicts" in told and "num_processes: 8" in told

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
 from allranks.errors import UsageError
 from allranks.launch.node.starters import Place
 from allranks.launch.node.starters.accelerate import start_command
@@ -18,7 +18,7 @@ SECOND = {"launcher": "accelerate", "nnodes": "2", "node_rank": 1, "master_addr"
 
 
 def config(**keys):
-    return RunConfig.from_flat(BASE | keys)
+    return resolve_mapping(BASE | keys)
 
 
 @pytest.fixture
@@ -49,7 +49,10 @@ def test_every_node_has_its_file_with_the_total_number_of_processes(as_accelerat
     assert (args.nnodes, args.node_rank, args.nproc_per_node) == ("2", 1, "4")
     assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.1:4711")
     assert args.multi_gpu and not args.use_fsdp and not args.use_cpu
-    assert args.module and (args.training_script, args.training_script_args) == ("allranks.train", ["c.yaml"])
+    assert args.module and (args.training_script, args.training_script_args) == (
+        "allranks.train",
+        ["c.yaml", "--resolved"],
+    )
     assert env["ACCELERATE_MIXED_PRECISION"] == "bf16" and "ACCELERATE_USE_FSDP" not in env
 
 

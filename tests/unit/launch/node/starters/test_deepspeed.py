@@ -39,7 +39,11 @@ def test_each_node_is_started_by_itself(as_deepspeed_reads_it):
     args, nodes = as_deepspeed_reads_it({**SECOND, "master_port": 4711}, {}, (2, 2))
     assert args.no_ssh and (args.node_rank, args.master_addr, args.master_port) == (1, "10.0.0.1", 4711)
     assert nodes == [[0, 1], [0, 1]]
-    assert args.module and args.no_local_rank and (args.user_script, args.user_args) == ("allranks.train", ["c.yaml"])
+    assert (
+        args.module
+        and args.no_local_rank
+        and (args.user_script, args.user_args) == ("allranks.train", ["c.yaml", "--resolved"])
+    )
 
 
 def test_the_gpus_that_the_user_chose_are_used(as_deepspeed_reads_it):

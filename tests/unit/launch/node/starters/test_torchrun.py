@@ -23,7 +23,7 @@ def test_torchrun_understands_a_static_launch():
     assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", "4", 1)
     assert (args.rdzv_backend, args.master_addr, args.master_port) == ("static", "10.0.0.1", 29500)
     assert args.module and args.training_script == "allranks.train"
-    assert args.training_script_args == ["run/config.yaml"]
+    assert args.training_script_args == ["run/config.yaml", "--resolved"]
 
 
 def test_torchrun_understands_an_elastic_launch():
