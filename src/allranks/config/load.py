@@ -1,4 +1,4 @@
-"""Load a config: file and command line -> draft -> sections -> rules, with all problems in one report."""
+"""Load a config: file and command line -> source -> sections -> rules, with all problems in one report."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from allranks.config.draft import Draft, dotted, flag_name
+from allranks.config.config_source import ConfigSource, dotted, flag_name
 from allranks.config.explain import explain, shown
 from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
 from allranks.config.names import known_keys, nearest_key
-from allranks.config.rules import broken_rules, finish, idle_keys
+from allranks.config.rules import broken_rules, finish, unused_keys
 from allranks.config.run import SECTION_OF, SECTIONS, RunConfig
 from allranks.config.screening import screen
 from allranks.config.sections.section import Section
@@ -34,11 +34,11 @@ def load_config(
     Raises ConfigError with one line for each problem.
     """
     data, lines = read_yaml(path)
-    draft = Draft(str(path))
-    draft.add_file(data, lines)
+    config_source = ConfigSource(str(path))
+    config_source.add_file(data, lines)
     for key, text in (overrides or {}).items():
-        draft.add_override(key, text)
-    return _resolve(draft, ignore_unsupported)
+        config_source.add_override(key, text)
+    return _resolve(config_source, ignore_unsupported)
 
 
 def resolve_mapping(
@@ -50,52 +50,56 @@ def resolve_mapping(
     ignore_unsupported: bool = False,
 ) -> RunConfig:
     """The same for a mapping that was never a file. `flags`: key of an override -> how it was written, for errors."""
-    draft = Draft(source)
-    draft.add_file(flat, {})
+    config_source = ConfigSource(source)
+    config_source.add_file(flat, {})
     for key, text in (overrides or {}).items():
-        draft.add_override(key, text, (flags or {}).get(key))
-    return _resolve(draft, ignore_unsupported)
+        config_source.add_override(key, text, (flags or {}).get(key))
+    return _resolve(config_source, ignore_unsupported)
 
 
-def _resolve(draft: Draft, ignore_unsupported: bool) -> RunConfig:
+def _resolve(config_source: ConfigSource, ignore_unsupported: bool) -> RunConfig:
     try:
-        read_into(draft)
+        read_into(config_source)
     except ConfigError as error:
-        draft.problems.append(str(error))
-        draft.replace("deepspeed", None, str)
-    warnings = screen(draft, ignore_unsupported=ignore_unsupported)
-    dealt: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    for key, value in draft.values.items():
+        config_source.problems.append(str(error))
+        config_source.replace("deepspeed", None, str)
+    warnings = screen(config_source, ignore_unsupported=ignore_unsupported)
+    by_section: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for key, value in config_source.values.items():
         if key in SECTION_OF:
-            dealt[SECTION_OF[key]][key] = value
+            by_section[SECTION_OF[key]][key] = value
         elif key in ATTENTION:
-            draft.problems.append(f"{draft.label((key,))}: expected true or false, got {shown(value)}")
+            config_source.problems.append(f"{config_source.label((key,))}: expected true or false, got {shown(value)}")
         else:
-            draft.problems.append(_unknown(draft, (key,), known_keys()))
+            config_source.problems.append(_unknown(config_source, (key,), known_keys()))
     sections: dict[str, Section] = {}
     for name, section_type in SECTIONS.items():
         try:
-            sections[name] = section_type.model_validate(dealt[name])
+            sections[name] = section_type.model_validate(by_section[name])
         except ValidationError as error:
-            draft.problems += _invalid(draft, section_type, error)
-    if not draft.problems:
-        config = RunConfig(**sections, source=draft.source)  # type: ignore[arg-type]
-        draft.problems += broken_rules(config, draft)
-    if draft.problems:
-        raise ConfigError(_report(draft))
-    warnings += [*idle_keys(config, draft), *deepspeed_warnings(config, draft)]
-    return replace(finish(config, draft), warnings=tuple(warnings))
+            config_source.problems += _invalid(config_source, section_type, error)
+    if not config_source.problems:
+        config = RunConfig(**sections, source=config_source.source)  # type: ignore[arg-type]
+        config_source.problems += broken_rules(config, config_source)
+    if config_source.problems:
+        raise ConfigError(_report(config_source))
+    warnings += [*unused_keys(config, config_source), *deepspeed_warnings(config, config_source)]
+    return replace(finish(config, config_source), warnings=tuple(warnings))
 
 
-def _invalid(draft: Draft, section_type: type[Section], error: ValidationError) -> list[str]:
+def _invalid(config_source: ConfigSource, section_type: type[Section], error: ValidationError) -> list[str]:
     problems = []
     for path, message, siblings in explain(section_type, error):
-        problems.append(_unknown(draft, path, siblings) if siblings is not None else f"{draft.label(path)}: {message}")
+        problems.append(
+            _unknown(config_source, path, siblings)
+            if siblings is not None
+            else f"{config_source.label(path)}: {message}"
+        )
     return problems
 
 
-def _unknown(draft: Draft, path: KeyPath, siblings: Iterable[str]) -> str:
-    label = draft.label(path)
+def _unknown(config_source: ConfigSource, path: KeyPath, siblings: Iterable[str]) -> str:
+    label = config_source.label(path)
     name = nearest_key(str(path[-1]), siblings)
     if name is None:
         return f"{label}: unknown key; `allranks config schema` lists all"
@@ -103,17 +107,17 @@ def _unknown(draft: Draft, path: KeyPath, siblings: Iterable[str]) -> str:
     return f"{label}: unknown key; did you mean {flag_name(full) if label.startswith('--') else full}?"
 
 
-def _report(draft: Draft) -> str:
+def _report(config_source: ConfigSource) -> str:
     """All problems by line, those without a line first."""
 
     def line(problem: str) -> int:
-        number = problem.removeprefix(f"{draft.source}:").partition(":")[0]
+        number = problem.removeprefix(f"{config_source.source}:").partition(":")[0]
         return int(number) if number.isdecimal() else 0
 
-    problems = sorted(dict.fromkeys(draft.problems), key=line)
+    problems = sorted(dict.fromkeys(config_source.problems), key=line)
     if len(problems) == 1:
         return problems[0]
     shown = problems[:MAX_PROBLEMS]
     if len(problems) > len(shown):
         shown.append(f"… and {len(problems) - len(shown)} more")
-    return "\n".join([f"{draft.source}: {len(problems)} problems", *(f"  {problem}" for problem in shown)])
+    return "\n".join([f"{config_source.source}: {len(problems)} problems", *(f"  {problem}" for problem in shown)])

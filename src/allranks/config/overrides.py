@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from allranks.config.draft import flag_name
+from allranks.config.config_source import flag_name
 from allranks.config.names import known_keys, nearest_key
 from allranks.config.run import SECTION_OF, SECTIONS
 from allranks.config.unsupported import is_known

@@ -94,23 +94,23 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
 
 
-def idle_keys(config: RunConfig, given: Given) -> list[str]:
+def unused_keys(config: RunConfig, given: Given) -> list[str]:
     """One line for each key that is allowed to have no effect, because Axolotl's own examples are written so."""
-    idle = []
+    unused = []
     if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
-        idle.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
+        unused.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
     tracking = config.tracking
     for tracker, keys in TRACKER_ONLY.items():
         project = TRACKER_PROJECTS[tracker]
         if not getattr(tracking, f"use_{tracker}") and not getattr(tracking, project):
             why = f"has no effect without `use_{tracker}: true` or `{project}`"
-            idle += [f"{given.label((key,))}: {why}" for key in keys if getattr(tracking, key)]
+            unused += [f"{given.label((key,))}: {why}" for key in keys if getattr(tracking, key)]
     if not config.launch.use_ray:
         launch = config.launch
         # Not "given": a resolved config, which the ranks read, gives every key.
         changed = [key for key in RAY_ONLY if getattr(launch, key) != type(launch).model_fields[key].default]
-        idle += [f"{given.label((key,))}: has no effect without --use-ray" for key in changed]
-    return idle
+        unused += [f"{given.label((key,))}: has no effect without --use-ray" for key in changed]
+    return unused
 
 
 def finish(config: RunConfig, given: Given) -> RunConfig:

@@ -1,8 +1,8 @@
-"""Take the keys out of a draft that are known and cannot be used, telling the user."""
+"""Take the keys out of a config that are known and cannot be used, telling the user."""
 
 from typing import Any
 
-from allranks.config.draft import Draft
+from allranks.config.config_source import ConfigSource
 from allranks.config.explain import shown
 from allranks.config.run import SECTION_OF
 from allranks.config.unsupported import (
@@ -18,50 +18,50 @@ from allranks.config.unsupported import (
 from allranks.config.yaml_lines import KeyPath
 
 
-def screen(draft: Draft, *, ignore_unsupported: bool) -> list[str]:
-    """Remove such keys from `draft.values`; adds to `draft.problems` and returns the warnings.
+def screen(config_source: ConfigSource, *, ignore_unsupported: bool) -> list[str]:
+    """Remove such keys from `config_source.values`; adds to `config_source.problems` and returns the warnings.
 
     A value that switches nothing on (false, null, 0, empty) is removed without a word.
     """
     warnings: list[str] = []
-    draft.values = _screened(draft, (), draft.values, ignore_unsupported, warnings)
+    config_source.values = _screened(config_source, (), config_source.values, ignore_unsupported, warnings)
     return warnings
 
 
-def _screened(draft: Draft, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> Any:
+def _screened(config_source: ConfigSource, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> Any:
     if isinstance(value, list):
-        return [_screened(draft, (*path, index), item, ignore, warnings) for index, item in enumerate(value)]
+        return [_screened(config_source, (*path, index), item, ignore, warnings) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     kept = {}
     for key, item in value.items():
         here = (*path, key)
-        if not _is_taken_out(draft, here, item, ignore, warnings):
-            screened = _screened(draft, here, item, ignore, warnings)
+        if not _is_taken_out(config_source, here, item, ignore, warnings):
+            screened = _screened(config_source, here, item, ignore, warnings)
             # Like null, an empty mapping says nothing, but one with what FSDP2 does anyway asks for FSDP.
             if screened != {} or (here == ("fsdp_config",) and any(item.values())):
                 kept[key] = screened
     return kept
 
 
-def _is_taken_out(draft: Draft, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> bool:
+def _is_taken_out(config_source: ConfigSource, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> bool:
     key = ".".join("*" if isinstance(part, int) else part for part in path).removeprefix("test_")
     refusal = _refusal(path, key, value)
     is_ours = key in SECTION_OF and key not in LATER
     if refusal:
-        draft.problems.append(f"{draft.label(path)}: {refusal}")
+        config_source.problems.append(f"{config_source.label(path)}: {refusal}")
     elif is_ours:
         return False
     elif later := lookup(LATER, key):
         if value and ignore:
-            warnings.append(f"{draft.label(path)}: ignored on request; not supported yet: {later}")
+            warnings.append(f"{config_source.label(path)}: ignored on request; not supported yet: {later}")
         elif value:
-            draft.problems.append(
-                f"{draft.label(path)}: not supported yet: {later}; remove it, or add --ignore-unsupported"
+            config_source.problems.append(
+                f"{config_source.label(path)}: not supported yet: {later}; remove it, or add --ignore-unsupported"
             )
     elif reason := lookup(NO_EFFECT, key):
         if value:
-            warnings.append(f"{draft.label(path)}: has no effect: {reason}")
+            warnings.append(f"{config_source.label(path)}: has no effect: {reason}")
     elif not (lookup(OUT_OF_SCOPE, key) or key in FSDP1):
         return False
     return True

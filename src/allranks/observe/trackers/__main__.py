@@ -18,7 +18,7 @@ from typing import Any
 
 from allranks.entry_points import refuse_by_hand
 from allranks.observe.events import new_events
-from allranks.observe.trackers.telling import Memory, tell
+from allranks.observe.trackers.forward import Memory, tell
 
 # A curve that is a second old is fresh to the eye.
 _POLL_SECONDS = 1.0

@@ -19,7 +19,7 @@ from allranks.observe.events import EventLog
 from allranks.observe.rundir import RunDir
 from allranks.observe.secrets import known_secrets, without_secret_values
 from allranks.observe.trackers.choice import chosen_trackers
-from allranks.observe.trackers.telling import begin_memory
+from allranks.observe.trackers.forward import begin_memory
 
 DRAIN_SECONDS = 10
 """So long may a tracker send what is left after the run's end; then it is ended."""

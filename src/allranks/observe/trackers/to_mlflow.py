@@ -9,7 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from allranks.observe.trackers.telling import Memory
+from allranks.observe.trackers.forward import Memory
 
 # Exit code -> how a run ended, in MLflow's words; all others failed.
 _STATUS = {0: "FINISHED", 75: "KILLED", 130: "KILLED", None: "KILLED"}

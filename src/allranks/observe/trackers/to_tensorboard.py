@@ -14,7 +14,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from allranks.observe.trackers.telling import Memory
+from allranks.observe.trackers.forward import Memory
 
 _DT_STRING = 7  # tensorflow/core/framework/types.proto
 

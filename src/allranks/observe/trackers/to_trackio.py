@@ -8,7 +8,7 @@ from typing import Any
 
 import trackio
 
-from allranks.observe.trackers.telling import Memory
+from allranks.observe.trackers.forward import Memory
 
 
 class Trackio:

@@ -9,7 +9,7 @@ from typing import Any
 
 import wandb
 
-from allranks.observe.trackers.telling import Memory
+from allranks.observe.trackers.forward import Memory
 
 _PREEMPTED = 75
 

@@ -3,21 +3,21 @@
 import json
 from pathlib import Path
 
-from allranks.config.draft import Draft, dotted
+from allranks.config.config_source import ConfigSource, dotted
 from allranks.config.yaml_lines import KeyPath, parse_yaml
 from allranks.errors import ConfigError
 
 
-def read_into(draft: Draft) -> None:
+def read_into(config_source: ConfigSource) -> None:
     """Put the contents of the file that `deepspeed` names, if it names one, in the place of its name.
 
     From then on the file's lines are where its keys were written. Raises ConfigError naming file, line and key.
     """
-    name = draft.values.get("deepspeed")
+    name = config_source.values.get("deepspeed")
     if not isinstance(name, str):
         return
-    where = draft.label(("deepspeed",))
-    path = _find(name, draft.source, where)
+    where = config_source.label(("deepspeed",))
+    path = _find(name, config_source.source, where)
     text = path.read_text(encoding="utf-8-sig")
     try:
         json.loads(text)
@@ -33,7 +33,7 @@ def read_into(draft: Draft) -> None:
         line = next((lines[part] for part in parts if part in lines), 1)
         return f"{path}:{line}: {dotted(written[1:])}" if written[1:] else f"{path}"
 
-    draft.replace("deepspeed", data, label)
+    config_source.replace("deepspeed", data, label)
 
 
 def _find(name: str, source: str, where: str) -> Path:

@@ -10,7 +10,7 @@ from allranks.config.yaml_lines import KeyPath, parse_yaml
 from allranks.errors import ConfigError
 
 
-class Draft:
+class ConfigSource:
     """Values from the file, then from the command line, which wins.
 
     `values` is nested as in the YAML; a null says nothing and is left out. `problems` are lines for the user.
