@@ -1,7 +1,6 @@
 """The checkpoint to export, and reading tensors out of it without the ranks that wrote it."""
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.reader import planner, reader
+from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError
 
 # Tensors of the model lie under this key beside the optimizer's.
@@ -31,7 +31,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    state: dict[str, Any]
+    state: RunState
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     squares: dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -41,16 +41,16 @@ class Checkpoint:
 
     @property
     def is_adapter(self) -> bool:
-        return bool(self.state["adapter"])
+        return self.state.is_adapter
 
     @property
     def run_dir(self) -> Path:
         return self.path.parent.parent
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Mapping[str, Any]:
         """The flat keys of the config that the run was started with."""
-        return self.state["config"]
+        return self.state.config
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read these tensors whole, onto the CPU, in the dtype that they were saved in."""
@@ -115,10 +115,7 @@ def _read(path: Path, problems: list[str]) -> Checkpoint:
         if any(problem.endswith("missing") for problem in problems):
             hint = " (if nodes have disks of their own, copy this folder of every node into one first)"
         raise CheckpointError(f"{path} is damaged: {'; '.join(problems[:4])}{hint}")
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}/state.json cannot be read: {error}") from None
+    state = read_state(path)
     metadata = reader(path).read_metadata().state_dict_metadata
     tensors = {
         key.removeprefix(_MODEL): (entry.size, entry.properties.dtype)

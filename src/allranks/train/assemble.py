@@ -6,12 +6,12 @@ import datetime
 import json
 import math
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
 
+from allranks.checkpoint.state import RunState
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
@@ -57,7 +57,7 @@ def assemble(
         run_dir.deepspeed.write_text(json.dumps(strategy.engine_settings, indent=2) + "\n")
     for line in strategy_warnings(cfg, model, identity, num_micro_batches):
         warn(line)
-    loop = Loop(
+    return Loop(
         model=model,
         strategy=strategy,
         base_rates=[group["lr"] for group in strategy.optimizer.param_groups],
@@ -91,7 +91,7 @@ def assemble(
             eval_patience=cfg.evaluation.early_stopping_patience,
         ),
         stop_request=stop_request,
-        describe_state=dict,
+        describe_state=lambda loop: _state(cfg, loop, prepared.fingerprint),
         seed=cfg.optimizer.seed,
         pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
@@ -102,8 +102,6 @@ def assemble(
         full_speed=_full_speed(model, identity.world_size),
         slow_steps=SlowSteps(model.placement.nodes),
     )
-    loop.describe_state = lambda: _state(cfg, loop, prepared.fingerprint)
-    return loop
 
 
 def _group_for_saving(timeout_seconds: float) -> dist.ProcessGroup:
@@ -155,25 +153,24 @@ def _eval_plan(cfg: RunConfig, identity: Identity, blocks: BlockSet) -> BatchPla
     )
 
 
-def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> dict[str, Any]:
-    """state.json of a checkpoint: all that is not a tensor, and what it was made with."""
-    return {
-        "step": loop.step,
-        "num_steps": loop.agenda.num_steps,
-        "global_batch": loop.plan.global_batch,
-        "tokens": loop.tokens,
-        "loss": loop.last_loss if math.isfinite(loop.last_loss) else None,
-        "best_loss": loop.best_loss,
-        "best_checkpoint": loop.best_checkpoint,
-        "evals_without_improvement": loop.evals_without_improvement,
-        "fingerprint": fingerprint,
-        "data_seed": data_seed(cfg),
-        "world_size": loop.plan.world_size,
-        "adapter": cfg.adapter.adapter is not None,
-        "only_model": cfg.checkpoint.save_only_model,
-        "scaler": loop.strategy.scaler_state(),
-        "config": cfg.flat(),
-    }
+def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> RunState:
+    return RunState(
+        step=loop.step,
+        num_steps=loop.agenda.num_steps,
+        global_batch=loop.plan.global_batch,
+        tokens=loop.tokens,
+        loss=loop.last_loss if math.isfinite(loop.last_loss) else None,
+        best_loss=loop.best_loss,
+        best_checkpoint=loop.best_checkpoint,
+        evals_without_improvement=loop.evals_without_improvement,
+        fingerprint=fingerprint,
+        data_seed=data_seed(cfg),
+        world_size=loop.plan.world_size,
+        adapter=cfg.adapter.adapter is not None,
+        only_model=cfg.checkpoint.save_only_model,
+        scaler=loop.strategy.scaler_state(),
+        config=cfg.flat(),
+    )
 
 
 def _pads(cfg: RunConfig, model: TrainModel) -> bool:

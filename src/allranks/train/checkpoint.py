@@ -7,7 +7,6 @@ whether it runs in the foreground or behind the training.
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.metadata import write_metadata
 from allranks.checkpoint.dcp.reader import reader
+from allranks.checkpoint.state import STATE_FILE, RunState, read_state
 from allranks.errors import CheckpointError
 from allranks.model.complete import adapter_problems
 from allranks.train.storage import Storage, broadcast_marker
@@ -35,7 +35,6 @@ from allranks.train.strategies.flat import LoadPlanner, SavePlanner
 # DCP says so on every save and load of a single process, where it is no news.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
-STATE_FILE = "state.json"
 HF_FOLDER = "hf"
 
 
@@ -118,7 +117,7 @@ class Checkpointer:
         self.newest: Path | None = None
         self._pending: tuple[Path, Future[Any]] | None = None
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: RunState) -> Path:
         """Start saving step `step`; returns at once when asynchronous. `state` becomes state.json.
 
         Call it on all ranks. A save still under way is waited for first.
@@ -129,7 +128,7 @@ class Checkpointer:
             commit.remove(checkpoint)  # an earlier save of this step that was cut off, or is being replaced
         if self.rank == 0:
             (checkpoint / HF_FOLDER).mkdir(parents=True)
-            (checkpoint / STATE_FILE).write_text(json.dumps(state, indent=1))
+            (checkpoint / STATE_FILE).write_text(state.to_json())
             self.write_extras(checkpoint / HF_FOLDER)
         if self.distributed:
             dist.barrier(group=self.group)
@@ -190,10 +189,10 @@ class Checkpointer:
             # The new checkpoint is safe: tidying up is not worth the run (NFS keeps files that somebody reads).
             self.warn(f"an old checkpoint could not be removed: {error}")
 
-    def load(self, checkpoint: Path) -> dict[str, Any]:
-        """Restore model and optimizer from `checkpoint`, resharded to this topology; returns its state.json."""
+    def load(self, checkpoint: Path) -> RunState:
+        """Restore model and optimizer from `checkpoint`, resharded to this topology; returns its state."""
         state = read_state(checkpoint)
-        if state.get("only_model"):
+        if state.only_model:
             raise CheckpointError(
                 f"{checkpoint} holds no optimizer state (it was saved with save_only_model: true), so training cannot "
                 "go on from it as if nothing had happened; start a new run with base_model set to its export"
@@ -210,9 +209,9 @@ class Checkpointer:
         return state
 
 
-def refuse_incomplete(contents: dict[str, Any], what: str, state: dict[str, Any]) -> None:
+def refuse_incomplete(contents: dict[str, Any], what: str, state: RunState) -> None:
     """Raise CheckpointError where this rank's part of an adapter shows that rows are missing."""
-    random_start = not state.get("config", {}).get("lora_model_dir")
+    random_start = not state.config.get("lora_model_dir")
     if problems := adapter_problems(contents["model"], random_start=random_start):
         raise CheckpointError(f"{what}: its adapter is not whole: {'; '.join(problems[:4])}; use an earlier checkpoint")
 
@@ -222,12 +221,3 @@ def _reasons(error: BaseException) -> str:
     if not isinstance(error, CheckpointException):
         return str(error)
     return "; ".join(f"rank {rank}: {failure[0]}" for rank, failure in sorted(error.failures.items())[:8])
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """state.json of a committed checkpoint."""
-    commit.read_marker(checkpoint)
-    try:
-        return json.loads((checkpoint / STATE_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint}/{STATE_FILE} cannot be read: {error}") from None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from allranks.checkpoint.commit import checkpoint_path, step_of
+from allranks.checkpoint.state import RunState
 from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.model.build import TrainModel
@@ -65,7 +66,7 @@ class Loop:
     progress: Progress | None
     limits: Limits
     stop_request: StopRequest
-    describe_state: Callable[[], dict[str, Any]]
+    describe_state: Callable[[Loop], RunState]
     seed: int
     pad_blocks_to: int | None
     pad_token_id: int
@@ -198,7 +199,7 @@ def save(loop: Loop) -> Path:
     loop.events.emit("phase", phase="checkpoint", step=loop.step)
     started = time.perf_counter()
     _finish_saving(loop)  # the one before, so that it is told of, too: the next save would wait for it unseen
-    checkpoint = loop.checkpointer.save(loop.step, loop.describe_state())
+    checkpoint = loop.checkpointer.save(loop.step, loop.describe_state(loop))
     blocked = time.perf_counter() - started
     loop.events.emit("checkpoint", step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked)
     if not loop.checkpointer.asynchronous:

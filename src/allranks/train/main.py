@@ -13,6 +13,7 @@ import torch
 
 from allranks import interrupt
 from allranks.checkpoint import commit
+from allranks.checkpoint.state import read_state
 from allranks.cluster.expected import EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
 from allranks.config import RunConfig
@@ -29,7 +30,6 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
-from allranks.train.checkpoint import read_state
 from allranks.train.loop import Loop, Outcome, train
 from allranks.train.network import equal_settings, set_up_network
 from allranks.train.replicas import check_replicas
@@ -148,7 +148,7 @@ class _Rank:
         check_replicas(model.hf_model, identity)
         if cfg.adapter.adapter and identity.rank == 0:
             self._warn_of_unseen_tokens(model, prepared)
-        state = read_state(resume) if resume else {}
+        state = read_state(resume) if resume else None
         loop = assemble(
             cfg,
             identity,
@@ -162,7 +162,7 @@ class _Rank:
             warn=self._warn,
         )
         left_trajectory = False
-        if resume is not None:
+        if resume is not None and state is not None:
             check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
             restore(loop, resume, state)
             left_trajectory = archive_newer(self.run_dir, loop.step, storage, self._warn)

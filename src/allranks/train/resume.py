@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.state import RunState
 from allranks.config import RunConfig
+from allranks.config.earlier import with_defaults
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.sections.model import ModelConfig
 from allranks.config.sections.optimizer import OptimizerConfig
@@ -48,20 +50,21 @@ def checkpoint_to_resume(cfg: RunConfig, run_dir: RunDir, storage: Storage, warn
 
 
 def check_trajectory(
-    checkpoint: Path, state: dict[str, Any], cfg: RunConfig, fingerprint: str, warn: Callable[[str], None]
+    checkpoint: Path, state: RunState, cfg: RunConfig, fingerprint: str, warn: Callable[[str], None]
 ) -> None:
     """Compare what `checkpoint` was made with to what is asked for now.
 
     Raises CheckpointError for another trajectory (other data, another order of it) or another adapter or optimizer;
     warns, key by key, of whatever else changes what the next steps compute.
     """
-    for field, here, name in (
-        ("fingerprint", fingerprint, "the prepared data (data, tokenizer, template or sequence_len)"),
-        ("data_seed", data_seed(cfg), "the seed of the order of the data (data_seed, else seed)"),
+    for there, here, name in (
+        (state.fingerprint, fingerprint, "the prepared data (data, tokenizer, template or sequence_len)"),
+        (state.data_seed, data_seed(cfg), "the seed of the order of the data (data_seed, else seed)"),
     ):
-        if state.get(field) != here:
-            raise _changed(checkpoint, name, here, state.get(field))
-    now, then = json.loads(json.dumps(cfg.flat(), default=str)), state["config"]
+        if there != here:
+            raise _changed(checkpoint, name, here, there)
+    now = json.loads(json.dumps(cfg.flat(), default=str))
+    then = with_defaults(state.config, cfg)
     for key in sorted(_WATCHED):
         if now.get(key) != then.get(key):
             if key in _FIXED:
@@ -111,15 +114,15 @@ def archive_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[s
     return found
 
 
-def global_batch_size(cfg: RunConfig, world_size: int, state: dict[str, Any], warn: Callable[[str], None]) -> int:
+def global_batch_size(cfg: RunConfig, world_size: int, state: RunState | None, warn: Callable[[str], None]) -> int:
     """Blocks per step. A resumed run (`state` is its checkpoint's) keeps its own, so that its losses go on as before.
 
     Raises CheckpointError if the config asks for another one in so many words.
     """
     settings = cfg.optimizer
     asked = settings.batch_size or settings.micro_batch_size * settings.gradient_accumulation_steps * world_size
-    kept = state.get("global_batch", asked)
-    if kept == asked:
+    kept = state.global_batch if state else None
+    if kept is None or kept == asked:
         return asked
     if settings.batch_size:
         raise CheckpointError(
@@ -133,14 +136,14 @@ def global_batch_size(cfg: RunConfig, world_size: int, state: dict[str, Any], wa
     return kept
 
 
-def restore(loop: Loop, checkpoint: Path, state: dict[str, Any]) -> None:
+def restore(loop: Loop, checkpoint: Path, state: RunState) -> None:
     """Put model, optimizer and the loop's own counters back to where `checkpoint` was saved; call it on all ranks."""
     loop.checkpointer.load(checkpoint)
-    loop.step, loop.tokens = state["step"], state["tokens"]
-    loop.best_loss, loop.best_checkpoint = state["best_loss"], state["best_checkpoint"]
-    loop.evals_without_improvement = state["evals_without_improvement"]
-    loop.last_loss = math.nan if state["loss"] is None else state["loss"]
+    loop.step, loop.tokens = state.step, state.tokens
+    loop.best_loss, loop.best_checkpoint = state.best_loss, state.best_checkpoint
+    loop.evals_without_improvement = state.evals_without_improvement
+    loop.last_loss = math.nan if state.loss is None else state.loss
     if loop.best_checkpoint:
         loop.checkpointer.protected = {loop.checkpointer.directory / loop.best_checkpoint}
-    if state["scaler"]:
-        loop.strategy.load_scaler_state(state["scaler"])
+    if state.scaler:
+        loop.strategy.load_scaler_state(dict(state.scaler))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from allranks.checkpoint.state import RunState
 from allranks.errors import ConfigError
 from allranks.export.export import export
 from allranks.model.build import build_model
@@ -51,7 +52,7 @@ def test_it_trains_saves_goes_on_and_exports_the_whole_model(tmp_path):
     cfg, model, strategy, saver = start()
     before = {name: p.detach().clone() for name, p in model.hf_model.named_parameters()}
     step(model, strategy)
-    path = saver.save(1, {"step": 1, "adapter": False, "config": cfg.flat()})
+    path = saver.save(1, RunState(1, cfg.flat(), adapter=False))
     moved = {name for name, p in model.hf_model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"lm_head.weight"}
     export(path, tmp_path / "out", dtype="float32")

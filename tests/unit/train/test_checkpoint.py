@@ -8,9 +8,10 @@ from torch import nn
 
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.reader import reader
+from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError
 from allranks.train import loop as training
-from allranks.train.checkpoint import Checkpointer, read_state
+from allranks.train.checkpoint import Checkpointer
 from allranks.train.storage import ALONE, latest_valid
 from allranks.train.strategies.native import NativeState
 
@@ -45,12 +46,12 @@ def step(checkpointer):
 def test_a_restored_run_goes_on_as_the_first_one_did(tmp_path, asynchronous):
     first = make(tmp_path, asynchronous=asynchronous)
     step(first)
-    path = first.save(1, {"step": 1})
+    path = first.save(1, RunState(1, {}))
     first.wait()
     step(first)
 
     second = make(tmp_path)
-    assert second.load(path) == {"step": 1}
+    assert second.load(path) == RunState(1, {})
     step(second)
     for one, other in zip(first.trained.model.parameters(), second.trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -60,7 +61,7 @@ def test_what_is_saved_is_the_step_it_was_saved_at_though_training_goes_on_meanw
     checkpointer = make(tmp_path, asynchronous=True)
     step(checkpointer)
     expected = checkpointer.trained.model.trained.weight.detach().clone()
-    path = checkpointer.save(1, {"step": 1})
+    path = checkpointer.save(1, RunState(1, {}))
     with torch.no_grad():  # at once, while the writer may not even have begun
         for parameter in checkpointer.trained.model.trained.parameters():
             parameter.fill_(float("nan"))
@@ -79,7 +80,7 @@ def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_pa
     loop = SimpleNamespace(
         step=0,
         checkpointer=checkpointer,
-        describe_state=dict,
+        describe_state=lambda loop: RunState(loop.step, {}),
         stats=SimpleNamespace(flush=list),
         events=SimpleNamespace(emit=lambda kind, **facts: told.append((kind, facts["step"], facts.get("state")))),
         progress=None,
@@ -96,7 +97,7 @@ def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_pa
 
 def test_frozen_parameters_are_not_saved(tmp_path):
     checkpointer = make(tmp_path)
-    path = checkpointer.save(1, {})
+    path = checkpointer.save(1, RunState(1, {}))
     names = reader(path).read_metadata().state_dict_metadata
     assert "model.trained.weight" in names and not [name for name in names if "frozen" in name]
 
@@ -108,7 +109,7 @@ def test_a_tied_weight_is_saved_once_and_not_at_all_when_frozen(tmp_path, traine
     checkpointer.trained.model.tied.weight = (
         checkpointer.trained.model.trained if trained else checkpointer.trained.model.frozen
     ).weight
-    path = checkpointer.save(1, {})
+    path = checkpointer.save(1, RunState(1, {}))
     names = reader(path).read_metadata().state_dict_metadata
     assert "model.trained.weight" in names and "model.tied.weight" not in names
     restored = make(tmp_path)
@@ -122,7 +123,7 @@ def test_a_tied_weight_is_saved_once_and_not_at_all_when_frozen(tmp_path, traine
 def test_every_file_is_covered_by_the_marker(tmp_path):
     checkpointer = make(tmp_path, write_extras=lambda folder: (folder / "config.json").write_text("{}"))
     step(checkpointer)
-    path = checkpointer.save(3, {"step": 3})
+    path = checkpointer.save(3, RunState(3, {}))
     listed = set(commit.read_marker(path)["files"])
     on_disk = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     assert listed == on_disk - {commit.MARKER} and {"hf/config.json", "metadata.json"} < listed
@@ -135,7 +136,7 @@ def test_a_save_that_fails_is_reported_and_never_committed(tmp_path):
 
     checkpointer = make(tmp_path, write_extras=fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpointer.save(1, {})
+        checkpointer.save(1, RunState(1, {}))
     assert commit.complete_checkpoints(tmp_path) == []
 
 
@@ -143,7 +144,7 @@ def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):
     checkpointer = make(tmp_path)
     for number in (1, 2, 3, 4):
         step(checkpointer)
-        checkpointer.save(number, {"step": number})
+        checkpointer.save(number, RunState(number, {}))
     (commit.checkpoint_path(tmp_path, 4) / commit.MARKER).unlink()
     shard = next(commit.checkpoint_path(tmp_path, 3).glob("*.distcp"))
     content = bytearray(shard.read_bytes())
@@ -152,7 +153,7 @@ def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):
 
     said = []
     chosen = latest_valid(tmp_path, ALONE, said.append)
-    assert chosen is not None and read_state(chosen)["step"] == 2
+    assert chosen is not None and read_state(chosen).step == 2
     text = "\n".join(said)
     assert "step-00000004 has no COMPLETE marker" in text
     assert "step-00000003 is damaged" in text and shard.name in text
@@ -166,13 +167,13 @@ def test_old_checkpoints_and_cut_off_saves_are_cleared_by_the_next_commit(tmp_pa
     checkpointer = make(tmp_path, keep=2)
     (commit.checkpoint_path(tmp_path, 1) / "hf").mkdir(parents=True)
     for number in (2, 3, 4):
-        checkpointer.save(number, {})
+        checkpointer.save(number, RunState(number, {}))
     assert [path.name[-1] for path in commit.complete_checkpoints(tmp_path)] == ["4", "3"]
     assert commit.incomplete_checkpoints(tmp_path) == []
 
 
 def test_a_checkpoint_without_optimizer_state_is_refused_for_resuming(tmp_path):
-    path = make(tmp_path, only_model=True).save(1, {"only_model": True})
+    path = make(tmp_path, only_model=True).save(1, RunState(1, {}, only_model=True))
     for only_model in (True, False):
         with pytest.raises(CheckpointError, match="save_only_model"):
             make(tmp_path, only_model=only_model).load(path)
@@ -181,7 +182,7 @@ def test_a_checkpoint_without_optimizer_state_is_refused_for_resuming(tmp_path):
 def test_settings_of_the_optimizer_are_the_configs_after_a_load_and_its_state_is_the_checkpoints(tmp_path):
     first = make(tmp_path)
     step(first)
-    path = first.save(1, {})
+    path = first.save(1, RunState(1, {}))
     second = make(tmp_path, only_model=True)
     second.trained.optimizer.param_groups[0].update(weight_decay=0.5, betas=(0.8, 0.9))
     second.load(path)
@@ -192,7 +193,7 @@ def test_settings_of_the_optimizer_are_the_configs_after_a_load_and_its_state_is
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    path = make(tmp_path).save(1, {})
+    path = make(tmp_path).save(1, RunState(1, {}))
     other = make(tmp_path)
     other.trained.model.added = nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="does not fit this model"):
@@ -206,7 +207,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path):
 
     checkpointer = make(tmp_path)
     step(checkpointer)
-    path = checkpointer.save(1, {})
+    path = checkpointer.save(1, RunState(1, {}))
     (path / "metadata.json").rename(path / "aside")
     (path / ".metadata").write_bytes(pickle.dumps(Attack()))
     with pytest.raises(CheckpointError, match="metadata is not what training writes"):

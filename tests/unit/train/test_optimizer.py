@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from allranks.checkpoint.state import RunState
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.model.build import build_model
@@ -83,7 +84,7 @@ def test_every_optimizer_goes_on_after_a_resume_as_without(tmp_path, name, packa
     first, second = make(), make()
     for _ in range(3):
         train_step(first.trained.model, first.trained.optimizer)
-    path = first.save(3, {})
+    path = first.save(3, RunState(3, {}))
     second.load(path)
     train_step(first.trained.model, first.trained.optimizer)
     train_step(second.trained.model, second.trained.optimizer)

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
 from allranks.checkpoint import commit
+from allranks.checkpoint.state import RunState
 from allranks.config.load import resolve_mapping
 from allranks.errors import CheckpointError
 from allranks.observe import RunDir
-from allranks.train.resume import archive_newer, check_trajectory, global_batch_size
+from allranks.train.resume import _WATCHED, archive_newer, check_trajectory, global_batch_size
 from allranks.train.storage import ALONE
 
 
@@ -15,7 +18,7 @@ def config(**keys):
 
 
 def state_of(cfg, **fields):
-    return {"fingerprint": "f", "data_seed": 42, "global_batch": 8, "config": cfg.flat(), **fields}
+    return RunState(5, cfg.flat(), **{"fingerprint": "f", "data_seed": 42, "global_batch": 8, **fields})
 
 
 def check(then, now, **fields):
@@ -62,11 +65,11 @@ def test_what_changes_the_next_steps_is_told():
 
 def test_the_global_batch_of_a_run_stays():
     warnings = []
-    assert global_batch_size(config(micro_batch_size=2), 4, {}, warnings.append) == 8
-    assert global_batch_size(config(micro_batch_size=2), 1, {"global_batch": 8}, warnings.append) == 8
+    assert global_batch_size(config(micro_batch_size=2), 4, None, warnings.append) == 8
+    assert global_batch_size(config(micro_batch_size=2), 1, RunState(5, {}, global_batch=8), warnings.append) == 8
     assert "keeping the run's 8" in warnings[0]
     with pytest.raises(CheckpointError, match="Set batch_size: 8"):
-        global_batch_size(config(batch_size=16), 1, {"global_batch": 8}, warnings.append)
+        global_batch_size(config(batch_size=16), 1, RunState(5, {}, global_batch=8), warnings.append)
 
 
 def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path):
@@ -86,3 +89,23 @@ def test_set_aside_checkpoints_are_not_listed_again(tmp_path):
     commit.commit(run.checkpoint(9), {})
     archive_newer(run, 1, ALONE, lambda text: None)
     assert commit.complete_checkpoints(run.checkpoints) == []
+
+
+LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
+NEVER_SAID = [key for key in sorted(_WATCHED) if key not in ("base_model", "learning_rate", *LORA)]
+
+
+@pytest.mark.parametrize("key", NEVER_SAID)
+def test_a_key_that_an_older_version_did_not_know_had_its_default(key):
+    then = state_of(config(**LORA))
+    then = replace(then, config={name: value for name, value in then.config.items() if name != key})
+    warnings = []
+    check_trajectory(RunDir("r").checkpoint(5), then, config(**LORA), "f", warnings.append)
+    assert warnings == []
+
+
+def test_a_key_that_an_older_version_did_not_know_counts_when_it_is_set_now():
+    then = state_of(config(**LORA))
+    then = replace(then, config={name: value for name, value in then.config.items() if name != "peft_use_rslora"})
+    with pytest.raises(CheckpointError, match="peft_use_rslora is True here, False there"):
+        check_trajectory(RunDir("r").checkpoint(5), then, config(**LORA, peft_use_rslora=True), "f", print)
