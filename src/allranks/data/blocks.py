@@ -1,8 +1,11 @@
 """The block set: tokenized documents, grouped into blocks, as flat arrays in memory or on disk."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,6 +19,7 @@ _DTYPES = {
     "target_counts": np.int32,
     "token_counts": np.int32,
 }
+_STRETCH_TOKENS = 2**20  # what is gathered at a time
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def arrange(
     """
     if documents is None:
         documents = np.arange(len(document_offsets) - 1)
-    lengths = np.diff(document_offsets)[documents]
+    lengths = document_offsets[documents + 1] - document_offsets[documents]
     if packing:
         order, block_documents = (pack_in_order if in_order else pack)(lengths, sequence_len)
         documents, lengths = documents[order], lengths[order]
@@ -117,7 +121,7 @@ def arrange(
     np.cumsum(lengths, out=offsets[1:])
     tokens = _gather(tokens, document_offsets, documents, offsets, folder and folder / "tokens.npy")
     mask = _gather(mask, document_offsets, documents, offsets, folder and folder / "mask.npy")
-    targets = np.add.reduceat(mask, offsets[:-1], dtype=np.int64) if len(documents) else np.empty(0, np.int64)
+    targets = _target_counts(mask, offsets)
     blocks = block_documents[:-1]
     arrays = {
         "tokens": tokens,
@@ -135,12 +139,66 @@ def _gather(
     values: np.ndarray, starts: np.ndarray, documents: np.ndarray, offsets: np.ndarray, file: Path | None
 ) -> np.ndarray:
     """Write the documents of `values` one after the other, where `offsets` says."""
-    total = int(offsets[-1])
-    if file is None or total == 0:  # an empty file cannot be mapped
-        out = np.empty(total, values.dtype)
-    else:
-        out = np.lib.format.open_memmap(file, mode="w+", dtype=values.dtype, shape=(total,))
-    bounds = (starts[documents], starts[documents + 1], offsets[:-1], offsets[1:])
-    for start, stop, to_start, to_stop in zip(*(bound.tolist() for bound in bounds), strict=True):
-        out[to_start:to_stop] = values[start:stop]
+    out = np.empty(0 if file else int(offsets[-1]), values.dtype)
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(file.open("wb")) if file else None
+        if disk:
+            header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(disk, header | {"shape": (int(offsets[-1]),)})
+        source = stack.enter_context(Path(str(values.filename)).open("rb")) if isinstance(values, np.memmap) else None
+        for first, last in _stretches(offsets):
+            from_start, from_stop = starts[documents[first:last]], starts[documents[first:last] + 1]
+            # Documents that lie one behind the other are taken together.
+            breaks = np.flatnonzero(from_stop[:-1] != from_start[1:]) + 1
+            runs = zip(from_start[[0, *breaks]].tolist(), from_stop[[*(breaks - 1), -1]].tolist(), strict=True)
+            found = np.empty(int(offsets[last] - offsets[first]), values.dtype)
+            at = 0
+            for start, stop in runs:
+                part = found[at : at + stop - start]
+                if source is None:
+                    part[:] = values[start:stop]
+                else:  # not through the map: each page that is touched would stay in memory, or 2 MiB around it
+                    _read(source, values.offset + start * values.itemsize, part)
+                at += stop - start
+            if disk:
+                disk.write(found.data)
+            else:
+                out[offsets[first] : offsets[last]] = found
+    if file and offsets[-1]:  # an empty file cannot be mapped
+        return np.load(file, mmap_mode="r", allow_pickle=False)
     return out
+
+
+def _read(file: BinaryIO, offset: int, into: np.ndarray) -> None:
+    left = into.data.cast("B")
+    while left:
+        count = os.preadv(file.fileno(), [left], offset)
+        if count == 0:
+            raise OSError(f"{file.name} ends before byte {offset}")
+        left, offset = left[count:], offset + count
+
+
+def _target_counts(mask: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """int64[D]: targets of each document."""
+    counts = np.empty(len(offsets) - 1, np.int64)
+    for first, last in _stretches(offsets):
+        part = afresh(mask)[offsets[first] : offsets[last]]
+        np.add.reduceat(part, offsets[first:last] - offsets[first], dtype=np.int64, out=counts[first:last])
+    return counts
+
+
+def _stretches(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Documents [first, last) that are in memory together."""
+    first, num_documents = 0, len(offsets) - 1
+    while first < num_documents:
+        last = int(np.searchsorted(offsets, offsets[first] + _STRETCH_TOKENS, side="right")) - 1
+        last = max(first + 1, last)
+        yield first, last
+        first = last
+
+
+def afresh(values: np.ndarray) -> np.ndarray:
+    """The same array; one on disk through a map of its own, so that the pages that were read go when it goes."""
+    if not isinstance(values, np.memmap):
+        return values
+    return np.memmap(str(values.filename), values.dtype, "r", offset=values.offset, shape=values.shape)

@@ -16,18 +16,22 @@ def pack(lengths: np.ndarray, sequence_len: int) -> tuple[np.ndarray, np.ndarray
     placed together: the fullest block with room r >= length takes r // length of them, since after each one it
     remains the best fit. So a million documents cost some thousand array operations instead of a million searches.
     """
-    lengths = np.asarray(lengths, dtype=np.int64)
     if lengths.size == 0:
         return np.empty(0, np.int64), np.zeros(1, np.int64)
     if lengths.min() < 1 or lengths.max() > sequence_len:
         raise ValueError(f"document lengths must be in 1..{sequence_len}, got {lengths.min()}..{lengths.max()}")
 
-    by_length = np.argsort(-lengths, kind="stable")
-    values, first, counts = np.unique(-lengths[by_length], return_index=True, return_counts=True)
-    block_of = np.empty(lengths.size, np.int64)
+    # Small numbers in small arrays: with 64 bits everywhere, ten million documents take 3 GB.
+    room = (sequence_len - lengths).astype(np.uint16 if sequence_len < 2**16 else np.uint32)
+    by_length = np.argsort(room, kind="stable")
+    counts = np.bincount(room)
+    del room
+    ends = np.cumsum(counts)
+    block_of = np.empty(lengths.size, np.uint32)
     rooms = _Rooms(sequence_len)
-    for length, start, count in zip((-values).tolist(), first.tolist(), counts.tolist(), strict=True):
-        same_length = by_length[start : start + count]
+    for value in np.flatnonzero(counts).tolist():
+        length, count = sequence_len - value, int(counts[value])
+        same_length = by_length[ends[value] - count : ends[value]]
         placed = 0
         while placed < count:
             blocks, each = rooms.take(length, count - placed)
@@ -35,6 +39,7 @@ def pack(lengths: np.ndarray, sequence_len: int) -> tuple[np.ndarray, np.ndarray
             block_of[same_length[placed : placed + fill.size]] = fill
             placed += fill.size
 
+    del by_length
     document_order = np.argsort(block_of, kind="stable")
     block_documents = np.zeros(rooms.num_blocks + 1, np.int64)
     np.cumsum(np.bincount(block_of, minlength=rooms.num_blocks), out=block_documents[1:])

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 
 from allranks.data import BlockSet
+from allranks.data import blocks as blocks_module
 
 DOCUMENTS = [([1, 2, 3], [0, 1, 1]), ([4, 5], [1, 1]), ([6, 7, 8, 9], [0, 0, 0, 1])]
 
@@ -36,3 +39,27 @@ def test_saved_blocks_are_opened_by_memory_map(tmp_path):
     assert isinstance(opened.tokens, np.memmap) and opened.tokens.dtype == np.uint32
     assert by_document(opened) == by_document(blocks)
     assert opened.target_counts.tolist() == blocks.target_counts.tolist()
+
+
+def test_arranging_a_file_maps_none_of_it(tmp_path):
+    """What is mapped and touched counts as this process's memory: ten million documents were 16 GB."""
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(1, 40, 5000)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    tokens = rng.integers(0, 2**31, offsets[-1]).astype(np.uint32)
+    tokens.tofile(tmp_path / "collected")
+    on_disk = np.memmap(tmp_path / "collected", np.uint32, "r")
+    order = rng.permutation(5000)[:3000]
+    starts = np.concatenate(([0], np.cumsum(lengths[order])))
+    expected = np.concatenate([tokens[offsets[d] : offsets[d + 1]] for d in order])
+    found = blocks_module._gather(on_disk, offsets, order, starts, tmp_path / "tokens.npy")
+    assert np.array_equal(found, expected) and isinstance(found, np.memmap)
+    assert np.array_equal(np.load(tmp_path / "tokens.npy"), expected)
+    assert _resident_bytes(tmp_path / "collected") == 0
+
+
+def _resident_bytes(path):
+    """Bytes of a mapped file that this process has touched (Linux)."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1])
