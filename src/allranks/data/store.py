@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from allranks import durable
 from allranks.data.blocks import BlockSet
 from allranks.data.fingerprint import FORMAT_VERSION
 from allranks.errors import DataError
@@ -67,8 +68,6 @@ def open_prepared(folder: Path, fingerprint: str, report: Report) -> Prepared | 
 def write_manifest(folder: Path, fingerprint: str, sequence_len: dict[str, int], stats: dict) -> None:
     """Write the manifest, last: it names every file with its size, and the most tokens in a block of each split."""
     files = [path for split in _SPLITS for path in sorted((folder / split).glob("*.npy"))]
-    for path in files:
-        _sync(path)
     manifest = {
         "format": FORMAT_VERSION,
         "fingerprint": fingerprint,
@@ -77,9 +76,7 @@ def write_manifest(folder: Path, fingerprint: str, sequence_len: dict[str, int],
         "stats": stats,
         "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
     }
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -134,11 +131,10 @@ def lock(folder: Path, report: Report) -> Iterator[None]:
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    _sync(temporary)
+    durable.sync_all(temporary)
     for _ in range(2):
         try:
-            temporary.rename(folder)
-            _sync(folder.parent)
+            durable.rename(temporary, folder)
             return
         except OSError:
             if not folder.exists():
@@ -151,12 +147,3 @@ def _publish(temporary: Path, folder: Path) -> None:
             folder.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     raise DataError(f"cannot put the prepared data set into place at {folder}: something else keeps appearing there")
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or a folder's entries to the disk, so that the manifest cannot outlive what it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

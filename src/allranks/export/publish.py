@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from allranks import durable
 from allranks.errors import UsageError
 
 
 @contextmanager
 def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `out` to write into; on success it becomes `out`, on failure it goes away.
+
+    `out` is on the disk when it appears: a power cut leaves it whole or not there.
 
     `replace`: an `out` that is there already is removed once the new one is whole.
 
@@ -27,8 +30,9 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from None
     try:
         yield temporary
+        durable.sync_all(temporary)
         if out.is_dir():
             shutil.rmtree(out)
-        temporary.rename(out)
+        durable.rename(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import allranks
+from allranks import durable
 from allranks.launch.spec.options import Launch
 from allranks.observe.secrets import (
     REMOVED,
@@ -35,9 +35,7 @@ _RECORDED = (
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write atomically: a reader sees the manifest of this start or of the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    durable.write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def make_manifest(

@@ -7,7 +7,7 @@ whether it runs in the foreground or behind the training.
 
 from __future__ import annotations
 
-import shutil
+import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
 
+from allranks import durable
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.metadata import write_metadata
 from allranks.checkpoint.dcp.reader import reader
@@ -46,12 +47,16 @@ class HashedWrite(WriteResult):
 
 
 class CommittingWriter(dcp.FileSystemWriter):
-    """DCP's file writer, plus digests by every rank and the marker by the coordinator as the very last write."""
+    """DCP's file writer, plus digests by every rank and the marker by the coordinator as the very last write.
 
-    def __init__(self, checkpoint: Path, facts: dict[str, Any]) -> None:
-        super().__init__(checkpoint, overwrite=True)
+    `elsewhere`: this rank's folder is not the coordinator's, which brings its own to the disk.
+    """
+
+    def __init__(self, checkpoint: Path, facts: dict[str, Any], *, elsewhere: bool = False) -> None:
+        super().__init__(checkpoint, overwrite=True, sync_files=True)
         self.checkpoint = checkpoint
         self.facts = facts
+        self.elsewhere = elsewhere
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         written = super().write_data(plan, planner).wait()
@@ -62,6 +67,8 @@ class CommittingWriter(dcp.FileSystemWriter):
             if name not in digests:
                 digests[name] = commit.digest(self.checkpoint / name)
             hashed.append(HashedWrite(result.index, result.size_in_bytes, result.storage_data, digests[name]))
+        if self.elsewhere:
+            durable.sync_folder(self.checkpoint)
         future: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
         future.set_result(hashed)
         return future
@@ -75,11 +82,12 @@ class CommittingWriter(dcp.FileSystemWriter):
             for result in of_rank
             if isinstance(result, HashedWrite)
         }
+        synced = set(files)  # by DCP, on the rank that wrote them
         for path in self.checkpoint.rglob("*"):
             name = path.relative_to(self.checkpoint).as_posix()
             if path.is_file() and name not in files:
                 files[name] = commit.digest(path)
-        commit.commit(self.checkpoint, files, **self.facts)
+        commit.commit(self.checkpoint, files, synced=synced, **self.facts)
 
 
 class Checkpointer:
@@ -114,6 +122,7 @@ class Checkpointer:
         self.write_extras = write_extras
         self.warn = warn
         self.protected: set[Path] = set()
+        self._told: set[Path] = set()
         self.newest: Path | None = None
         self._pending: tuple[Path, Future[Any]] | None = None
 
@@ -124,8 +133,8 @@ class Checkpointer:
         """
         self.wait()
         checkpoint = commit.checkpoint_path(self.directory, step)
-        if self.storage.leads and checkpoint.exists():
-            commit.remove(checkpoint)  # an earlier save of this step that was cut off, or is being replaced
+        if self.storage.leads:
+            self._make_room(checkpoint)
         if self.rank == 0:
             (checkpoint / HF_FOLDER).mkdir(parents=True)
             (checkpoint / STATE_FILE).write_text(state.to_json())
@@ -134,7 +143,7 @@ class Checkpointer:
             dist.barrier(group=self.group)
         self.newest = checkpoint
         how: dict[str, Any] = {
-            "storage_writer": CommittingWriter(checkpoint, {"step": step}),
+            "storage_writer": CommittingWriter(checkpoint, {"step": step}, elsewhere=self.storage.number != 0),
             "planner": SavePlanner(),
             "process_group": self.group,
             "no_dist": not self.distributed,
@@ -152,6 +161,19 @@ class Checkpointer:
                 raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
             self._committed(checkpoint)
         return checkpoint
+
+    def _make_room(self, checkpoint: Path) -> None:
+        durable.make_folders(self.directory)
+        if os.path.lexists(checkpoint):  # an earlier save of this step that was cut off, or is being replaced
+            try:
+                commit.remove(checkpoint)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{checkpoint} is in the way of a save and cannot be removed: {_why(error)}. Move it away, or "
+                    "start with another --output-dir"
+                ) from None
+        if self.storage.number:
+            durable.make_folders(checkpoint)  # before rank 0, on another disk, says that it is committed
 
     def poll(self) -> Path | None:
         """The checkpoint that has committed since the last call, if any; never blocks.
@@ -179,15 +201,22 @@ class Checkpointer:
         broadcast_marker(checkpoint, self.storage, self.group)
         if not self.storage.leads:
             return
+        # The new checkpoint is safe: tidying up is not worth the run (NFS keeps files that somebody reads).
         try:
-            for leftover in commit.incomplete_checkpoints(self.directory):
-                if commit.step_of(leftover) < commit.step_of(checkpoint):
-                    shutil.rmtree(leftover)
+            commit.sweep(self.directory, commit.step_of(checkpoint), self._stays)
             if self.keep:
-                commit.prune(self.directory, self.keep, {*self.protected, checkpoint})
+                commit.prune(self.directory, self.keep, {*self.protected, checkpoint}, self._stays)
         except OSError as error:
-            # The new checkpoint is safe: tidying up is not worth the run (NFS keeps files that somebody reads).
-            self.warn(f"an old checkpoint could not be removed: {error}")
+            self._stays(self.directory, error)
+
+    def _stays(self, path: Path, error: OSError) -> None:
+        """Say once of a folder that it could not be removed."""
+        if path not in self._told:
+            self._told.add(path)
+            self.warn(
+                f"{path} cannot be removed: {_why(error)}. It is left, and save_total_limit goes on with the others; "
+                "remove it by hand if you need the room"
+            )
 
     def load(self, checkpoint: Path) -> RunState:
         """Restore model and optimizer from `checkpoint`, resharded to this topology; returns its state."""
@@ -214,6 +243,11 @@ def refuse_incomplete(contents: dict[str, Any], what: str, state: RunState) -> N
     random_start = not state.config.get("lora_model_dir")
     if problems := adapter_problems(contents["model"], random_start=random_start):
         raise CheckpointError(f"{what}: its adapter is not whole: {'; '.join(problems[:4])}; use an earlier checkpoint")
+
+
+def _why(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return f"{text} ({os.fsdecode(error.filename)})" if error.filename else text
 
 
 def _reasons(error: BaseException) -> str:

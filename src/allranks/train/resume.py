@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from allranks import durable
 from allranks.checkpoint import commit
 from allranks.checkpoint.state import RunState
 from allranks.config import RunConfig
@@ -108,7 +109,7 @@ def archive_newer(run_dir: RunDir, step: int, storage: Storage, say: Callable[[s
     for path in commit.complete_checkpoints(run_dir.checkpoints):
         if commit.step_of(path) > step:
             aside = path.with_name(f"abandoned-{time.strftime('%Y%m%d-%H%M%S')}-{path.name}")
-            path.rename(aside)
+            durable.rename(path, aside)
             say(f"{path.name} is of a later step than the one resumed from: set aside as {aside.name}")
             found = True
     return found

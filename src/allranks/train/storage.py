@@ -6,6 +6,7 @@ parts; so before a load, files are sent to the nodes that lack them, each verifi
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from allranks import durable
 from allranks.checkpoint import commit
 from allranks.checkpoint.holdings import lost_files
 from allranks.cluster.identity import Identity
@@ -159,8 +161,11 @@ def replicate(checkpoint: Path, storage: Storage, say: Callable[[str], None] = l
     for name, of in holders.items():
         if len(of) < storage.count:
             lacking = storage.leads and storage.number not in of
-            _send(checkpoint / name, files[name]["bytes"], min(of.values()), receives=lacking)
+            _send(checkpoint, name, files[name]["bytes"], min(of.values()), receives=lacking)
     if storage.leads and not (checkpoint / commit.MARKER).is_file():
+        # What was here already may be of a save that was cut off: nobody has brought that to the disk.
+        brought = {name for name, of in holders.items() if storage.number not in of}
+        durable.sync_files(checkpoint, set(files) - brought)
         commit.write_marker(checkpoint, marker)
     _barrier()
     return Lack()
@@ -180,24 +185,18 @@ def _read_marker(checkpoint: Path) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
-def _send(path: Path, size: int, source: int, *, receives: bool) -> None:
+def _send(checkpoint: Path, name: str, size: int, source: int, *, receives: bool) -> None:
     """Broadcast a file from rank `source`; ranks that `receive` write it. All ranks take part in the broadcast."""
-    rank = dist.get_rank()
-    reading = path.open("rb") if rank == source else None
-    writing = None
-    if receives:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.open("wb")
-    for start in range(0, size, CHUNK_BYTES):
-        chunk = torch.empty(min(CHUNK_BYTES, size - start), dtype=torch.uint8)
-        if reading is not None:
-            reading.readinto(chunk.numpy().data)
-        dist.broadcast(chunk, src=source)
-        if writing is not None:
-            writing.write(chunk.numpy().data)
-    for file in (reading, writing):
-        if file is not None:
-            file.close()
+    with contextlib.ExitStack() as files:
+        reading = files.enter_context((checkpoint / name).open("rb")) if dist.get_rank() == source else None
+        writing = files.enter_context(durable.replacing(commit.way_for(checkpoint, name))) if receives else None
+        for start in range(0, size, CHUNK_BYTES):
+            chunk = torch.empty(min(CHUNK_BYTES, size - start), dtype=torch.uint8)
+            if reading is not None:
+                reading.readinto(chunk.numpy().data)
+            dist.broadcast(chunk, src=source)
+            if writing is not None:
+                writing.write(chunk.numpy().data)
 
 
 def broadcast_marker(checkpoint: Path, storage: Storage, group: dist.ProcessGroup | None) -> None:

@@ -213,3 +213,29 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="metadata is not what training writes"):
         checkpointer.load(path)
     assert not (tmp_path / "touched").exists()
+
+
+def test_one_that_cannot_be_removed_is_told_once_and_the_limit_goes_on_without_it(tmp_path):
+    told = []
+    checkpointer = make(tmp_path / "run", keep=2, warn=told.append)
+    checkpointer.save(1, RunState(1, {}))
+    link = commit.checkpoint_path(tmp_path / "run", 1)
+    link.rename(tmp_path / "another-disk")
+    link.symlink_to(tmp_path / "another-disk")
+    for number in (2, 3, 4, 5):
+        checkpointer.save(number, RunState(number, {}))
+    assert [commit.step_of(path) for path in commit.complete_checkpoints(tmp_path / "run")] == [5, 4, 1]
+    assert commit.verify(link) == []
+    [text] = told
+    assert f"{link} cannot be removed: it is a symbolic link to {tmp_path / 'another-disk'}" in text
+    assert "save_total_limit goes on with the others; remove it by hand" in text
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_link_where_a_checkpoint_is_to_be_saved_is_an_error_with_what_to_do(tmp_path, dangling):
+    (tmp_path / "run").mkdir()
+    if not dangling:
+        (tmp_path / "elsewhere").mkdir()
+    commit.checkpoint_path(tmp_path / "run", 1).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="in the way of a save and cannot be removed: it is a symbolic link"):
+        make(tmp_path / "run").save(1, RunState(1, {}))

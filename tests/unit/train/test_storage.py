@@ -1,5 +1,6 @@
 """Who shares a folder is found out by trying, on real processes; what a node lacks is sent to it."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from allranks.checkpoint import commit
 from allranks.cluster.identity import Identity
 from allranks.train.storage import Storage, _announce, detect_shared, replicate
+from tests.power_cut import recorded
 from tests.ranks import run_ranks
 
 RANKS = 3
@@ -37,12 +39,22 @@ def _rank(rank: int, base: Path) -> None:
     checkpoint = base / "fetched" / "abb"[rank] / "step-00000004"
     if rank < 2:
         checkpoint.mkdir(parents=True)
-        (checkpoint / f"shard-{rank}").write_bytes(bytes([rank]) * 3_000_000)
+        (checkpoint / f"shard-{rank}").write_bytes(bytes([rank]) * 300_000)
     dist.barrier()
     if rank == 0:
         shards = [checkpoint / "shard-0", base / "fetched" / "b" / checkpoint.name / "shard-1"]
         commit.commit(checkpoint, {shard.name: commit.digest(shard) for shard in shards})
-    lack = replicate(checkpoint, found["two nodes"], said.append)
+        # What is to be brought here must not go where this leads.
+        (base / "outside").write_text("somebody else's")
+        (checkpoint / "shard-1").symlink_to(base / "outside")
+    dist.barrier()
+
+    def check(place: Path) -> None:
+        for path in commit.complete_checkpoints(place):
+            assert commit.verify(path) == []
+
+    with recorded(checkpoint.parent, base / "cuts", check) if rank == 1 else nullcontext():
+        lack = replicate(checkpoint, found["two nodes"], said.append)
     torch.save({"found": {k: vars(v) for k, v in found.items()}, "said": said, "lack": bool(lack)}, base / f"{rank}.pt")
 
 
@@ -73,9 +85,10 @@ def test_every_node_gets_what_it_lacks_and_is_told_once(results, base):
     for folder in "ab":
         checkpoint = base / "fetched" / folder / "step-00000004"
         assert commit.verify(checkpoint) == []
+    assert (base / "outside").read_text() == "somebody else's"
     for result in results:
         assert not result["lack"]
-        assert result["said"] == ["step-00000004: sending 2 files (0.01 GB) to nodes that lack them"]
+        assert result["said"] == ["step-00000004: sending 2 files (0.00 GB) to nodes that lack them"]
 
 
 def test_much_to_send_comes_with_advice():

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from allranks import durable
 from allranks.errors import UsageError
 from allranks.launch.node.lock import lock_node
 from allranks.launch.spec.options import Launch
@@ -46,9 +47,7 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
 def write_file(path: Path, text: str) -> None:
     """Write atomically: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    durable.write(path, text)
 
 
 def _check_writable(directory: Path) -> None:
