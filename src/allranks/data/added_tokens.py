@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from allranks.config import RunConfig
 from allranks.data.blocks import BlockSet, afresh
 from allranks.data.tokenizer import new_tokens
 
@@ -11,7 +12,7 @@ from allranks.data.tokenizer import new_tokens
 _CHUNK = 1 << 22
 
 
-def added_tokens(cfg: Any, blocks: BlockSet, tokenizer: Any) -> dict[str, Any]:
+def added_tokens(cfg: RunConfig, blocks: BlockSet, tokenizer: Any) -> dict[str, Any]:
     """`added_tokens`: text -> id of those that occur in `blocks`; `new_tokens`: the texts that only the config adds."""
     ids = dict(tokenizer.get_added_vocab())
     seen = np.zeros(max([*ids.values(), -1]) + 1, bool)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from allranks.config import RunConfig
 from allranks.data.blocks import BlockSet, arrange
 from allranks.errors import DataError
 
@@ -38,7 +39,7 @@ class Collection:
         self._lengths: list[np.ndarray] = []
         self._seen: set[bytes] = set()
 
-    def add(self, cfg: Any, encoded: Any, stats: SourceStats) -> None:
+    def add(self, cfg: RunConfig, encoded: Any, stats: SourceStats) -> None:
         """Append a batch, without the documents that are too long, too short or seen before."""
         data = cfg.data
         tokens_out, mask_out, lengths = [], [], []

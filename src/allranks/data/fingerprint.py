@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from allranks.config import RunConfig
 from allranks.data.sources import locate
 from allranks.data.templates import named_template_text
 from allranks.data.tokenizer import tokenizer_files
@@ -32,7 +33,7 @@ _NOT_CONTENT_OF_DATA = {
 }
 
 
-def fingerprint(cfg: Any) -> str:
+def fingerprint(cfg: RunConfig) -> str:
     """Hex SHA-256 of what `cfg` prepares. Reads all data files once.
 
     Errors: `DataError` or `ConfigError` if a file is not there.
@@ -53,7 +54,7 @@ def fingerprint(cfg: Any) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def split_seed(cfg: Any) -> int:
+def split_seed(cfg: RunConfig) -> int:
     """The seed of the evaluation split."""
     return cfg.optimizer.seed if cfg.data.data_seed is None else cfg.data.data_seed
 

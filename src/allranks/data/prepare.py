@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from allranks.config import RunConfig
 from allranks.data.added_tokens import added_tokens
 from allranks.data.blocks import BlockSet
 from allranks.data.collection import Collection, SourceStats
@@ -21,7 +22,7 @@ from allranks.errors import DataError
 _SHOWN_PROBLEMS = 5
 
 
-def prepare(cfg: Any, *, report: Report | None = None) -> Prepared:
+def prepare(cfg: RunConfig, *, report: Report | None = None) -> Prepared:
     """Open the prepared data set of `cfg`, made once for its content.
 
     report: takes one line of progress at a time. If it was made before, neither transformers nor datasets is imported.
@@ -50,7 +51,7 @@ def _block_sizes(data: Any) -> dict[str, int]:
     return {"train": data.sequence_len, "eval": data.eval_sequence_len or data.sequence_len}
 
 
-def _build(cfg: Any, folder: Path, report: Report) -> dict:
+def _build(cfg: RunConfig, folder: Path, report: Report) -> dict:
     data, sizes = cfg.data, _block_sizes(cfg.data)
     train, held_out = Collection(folder, "train", sizes["train"]), Collection(folder, "eval", sizes["eval"])
     with _workers(data) as workers:  # they start while the tokenizer's library is imported here
@@ -85,7 +86,7 @@ def _build(cfg: Any, folder: Path, report: Report) -> dict:
 class _Work:
     """What every data set is read with."""
 
-    cfg: Any
+    cfg: RunConfig
     tokenizer: Any
     workers: Any  # Workers, or None: in this process
     report: Report

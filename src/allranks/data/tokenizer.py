@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from allranks.config import RunConfig
 from allranks.data.token_names import rename_added_tokens
 from allranks.errors import ConfigError
 
@@ -24,7 +25,7 @@ _FILES = (
 )
 
 
-def load_tokenizer(cfg: Any) -> Any:
+def load_tokenizer(cfg: RunConfig) -> Any:
     """The tokenizer with `added_tokens_overrides`, `special_tokens`, `tokens` and `chat_template` applied.
 
     Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
@@ -42,7 +43,7 @@ def load_tokenizer(cfg: Any) -> Any:
     return tokenizer
 
 
-def new_tokens(cfg: Any) -> list[str]:
+def new_tokens(cfg: RunConfig) -> list[str]:
     """The tokens of `special_tokens` and `tokens` that the tokenizer does not have by itself."""
     special = cfg.model.special_tokens.model_dump(exclude_none=True) if cfg.model.special_tokens else {}
     several = special.pop("additional_special_tokens", [])
@@ -51,7 +52,7 @@ def new_tokens(cfg: Any) -> list[str]:
     return [token for token in given if token not in vocabulary]
 
 
-def _base_tokenizer(cfg: Any) -> Any:
+def _base_tokenizer(cfg: RunConfig) -> Any:
     """The tokenizer as the model brings it, with other names for tokens that it has in reserve."""
     from transformers import AutoTokenizer
 
@@ -66,7 +67,7 @@ def _base_tokenizer(cfg: Any) -> Any:
     return rename_added_tokens(tokenizer, names) if names else tokenizer
 
 
-def tokenizer_files(cfg: Any) -> list[Path]:
+def tokenizer_files(cfg: RunConfig) -> list[Path]:
     """The files that define the tokenizer, by name, for the fingerprint. Needs no transformers."""
     name = cfg.model.tokenizer_config or cfg.model.base_model
     folder = Path(name).expanduser()
@@ -80,7 +81,7 @@ def tokenizer_files(cfg: Any) -> list[Path]:
     return found
 
 
-def _hub_snapshot(cfg: Any, name: str) -> Path:
+def _hub_snapshot(cfg: RunConfig, name: str) -> Path:
     """The folder of a Hub model's tokenizer files in the local cache, downloaded if they are not there."""
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         no_folder = ValueError("there is no such folder; give one that exists, or a Hub id such as Qwen/Qwen2.5-7B")
@@ -94,7 +95,7 @@ def _hub_snapshot(cfg: Any, name: str) -> Path:
         raise ConfigError(_not_loaded(cfg, name, error)) from error
 
 
-def _not_loaded(cfg: Any, name: str, error: Exception) -> str:
+def _not_loaded(cfg: RunConfig, name: str, error: Exception) -> str:
     key = "tokenizer_config" if cfg.model.tokenizer_config else "base_model"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"{cfg.source}: {key}: {name}: no tokenizer can be loaded from there: {reason}"

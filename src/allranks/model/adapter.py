@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.sharding import filling, full_shape, local_part
 from allranks.model.weights import StoredTensor, read_header, read_rows
 
 
-def add_adapter(model: PreTrainedModel, cfg: Any) -> LoraConfig:
+def add_adapter(model: PreTrainedModel, cfg: RunConfig) -> LoraConfig:
     """Wrap the target modules of `model` (on the meta device) in LoRA, in place, and freeze everything else.
 
     Names become PEFT's: `….q_proj.base_layer.weight`, `….q_proj.lora_A.default.weight`.
@@ -27,7 +28,7 @@ def add_adapter(model: PreTrainedModel, cfg: Any) -> LoraConfig:
         ConfigError: a target or a module to save that matches nothing; the names that there are get listed.
     """
     options = cfg.adapter
-    config = _continued(cfg) if options.lora_model_dir else _new(model, options)
+    config = _continued(cfg, options.lora_model_dir) if options.lora_model_dir else _new(model, options)
     config.base_model_name_or_path = cfg.model.base_model
     config.task_type = "CAUSAL_LM"
     config.inference_mode = False
@@ -45,7 +46,7 @@ def add_adapter(model: PreTrainedModel, cfg: Any) -> LoraConfig:
     return config
 
 
-def start_adapter(model: nn.Module, cfg: Any, seed: int) -> None:
+def start_adapter(model: nn.Module, cfg: RunConfig, seed: int) -> None:
     """Give the adapter its first values: from `lora_model_dir`, or random by (seed, name), so equal on any topology.
 
     `A` as PEFT draws it (uniform within 1/sqrt(in features), or normal with deviation 1/r for "gaussian"), `B` zero, so
@@ -119,8 +120,8 @@ def _new(model: PreTrainedModel, options: Any) -> LoraConfig:
     )
 
 
-def _continued(cfg: Any) -> LoraConfig:
-    folder = Path(cfg.adapter.lora_model_dir).expanduser()
+def _continued(cfg: RunConfig, lora_model_dir: str) -> LoraConfig:
+    folder = Path(lora_model_dir).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
     config = LoraConfig.from_pretrained(str(folder))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model import attention
 from allranks.model.batch import TorchBatch
@@ -124,7 +125,7 @@ class TrainModel:
         return nullcontext()
 
 
-def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> TrainModel:
+def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) -> TrainModel:
     """Load `cfg.model.base_model`, with its adapter, onto this rank, spread as `placement` says.
 
     Every rank calls it at the same time. No rank holds more than its part of the weights, unless it holds all of them.
@@ -217,7 +218,7 @@ def build_model(cfg: Any, placement: Placement, *, tokenizer: Any = None) -> Tra
     return built
 
 
-def _wanted_recipe(model: PreTrainedModel, cfg: Any) -> Recipe | None:
+def _wanted_recipe(model: PreTrainedModel, cfg: RunConfig) -> Recipe | None:
     """How to make the loss without full logits, or None: not wanted, or not known for this model."""
     kernels = cfg.kernels
     asked = [
@@ -237,7 +238,7 @@ def _wanted_recipe(model: PreTrainedModel, cfg: Any) -> Recipe | None:
 
 
 def _without_weights(
-    config: PreTrainedConfig, cfg: Any, precision: Precision, device: torch.device
+    config: PreTrainedConfig, cfg: RunConfig, precision: Precision, device: torch.device
 ) -> tuple[PreTrainedModel, PackedKwargs, bool]:
     """Make the model with its parameters on the meta device and its buffers computed for real.
 

@@ -9,12 +9,14 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from allranks.config import RunConfig
+
 ROUNDING = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOW_RANK = {"power_sgd": powerSGD_hook.powerSGD_hook, "batched_power_sgd": powerSGD_hook.batched_powerSGD_hook}
 """PowerSGD: Vogels et al. 2019, arXiv 1905.13727. The batched one takes a bucket's gradients as one square matrix."""
 
 
-def add_comm_hook(replicas: DistributedDataParallel, cfg: Any) -> None:
+def add_comm_hook(replicas: DistributedDataParallel, cfg: RunConfig) -> None:
     """Register the hook that `cfg` asks for. Every one of them ends in the mean over ranks, as without a hook.
 
     Hooks run where DDP would reduce, so that micro-batches that are not the last of their step send nothing with them
@@ -59,7 +61,7 @@ def in_order(hook: Callable[[Any, dist.GradBucket], Future[torch.Tensor]]) -> Ca
     return ordered
 
 
-def comm_hook(cfg: Any) -> str:
+def comm_hook(cfg: RunConfig) -> str:
     """The hook of a config, "none" if none.
 
     Sharding over one rank, as `dp_shard_size: node` with one rank a node, is DDP; its `reduce_dtype` is then a hook.
@@ -69,7 +71,7 @@ def comm_hook(cfg: Any) -> str:
     return "bf16" if cfg.parallel.fsdp_settings.reduce_dtype == "bfloat16" else "none"
 
 
-def compression_starts(cfg: Any) -> int | None:
+def compression_starts(cfg: RunConfig) -> int | None:
     """After how many steps of a start gradients are approximated; None where the hook does not wait, or there is none.
 
     A resumed run waits as long again, because PowerSGD's memory is empty again.
@@ -77,7 +79,7 @@ def compression_starts(cfg: Any) -> int | None:
     return cfg.parallel.comm_state_option.start_powerSGD_iter if comm_hook(cfg) in LOW_RANK else None
 
 
-def compression_warnings(cfg: Any, step: int, last: int) -> list[str]:
+def compression_warnings(cfg: RunConfig, step: int, last: int) -> list[str]:
     """What the user should know of a start that goes on from `step`, and ends with `last`."""
     begins = compression_starts(cfg)
     if begins is None:

@@ -2,12 +2,13 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model import attention, varlen
 from allranks.model.batch import TorchBatch
@@ -25,7 +26,7 @@ _TOLERANCE = 0.02
 
 
 def choose_attention(
-    make: Callable[[str], PreTrainedModel], config: PreTrainedConfig, cfg: Any, device: torch.device
+    make: Callable[[str], PreTrainedModel], config: PreTrainedConfig, cfg: RunConfig, device: torch.device
 ) -> tuple[PreTrainedModel, PackedKwargs, bool]:
     """Make the model with the attention that was asked for, or the fastest that isolates documents.
 

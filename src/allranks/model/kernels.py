@@ -2,12 +2,12 @@
 
 import importlib.util
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.chunked import Shaping
 from allranks.model.head import Kernel
@@ -22,7 +22,7 @@ _LIGER_ARGUMENTS = {
 _NO_LOSS_KERNEL = "remove it: the loss is made in chunks without full logits anyway (`chunked_cross_entropy`)"
 
 
-def loss_kernel(cfg: Any, device: torch.device) -> Kernel | None:
+def loss_kernel(cfg: RunConfig, device: torch.device) -> Kernel | None:
     """The library function that makes the loss, where the config asks for one.
 
     Raises:
@@ -37,7 +37,7 @@ def loss_kernel(cfg: Any, device: torch.device) -> Kernel | None:
     return None
 
 
-def apply_liger(model: PreTrainedModel, cfg: Any, device: torch.device) -> None:
+def apply_liger(model: PreTrainedModel, cfg: RunConfig, device: torch.device) -> None:
     """Let Liger compute the parts of `model` that the config names, in place. Call it before adapters are added.
 
     Raises:

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.comm_hooks import add_comm_hook
 from allranks.model.placement import Placement
@@ -18,7 +19,7 @@ from allranks.model.precision import Precision
 
 
 def shard(
-    model: PreTrainedModel, layers: list[nn.Module], cfg: Any, placement: Placement, precision: Precision
+    model: PreTrainedModel, layers: list[nn.Module], cfg: RunConfig, placement: Placement, precision: Precision
 ) -> None:
     """Cut the parameters of `model` (on the meta device) into shards over `placement.mesh`, in place.
 
@@ -57,7 +58,7 @@ def _prefetch(units: list[nn.Module]) -> None:
         unit.set_modules_to_backward_prefetch([before])
 
 
-def replicate(model: nn.Module, cfg: Any, placement: Placement) -> nn.Module:
+def replicate(model: nn.Module, cfg: RunConfig, placement: Placement) -> nn.Module:
     """Wrap `model`, already on its device, in DistributedDataParallel."""
     parallel = cfg.parallel
     # Buffers of language models are constants; sending them before every forward pass buys nothing. (torch 2.13 renamed
@@ -90,7 +91,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
-def compile_layers(layers: list[nn.Module], cfg: Any, device: torch.device) -> bool:
+def compile_layers(layers: list[nn.Module], cfg: RunConfig, device: torch.device) -> bool:
     """Compile every decoder layer by itself, if asked: equal layers share one graph, and sharding still sees them.
 
     `torch_compile: auto` compiles on CUDA where Triton is installed. Returns whether the layers are compiled.
@@ -136,7 +137,7 @@ def reshard(module: nn.Module) -> None:
             part.reshard()
 
 
-def _reduce_dtype(cfg: Any, precision: Precision) -> torch.dtype | None:
+def _reduce_dtype(cfg: RunConfig, precision: Precision) -> torch.dtype | None:
     """What FSDP sends gradients in; None: in the type of the parameters that are computed with."""
     asked = cfg.parallel.fsdp_settings.reduce_dtype
     if asked is not None:

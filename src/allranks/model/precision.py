@@ -1,11 +1,11 @@
 """Which dtype parameters are held in, and which one the forward pass computes in."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.quantized import quantized_layers
 
@@ -27,7 +27,7 @@ class Precision:
         return self.compute != self.trainable
 
 
-def resolve_precision(cfg: Any, device: torch.device, kind: str) -> Precision:
+def resolve_precision(cfg: RunConfig, device: torch.device, kind: str) -> Precision:
     """Turn the config's `precision` section into dtypes.
 
     - nothing set: float32 throughout;

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.head import replaced
 
@@ -56,7 +57,7 @@ class RouterLoss:
         return total
 
 
-def router_loss(model: PreTrainedModel, cfg: Any) -> RouterLoss | None:
+def router_loss(model: PreTrainedModel, cfg: RunConfig) -> RouterLoss | None:
     """The router loss that `model` adds to its cross entropy in training; None without.
 
     Found by asking the model's own code, with body and output layer replaced by chosen numbers, as `head_recipe` does:
@@ -90,7 +91,7 @@ def router_loss(model: PreTrainedModel, cfg: Any) -> RouterLoss | None:
     return found if found and found.coefficient else None
 
 
-def _asked_for(cfg: Any) -> str:
+def _asked_for(cfg: RunConfig) -> str:
     """The key of the config that asks for more than cross entropy: a loss's weight, or the router's; "" if none."""
     overrides = dict(cfg.model.overrides_of_model_config or {})
     weights = (key for key, value in overrides.items() if "loss" in key and isinstance(value, int | float) and value)

@@ -1,10 +1,10 @@
 """Where the base model comes from: a local folder or the Hugging Face Hub, and its config."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 
 # Some repositories hold the same weights twice, in the author's own format beside safetensors.
@@ -12,7 +12,7 @@ _NEVER = ["original/*", "consolidated*", "*.pth", "*.bin", "*.gguf", "*.onnx"]
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 
 
-def model_folder(cfg: Any) -> Path:
+def model_folder(cfg: RunConfig) -> Path:
     """Return the folder that holds the base model's files, downloading them from the Hub where it is an id.
 
     Raises:
@@ -38,7 +38,7 @@ def model_folder(cfg: Any) -> Path:
     return Path(found)
 
 
-def read_config(cfg: Any, folder: Path) -> PreTrainedConfig:
+def read_config(cfg: RunConfig, folder: Path) -> PreTrainedConfig:
     """Read the model's config and apply `overrides_of_model_config`.
 
     Raises:

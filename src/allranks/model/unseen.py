@@ -1,10 +1,9 @@
 """Tokens that a base model has never seen, and whose rows an adapter leaves as they are."""
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.model.source import model_folder
 from allranks.model.weights import StoredTensor, find_weights, read_rows
 
@@ -13,7 +12,7 @@ _NOTHING = 0.01
 _SAMPLED_ROWS = 64
 
 
-def unseen_tokens(cfg: Any, model: PreTrainedModel, used: dict[str, int], new: list[str]) -> str | None:
+def unseen_tokens(cfg: RunConfig, model: PreTrainedModel, used: dict[str, int], new: list[str]) -> str | None:
     """What to tell the user of an adapter's run whose data has tokens that the base model has never seen; else None.
 
     used: text -> id of the added tokens that the data has; new: those of them that only the config adds. Others count

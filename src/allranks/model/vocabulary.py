@@ -5,10 +5,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 
 
-def grow_vocabulary(config: PreTrainedConfig, cfg: Any, tokenizer: Any) -> Callable[[PreTrainedModel], set[str]]:
+def grow_vocabulary(config: PreTrainedConfig, cfg: RunConfig, tokenizer: Any) -> Callable[[PreTrainedModel], set[str]]:
     """Raise `config.vocab_size` where `tokenizer` has more tokens than that, to a multiple of 32 if asked.
 
     Models often have more rows than tokens; those are used first. Returns a function that names the tensors of a model

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision
@@ -40,7 +41,7 @@ def import_deepspeed(device: torch.device) -> Any:
 
 
 def engine_settings(
-    cfg: Any, placement: Placement, precision: Precision, config: PreTrainedConfig, *, num_micro_batches: int = 1
+    cfg: RunConfig, placement: Placement, precision: Precision, config: PreTrainedConfig, *, num_micro_batches: int = 1
 ) -> dict[str, Any]:
     """What DeepSpeed is given: the config's settings with every `auto` replaced, batch and precision as they are here.
 

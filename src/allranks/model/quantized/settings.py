@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision
@@ -60,7 +61,7 @@ class Packed:
 
 
 def quantization(
-    cfg: Any, placement: Placement, precision: Precision, stored: dict[str, Any] | None = None
+    cfg: RunConfig, placement: Placement, precision: Precision, stored: dict[str, Any] | None = None
 ) -> Quantization | None:
     """The quantization of the base model, or None: `stored`, where its files are quantized, else the config's.
 
@@ -99,7 +100,7 @@ def quantization(
     )
 
 
-def require_library(cfg: Any, bits: int | None = None) -> None:
+def require_library(cfg: RunConfig, bits: int | None = None) -> None:
     """Raise ConfigError where bitsandbytes is needed (or for `bits`) and missing; quick, for it imports nothing."""
     bits = bits or cfg.adapter.quantized_bits
     if bits and importlib.util.find_spec("bitsandbytes") is None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.model.weights import StoredTensor, read_tensor
 
@@ -27,7 +28,7 @@ class PackedTensor(StoredTensor):
         return read_tensor(self.packed), {name: read_tensor(tensor) for name, tensor in self.scales.items()}
 
 
-def stored_settings(config: PreTrainedConfig, cfg: Any, folder: Path) -> dict[str, Any] | None:
+def stored_settings(config: PreTrainedConfig, cfg: RunConfig, folder: Path) -> dict[str, Any] | None:
     """The settings that the weights in `folder` were quantized with, taken out of the model's config, or None.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Any
 
 from allranks.entry_points import refuse_by_hand
 from allranks.observe.events import new_events
-from allranks.observe.trackers.forward import Memory, tell
+from allranks.observe.trackers.forward import Memory, forward
 
 # A curve that is a second old is fresh to the eye.
 _POLL_SECONDS = 1.0
@@ -42,7 +42,7 @@ def main(end_of_run: int, drain_seconds: float) -> None:
         last = ended.is_set()  # asked before reading: all that was written before the end is read after it
         events, memory.offset = new_events(spec["events"], memory.offset)
         for event in events:
-            tell(tracker, event, memory, log_every=spec["log_every"], num_steps=spec["num_steps"])
+            forward(tracker, event, memory, log_every=spec["log_every"], num_steps=spec["num_steps"])
             if event["kind"] in ("exit", "phase"):  # a phase: there was another start after that exit
                 end = event
         if events:

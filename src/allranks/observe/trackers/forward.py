@@ -1,4 +1,4 @@
-"""What trackers are told of an event, and what they have been told already."""
+"""Forward events to a tracker, each once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _replace(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def tell(tracker: Tracker, event: Mapping[str, Any], memory: Memory, *, log_every: int, num_steps: int) -> None:
+def forward(tracker: Tracker, event: Mapping[str, Any], memory: Memory, *, log_every: int, num_steps: int) -> None:
     """Tell `tracker` of one event, if it is of a kind that trackers show and not one that it was told before."""
     kind, step = event["kind"], event.get("step", 0)
     if kind in ("step", "eval"):
