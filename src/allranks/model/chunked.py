@@ -111,20 +111,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for first in range(0, len(labels), rows):
                 chunk = slice(first, first + rows)
                 part, targets = hidden.detach()[chunk].to(dtype), labels[chunk, None]
-                part_loss, slopes = _chunk(F.linear(part, matrix, offset).float(), targets, shaping, any(wanted))
+                part_loss, grad_logits = _chunk(F.linear(part, matrix, offset).float(), targets, shaping, any(wanted))
                 loss += part_loss
-                if slopes is None:
+                if grad_logits is None:
                     continue
-                slopes = slopes.to(dtype)
+                grad_logits = grad_logits.to(dtype)
                 if of_hidden is not None:
-                    torch.mm(slopes, matrix, out=of_hidden[chunk])
+                    torch.mm(grad_logits, matrix, out=of_hidden[chunk])
                 if of_weight is not None and dtype == torch.float32:
-                    of_weight.addmm_(slopes.T, part)
+                    of_weight.addmm_(grad_logits.T, part)
                 elif of_weight is not None:
-                    of_weight += slopes.T @ part
+                    of_weight += grad_logits.T @ part
                 if of_bias is not None:
-                    of_bias += slopes.sum(0, dtype=torch.float32)
-                del slopes  # or it would still be there while the next chunk's logits are made
+                    of_bias += grad_logits.sum(0, dtype=torch.float32)
+                del grad_logits  # or it would still be there while the next chunk's logits are made
         ctx.gradients = (of_hidden, of_weight, of_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return loss
@@ -146,10 +146,10 @@ def _chunk(logits: Tensor, targets: Tensor, shaping: Shaping, wanted: bool) -> t
     """The loss of one chunk and its gradient by the linear layer's outputs, made of `logits` in place."""
     if shaping.scale != 1.0:
         logits = logits.mul_(shaping.scale)
-    bend = None
+    tanh_grad = None
     if shaping.cap is not None:
         logits = logits.div_(shaping.cap).tanh_()
-        bend = 1 - logits * logits if wanted else None
+        tanh_grad = 1 - logits * logits if wanted else None
         logits = logits.mul_(shaping.cap)
     largest = logits.amax(dim=1, keepdim=True)
     of_target = logits.gather(1, targets)
@@ -158,7 +158,7 @@ def _chunk(logits: Tensor, targets: Tensor, shaping: Shaping, wanted: bool) -> t
     loss = (total.log() + largest - of_target).sum()
     if not wanted:
         return loss, None
-    slopes = logits.div_(total).scatter_add_(1, targets, torch.full_like(of_target, -1.0))
-    if bend is not None:
-        slopes = slopes.mul_(bend)
-    return loss, slopes if shaping.scale == 1.0 else slopes.mul_(shaping.scale)
+    grad_logits = logits.div_(total).scatter_add_(1, targets, torch.full_like(of_target, -1.0))
+    if tanh_grad is not None:
+        grad_logits = grad_logits.mul_(tanh_grad)
+    return loss, grad_logits if shaping.scale == 1.0 else grad_logits.mul_(shaping.scale)

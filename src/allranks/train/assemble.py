@@ -20,7 +20,6 @@ from allranks.model.build import TrainModel
 from allranks.observe import EventLog, RunDir
 from allranks.observe.slow_steps import SlowSteps
 from allranks.plan.flops import peak_flops, training_flops_per_token
-from allranks.train.agenda import lay_out
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.garbage import garbage
 from allranks.train.loop import Limits, Loop
@@ -29,6 +28,7 @@ from allranks.train.result import write_hugging_face_files
 from allranks.train.schedule import learning_rate_schedule
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
+from allranks.train.step_schedule import lay_out
 from allranks.train.storage import Storage
 from allranks.train.strategies import make_strategy, strategy_warnings
 from allranks.train.traffic import CHECKPOINT_GROUP
@@ -49,7 +49,9 @@ def assemble(
 ) -> Loop:
     """The loop of a run that starts at step 0; call it on all ranks, because it makes a process group."""
     device = model.placement.device
-    agenda = lay_out(cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval))
+    step_schedule = lay_out(
+        cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval)
+    )
     per_rank = math.ceil(global_batch / identity.world_size)
     num_micro_batches = math.ceil(per_rank / cfg.optimizer.micro_batch_size)
     strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
@@ -61,10 +63,10 @@ def assemble(
         model=model,
         strategy=strategy,
         base_rates=[group["lr"] for group in strategy.optimizer.param_groups],
-        schedule=learning_rate_schedule(cfg, agenda.num_steps),
-        plan=_plan(cfg, identity, prepared.train, agenda.total_blocks, global_batch),
+        schedule=learning_rate_schedule(cfg, step_schedule.num_steps),
+        plan=_plan(cfg, identity, prepared.train, step_schedule.total_blocks, global_batch),
         eval_plan=_eval_plan(cfg, identity, prepared.eval) if prepared.eval else None,
-        agenda=agenda,
+        step_schedule=step_schedule,
         checkpointer=Checkpointer(
             run_dir.checkpoints,
             strategy.state,
@@ -95,7 +97,7 @@ def assemble(
         seed=cfg.optimizer.seed,
         pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
-        garbage=garbage(cfg, agenda),
+        garbage=garbage(cfg, step_schedule),
         after_step=between_steps(cfg, run_dir.path / "profiles", identity.rank, device),
         save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
         memory_bytes=_memory_meter(device),
@@ -156,7 +158,7 @@ def _eval_plan(cfg: RunConfig, identity: Identity, blocks: BlockSet) -> BatchPla
 def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> RunState:
     return RunState(
         step=loop.step,
-        num_steps=loop.agenda.num_steps,
+        num_steps=loop.step_schedule.num_steps,
         global_batch=loop.plan.global_batch,
         tokens=loop.tokens,
         loss=loop.last_loss if math.isfinite(loop.last_loss) else None,

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 
 from allranks.config import RunConfig
-from allranks.train.agenda import Agenda
+from allranks.train.step_schedule import StepSchedule
 
 EVERY = 50
 """Steps between collections where the config names none: torchtitan's number. A step leaves next to no cycles behind;
@@ -66,7 +66,7 @@ class Garbage:
         return time.perf_counter() - started
 
 
-def garbage(cfg: RunConfig, agenda: Agenda) -> Garbage:
+def garbage(cfg: RunConfig, step_schedule: StepSchedule) -> Garbage:
     """As `gc_steps` asks, with Axolotl's meanings: N, every N steps; -1, at the end of each epoch and before each
     evaluation; the GPU's cache is emptied as well. 0 or none: every `EVERY` steps, and the cache is left alone."""
     asked = cfg.tracking.gc_steps
@@ -76,6 +76,6 @@ def garbage(cfg: RunConfig, agenda: Agenda) -> Garbage:
         return Garbage(lambda step: step % asked == 0, empties_cache=True)
 
     def ends_epoch(step: int) -> bool:
-        return math.floor(agenda.epoch(step)) > math.floor(agenda.epoch(step - 1))
+        return math.floor(step_schedule.epoch(step)) > math.floor(step_schedule.epoch(step - 1))
 
-    return Garbage(lambda step: ends_epoch(step) or step in agenda.eval_at, empties_cache=True)
+    return Garbage(lambda step: ends_epoch(step) or step in step_schedule.eval_at, empties_cache=True)

@@ -19,7 +19,6 @@ from allranks.errors import AllranksError
 from allranks.model.build import TrainModel
 from allranks.observe import EventLog, Progress
 from allranks.observe.slow_steps import SlowSteps
-from allranks.train.agenda import Agenda
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
@@ -27,6 +26,7 @@ from allranks.train.garbage import Garbage
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
+from allranks.train.step_schedule import StepSchedule
 from allranks.train.strategies import Strategy
 from allranks.train.traffic import Traffic
 
@@ -59,7 +59,7 @@ class Loop:
     schedule: Multiplier
     plan: BatchPlan
     eval_plan: BatchPlan | None
-    agenda: Agenda
+    step_schedule: StepSchedule
     checkpointer: Checkpointer
     stats: StatsReader
     events: EventLog
@@ -99,7 +99,7 @@ class Outcome:
 
 
 def train(loop: Loop) -> Outcome:
-    """Train from step `loop.step` to the end of the agenda, or until a signal or a limit ends it.
+    """Train from step `loop.step` to the last step, or until a signal or a limit ends it.
 
     Raises AllranksError when the loss is not finite or stays above the watchdog's threshold; no checkpoint is made
     of such a state.
@@ -108,7 +108,7 @@ def train(loop: Loop) -> Outcome:
     device = model.placement.device
     model.module.train()
     steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
-    if loop.step == 0 and 0 in loop.agenda.eval_at:
+    if loop.step == 0 and 0 in loop.step_schedule.eval_at:
         _measure(loop)
     loop._last_read = time.perf_counter()
     for call in loop.after_step:
@@ -171,12 +171,12 @@ def train(loop: Loop) -> Outcome:
             _digest(loop, read)
             for call in loop.after_step:
                 call(step)
-            early = step in loop.agenda.eval_at and _evaluate(loop)
-            if step in loop.agenda.save_at and not _is_saved(loop):
+            early = step in loop.step_schedule.eval_at and _evaluate(loop)
+            if step in loop.step_schedule.save_at and not _is_saved(loop):
                 save(loop)
             if (saved := loop.checkpointer.poll()) is not None:
                 _saved(loop, saved)
-            if loop.stopping and step < loop.agenda.num_steps:
+            if loop.stopping and step < loop.step_schedule.num_steps:
                 _save_before_leaving(loop)
                 return Outcome("preempted", loop.stop_request.name or "a signal to another rank")
             if early:
@@ -246,7 +246,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
         loop.events.emit(
             "step",
             step=stats.step,
-            epoch=round(loop.agenda.epoch(stats.step), 6),
+            epoch=round(loop.step_schedule.epoch(stats.step), 6),
             loss=stats.loss,
             grad_norm=stats.grad_norm,
             seconds=round(seconds, 6),

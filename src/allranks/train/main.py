@@ -166,14 +166,14 @@ class _Rank:
             check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
             restore(loop, resume, state)
             left_trajectory = archive_newer(self.run_dir, loop.step, storage, self._warn)
-            self._say(f"resumed {resume} at step {loop.step} of {loop.agenda.num_steps}")
+            self._say(f"resumed {resume} at step {loop.step} of {loop.step_schedule.num_steps}")
         if model.packed and (text := model.packed.warning(model.num_parameters)):
             self._warn(text)
         self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
 
         outcome = Outcome("done")
-        if loop.step >= loop.agenda.num_steps:
-            self._say(f"all {loop.agenda.num_steps} steps were done before; nothing is left to train")
+        if loop.step >= loop.step_schedule.num_steps:
+            self._say(f"all {loop.step_schedule.num_steps} steps were done before; nothing is left to train")
         else:
             self._enter("train")
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
@@ -190,19 +190,19 @@ class _Rank:
                 self.run_dir,
                 self.events,
                 start_step=loop.step,
-                num_steps=loop.agenda.num_steps,
-                log_every=loop.agenda.log_every,
+                num_steps=loop.step_schedule.num_steps,
+                log_every=loop.step_schedule.log_every,
                 fresh=fresh,
                 warn=self._warn,
             )
 
     def _train(self, loop: Loop) -> Outcome:
-        agenda = loop.agenda
+        step_schedule = loop.step_schedule
         if self.identity.rank == 0:
             loop.progress = Progress(
-                agenda.num_steps,
+                step_schedule.num_steps,
                 start_step=loop.step,
-                logging_steps=agenda.log_every,
+                logging_steps=step_schedule.log_every,
                 full_speed=loop.full_speed,
             )
         if not self.identity.alone:
@@ -214,7 +214,7 @@ class _Rank:
                 loop.progress.close()
 
     def _count_traffic(self, loop: Loop) -> None:
-        last = loop.agenda.num_steps
+        last = loop.step_schedule.num_steps
         for line in compression_warnings(self.cfg, loop.step, last):
             self._warn(line)
         loop.traffic = Traffic(
@@ -260,7 +260,7 @@ class _Rank:
             f"{model.num_parameters / 1e6:,.1f} M parameters{packed}, {model.num_trainable / 1e6:,.2f} M trainable "
             f"({share:.1%}); {kind} on {self.identity.world_size} rank{'s' if self.identity.world_size > 1 else ''} "
             f"({model.placement.device.type}); {len(loop.plan.blocks):,} blocks, {loop.plan.global_batch} a step, "
-            f"{loop.agenda.num_steps} steps"
+            f"{loop.step_schedule.num_steps} steps"
         )
         self._say(f"  {model.ways()}")
 

@@ -12,8 +12,8 @@ from allranks.data import load_tokenizer
 from allranks.model.build import TrainModel
 from allranks.model.source import model_folder
 from allranks.observe import RunDir
-from allranks.train.agenda import wants_result
 from allranks.train.loop import Loop
+from allranks.train.step_schedule import wants_result
 
 
 def write_hugging_face_files(cfg: RunConfig, model: TrainModel, folder: Path) -> None:

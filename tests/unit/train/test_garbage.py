@@ -6,8 +6,8 @@ import weakref
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.train.agenda import lay_out
 from allranks.train.garbage import EVERY, Garbage, garbage
+from allranks.train.step_schedule import lay_out
 from tests.tiny_models import flat_for
 
 
@@ -24,11 +24,11 @@ def collector_left_on():
 
 
 def made(tmp_path, **keys):
-    """The collector of a run of 10 blocks an epoch and 5 a step, evaluated every 3 steps, and its agenda."""
+    """The collector of a run of 10 blocks an epoch and 5 a step, evaluated every 3 steps, and its step_schedule."""
     flat = flat_for(tmp_path, num_epochs=3, batch_size=5, micro_batch_size=5, val_set_size=0.1, eval_steps=3, **keys)
     cfg = resolve_mapping(flat)
-    agenda = lay_out(cfg, num_blocks=10, global_batch=5, has_eval=True)
-    return garbage(cfg, agenda), agenda
+    step_schedule = lay_out(cfg, num_blocks=10, global_batch=5, has_eval=True)
+    return garbage(cfg, step_schedule), step_schedule
 
 
 def test_nothing_is_collected_between_the_steps_and_all_of_it_at_the_set_one():
@@ -85,8 +85,8 @@ def test_an_evaluation_is_collected_whenever_python_likes():
     ],
 )
 def test_the_steps_are_those_of_the_config(tmp_path, keys, due):
-    collector, agenda = made(tmp_path, **keys)
-    assert agenda.num_steps == 6
+    collector, step_schedule = made(tmp_path, **keys)
+    assert step_schedule.num_steps == 6
     assert [step for step in range(1, 7) if collector.due(step)] == due
     if not keys.get("gc_steps"):
         assert [step for step in range(1, 2 * EVERY + 1) if collector.due(step)] == [EVERY, 2 * EVERY]

@@ -12,10 +12,10 @@ from allranks.data import BlockSet, load_tokenizer, prepare
 from allranks.data.show import runs
 from allranks.model.build import TrainModel, build_model
 from allranks.observe import EventLog, RunDir
-from allranks.train.agenda import lay_out
 from allranks.train.assemble import assemble, block_order
 from allranks.train.loop import Loop
 from allranks.train.signals import StopRequest
+from allranks.train.step_schedule import lay_out
 from allranks.train.storage import ALONE
 from tests.tiny_models import one_process
 from tests.unit.data.conftest import make_tokenizer
@@ -145,8 +145,8 @@ def steps(pick: str, blocks: int = 20, step: int = 2) -> Callable[[RunConfig], l
 
     def probe(cfg: RunConfig) -> list[int]:
         evaluates = bool(cfg.data.test_datasets) or cfg.data.val_set_size > 0
-        agenda = lay_out(cfg, num_blocks=blocks, global_batch=step, has_eval=evaluates)
-        return sorted(getattr(agenda, pick))
+        step_schedule = lay_out(cfg, num_blocks=blocks, global_batch=step, has_eval=evaluates)
+        return sorted(getattr(step_schedule, pick))
 
     return probe
 

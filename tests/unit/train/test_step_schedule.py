@@ -1,10 +1,10 @@
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.train.agenda import lay_out
+from allranks.train.step_schedule import lay_out
 
 
-def agenda(*, num_blocks=100, global_batch=10, has_eval=False, **keys):
+def step_schedule(*, num_blocks=100, global_batch=10, has_eval=False, **keys):
     if has_eval:
         keys["val_set_size"] = 0.1
     cfg = resolve_mapping(
@@ -14,12 +14,12 @@ def agenda(*, num_blocks=100, global_batch=10, has_eval=False, **keys):
 
 
 def test_steps_follow_from_epochs_or_max_steps():
-    assert agenda(num_epochs=3).num_steps == 30
-    assert agenda(num_epochs=1.5, num_blocks=99).num_steps == 15
-    assert agenda(num_epochs=0.5, num_blocks=5, global_batch=1).total_blocks == 3
-    assert agenda(num_epochs=0.1, num_blocks=30, global_batch=1).total_blocks == 3
-    assert agenda(num_epochs=0.01, num_blocks=4).num_steps == 1
-    assert agenda(num_epochs=3, max_steps=7).num_steps == 7
+    assert step_schedule(num_epochs=3).num_steps == 30
+    assert step_schedule(num_epochs=1.5, num_blocks=99).num_steps == 15
+    assert step_schedule(num_epochs=0.5, num_blocks=5, global_batch=1).total_blocks == 3
+    assert step_schedule(num_epochs=0.1, num_blocks=30, global_batch=1).total_blocks == 3
+    assert step_schedule(num_epochs=0.01, num_blocks=4).num_steps == 1
+    assert step_schedule(num_epochs=3, max_steps=7).num_steps == 7
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_steps_follow_from_epochs_or_max_steps():
     ],
 )
 def test_when_to_save(keys, expected):
-    assert agenda(**keys).save_at == expected
+    assert step_schedule(**keys).save_at == expected
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_when_to_save(keys, expected):
     ],
 )
 def test_when_to_evaluate(keys, expected):
-    assert agenda(has_eval=True, **keys).eval_at == expected
+    assert step_schedule(has_eval=True, **keys).eval_at == expected
 
 
 def test_without_evaluation_data_nothing_is_evaluated():
-    assert agenda().eval_at == set()
+    assert step_schedule().eval_at == set()
 
 
 def test_bests_are_not_on_the_agenda():
-    assert agenda(has_eval=True, save_strategy="best", eval_steps=5).save_at == set()
-    assert agenda(has_eval=True, load_best_model_at_end=True, eval_steps=5, save_steps=4).save_at == {4, 8, 10}
+    assert step_schedule(has_eval=True, save_strategy="best", eval_steps=5).save_at == set()
+    assert step_schedule(has_eval=True, load_best_model_at_end=True, eval_steps=5, save_steps=4).save_at == {4, 8, 10}

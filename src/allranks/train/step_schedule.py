@@ -9,10 +9,10 @@ from allranks.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Agenda:
+class StepSchedule:
     """Steps count from 1 here: step k is due after the k-th optimizer step. The last step always is.
 
-    0 in `eval_at`: before the first step. Bests are saved when they are found, which no agenda knows.
+    0 in `eval_at`: before the first step. Bests are saved when they are found, which no schedule knows.
     """
 
     num_steps: int
@@ -29,8 +29,8 @@ class Agenda:
         return step % self.log_every == 0 or step == 1 or step == self.num_steps
 
 
-def lay_out(cfg: RunConfig, *, num_blocks: int, global_batch: int, has_eval: bool) -> Agenda:
-    """The agenda of a run over `num_blocks` training blocks with `global_batch` blocks a step.
+def lay_out(cfg: RunConfig, *, num_blocks: int, global_batch: int, has_eval: bool) -> StepSchedule:
+    """The steps of a run over `num_blocks` training blocks with `global_batch` blocks a step.
 
     The last step of the last epoch holds what is left. Every run has a step.
     """
@@ -64,7 +64,7 @@ def lay_out(cfg: RunConfig, *, num_blocks: int, global_batch: int, has_eval: boo
         save_at.add(1)
     if save.save_strategy not in ("no", "best") or (save.save_strategy == "no" and wants_result(cfg)):
         save_at.add(num_steps)
-    return Agenda(
+    return StepSchedule(
         num_steps=num_steps,
         total_blocks=total_blocks,
         steps_per_epoch=steps_per_epoch,
