@@ -1,12 +1,15 @@
 """How did the run end? The ranks' own events know; torchrun's exit status says only whether all is well."""
 
-import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
-from allranks.launch.log_tail import last_lines, read_from
+from allranks.doctor import causes
+from allranks.doctor.first_failure import goes_before, said_elsewhere
+from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.ranks import code_of_signal, first_of_ranks, killed_by, killed_workers
+from allranks.findings import Evidence, Finding, Who, printed
 from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import Launch
@@ -14,8 +17,6 @@ from allranks.observe import RunDir, read_events
 
 PREEMPTED = 75
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
-# torchrun's report of a worker that ended with an error, as torch 2.6 to 2.13 print it.
-_WORKER = re.compile(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-?\d+) \(pid: (\d+)\)")
 
 # What to tell of a run that a signal ended.
 _NOTHING = "stopped before the first step; nothing was lost: start the same command again"
@@ -29,20 +30,37 @@ class Outcome:
 
     exit_code: int
     message: str = ""
+    finding: Finding | None = None
+    """What failed first, as far as this node knows; None where nothing failed or another node has told it."""
 
 
-def outcome(at: Node, launch: Launch, ended: Ended, *, ranks: range | None = None, log_start: int = 0) -> Outcome:
+def failed(code: int, finding: Finding) -> Outcome:
+    return Outcome(code, printed(finding), finding)
+
+
+def outcome(
+    at: Node,
+    launch: Launch,
+    ended: Ended,
+    *,
+    ranks: range | None = None,
+    log_start: int = 0,
+    elsewhere: Finding | None = None,
+) -> Outcome:
     """The exit code of this node's launcher and, for a failure, what failed first and where to look.
 
     `ranks` are those of this node, where it is known which; `log_start` is the size that the agent's log had before.
+    `elsewhere` is what `ended.lost` tells, as a value.
     """
     run, node = at.run, at.name
     events = _events(run, at.run_id)
     tail = read_from(run.agent_log(node), log_start)
     if ended.lost:
-        # Where a rank of this node was killed, it began here: elsewhere only the broken connection was felt.
-        began_here = _killed_worker(tail) is not None
-        return Outcome(1, _failure(run, node, events, tail) if began_here else f"error: {ended.lost}\n  {_left(run)}")
+        # What began here may have been felt, and told, first elsewhere.
+        own = _first(run, node, [event for event in events if event.get("node", node) == node], tail)
+        if own is not None and goes_before(own, elsewhere or said_elsewhere(ended.lost)):
+            return failed(1, _failure(run, node, events, tail))
+        return Outcome(1, f"error: {ended.lost}\n  {_left(run)}")
     # A restarted rank writes another `exit`: the last one counts.
     codes = {
         event["rank"]: int(event.get("code", 1))
@@ -64,8 +82,8 @@ def outcome(at: Node, launch: Launch, ended: Ended, *, ranks: range | None = Non
     failing = {code for code in codes.values() if code not in (0, PREEMPTED)}
     code = failing.pop() if len(failing) == 1 else 1
     if not events:
-        return Outcome(1, _never_started(run, launch, node, tail))
-    return Outcome(code, _failure(run, node, events, tail))
+        return failed(1, _never_started(run, launch, node, tail))
+    return failed(code, _failure(run, node, events, tail))
 
 
 def stopped(run: RunDir, run_id: str, received: signal.Signals) -> Outcome:
@@ -114,60 +132,45 @@ def _events(run: RunDir, run_id: str) -> list[dict[str, Any]]:
     return sorted(events, key=lambda event: event["t"])
 
 
-def _failure(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: str) -> str:
-    first = next((event for event in events if event["kind"] == "error"), None)
-    killed = _killed_worker(tail)
-    if killed is not None:
-        # Its peers' errors, though written first, are of the connection that it left behind.
-        rank, text = killed
-        lines = [f"error: rank {rank} (node {node}) failed first: {text}"]
-        lines += [f"  | {line}" for line in last_lines(read_from(run.log(node, rank)))]
-    elif first is not None:
-        rank = first["rank"]
-        # Rank 0 has told the terminal itself.
-        message = "its message is above" if rank == 0 and node == 0 else first.get("message", "no message")
-        lines = [f"error: rank {rank} (node {first.get('node', node)}{_on_host(first)}) failed first: {message}"]
-    else:
-        rank = None
-        lines = [f"error: the ranks of node {node} ended without saying why; the end of {run.agent_log(node)}:"]
-        lines += [f"  | {line}" for line in last_lines(tail)]
-    if rank is not None and run.log(node, rank).is_file():
-        lines.append(f"  its log: {run.log(node, rank)}")
-    lines.append(f"  all logs: {run.logs(node)}, events: {run.path / 'events'}")
-    return "\n".join(lines)
+def _failure(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: str) -> Finding:
+    found = _first(run, node, events, tail)
+    logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"
+    if found is None:
+        return Finding(
+            causes.NODE_ERROR,
+            f"the ranks of node {node} ended without saying why; the end of {run.agent_log(node)}:",
+            who=Who(node),
+            evidence=_lines(tail),
+            remedy=logs,
+            known_at=node,
+        )
+    assert found.who.rank is not None
+    log = run.log(node, found.who.rank)
+    return replace(found, remedy=f"its log: {log}\n{logs}" if log.is_file() else logs)
 
 
-def _never_started(run: RunDir, launch: Launch, node: int | str, tail: str) -> str:
-    killed = _killed_worker(tail)
-    if killed is not None:
-        head = f"error: rank {killed[0]} (node {node}) {killed[1]} before it said anything"
+def _first(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: str) -> Finding | None:
+    return first_of_ranks(node, events, tail, lambda rank: run.log(node, rank))
+
+
+def _lines(tail: str) -> tuple[Evidence, ...]:
+    return tuple(Evidence(line) for line in last_lines(tail))
+
+
+def _never_started(run: RunDir, launch: Launch, node: int | str, tail: str) -> Finding:
+    killed = killed_workers(tail)
+    code, rank = causes.NODE_ERROR, None
+    if killed:
+        rank, number, pid = killed[0]
+        code = code_of_signal(number)
+        head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})')} before it said anything"
     elif launch.max_nodes > 1:
         head = (
-            f"error: node {node} started no rank: the {launch.max_nodes} nodes did not meet at {launch.endpoint} "
+            f"node {node} started no rank: the {launch.max_nodes} nodes did not meet at {launch.endpoint} "
             f"({launch.backend} rendezvous). Is node 0 running there, is the port open to this node, do all nodes say "
             f"--nnodes {launch.max_nodes} --nproc-per-node {launch.nproc_per_node}, and has each its own --node-rank?"
         )
     else:
-        head = "error: no rank reported anything before it ended"
-    return "\n".join([head, f"  the end of {run.agent_log(node)}:", *(f"  | {line}" for line in last_lines(tail))])
-
-
-def _killed_worker(tail: str) -> tuple[int, str] | None:
-    """(rank, what happened) of a worker that a signal ended before it could say anything.
-
-    torchrun lists only the workers that ended by themselves, not those that it ended afterwards.
-    """
-    for rank, exitcode, pid in _WORKER.findall(tail):
-        if int(exitcode) < 0:
-            return int(rank), killed_by(-int(exitcode), f" (pid {pid})")
-    return None
-
-
-def killed_by(number: int, whom: str = "") -> str:
-    """That a signal ended a process, and what that often means."""
-    hint = "; the kernel kills so when memory runs out (dmesg tells)" if number == signal.SIGKILL else ""
-    return f"killed by {signal.Signals(number).name}{whom}{hint}"
-
-
-def _on_host(event: dict[str, Any]) -> str:
-    return f", {event['host']}" if event.get("host") else ""
+        head = "no rank reported anything before it ended"
+    what = f"{head}\n  the end of {run.agent_log(node)}:"
+    return Finding(code, what, who=Who(node, rank), evidence=_lines(tail), known_at=node)

@@ -12,7 +12,9 @@ from typing import Any
 
 from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
+from allranks.doctor.first_failure import goes_before
 from allranks.errors import AllranksError
+from allranks.findings import Finding
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import Outcome
@@ -32,6 +34,7 @@ class Peers:
     rendezvous: Rendezvous | None = None
     code: int = 1
     message: str = ""
+    finding: Finding | None = None
 
     @property
     def nodes(self) -> list[NodeFacts]:
@@ -66,6 +69,10 @@ class Peers:
         """Why the run cannot go on, if another node failed or was lost."""
         return self.rendezvous.stop_reason() if self.rendezvous else None
 
+    def elsewhere(self) -> Finding | None:
+        """What `lost` tells, as a value."""
+        return self.rendezvous.stop_finding() if self.rendezvous else None
+
     def parting(self) -> bool:
         """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
         return self.rendezvous.parting if self.rendezvous else False
@@ -76,16 +83,21 @@ class Peers:
         `lost`: what another node had said before. Where the result says more than that, it began here all the same:
         a rank that is killed shows first as a broken connection elsewhere.
         """
-        if lost and lost in result.message:
+        if self.rendezvous is not None and lost and lost in result.message:
             self.code = 0  # nothing began here
-            return result
+            return replace(result, message=result.message.replace(lost, self.rendezvous.settled_reason(lost)))
         self.code = result.exit_code
         if self.rendezvous is None or result.exit_code in (0, 75):
             return result
         self.message = result.message.removeprefix("error: ")
-        elsewhere = None if lost else self.rendezvous.fail(self.message)
+        self.finding = result.finding
+        elsewhere = None if lost else self.rendezvous.fail(self.message, result.finding)
         if not elsewhere or elsewhere in result.message:
             return result
+        known = self.rendezvous.stop_finding()
+        if result.finding is not None and known is not None and goes_before(known, result.finding):
+            # What is told first is what the rest follows from.
+            return replace(result, message=f"error: {elsewhere}\n  here, after that: {result.finding.what}")
         return replace(result, message=f"{result.message}\n  the first to fail was {elsewhere}")
 
 
@@ -126,7 +138,7 @@ def join_peers(
         peers.message = f"stopped by {stop.received.name} before the start"
         raise
     finally:
-        rendezvous.leave(peers.code, peers.message)
+        rendezvous.leave(peers.code, peers.message, peers.finding)
 
 
 @contextlib.contextmanager

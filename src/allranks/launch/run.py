@@ -59,7 +59,7 @@ def run_program(
         with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables) as peers:
             stop_if_asked()
             ended = run_local(launch, program, peers, Record(argv, variables=variables))
-            result = program_outcome(peers.node, launch, ended, log_starts)
+            result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())
             result = peers.ended(result, ended.lost)
     except Stopped as stop:
         result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")

@@ -100,7 +100,7 @@ def start(
             node = peers.node
             _write_config(cfg, node.run.config(node.name))
             ended = run_local(launch, engine(node.run.config(node.name)), peers, record)
-            result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start)
+            result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start, elsewhere=peers.elsewhere())
             result = peers.ended(result, ended.lost)
     except Stopped as stop:
         result = stopped(node.run, node.run_id, stop.received)

@@ -17,7 +17,10 @@ from typing import Any
 import psutil
 
 from allranks.checkpoint.holdings import refusal
+from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
+from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError, UsageError
+from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.join import Rendezvous, Terms
@@ -50,6 +53,7 @@ class Head(Rendezvous):
         self._unknown = 0  # connections that have not yet said who they are
         self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._ready: Mapping[str, str] | None = None
+        self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = _listen(terms)
 
     def gather(self) -> None:
@@ -89,8 +93,9 @@ class Head(Rendezvous):
     async def _close_door(self) -> None:
         self._server.close()
 
-    def _tell_failure(self, message: str) -> None:
-        self._post({"stop": f"{self.own.name}: {message}"})
+    def _tell_failure(self, message: str, finding: Finding) -> None:
+        self._failed = finding
+        self._post({"stop": f"{self.own.name}: {message}", "finding": finding.to_message()})
 
     def _ready_of(self, node_rank: int) -> Mapping[str, str]:
         return (self._ready if node_rank == 0 else self._peers[node_rank].ready) or {}
@@ -166,8 +171,9 @@ class Head(Rendezvous):
                     self._find_silent()
         finally:
             self._server.close()
-            code, message = self._leaving or (1, "")
-            self._broadcast({"bye": code, "message": message})
+            code, message, finding = self._leaving or (1, "", None)
+            said = finding.to_message() if finding else None
+            self._broadcast({"bye": code, "message": message, "finding": said})
             pending = [task for peer in self._peers.values() for task in peer.tasks]
             if pending:
                 await asyncio.wait(pending, timeout=1.0)
@@ -274,12 +280,13 @@ class Head(Rendezvous):
                     peer.ready = {str(key): str(value) for key, value in message["ready"].items()}
                     self._set()
                 elif "failed" in message:
-                    self._stop_all(peer, wire.printable(message["failed"]))
+                    self._stop_all(peer, wire.printable(message["failed"]), message.get("finding"))
                 elif "bye" in message:
                     peer.done = self.parting = True
                     peer.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
-                        self._stop_all(peer, wire.printable(message.get("message") or "failed"))
+                        said = wire.printable(message.get("message") or "failed")
+                        self._stop_all(peer, said, message.get("finding"))
                     return
         except WireError as error:
             if not peer.done:
@@ -289,18 +296,20 @@ class Head(Rendezvous):
         peer.done = True
         peer.writer.close()
         if self.nodes:
-            self._stop_all(peer, f"{peer.facts.name} was lost: {how}")
+            reason = f"{peer.facts.name} was lost: {how}"
+            self._stop_all(peer, reason, node_lost(peer.facts.node_rank, peer.facts.host, reason, 0).to_message())
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
             self._peers.pop(peer.facts.node_rank, None)
 
-    def _stop_all(self, peer: _Peer, reason: str) -> None:
-        if self._stop_reason is None and self._leaving is None:
+    def _stop_all(self, peer: _Peer, reason: str, said: object) -> None:
+        finding = from_message(said) or said_elsewhere(reason, peer.facts.node_rank)
+        if self._leaving is None and goes_before(finding, first_failure(filter(None, [self._failed, self._first]))):
             if not reason.startswith(peer.facts.name):
                 reason = f"{peer.facts.name}: {reason}"
-            self._broadcast({"stop": reason}, but=peer)
-            self._set(_stop_reason=reason)
+            self._broadcast({"stop": reason, "finding": finding.to_message()}, but=peer)
+            self._set(_stop_reason=reason, _first=finding)
 
 
 async def _send_quietly(peer: _Peer, token: str, message: dict[str, Any]) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from allranks.doctor.causes import is_cause
+from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
 from allranks.errors import RefusedError
+from allranks.findings import Finding, from_message
 from allranks.observe import say
 from allranks.rendezvous.facts import NodeFacts
 
@@ -62,8 +65,9 @@ class Rendezvous:
         self._changed = threading.Condition()
         self._refused: str | None = None
         self._stop_reason: str | None = None
+        self._first: Finding | None = None  # what `_stop_reason` tells, as a value
         self.parting = False  # another node has said good-bye
-        self._leaving: tuple[int, str] | None = None
+        self._leaving: tuple[int, str, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True
         self._wake: Callable[[], None] = lambda: None
@@ -91,24 +95,53 @@ class Rendezvous:
         """Why this node has to stop: another one failed or was lost. None while all is well."""
         return self._stop_reason
 
-    def fail(self, message: str) -> str | None:
+    def stop_finding(self) -> Finding | None:
+        """What `stop_reason` tells, as a value."""
+        return self._first
+
+    def settled_reason(self, known: str) -> str:
+        """The reason to tell, where this node stopped for `known`: what another node felt first may have had a cause.
+
+        Waits as long as a failing node does for the others' account.
+        """
+        before = self._first
+        with self._changed, contextlib.suppress(TimeoutError):
+            if before is not None and not is_cause(before.code):
+                self._changed.wait_for(lambda: self._first is not before or self._ended, _WORD_SECONDS)
+        return self._stop_reason or known
+
+    def fail(self, message: str, finding: Finding | None = None) -> str | None:
         """Tell the others why this node fails, so that they stop; returns why another one failed, if one did first."""
+        finding = finding or said_elsewhere(message, self.own.node_rank)
         if self._stop_reason is None:
-            self._tell_failure(message)
+            self._tell_failure(message, finding)
             with self._changed, contextlib.suppress(TimeoutError):
                 # What began elsewhere often shows here first, as a broken connection.
                 self._changed.wait_for(lambda: self._stop_reason is not None, _WORD_SECONDS)
+        if self._first is not None and first_failure([self._first, finding]) is finding:
+            return None  # that one follows from ours
         return self._stop_reason
 
-    def _tell_failure(self, message: str) -> None:
+    def _hear(self, reason: str, said: object) -> bool:
+        """Called by the talking thread: another node failed, for `reason`, with a finding in its message, or none.
+
+        Whether this comes before what was known.
+        """
+        finding = from_message(said) or said_elsewhere(reason)
+        if not goes_before(finding, self._first):
+            return False
+        self._set(_stop_reason=reason, _first=finding)
+        return True
+
+    def _tell_failure(self, message: str, finding: Finding) -> None:
         raise NotImplementedError
 
-    def leave(self, code: int, message: str = "") -> None:
-        """Say good-bye; `code` and `message` tell the others how it ended here."""
+    def leave(self, code: int, message: str = "", finding: Finding | None = None) -> None:
+        """Say good-bye; `code`, `message` and `finding` tell the others how it ended here."""
         with self._changed:
             if self._leaving is not None:
                 return
-            self._leaving = (code, message)
+            self._leaving = (code, message, finding)
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._wake()
         if self._thread.is_alive():

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
+from allranks.findings import Finding
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.join import Rendezvous, Terms
@@ -44,8 +46,8 @@ class Member(Rendezvous):
         self._post({"ready": dict(facts), "account": dict(account or {})})
         self._wait(lambda: self._start, lambda: "ready here; waiting for the other nodes to be ready")
 
-    def _tell_failure(self, message: str) -> None:
-        self._post({"failed": message})
+    def _tell_failure(self, message: str, finding: Finding) -> None:
+        self._post({"failed": message, "finding": finding.to_message()})
 
     def _waiting(self) -> str:
         trouble = self._trouble or "it is there, and waits for the other nodes"
@@ -75,7 +77,8 @@ class Member(Rendezvous):
                 how = self._silent or str(error)
                 if self.nodes:
                     if self._leaving is None and self._stop_reason is None:
-                        self._set(_stop_reason=f"node 0 ({self.nodes[0].host}) was lost: {how}")
+                        reason = f"node 0 ({self.nodes[0].host}) was lost: {how}"
+                        self._hear(reason, node_lost(0, self.nodes[0].host, reason, self.own.node_rank).to_message())
                     return
                 self._set(_trouble=how, _silent="")
             finally:
@@ -147,13 +150,13 @@ class Member(Rendezvous):
         elif "start" in message:
             self._set(_start=True, _patient=False)
         elif "stop" in message:
-            self._set(_stop_reason=wire.printable(message["stop"]))
+            self._hear(wire.printable(message["stop"]), message.get("finding"))
         elif "bye" in message:
             self.parting = True
-            if message["bye"] not in (0, 75) and self._stop_reason is None:
+            if message["bye"] not in (0, 75):
                 node_0 = f"node 0 ({self.nodes[0].host})" if self.nodes else f"node 0 at {self.terms.endpoint}"
                 said = wire.printable(message.get("message") or "")
-                self._set(_stop_reason=said or f"{node_0} failed")
+                self._hear(said or f"{node_0} failed", message.get("finding"))
             return True
         return False
 
@@ -167,8 +170,9 @@ class Member(Rendezvous):
                 async with asyncio.timeout(wire.PULSE_SECONDS):
                     message = await self._outbox.get()
             if "bye" in message:
-                code, text = self._leaving or (1, "")
-                await wire.send(writer, {"bye": code, "message": text})
+                code, text, finding = self._leaving or (1, "", None)
+                bye = {"bye": code, "message": text, "finding": finding.to_message() if finding else None}
+                await wire.send(writer, bye)
                 return
             if clock.on_time() and time.monotonic() - self._heard > self._silence_seconds:
                 self._silent = f"no sign of life for {self._silence_seconds:.0f} s"

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from allranks.doctor.causes import PEER_GONE, RANK_ERROR
 from allranks.errors import AllranksError, RefusedError, UsageError
+from allranks.findings import Finding, Who
 from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, refusal, tell_node_0, wire
 from allranks.rendezvous.join import Terms
 
@@ -235,6 +237,35 @@ def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
     assert joined[2].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
     threads[0].join()
     assert joined[1].stop_reason() is None
+
+
+@pytest.mark.parametrize("felt_by", [0, 1])
+def test_a_cause_that_is_heard_of_after_its_consequence_is_what_all_are_told(nodes: Nodes, felt_by: int) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+    where = 1 - felt_by
+    felt = Finding(PEER_GONE, f"rank {felt_by} failed: closed by peer", who=Who(felt_by, felt_by), known_at=felt_by)
+    cause = Finding(RANK_ERROR, f"rank {where} failed first: bad row", who=Who(where, where), known_at=where)
+    told: list[str | None] = []
+    failing = threading.Thread(target=lambda: told.append(joined[felt_by].fail(felt.what, felt)))
+    failing.start()
+    for other in (where, 2):
+        _until(joined[other].stop_reason)
+        assert joined[other].stop_reason() == f"node {felt_by} (host{felt_by}): {felt.what}"
+    joined[where].leave(1, cause.what, cause)
+    failing.join()
+    assert told[0] is not None and told[0].endswith(cause.what)
+    assert joined[2].settled_reason("") == told[0]
+    assert joined[2].stop_finding() == cause
+
+
+def test_a_consequence_is_not_told_to_who_knows_the_cause(nodes: Nodes) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+    joined[1].leave(1, "rank 1 failed first: bad row", Finding(RANK_ERROR, "rank 1 failed first: bad row"))
+    _until(joined[2].stop_reason)
+    known = joined[2].stop_reason()
+    felt = Finding(PEER_GONE, "closed by peer")
+    assert joined[0].fail(felt.what, felt) == known
+    assert joined[2].stop_reason() == known and joined[2].settled_reason("") == known
 
 
 def test_a_node_that_leaves_with_an_error_stops_the_others(nodes: Nodes) -> None:

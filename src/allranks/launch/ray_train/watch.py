@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from allranks.doctor import causes
+from allranks.doctor.ranks import code_of_signal
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.engine import PREEMPTED
@@ -134,13 +136,14 @@ class Watch:
 
 def failed(status: Status, attempt: int) -> list[str]:
     """What failed in an attempt, the first cause first: a rank that was killed, a worker that was lost, then errors in
-    the order of time; errors of the others follow from those."""
+    the order in which the coordinator heard of them; errors of a connection that another rank left come last."""
     exits = [end for end in status.exits if end.attempt == attempt and end.code not in (0, PREEMPTED)]
     told = {end.rank for end in exits}
     lost = [text for rank, text in sorted(status.failures.get(attempt, {}).items()) if rank not in told]
-    killed = [described(end) for end in exits if end.code < 0]
-    errors = [described(end) for end in exits if end.code >= 0]
-    return [*killed, *lost, *errors]
+    killed = [(code_of_signal(-end.code), described(end)) for end in exits if end.code < 0]
+    errors = [(causes.code_of_error(end.message), described(end)) for end in exits if end.code >= 0]
+    known = [*killed, *((causes.NODE_LOST, text) for text in lost), *errors]
+    return [text for _, text in sorted(known, key=lambda one: causes.precedence(one[0]))]
 
 
 def _result(fitting: Any) -> Fitted:

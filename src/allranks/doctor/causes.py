@@ -1,0 +1,61 @@
+"""The kinds of failures, and which of them follow from another one."""
+
+from __future__ import annotations
+
+import re
+
+RANK_KILLED = "rank-killed"
+"""A signal ended a rank that could say nothing: out of memory, a crash in native code, an operator."""
+RANK_ABORTED = "rank-aborted"
+"""A rank aborted itself: a fault of native code, or the watchdog of a collective that others left."""
+RANK_ERROR = "rank-error"
+"""A rank's own error: of the user's code, the data, the disk, the config."""
+RANK_EXIT = "rank-exit"
+"""A rank of anyone's program ended with a code of its own."""
+NODE_LOST = "node-lost"
+"""A node gave no sign of life any more."""
+NODE_ERROR = "node-error"
+"""A node's launcher failed, and nothing tells of a rank."""
+PEER_GONE = "peer-gone"
+"""A rank or a node felt that another one had gone: its error is of the connection, not its own."""
+STOPPED = "stopped"
+"""Ended because it was told to."""
+
+# How the ends of a broken connection are worded: gloo (torch 2.6 to 2.13), NCCL 2.2x, TCPStore, c10d's watchdog.
+_PEER_GONE = re.compile(
+    r"connection (?:closed|reset|refused|was closed|was reset) by (?:remote )?peer|connection reset|broken pipe"
+    r"|socket closed|remote process exited|ncclRemoteError"
+    r"|connectFullMesh|failed to recv|recvValue failed|sendBytes failed"
+    r"|(?:timed out waiting|wait timeout).*\b(?:recv|send|all_?reduce|barrier)"
+    r"|Watchdog caught collective operation timeout"
+    r"|DistStoreError|another (?:rank|node) (?:has )?failed",
+    re.IGNORECASE | re.DOTALL,
+)
+
+# Among causes, what cannot follow from another's failure comes before what might be one in disguise: a launcher that
+# fails for no reason it tells.
+_ORDER = {
+    RANK_KILLED: 0,
+    RANK_ERROR: 1,
+    NODE_LOST: 1,
+    RANK_EXIT: 2,
+    RANK_ABORTED: 2,
+    NODE_ERROR: 3,
+    PEER_GONE: 4,
+    STOPPED: 5,
+}
+
+
+def code_of_error(message: str) -> str:
+    """RANK_ERROR or, where the message is of a connection that another one left, PEER_GONE."""
+    return PEER_GONE if _PEER_GONE.search(message) else RANK_ERROR
+
+
+def is_cause(code: str) -> bool:
+    """Whether it cannot be told to follow from another failure."""
+    return precedence(code) < _ORDER[PEER_GONE]
+
+
+def precedence(code: str) -> int:
+    """Causes come before consequences; a kind that a later version knows counts as a cause that may be one."""
+    return _ORDER.get(code, _ORDER[NODE_ERROR])

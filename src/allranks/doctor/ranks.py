@@ -1,0 +1,85 @@
+"""What a node's ranks and their launcher left behind, as findings."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from allranks.doctor import causes
+from allranks.doctor.first_failure import first_failure
+from allranks.doctor.log_tail import last_lines, read_from
+from allranks.findings import Evidence, Finding, Who
+
+# torchrun's report of a worker that ended with an error, as torch 2.6 to 2.13 print it.
+_WORKER = re.compile(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-?\d+) \(pid: (\d+)\)")
+# That other processes' end brings about: torchrun ends workers, and a collective's watchdog aborts its own.
+_BY_SIGNAL = {signal.SIGTERM: causes.STOPPED, signal.SIGABRT: causes.RANK_ABORTED}
+
+
+def first_of_ranks(
+    node: int | str, events: Sequence[Mapping[str, Any]], tail: str, log_of: Callable[[int], Path]
+) -> Finding | None:
+    """The first failure that `node` knows of: from its launcher's log and from all `events` that it can read.
+
+    `events` of a rank are in their order; those of this node's ranks are compared by its clock, those of other nodes'
+    (on shared storage) only among themselves. None if nothing tells of a rank.
+    """
+    killed = [_killed(node, *worker, log_of) for worker in killed_workers(tail)]
+    errors = [event for event in events if event["kind"] == "error"]
+    own = [event for event in errors if event.get("node", node) == node]
+    others = [event for event in errors if event.get("node", node) != node]
+    found = [_error(event, node) for event in [*sorted(own, key=lambda event: event["t"]), *_node_by_node(others)]]
+    return first_failure([*killed, *found])
+
+
+def killed_workers(tail: str) -> list[tuple[int, int, int]]:
+    """(rank, signal, pid) of workers that a signal ended before they could say anything.
+
+    torchrun lists only the workers that ended by themselves, not those that it ended afterwards.
+    """
+    return [(int(rank), -int(code), int(pid)) for rank, code, pid in _WORKER.findall(tail) if int(code) < 0]
+
+
+def code_of_signal(number: int) -> str:
+    """The kind of failure that a rank's end by this signal is."""
+    return next((code for by, code in _BY_SIGNAL.items() if by == number), causes.RANK_KILLED)
+
+
+def killed_by(number: int, whom: str = "") -> str:
+    """That a signal ended a process, and what that often means."""
+    hint = "; the kernel kills so when memory runs out (dmesg tells)" if number == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(number).name}{whom}{hint}"
+
+
+def _killed(node: int | str, rank: int, number: int, pid: int, log_of: Callable[[int], Path]) -> Finding:
+    log = log_of(rank)
+    return Finding(
+        code_of_signal(number),
+        f"rank {rank} (node {node}) failed first: {killed_by(number, f' (pid {pid})')}",
+        who=Who(node, rank),
+        evidence=tuple(Evidence(line, str(log)) for line in last_lines(read_from(log))),
+        known_at=node,
+    )
+
+
+def _error(event: Mapping[str, Any], known_at: int | str) -> Finding:
+    node, rank, host = event.get("node", known_at), event["rank"], event.get("host")
+    message = str(event.get("message", "no message"))
+    # Rank 0 has told the terminal of node 0 itself.
+    told = "its message is above" if rank == 0 and node == 0 and known_at == 0 else message
+    on_host = f", {host}" if host else ""
+    code = causes.code_of_error(message)
+    how = "failed first" if causes.is_cause(code) else "failed"
+    return Finding(
+        code,
+        f"rank {rank} (node {node}{on_host}) {how}: {told}",
+        who=Who(node, rank, host),
+        known_at=known_at,
+    )
+
+
+def _node_by_node(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(events, key=lambda event: (str(event.get("node")), event["t"]))
