@@ -141,7 +141,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
         }
     if identity.local_rank == 0:
         Path(out).write_text(json.dumps(results))
-    world.leave(0, identity)
+    world.exit_rank(0, identity)
 
 
 def _bytes_sent() -> int:

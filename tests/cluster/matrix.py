@@ -90,7 +90,7 @@ def _run(job: Job, rank: int) -> NoReturn:
     from allranks.cluster.identity import identify
     from allranks.config.load import resolve_mapping
     from allranks.train import main as train_main
-    from allranks.train.world import leave
+    from allranks.train.world import exit_rank
 
     if job.export is not None:
         from allranks.export.export import export
@@ -104,7 +104,7 @@ def _run(job: Job, rank: int) -> NoReturn:
     identity = identify(os.environ)
     if job.logits is not None:
         train_main.train = _keep_logits(train_main.train, Path(job.logits), rank)
-    leave(train_main.main_rank(resolve_mapping(job.keys), identity), identity)
+    exit_rank(train_main.main_rank(resolve_mapping(job.keys), identity), identity)
 
 
 def _keep_logits(train: Any, path: Path, rank: int) -> Any:

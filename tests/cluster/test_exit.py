@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from allranks.cluster.identity import identify
-from allranks.train.world import join, leave
+from allranks.train.world import exit_rank, join
 from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, free_port
 
 RUNS = 40
@@ -80,5 +80,5 @@ def _rank(rank: int, port: int) -> None:
         code = 0
     finally:
         if identity is not None:
-            leave(code, identity)
+            exit_rank(code, identity)
         os._exit(code)

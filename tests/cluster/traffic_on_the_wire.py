@@ -58,7 +58,7 @@ def main(model: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
         }
     if identity.local_rank == 0:
         out.write_text(json.dumps(results))
-    world.leave(0, identity)
+    world.exit_rank(0, identity)
 
 
 def step(trained: Any, strategy: Strategy, world_size: int) -> None:

@@ -155,7 +155,7 @@ def _gather(
             at = 0
             for start, stop in runs:
                 part = found[at : at + stop - start]
-                if source is None:
+                if source is None or not isinstance(values, np.memmap):
                     part[:] = values[start:stop]
                 else:  # not through the map: each page that is touched would stay in memory, or 2 MiB around it
                     _read(source, values.offset + start * values.itemsize, part)

@@ -46,10 +46,10 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
     # Only now: usage and config errors should not wait for torch.
     from allranks.train.main import main_rank
     from allranks.train.signals import PREEMPTED
-    from allranks.train.world import leave
+    from allranks.train.world import exit_rank
 
     code = main_rank(cfg, identity)
     if code == PREEMPTED and "ALLRANKS_RUN_ID" in os.environ:
         # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.
         code = 0
-    leave(code, identity)
+    exit_rank(code, identity)

@@ -133,7 +133,7 @@ class _Rank:
         kind, _, _ = strategy(cfg, identity.world_size)
         device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind in ("fsdp", "zero"))
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
-        world.agree(equal_settings(cfg) | model_files(cfg) | told, identity)
+        world.check_equal(equal_settings(cfg) | model_files(cfg) | told, identity)
         storage = detect_shared(self.run_dir.path, identity)
         resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
 
@@ -144,7 +144,7 @@ class _Rank:
         self._enter("model")
         _set_tf32(cfg, device)
         model = build_model(cfg, placement, tokenizer=load_tokenizer(cfg) if _may_add_tokens(cfg) else None)
-        world.agree(model_files(cfg, from_hub=True), identity)  # by now it is in every node's cache
+        world.check_equal(model_files(cfg, from_hub=True), identity)  # by now it is in every node's cache
         check_replicas(model.hf_model, identity)
         if cfg.adapter.adapter and identity.rank == 0:
             self._warn_of_unseen_tokens(model, prepared)
@@ -234,7 +234,7 @@ class _Rank:
         if storage.count > 1 and (lack := replicate(checkpoint, storage, self._say)):
             raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(lack.problems))
         # Rank 0 writes alone, however long it takes; the others are done, and wait in no collective with a time-out.
-        world.part()
+        world.destroy_group()
         return write_result(self.cfg, self.run_dir, checkpoint) if self.identity.rank == 0 else None
 
     def _enter(self, phase: str) -> None:

@@ -66,7 +66,7 @@ def join(identity: Identity, *, timeout_seconds: float, needs_group: bool) -> to
     return device
 
 
-def agree(facts: Mapping[str, Any], identity: Identity) -> None:
+def check_equal(facts: Mapping[str, Any], identity: Identity) -> None:
     """Compare what every rank believes about the run; call it on all ranks. Values are JSON, keys a flat name each.
 
     Raises RefusedError on all ranks, naming each differing field with the ranks that hold each value.
@@ -119,14 +119,14 @@ def _few(ranks: list[int]) -> str:
     return shown if len(ranks) <= 8 else f"{shown}, … ({len(ranks)} ranks)"
 
 
-def part() -> None:
+def destroy_group() -> None:
     """Wait for all ranks and give up the process groups, if there are any."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
-def leave(code: int, identity: Identity) -> NoReturn:
+def exit_rank(code: int, identity: Identity) -> NoReturn:
     """End this process with `code` without running the interpreter's and the libraries' tear-down.
 
     gloo's worker threads sometimes abort after all work is done, and torchrun then reports a finished run as failed.
@@ -134,7 +134,7 @@ def leave(code: int, identity: Identity) -> NoReturn:
     """
     if code in (0, 75):
         try:
-            part()
+            destroy_group()
         except (dist.DistError, RuntimeError) as error:
             say(f"rank {identity.rank}: at exit, after all work was done: {error}", file=sys.stderr)
     settle_output()
