@@ -110,12 +110,19 @@ def read_marker(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify(checkpoint: Path) -> list[str]:
-    """What is wrong with a checkpoint, one line a file; an empty list means that it is as it was written."""
+    """What is wrong with a checkpoint, one line a file; an empty list means that it is as it was written.
+
+    So is a link that leads out of the folder and is not listed: an export would copy what it names.
+    """
     try:
         files = read_marker(checkpoint)["files"]
     except CheckpointError as error:
         return [str(error)]
     _, problems = verify_files(checkpoint, files)
+    for path in checkpoint.rglob("*"):
+        name = path.relative_to(checkpoint).as_posix()
+        if path.is_symlink() and name not in files and leads_out(checkpoint, name):
+            problems[name] = _leads_out(path)
     return list(problems.values())
 
 
@@ -167,7 +174,7 @@ def way_for(checkpoint: Path, name: str) -> Path:
 def _problem(checkpoint: Path, name: str, expected: Mapping[str, Any]) -> str | None:
     path = checkpoint / name
     if leads_out(checkpoint, name):
-        return f"{path}: a symbolic link leads out of the checkpoint's folder; move the file itself to its place"
+        return _leads_out(path)
     try:
         size = path.stat().st_size
         if size != expected["bytes"]:
@@ -179,6 +186,10 @@ def _problem(checkpoint: Path, name: str, expected: Mapping[str, Any]) -> str | 
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
     return None
+
+
+def _leads_out(path: Path) -> str:
+    return f"{path}: a symbolic link leads out of the checkpoint's folder; move the file itself to its place"
 
 
 def prune(

@@ -120,10 +120,18 @@ def test_links_out_of_the_folder_are_damage_and_links_inside_are_not(tmp_path):
     (path / "hf").rmdir()
     (tmp_path / "config.json").write_text("{}")
     (path / "hf").symlink_to(tmp_path)
-    assert len(commit.verify(path)) == 2
+    assert len(commit.verify(path)) == 3, "the shard, the folder and the file in it"
     (path / "hf").unlink()
     (path / "hf").symlink_to("hf")
-    assert len(commit.verify(path)) == 2
+    assert len(commit.verify(path)) == 3, "the shard, the folder and the file in it"
+
+
+def test_a_link_that_the_marker_does_not_list_is_damage_too(tmp_path):
+    path = make(tmp_path, 5)
+    (tmp_path / "secret").write_text("somebody else's")
+    (path / "hf" / "tokenizer.json").symlink_to(tmp_path / "secret")
+    [problem] = commit.verify(path)
+    assert f"{path / 'hf' / 'tokenizer.json'}: a symbolic link leads out" in problem
 
 
 def test_the_checkpoint_itself_may_be_reached_by_a_link(tmp_path):

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from allranks.checkpoint import contents
+from allranks.checkpoint import commit, contents
 from allranks.checkpoint.dcp import pickled
 from allranks.checkpoint.dcp.metadata import read_metadata
 from allranks.errors import CheckpointError
@@ -40,6 +40,11 @@ class _Reader(FileSystemReader):
         if not path.exists() and (checkpoint / pickled.FILE).exists():
             path = checkpoint / pickled.FILE
         metadata = pickled.read_pickled(checkpoint) if path.name == pickled.FILE else read_metadata(checkpoint)
+        for name in {place.relative_path for place in metadata.storage_data.values()}:
+            if commit.leads_out(checkpoint, name):
+                raise CheckpointError(
+                    f"{checkpoint / name} is a symbolic link that leads out of the checkpoint's folder"
+                )
         if missing := _not_covered(metadata):
             raise CheckpointError(
                 f"{path}: parts of {', '.join(missing[:4])} were saved by no rank, and would be read as whatever is in "

@@ -175,6 +175,14 @@ def test_a_python_that_pickles_them_so_wrote_it(saved):
     assert pickled._Unpickler(io.BytesIO(written)).load() is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
 
 
+def test_a_file_of_tensors_that_is_a_link_out_of_the_folder_is_not_read(saved, tmp_path):
+    shard = saved / "__0_0.distcp"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="leads out of the checkpoint's folder"):
+        reader(saved).read_metadata()
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1])])
 def test_damaged_metadata(saved, content):
     (saved / ".metadata").write_bytes(content)
