@@ -1,16 +1,18 @@
 """Errors that a user can cause or must act on. The command line prints them as one message, without a traceback."""
 
+from allranks.exit_codes import FAILED, REFUSED, USAGE
+
 
 class AllranksError(Exception):
     """A failure with a message for the user: what happened, where, what was expected, what to do next."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 class UsageError(AllranksError):
     """Wrong usage: of the command line, of a config or of the data it names."""
 
-    exit_code = 2
+    exit_code = USAGE
 
 
 class ConfigError(UsageError):
@@ -28,4 +30,4 @@ class CheckpointError(AllranksError):
 class RefusedError(AllranksError):
     """A run that was refused before it started: the nodes do not agree, or one is not as it should be."""
 
-    exit_code = 3
+    exit_code = REFUSED

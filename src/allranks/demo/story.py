@@ -16,11 +16,8 @@ from allranks.demo.commands import Command, run
 from allranks.demo.files import DemoFiles, write_files
 from allranks.demo.picture import loss_picture
 from allranks.errors import AllranksError
+from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir, read_events
-
-PREEMPTED = (
-    75  # the exit code of a run that saved a checkpoint because it was told to stop (sysexits.h: try again later)
-)
 
 _QUESTIONS = ("What does os.path.join do?", "What is the module json for?")
 

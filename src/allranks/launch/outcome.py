@@ -9,13 +9,13 @@ from allranks.doctor import causes
 from allranks.doctor.first_failure import goes_before, said_elsewhere
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, first_of_ranks, killed_by, killed_workers
+from allranks.exit_codes import INTERRUPTED, PREEMPTED
 from allranks.findings import Evidence, Finding, Who, printed
 from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir, read_events
 
-PREEMPTED = 75
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
 
 # What to tell of a run that a signal ended.
@@ -71,7 +71,7 @@ def outcome(
         late = "the ranks did not stop in time and were killed"
         if ended.signal is not None and _kept(events) == _ALL:
             return _stopped(run, events, ended.signal, late)
-        return Outcome(130 if ended.signal == signal.SIGINT else 1, f"error: {late}")
+        return Outcome(INTERRUPTED if ended.signal == signal.SIGINT else 1, f"error: {late}")
     if codes and len(codes) >= launch.nproc_per_node and set(codes.values()) <= {0, PREEMPTED}:
         return Outcome(PREEMPTED if PREEMPTED in codes.values() else 0)
     # DeepSpeed's launcher returns 0 also when the process that watches over the ranks was killed.
@@ -117,7 +117,7 @@ def _stopped(run: RunDir, events: list[dict[str, Any]], received: signal.Signals
     steps = [event["step"] for event in events if event["kind"] == "step"]
     text = _kept(events) or "stopped; the steps after the newest checkpoint in {run} are lost"
     told = text.format(run=run.path, step=max(steps, default=0))
-    code = 130 if received == signal.SIGINT else PREEMPTED
+    code = INTERRUPTED if received == signal.SIGINT else PREEMPTED
     return Outcome(code, ": ".join(part for part in (received.name, how, told) if part))
 
 

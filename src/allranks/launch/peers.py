@@ -14,6 +14,7 @@ from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
 from allranks.doctor.first_failure import goes_before
 from allranks.errors import AllranksError
+from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
@@ -87,7 +88,7 @@ class Peers:
             self.code = 0  # nothing began here
             return replace(result, message=result.message.replace(lost, self.rendezvous.settled_reason(lost)))
         self.code = result.exit_code
-        if self.rendezvous is None or result.exit_code in (0, 75):
+        if self.rendezvous is None or result.exit_code in (DONE, PREEMPTED):
             return result
         self.message = result.message.removeprefix("error: ")
         self.finding = result.finding

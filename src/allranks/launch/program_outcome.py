@@ -9,6 +9,7 @@ from allranks.doctor import causes
 from allranks.doctor.first_failure import goes_before, said_elsewhere
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, killed_by
+from allranks.exit_codes import INTERRUPTED
 from allranks.findings import Evidence, Finding, Who
 from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
@@ -41,7 +42,7 @@ def program_outcome(
             return Outcome(1, f"error: {ended.lost}\n  the ranks of this node were ended")
     if ended.killed and not ended.lost:
         late = "the ranks did not stop in time and were killed"
-        return Outcome(130 if ended.signal == signal.SIGINT else 1, f"error: {late}")
+        return Outcome(INTERRUPTED if ended.signal == signal.SIGINT else 1, f"error: {late}")
     if ended.returncode == 0 and not (launch.launcher == "deepspeed" and _deepspeed_lost_some(tail, launch)):
         return Outcome(0)
     if ended.signal is not None and (code is None or code < 0):

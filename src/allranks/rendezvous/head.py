@@ -20,6 +20,7 @@ from allranks.checkpoint.holdings import refusal
 from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError, UsageError
+from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts, differences
@@ -284,7 +285,7 @@ class Head(Rendezvous):
                 elif "bye" in message:
                     peer.done = self.parting = True
                     peer.writer.close()
-                    if not isinstance(message["bye"], int) or message["bye"] not in (0, 75):
+                    if not isinstance(message["bye"], int) or message["bye"] not in (DONE, PREEMPTED):
                         said = wire.printable(message.get("message") or "failed")
                         self._stop_all(peer, said, message.get("finding"))
                     return

@@ -12,6 +12,7 @@ from typing import Any
 
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
+from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
@@ -153,7 +154,7 @@ class Member(Rendezvous):
             self._hear(wire.printable(message["stop"]), message.get("finding"))
         elif "bye" in message:
             self.parting = True
-            if message["bye"] not in (0, 75):
+            if message["bye"] not in (DONE, PREEMPTED):
                 node_0 = f"node 0 ({self.nodes[0].host})" if self.nodes else f"node 0 at {self.terms.endpoint}"
                 said = wire.printable(message.get("message") or "")
                 self._hear(said or f"{node_0} failed", message.get("finding"))

@@ -9,6 +9,7 @@ from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
 from allranks.cluster.identity import identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
+from allranks.exit_codes import PREEMPTED
 from allranks.observe import die_with_parent, say
 from allranks.train.under_accelerate import (
     check_accelerate,
@@ -45,7 +46,6 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
         die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
     # Only now: usage and config errors should not wait for torch.
     from allranks.train.main import main_rank
-    from allranks.train.signals import PREEMPTED
     from allranks.train.world import exit_rank
 
     code = main_rank(cfg, identity)

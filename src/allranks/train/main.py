@@ -20,6 +20,7 @@ from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.errors import AllranksError, CheckpointError, UsageError
+from allranks.exit_codes import PREEMPTED
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
 from allranks.model.files import model_files
@@ -41,7 +42,7 @@ from allranks.train.resume import (
     global_batch_size,
     restore,
 )
-from allranks.train.signals import PREEMPTED, StopRequest
+from allranks.train.signals import StopRequest
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
 from allranks.train.traffic import Traffic, steps_to_count
 

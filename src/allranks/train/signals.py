@@ -5,9 +5,6 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-PREEMPTED = 75
-"""Exit code: a checkpoint is saved, start me again (EX_TEMPFAIL of sysexits.h)."""
-
 
 class StopRequest:
     """Remembers that a signal asked for a stop; `.name` is the signal's, or None. Handlers live as long as it is used

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from allranks.cluster.identity import Identity
 from allranks.errors import AllranksError, RefusedError
+from allranks.exit_codes import DONE, PREEMPTED
 from allranks.observe import say, settle_output
 from allranks.train.devices import choose_device, claim, refuse_conflicts
 
@@ -132,7 +133,7 @@ def exit_rank(code: int, identity: Identity) -> NoReturn:
     gloo's worker threads sometimes abort after all work is done, and torchrun then reports a finished run as failed.
     A barrier before the group is destroyed, and leaving by os._exit, avoids that; a failing rank does not wait.
     """
-    if code in (0, 75):
+    if code in (DONE, PREEMPTED):
         try:
             destroy_group()
         except (dist.DistError, RuntimeError) as error:

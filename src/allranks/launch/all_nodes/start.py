@@ -20,10 +20,10 @@ from allranks.cluster.protocol import GRACE_SECONDS
 from allranks.cluster.reach import Address, find_address
 from allranks.cluster.transports import Transport
 from allranks.errors import RefusedError, UsageError
+from allranks.exit_codes import INTERRUPTED, PREEMPTED
 from allranks.launch.all_nodes.screen import Screen
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.node.supervise import FORWARDED
-from allranks.launch.outcome import PREEMPTED
 from allranks.launch.spec.by_hand import by_hand
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.observe import say
@@ -79,7 +79,7 @@ class _Start:
         try:
             code, message = await work
         except asyncio.CancelledError:
-            code = 130 if self._received[0] == signal.SIGINT else PREEMPTED
+            code = INTERRUPTED if self._received[0] == signal.SIGINT else PREEMPTED
             message = f"{self._received[0].name}: stopped before anything was started"
         except NotOpened as error:
             raise RefusedError(f"the nodes cannot be reached: {error}") from None
@@ -172,7 +172,7 @@ class _Start:
                 stop_at = math.inf
                 fanout.stop(GRACE_SECONDS, list(running.values()))
         if self._received.count(signal.SIGINT) > 1:
-            return 130, "SIGINT: everything was ended at once; the newest complete checkpoint stays valid"
+            return INTERRUPTED, "SIGINT: everything was ended at once; the newest complete checkpoint stays valid"
         if not any(why for _, why in ends.values()):
             return max(code for code, _ in ends.values()), ""
         return self._blame(ends)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO
 
 from allranks.cluster.gpus import count_gpus
+from allranks.exit_codes import PREEMPTED
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.threads import usable_cores
@@ -22,7 +23,6 @@ from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
 from allranks.observe import RunDir, new_events
 
-PREEMPTED = 75
 BEFORE_TRAINING = "stopped before it trained"
 
 

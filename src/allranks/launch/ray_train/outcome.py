@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 
 from allranks.config import RunConfig
-from allranks.launch.outcome import PREEMPTED, Outcome
+from allranks.exit_codes import INTERRUPTED, PREEMPTED
+from allranks.launch.outcome import Outcome
 from allranks.launch.ray_train.coordinator import FINAL_CODES
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
 from allranks.launch.ray_train.watch import Watched
@@ -19,7 +20,8 @@ def conclude(watched: Watched, cfg: RunConfig, run: RunDir) -> Outcome:
     """Of a run that was watched to its end. `message` is for stderr."""
     if watched.killed:
         return Outcome(
-            130 if watched.signal == signal.SIGINT else 1, "error: the ranks did not stop in time and were killed"
+            INTERRUPTED if watched.signal == signal.SIGINT else 1,
+            "error: the ranks did not stop in time and were killed",
         )
     if watched.stopped:
         return Outcome(1, f"error: {watched.stopped}")
@@ -31,7 +33,7 @@ def conclude(watched: Watched, cfg: RunConfig, run: RunDir) -> Outcome:
         # The ranks were not all there yet, or not any more: none of them tells what is saved.
         kept = f"step {watched.committed} is saved in {run.path}; {_AGAIN}" if watched.committed else ""
         return Outcome(
-            130 if watched.signal == signal.SIGINT else PREEMPTED,
+            INTERRUPTED if watched.signal == signal.SIGINT else PREEMPTED,
             f"{watched.signal.name}: {kept or 'stopped before anything was saved; start the same command again'}",
         )
     assert watched.fitted is not None

@@ -11,9 +11,9 @@ from typing import Any
 
 from allranks.doctor import causes
 from allranks.doctor.ranks import code_of_signal
+from allranks.exit_codes import PREEMPTED
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
-from allranks.launch.ray_train.engine import PREEMPTED
 from allranks.launch.ray_train.fit import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
 from allranks.launch.ray_train.worker import described

@@ -6,8 +6,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from allranks.exit_codes import PREEMPTED
 from allranks.launch.ray_train.coordinator import NAMESPACE, Placement, RankExit, RankSpec, coordinator_name
-from allranks.launch.ray_train.engine import PREEMPTED, Engine
+from allranks.launch.ray_train.engine import Engine
 from allranks.launch.ray_train.reporting import Reporter
 from allranks.launch.ray_train.tail import Tail
 

@@ -9,10 +9,11 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
 from allranks.observe.trackers.forward import Memory
 
 # Exit code -> how a run ended, in MLflow's words; all others failed.
-_STATUS = {0: "FINISHED", 75: "KILLED", 130: "KILLED", None: "KILLED"}
+_STATUS = {DONE: "FINISHED", PREEMPTED: "KILLED", INTERRUPTED: "KILLED", None: "KILLED"}
 _LONGEST_PARAMETER = 500  # signs; older servers take no more
 _PARAMETERS_AT_ONCE = 100  # MLflow's own limit for a request
 

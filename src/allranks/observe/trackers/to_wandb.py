@@ -9,9 +9,8 @@ from typing import Any
 
 import wandb
 
+from allranks.exit_codes import PREEMPTED
 from allranks.observe.trackers.forward import Memory
-
-_PREEMPTED = 75
 
 
 class WeightsAndBiases:
@@ -29,7 +28,7 @@ class WeightsAndBiases:
 
     def finish(self, code: int | None, reason: str) -> None:
         self._run.summary["run/exit"] = reason
-        if code == _PREEMPTED:
+        if code == PREEMPTED:
             self._run.mark_preempting()
         self._run.finish(exit_code=1 if code is None else code)
 
