@@ -21,6 +21,10 @@ _Step = Annotated[int | None, typer.Option(help="Step of the checkpoint; the new
 _Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; what the run computed in by default.")]
 _Base = Annotated[str | None, typer.Option(help="Where the base model of the adapter is now, if it has moved.")]
 _Shard = Annotated[str, typer.Option(help="Largest size of one safetensors file: 500MB, 5GB …")]
+_Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read that code first."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -34,13 +38,14 @@ def export(
     dtype: _Dtype = None,
     base_model: _Base = None,
     max_shard_size: _Shard = "5GB",
+    trust_remote_code: _Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Write a checkpoint as Hugging Face safetensors: the adapter, the merged model (--merge) or the full model.
 
     Needs no GPU. Example: allranks export model-out --output my-model
     """
-    _run(source, output, merge, step, dtype, base_model, max_shard_size, as_json)
+    _run(source, output, merge, step, dtype, base_model, max_shard_size, trust_remote_code, as_json)
 
 
 def merge_lora(
@@ -50,13 +55,14 @@ def merge_lora(
     dtype: _Dtype = None,
     base_model: _Base = None,
     max_shard_size: _Shard = "5GB",
+    trust_remote_code: _Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Axolotl's name for `allranks export --merge`; writes to `merged` in the run directory by default.
 
     Example: allranks merge-lora config.yaml
     """
-    _run(source, output, True, step, dtype, base_model, max_shard_size, as_json, default="merged")
+    _run(source, output, True, step, dtype, base_model, max_shard_size, trust_remote_code, as_json, default="merged")
 
 
 def merge_sharded_fsdp_weights(
@@ -65,13 +71,14 @@ def merge_sharded_fsdp_weights(
     step: _Step = None,
     dtype: _Dtype = None,
     max_shard_size: _Shard = "5GB",
+    trust_remote_code: _Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Axolotl's name for `allranks export`; writes to `merged` in the run directory by default.
 
     Example: allranks merge-sharded-fsdp-weights config.yaml
     """
-    _run(source, output, False, step, dtype, None, max_shard_size, as_json, default="merged")
+    _run(source, output, False, step, dtype, None, max_shard_size, trust_remote_code, as_json, default="merged")
 
 
 def _run(
@@ -82,6 +89,7 @@ def _run(
     dtype: str | None,
     base_model: str | None,
     max_shard_size: str,
+    trust_remote_code: bool,
     as_json: bool,
     default: str = "export",
 ) -> None:
@@ -109,6 +117,7 @@ def _run(
             dtype=dtype,
             base_model=base_model,
             max_shard_bytes=shard_bytes,
+            trust_remote_code=trust_remote_code,
             report=lambda line: typer.echo(line, err=True),
         )
     interrupt.means(f"not all was told; what was exported is whole: {done.folder}")

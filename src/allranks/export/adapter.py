@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
 from allranks.export.full import empty_model
-from allranks.model.adapter import is_trained, saved_name
+from allranks.model.adapter import is_trained, refuse_named_module, saved_name
 from allranks.model.complete import adapter_problems, shape_problems
 
 
@@ -39,6 +39,7 @@ def write_adapter(checkpoint: Checkpoint, folder: Path, *, base_model: str | Non
 def _check_names(checkpoint: Checkpoint, names: list[str]) -> None:
     """Compare the tensors in the checkpoint with those that PEFT makes for this adapter, without making any."""
     config = PeftConfig.from_pretrained(str(checkpoint.hf))
+    refuse_named_module(config, checkpoint.hf)
     model = empty_model(checkpoint)
     with torch.device("meta"):
         inject_adapter_in_model(config, model)

@@ -27,6 +27,7 @@ class Checkpoint:
     """A sound checkpoint. `tensors`: shape and dtype of every tensor of the model that is in it, by name.
 
     `squares`: the same for AdamW's running means of squared gradients, by the names of the model's tensors.
+    `trust_remote_code`: who exports consents to running code that lies beside the model; the run cannot.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Checkpoint:
     state: RunState
     tensors: dict[str, tuple[torch.Size, torch.dtype]]
     squares: dict[str, tuple[torch.Size, torch.dtype]]
+    trust_remote_code: bool = False
 
     @property
     def hf(self) -> Path:

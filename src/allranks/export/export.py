@@ -1,9 +1,9 @@
 """Export a checkpoint: adapter, merged model or full model. Read `export` from top to bottom."""
 
+import dataclasses
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Exported:
     """What was written: `kind` is "adapter", "merged model" or "model"."""
 
@@ -41,6 +41,7 @@ def export(
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     replace: bool = False,
     verified: bool = False,
+    trust_remote_code: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write a checkpoint as a Hugging Face folder. Runs on one process without a GPU.
@@ -52,17 +53,19 @@ def export(
     was computed in while training; adapters keep the one they were trained in. `base_model`: where the base model of
     an adapter is now, if it has moved. `max_shard_bytes`: size of one safetensors file. `replace`: an `out` with
     something in it is replaced, not refused. `verified`: do not read the whole checkpoint once more to compare it with
-    its checksums; for a caller that has just committed it.
+    its checksums; for a caller that has just committed it. `trust_remote_code`: run the Python code that a
+    model brings along, if it needs it; the run's own word for that is not taken.
 
     Raises:
         CheckpointError: no complete and sound checkpoint.
-        UsageError: `out` is not empty, or options that do not go together.
+        UsageError: `out` is not empty, options that do not go together, or code that needs `trust_remote_code`.
     """
     # DCP says so on every load of a single process, where it is no news.
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(run_or_checkpoint, step=step, verified=verified, report=report)
+    checkpoint = dataclasses.replace(checkpoint, trust_remote_code=trust_remote_code)
     if checkpoint.is_adapter and not merge and dtype is not None:
         raise UsageError("dtype applies to a model, and this exports an adapter: merge it, or leave dtype out")
     out = out or checkpoint.run_dir / "export"

@@ -12,6 +12,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
+from allranks.export.consent import runs_its_own_code
 from allranks.export.safetensors_file import Entry, lay_out, write
 
 
@@ -58,10 +59,12 @@ def write_full_model(
 
 def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model of a checkpoint without its weights."""
-    trusted = bool(checkpoint.config.get("trust_remote_code"))
+    trained_with_it = bool(checkpoint.config.get("trust_remote_code"))
+    trusted = runs_its_own_code(checkpoint.hf, trained_with_it=trained_with_it, consent=checkpoint.trust_remote_code)
     config = AutoConfig.from_pretrained(checkpoint.hf, trust_remote_code=trusted)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        # Nothing is computed, and a kernel that config.json may name would be code from elsewhere.
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted, attn_implementation="eager")
 
 
 def stored_dtype(model: PreTrainedModel) -> torch.dtype:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from allranks.errors import UsageError
 from allranks.export.adapter import write_adapter
 from allranks.export.checkpoint import Checkpoint
+from allranks.export.consent import runs_its_own_code
 from allranks.export.full import empty_model, stored_dtype, write_configs
 
 
@@ -36,8 +37,14 @@ def write_merged_model(
     base = base_model or checkpoint.config["base_model"]
     source: dict[str, Any] = {
         "revision": None if base_model else checkpoint.config.get("revision_of_model"),
-        "trust_remote_code": bool(checkpoint.config.get("trust_remote_code")),
+        "trust_remote_code": checkpoint.trust_remote_code and bool(checkpoint.config.get("trust_remote_code")),
     }
+    if Path(base).is_dir():
+        runs_its_own_code(
+            Path(base),
+            trained_with_it=bool(checkpoint.config.get("trust_remote_code")),
+            consent=checkpoint.trust_remote_code,
+        )
     report(f"loading the base model {base}")
     rows = meta.config.get_text_config().vocab_size
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
@@ -63,6 +64,7 @@ def from_manifest(
     manifest = _read(path)
     flat = dict(manifest["config"])
     _refuse_removed(path, flat, overrides)
+    _take_consent_away(path, flat, overrides)
     flat["output_dir"] = f"{str(flat.get('output_dir', './model-out')).rstrip('/')}-again"
     cfg = resolve_mapping(flat, str(path), overrides)
 
@@ -110,6 +112,16 @@ def _refuse_removed(path: Path, flat: Mapping[str, Any], overrides: Mapping[str,
         raise UsageError(
             f"--from-manifest {path}: {', '.join(removed)} held a secret, which no manifest keeps: give it again, "
             f"as in --{removed[0].replace('_', '-')} VALUE"
+        )
+
+
+def _take_consent_away(path: Path, flat: dict[str, Any], overrides: Mapping[str, str]) -> None:
+    """Whoever starts a run consents to running a model's code, not whoever wrote the record of another one."""
+    if flat.pop("trust_remote_code", False) and "trust_remote_code" not in {key.replace("-", "_") for key in overrides}:
+        raise UsageError(
+            f"--from-manifest {path}: trust_remote_code: true: that run ran Python code that came with the model "
+            f"{flat.get('base_model')}. A record is no consent to run it here: read the code, then give "
+            "--trust-remote-code true (or false, if transformers has this model itself)"
         )
 
 
@@ -170,7 +182,14 @@ def _merged(
     """The recorded options under those that the user gave."""
     known = {field.name for field in fields(LaunchOptions)}
     recorded = {key: value for key, value in (manifest.get("launch") or {}).items() if key in known}
-    recorded["launcher_args"] = tuple(recorded.get("launcher_args") or ())
+    # Words of a launcher can name a program to start; only the command line of this start may.
+    words = recorded.pop("launcher_args", None) or ()
+    if words and "launcher_args" not in chosen:
+        say(
+            f"warning: launcher options {shlex.join(map(str, words))} then, not taken from a record, as they can start "
+            "programs; give them again after a lone --",
+            file=sys.stderr,
+        )
     left_out: tuple[str, ...] = ()
     if (options.launcher if "launcher" in chosen else recorded.get("launcher")) == "ray":
         # Ray's cluster knows its nodes; how many ranks, and how often restarted, is said in the config.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -125,12 +125,22 @@ def _continued(cfg: RunConfig, lora_model_dir: str) -> LoraConfig:
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
     config = LoraConfig.from_pretrained(str(folder))
+    refuse_named_module(config, folder)
     asked = {"lora_r": config.r, "lora_alpha": config.lora_alpha}
     for key, there in asked.items():
         given = getattr(cfg.adapter, key)
         if given is not None and given != there:
             raise ConfigError(f"{key}: {given}, but the adapter in lora_model_dir has {there}; leave {key} out")
     return config
+
+
+def refuse_named_module(config: PeftConfig, folder: Path) -> None:
+    """Raise ConfigError for an adapter config with which PEFT imports a Python module that the config names."""
+    if getattr(config, "megatron_config", None):
+        raise ConfigError(
+            f"{folder}/adapter_config.json: megatron_config: with it PEFT imports the module that megatron_core names; "
+            "such adapters are not supported"
+        )
 
 
 def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:

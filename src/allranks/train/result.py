@@ -57,5 +57,6 @@ def write_result(cfg: RunConfig, run_dir: RunDir, checkpoint: Path) -> Path:
     from allranks.export.export import export
 
     out = run_dir.path / ("adapter" if cfg.adapter.adapter else "model")
-    export(checkpoint, out, replace=True, verified=True)  # this run made it, or checked it when it resumed
+    # This run made it, or checked it when it resumed; whoever started it consented in its config.
+    export(checkpoint, out, replace=True, verified=True, trust_remote_code=cfg.model.trust_remote_code)
     return out

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from allranks.checkpoint import commit
 from allranks.cli.export import _bytes
 from allranks.cli.main import main
 from allranks.errors import UsageError
@@ -41,6 +42,19 @@ def test_axolotls_name_for_sharded_runs(tmp_path, capsys):
     train(tmp_path, "llama-tied")
     assert run("merge-sharded-fsdp-weights", str(tmp_path)) == 0
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["export", "merge-lora", "merge-sharded-fsdp-weights"])
+def test_consent_to_a_models_code_is_an_option_of_each_command(tmp_path, capsys, command):
+    hf = train(tmp_path, "llama").run / "checkpoints" / "step-00000007" / "hf"
+    config = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps(config | {"model_type": "m", "auto_map": {"AutoConfig": "code.Config"}}))
+    files = [path for path in hf.parent.rglob("*") if path.is_file() and path.name != commit.MARKER]
+    commit.commit(hf.parent, {str(path.relative_to(hf.parent)): commit.digest(path) for path in files}, step=7)
+    assert run(command, str(tmp_path)) == 2
+    assert "then give --trust-remote-code" in capsys.readouterr().err
+    with pytest.raises(OSError, match=r"code\.py"):
+        main([command, str(tmp_path), "--trust-remote-code"])
 
 
 def test_no_such_run(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Starting again from a manifest: what is taken from it, what the user's options change, what is told and refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -180,3 +181,29 @@ def test_what_is_no_manifest(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(UsageError, match=message):
         again(path)
+
+
+def test_a_record_is_no_consent_to_run_a_models_code(record, tmp_path):
+    path = record(trust_remote_code=True)
+    with pytest.raises(UsageError, match=r"trust_remote_code: true: .*model m\. .*give --trust-remote-code true"):
+        again(path)
+    assert not (tmp_path / "out-again").exists()
+    made = again(path, {"trust-remote-code": "true"})
+    assert load_config(made.config, {"trust-remote-code": "true"}).model.trust_remote_code
+    assert not load_config(made.config).model.trust_remote_code, "nor is the config that it leaves"
+
+
+def test_a_record_starts_no_program_through_the_launchers_options(record, capsys):
+    path = record(replace(TWO_NODES, launcher_args=("--no-python", "/tmp/planted.sh")))
+    assert again(path).options.launcher_args == ()
+    assert "warning: launcher options --no-python /tmp/planted.sh then, not taken" in capsys.readouterr().err
+    given = LaunchOptions(launcher_args=("--log-dir", "x"))
+    assert again(path, {"output_dir": "o"}, given, chosen={"launcher_args"}).options.launcher_args == ("--log-dir", "x")
+    assert "launcher options" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["NET", "TUNER", "PROFILER", "ENV", "GIN", "RMA"])
+def test_a_record_loads_no_library_into_nccl(record, name):
+    env: dict[str, str] = {}
+    again(record(environment={f"NCCL_{name}_PLUGIN": "/tmp/planted.so"}), env=env)
+    assert env == {}
