@@ -8,6 +8,8 @@ from allranks.errors import UsageError
 
 EXPECTED_WORLD_SIZE = "ALLRANKS_WORLD_SIZE"
 EXPECTED_NODES = "ALLRANKS_NNODES"
+DATA_FINGERPRINT = "ALLRANKS_DATA_FINGERPRINT"
+"""Of what the launcher of this node prepared for its ranks, so that each of them need not read all data again."""
 """Set by `allranks train` where it knows them. Ranks also compare the number of nodes with each other."""
 
 

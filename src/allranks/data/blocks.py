@@ -145,7 +145,9 @@ def _gather(
         if disk:
             header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
             np.lib.format.write_array_header_1_0(disk, header | {"shape": (int(offsets[-1]),)})
-        source = stack.enter_context(Path(str(values.filename)).open("rb")) if isinstance(values, np.memmap) else None
+        source, begin = None, 0
+        if isinstance(values, np.memmap):
+            source, begin = stack.enter_context(Path(str(values.filename)).open("rb")), values.offset
         for first, last in _stretches(offsets):
             from_start, from_stop = starts[documents[first:last]], starts[documents[first:last] + 1]
             # Documents that lie one behind the other are taken together.
@@ -158,7 +160,7 @@ def _gather(
                 if source is None or not isinstance(values, np.memmap):
                     part[:] = values[start:stop]
                 else:  # not through the map: each page that is touched would stay in memory, or 2 MiB around it
-                    _read(source, values.offset + start * values.itemsize, part)
+                    _read(source, begin + start * values.itemsize, part)
                 at += stop - start
             if disk:
                 disk.write(found.data)

@@ -22,14 +22,20 @@ from allranks.errors import DataError
 _SHOWN_PROBLEMS = 5
 
 
-def prepare(cfg: RunConfig, *, report: Report | None = None) -> Prepared:
+def prepare(cfg: RunConfig, *, known: str | None = None, report: Report | None = None) -> Prepared:
     """Open the prepared data set of `cfg`, made once for its content.
 
-    report: takes one line of progress at a time. If it was made before, neither transformers nor datasets is imported.
+    known: the fingerprint that this node's launcher found for the same config: what it prepared is opened, and the data
+    files are not read again. report: takes one line of progress at a time. If the set was made before, neither
+    transformers nor datasets is imported.
     Errors: `DataError` for data that is missing, empty or broken, naming file and line; `ConfigError` for a tokenizer
     that cannot be loaded.
     """
     report = report or (lambda _: None)
+    if known is not None:
+        prepared = open_prepared(folder_of(cfg.data.dataset_prepared_path, known), known, report)
+        if prepared is not None:
+            return prepared
     print_of_data = fingerprint(cfg)
     folder = folder_of(cfg.data.dataset_prepared_path, print_of_data)
     prepared = open_prepared(folder, print_of_data, report)

@@ -14,7 +14,7 @@ import torch
 from allranks import interrupt
 from allranks.checkpoint import commit
 from allranks.checkpoint.state import read_state
-from allranks.cluster.expected import EXPECTED_NODES, check_world_size
+from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
@@ -127,7 +127,8 @@ class _Rank:
             refuse_missing_packages(cfg)
         require_library(cfg)
         self._enter("data")
-        prepared = prepare(cfg, report=self._say)
+        # Taken out: what a rank starts has other data.
+        prepared = prepare(cfg, known=os.environ.pop(DATA_FINGERPRINT, None), report=self._say)
 
         self._enter("rendezvous")
         check_world_size(identity)

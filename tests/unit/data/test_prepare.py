@@ -347,3 +347,19 @@ class TestStore:
         (tmp_path / "file").write_text("")
         with pytest.raises(DataError, match=r"cannot write prepared data to .*dataset_prepared_path"):
             prepare(make_config(chat, dataset_prepared_path=str(tmp_path / "file" / "sub")))
+
+
+def test_what_the_launcher_prepared_is_opened_without_reading_the_data_again(make_config, write_jsonl):
+    path = write_jsonl([{"text": "It is five."}])
+    cfg = make_config({"path": str(path), "type": "completion"})
+    made = prepare(cfg)
+    path.unlink()
+    assert prepare(cfg, known=made.fingerprint).fingerprint == made.fingerprint
+
+
+def test_what_is_known_and_not_whole_is_prepared(make_config, write_jsonl):
+    cfg = make_config({"path": str(write_jsonl([{"text": "It is five."}])), "type": "completion"})
+    made = prepare(cfg)
+    (made.path / "train" / "tokens.npy").unlink()
+    assert prepare(cfg, known=made.fingerprint).train.tokens.tolist() == made.train.tokens.tolist()
+    assert prepare(cfg, known="0" * 64).fingerprint == made.fingerprint

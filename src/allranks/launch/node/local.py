@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from allranks.cluster.expected import EXPECTED_NODES, EXPECTED_WORLD_SIZE
+from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
 from allranks.config import RunConfig
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
@@ -45,7 +45,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, record: Record) ->
     start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, record.cfg))
     for path, text in start.files.items():
         write_file(path, text)
-    added = {**record.variables, **start.variables, **_run_variables(launch, node, peers.world_size)}
+    added = {**record.variables, **start.variables, **_run_variables(launch, node, record, peers.world_size)}
     account = _account(launch, node, start, added)
     same = (
         {"prepared data": record.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
@@ -74,17 +74,19 @@ def run_local(launch: Launch, program: Program, peers: Peers, record: Record) ->
 
 def prepare_this_process(launch: Launch, node: Node, record: Record) -> None:
     """Write the manifest, and make this process ready to be the only rank itself."""
-    added = {**record.variables, **thread_variables(launch), **_run_variables(launch, node)}
+    added = {**record.variables, **thread_variables(launch), **_run_variables(launch, node, record)}
     start = Starting([sys.executable, "-m", "allranks", *record.argv])
     _write_record(launch, node, record, start.command, added, {str(node.name): _account(launch, node, start, added)})
     # Torch reads OMP_NUM_THREADS when it is imported, which is why it is not imported before.
     os.environ.update(added)
 
 
-def _run_variables(launch: Launch, node: Node, world_size: int | None = None) -> dict[str, str]:
+def _run_variables(launch: Launch, node: Node, record: Record, world_size: int | None = None) -> dict[str, str]:
     """What our engine reads: see observe/output.py, observe/events.py and cluster/expected.py."""
     variables = {RUN_ID: node.run_id, LAUNCH_ID: node.launch_id}
     variables["ALLRANKS_LOG_DIR"] = str(node.run.logs(node.name).absolute())
+    if record.fingerprint is not None:
+        variables[DATA_FINGERPRINT] = record.fingerprint
     if launch.min_nodes == launch.max_nodes:
         variables[EXPECTED_NODES] = str(launch.max_nodes)
         if world_size or launch.equal_nodes:
