@@ -25,7 +25,15 @@ from allranks.cluster.guardian import guard, has_lost_guardian
 from allranks.cluster.handshake import NotProven, shake_hands
 from allranks.cluster.job import CannotStart, Job
 from allranks.cluster.listening import Listener, PortTaken, reach
-from allranks.cluster.protocol import GRACE_SECONDS, SILENCE_SECONDS, Malformed, encode, read_message
+from allranks.cluster.protocol import (
+    FINDING_BYTES,
+    FINDING_FD,
+    GRACE_SECONDS,
+    SILENCE_SECONDS,
+    Malformed,
+    encode,
+    read_message,
+)
 from allranks.cluster.subtree import Subtree
 from allranks.cluster.transports import open_link
 from allranks.entry_points import refuse_by_hand
@@ -145,15 +153,24 @@ class Agent:
             if self._job is not None:
                 raise Refused("a command is running on this node already")
             argv, env, cwd = message["argv"], message["env"], message["cwd"]
-            self._job = job = await Job.start(argv, env, cwd, keep=self._subtree.process_ids)
+            end, fd = os.pipe()
+            try:
+                env = {**env, FINDING_FD: str(fd)}
+                self._job = job = await Job.start(argv, env, cwd, keep=self._subtree.process_ids, pass_fds=(fd,))
+            except BaseException:
+                os.close(end)
+                raise
+            finally:
+                os.close(fd)
 
         async def on_output(stream: str, lines: list[str]) -> None:
             await self._send({"from": self._node, "re": message.get("re"), "stream": stream, "lines": lines})
 
         try:
-            return {"exit": await job.finish(on_output)}
+            return {"exit": await job.finish(on_output), "finding": _left_in(end)}
         finally:
             self._job = None
+            os.close(end)
 
     async def _signal(self, message: Message) -> Message:
         async with self._starting:
@@ -199,6 +216,15 @@ def main() -> None:
 def _is_pipe(descriptor: int) -> bool:
     mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _left_in(pipe: int) -> object:
+    """What a command that has ended has left for the head; None if nothing that can be read."""
+    os.set_blocking(pipe, False)
+    try:
+        return json.loads(os.read(pipe, FINDING_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 async def _serve_on_pipes() -> None:

@@ -52,6 +52,8 @@ class Fanout:
     def __init__(self, hosts: Sequence[Host], transport: Transport, on_output: OnOutput, open_link: OpenLink) -> None:
         self.hosts = list(hosts)
         self.unreachable: dict[int, str] = {}
+        self.findings: dict[int, object] = {}
+        """What commands that have ended left about their end, as it came, by node."""
         self._transport = transport
         self._on_output = on_output
         self._subtree = Subtree(open_link, self._receive)
@@ -99,7 +101,9 @@ class Fanout:
 
     async def run(self, node: int, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
         """Run a command to its end; its exit status, negative where a signal ended it. Raises as `ask` does."""
-        return int((await self.ask(node, "run", argv=list(argv), env=dict(env), cwd=os.fspath(cwd)))["exit"])
+        answer = await self.ask(node, "run", argv=list(argv), env=dict(env), cwd=os.fspath(cwd))
+        self.findings[node] = answer.get("finding")
+        return int(answer["exit"])
 
     def signal(self, number: int, nodes: Sequence[int] | None = None) -> None:
         """To the commands that run: the polite way, they decide what to do."""

@@ -30,11 +30,18 @@ class Job:
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], env: Mapping[str, str], cwd: str, *, keep: Callable[[], Collection[int]] = tuple
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        *,
+        keep: Callable[[], Collection[int]] = tuple,
+        pass_fds: Sequence[int] = (),
     ) -> "Job":
         """Start `argv` in `cwd`, with the variables `env` besides those of this process; no shell comes near it.
 
-        `keep` tells the children of this process that are no part of the job. Raises CannotStart.
+        `keep` tells the children of this process that are no part of the job, which inherits `pass_fds`. Raises
+        CannotStart.
         """
         if not Path(cwd).is_dir():
             raise CannotStart(f"there is no directory {cwd}")
@@ -47,6 +54,7 @@ class Job:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
                 preexec_fn=die_with_parent,
             )
         except (OSError, ValueError) as error:

@@ -19,6 +19,12 @@ SILENCE_SECONDS = 7.0
 GRACE_SECONDS = 5.0
 """From SIGTERM to SIGKILL for a job whose head is lost."""
 
+FINDING_FD = "ALLRANKS_FINDING_FD"
+"""Tells a command the descriptor on which it may leave one JSON object about its end, in FINDING_BYTES; the answer to
+`run` carries it as `finding`, unread."""
+FINDING_BYTES = 60_000
+"""Less than a pipe holds, so that nobody need read while the command runs."""
+
 REQUEST_BYTES = 8 * 2**20
 """The longest line that an agent reads. Linux bounds arguments and environment together at a quarter of the stack
 limit, 2 MiB by default; JSON's escapes may take more than twice that."""

@@ -74,6 +74,11 @@ class Peers:
         """What `lost` tells, as a value."""
         return self.rendezvous.stop_finding() if self.rendezvous else None
 
+    def first_failure(self) -> Finding | None:
+        """What this node's end follows from, as far as it knows once it has told the others."""
+        known = self.elsewhere()
+        return known if known is not None and goes_before(known, self.finding) else self.finding
+
     def parting(self) -> bool:
         """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
         return self.rendezvous.parting if self.rendezvous else False
@@ -87,11 +92,10 @@ class Peers:
         if self.rendezvous is not None and lost and lost in result.message:
             self.code = 0  # nothing began here
             return replace(result, message=result.message.replace(lost, self.rendezvous.settled_reason(lost)))
-        self.code = result.exit_code
+        self.code, self.finding = result.exit_code, result.finding
         if self.rendezvous is None or result.exit_code in (DONE, PREEMPTED):
             return result
         self.message = result.message.removeprefix("error: ")
-        self.finding = result.finding
         elsewhere = None if lost else self.rendezvous.fail(self.message, result.finding)
         if not elsewhere or elsewhere in result.message:
             return result

@@ -8,6 +8,7 @@ from allranks import interrupt
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.describe import describe_program, speaks_for_all
+from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import Record, run_local
@@ -61,6 +62,7 @@ def run_program(
             ended = run_local(launch, program, peers, Record(argv, variables=variables))
             result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())
             result = peers.ended(result, ended.lost)
+            tell_head(peers.first_failure())
     except Stopped as stop:
         result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")
     interrupt.means(NO_RANK_LEFT)

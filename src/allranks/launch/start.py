@@ -16,6 +16,7 @@ from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.describe import describe, speaks_for_all
+from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import Record, prepare_this_process, run_local
@@ -102,6 +103,7 @@ def start(
             ended = run_local(launch, engine(node.run.config(node.name)), peers, record)
             result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start, elsewhere=peers.elsewhere())
             result = peers.ended(result, ended.lost)
+            tell_head(peers.first_failure())
     except Stopped as stop:
         result = stopped(node.run, node.run_id, stop.received)
     interrupt.means(NO_RANK_LEFT)

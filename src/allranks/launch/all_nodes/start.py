@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import re
 import shlex
 import signal
 import sys
@@ -19,8 +18,10 @@ from allranks.cluster.nodes import Host
 from allranks.cluster.protocol import GRACE_SECONDS
 from allranks.cluster.reach import Address, find_address
 from allranks.cluster.transports import Transport
+from allranks.doctor.first_failure import first_failure
 from allranks.errors import RefusedError, UsageError
 from allranks.exit_codes import INTERRUPTED, PREEMPTED
+from allranks.findings import Finding, from_message
 from allranks.launch.all_nodes.screen import Screen
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.node.supervise import FORWARDED
@@ -32,7 +33,6 @@ from allranks.observe.secrets import without_secret_words
 _SHOWN = 8  # names in a message
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
-_OTHER_NODE = re.compile(r"error: node (\d+) \(")  # as the nodes' rendezvous says why it stopped this one
 _TOLD = (UsageError.exit_code, RefusedError.exit_code)  # then every node has said the same, at length
 
 
@@ -175,31 +175,30 @@ class _Start:
             return INTERRUPTED, "SIGINT: everything was ended at once; the newest complete checkpoint stays valid"
         if not any(why for _, why in ends.values()):
             return max(code for code, _ in ends.values()), ""
-        return self._blame(ends)
+        return self._blame(ends, {node: from_message(said) for node, said in fanout.findings.items()})
 
-    def _blame(self, ends: Mapping[int, tuple[int, str]]) -> tuple[int, str]:
+    def _blame(self, ends: Mapping[int, tuple[int, str]], said: Mapping[int, Finding | None]) -> tuple[int, str]:
         """The exit code and account of the node whose failure ended all others."""
         failed = [node for node, (_, why) in ends.items() if why]
         lost = [node for node in failed if ends[node][1].startswith(_LOST)]
         # A node that ends because of another says so.
-        own = [node for node in failed if not self._says_another(node)]
-        node = (lost or own or failed)[0]
+        elsewhere = {node for node in failed if (known := said.get(node)) and known.who.node not in (None, node)}
+        first = first_failure(known for node in failed if (known := said.get(node)))
+        culprit = [node for node in failed if first is not None and first.who.node == node]
+        own = [node for node in failed if node not in elsewhere]
+        node = (lost or culprit or own or failed)[0]
         code, why = ends[node]
         last_words = self._screen.last_words(node)
         if code in _TOLD and all(ends[other][0] == code for other in failed):
             return code, ""
         lines = [f"error: {self._names[node]} {why}"]
-        if self._says_another(node):
+        if node in elsewhere and last_words:
             lines = [last_words]
         elif last_words and code not in _TOLD:
             lines.append(f"  its last words: {last_words}")
         if len(self._names) > 1:
             lines.append(f"  also ended: {_few([name for name in self._names if name != self._names[node]])}")
         return code, "\n".join(lines)
-
-    def _says_another(self, node: int) -> bool:
-        elsewhere = _OTHER_NODE.match(self._screen.last_words(node))
-        return elsewhere is not None and int(elsewhere[1]) != node
 
     def _receive(self, number: signal.Signals, work: asyncio.Task) -> None:
         self._received.append(signal.Signals(number))

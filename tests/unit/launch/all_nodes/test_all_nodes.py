@@ -111,6 +111,43 @@ def test_the_first_failure_counts_and_ends_the_others(head, tmp_path):
     assert left(tmp_path) == []
 
 
+# Node 0 ends first, of the connection that node 1's rank left; node 1 says what it was.
+LEAVES = """
+import json
+def leave(code, node, what):
+    message = {"code": code, "what": what, "who": {"node": node, "rank": node}}
+    os.write(int(os.environ["ALLRANKS_FINDING_FD"]), json.dumps(message).encode())
+    print("error:", what, file=sys.stderr, flush=True)
+    sys.exit(1)
+def wait_for(*names):
+    while not all(os.path.exists(name) for name in names):
+        time.sleep(0.01)
+open(f"up-{rank}", "w").close()
+if rank == 0:
+    wait_for("up-1", "up-2")
+    open("left-0", "w").close()
+    leave("peer-gone", 0, "closed by peer")
+wait_for("left-0")
+leave(*("rank-error", 1, "bad row") if rank == 1 else ("peer-gone", 2, "reset by peer"))
+"""
+
+
+def test_the_node_of_the_cause_is_named_whichever_node_ends_first(head, tmp_path):
+    returncode, _, errors = ended(head(f"os.chdir({str(tmp_path)!r})\n{LEAVES}", "n[0-2]"))
+    assert returncode == 1
+    assert errors.splitlines()[-3:] == [
+        "error: n1 failed first, with exit code 1",
+        "  its last words: error: bad row",
+        "  also ended: n0, n2",
+    ]
+
+
+@pytest.mark.parametrize("left", ["b'{'", "b'[]'", "b'x' * 60000", 'b\'{"code": 1, "who": 7}\''])
+def test_what_a_command_leaves_that_is_no_finding_is_passed_over(head, left):
+    returncode, _, errors = ended(head(f"os.write(int(os.environ['ALLRANKS_FINDING_FD']), {left}); sys.exit(7)", "n0"))
+    assert returncode == 7 and "error: n0 failed first, with exit code 7" in errors
+
+
 def test_a_node_whose_command_is_killed(head):
     returncode, _, errors = ended(head("rank or os.kill(os.getpid(), signal.SIGKILL); time.sleep(1000)"))
     assert returncode == 1
