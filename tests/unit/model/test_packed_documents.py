@@ -65,5 +65,6 @@ def test_padding_at_the_end_changes_nothing():
         batch.label_positions,
         batch.labels,
         batch.num_tokens,
+        batch.block_lengths,
     )
     torch.testing.assert_close(model.forward_loss(padded), model.forward_loss(batch), rtol=1e-6, atol=1e-6)

@@ -326,7 +326,7 @@ def test_nothing_is_taken_where_ray_says_which_nodes_there_are(tmp_path, monkeyp
 
 
 def test_the_documentation_lists_every_variable():
-    page = (Path(__file__).parents[3] / "docs" / "nodes.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "nodes.md").read_text()
     names = {name for setter in SETTERS for names in setter.variables.values() for name in names}
     names |= {scheduler.variable for scheduler in SCHEDULERS}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
