@@ -10,9 +10,9 @@ import resource
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -24,7 +24,7 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts, differences
-from allranks.rendezvous.join import Rendezvous, Terms
+from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous, Terms
 from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
@@ -39,7 +39,6 @@ class _Peer:
     facts: NodeFacts
     writer: asyncio.StreamWriter
     nonce: str
-    ready: Mapping[str, str] | None = None
     heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
     done: bool = False  # it said good-bye
     tasks: set[asyncio.Task] = field(default_factory=set)
@@ -53,7 +52,7 @@ class Head(Rendezvous):
         self._rejected: set[str] = set()
         self._unknown = 0  # connections that have not yet said who they are
         self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self._ready: Mapping[str, str] | None = None
+        self._rounds: dict[str, dict[int, Any]] = {}  # what has been handed in, by name and node rank
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = _listen(terms)
 
@@ -80,16 +79,47 @@ class Head(Rendezvous):
         told = [replace(node, held=None, same={}).to_message() for node in nodes]
         self._post({"go": {"run": self.run_id, "nodes": told}})
 
-    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
+    def round(
+        self,
+        name: str,
+        payload: object,
+        deadline_seconds: float | None = None,
+        *,
+        decide: Callable[[Sequence[Any]], object] | None = None,
+    ) -> Any:
         with self._changed:
-            self._ready = dict(facts)
-            self.accounts[0] = dict(account or {})
-        self._wait(lambda: all(peer.ready is not None for peer in self._peers.values()), self._preparing)
-        self._refuse_differences([replace(node, same=self._ready_of(node.node_rank)) for node in self.nodes])
-        self._patient = False
+            given = self._rounds.setdefault(name, {})
+            given[0] = payload
+
+        def missing() -> str:
+            late = [node.name for node in self.nodes if node.node_rank not in given]
+            return f"{name}: waiting for {', '.join(late[:8])}{f' and {len(late) - 8} more' if len(late) > 8 else ''}"
+
+        deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        if not self._wait(lambda: len(given) == len(self.nodes), missing, deadline):
+            self._refuse(f"{missing()}; gave up after {deadline_seconds:.0f} s")
+        payloads = [given[node.node_rank] for node in self.nodes]
+        try:
+            answer = payloads if decide is None else decide(payloads)
+        except RefusedError as error:
+            self._refuse(str(error))
+        with self._changed:
+            del self._rounds[name]
+        self._post({"round": name, "answer": answer})
+        return answer
+
+    def _all_ready(self, told: Sequence[Any]) -> None:
+        alike = []
+        for node, said in zip(self.nodes, told, strict=True):
+            said = said if isinstance(said, dict) else {}
+            facts, account = said.get("facts"), said.get("account")
+            self.accounts[node.node_rank] = account if isinstance(account, dict) else {}
+            known = facts.items() if isinstance(facts, dict) else ()
+            alike.append(replace(node, same={str(key): str(value) for key, value in known}))
+        if found := differences(alike):
+            raise RefusedError(_disagreement(found))
         # The launcher's own store listens on this port next.
-        asyncio.run_coroutine_threadsafe(self._close_door(), self._loop).result()
-        self._post({"start": True})
+        self.run(self._close_door(), "closing the port")
 
     async def _close_door(self) -> None:
         self._server.close()
@@ -97,9 +127,6 @@ class Head(Rendezvous):
     def _tell_failure(self, message: str, finding: Finding) -> None:
         self._failed = finding
         self._post({"stop": f"{self.own.name}: {message}", "finding": finding.to_message()})
-
-    def _ready_of(self, node_rank: int) -> Mapping[str, str]:
-        return (self._ready if node_rank == 0 else self._peers[node_rank].ready) or {}
 
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.facts for peer in self._peers.values())]
@@ -122,15 +149,11 @@ class Head(Rendezvous):
             f"{self.terms.port} of this machine open to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
         )
 
-    def _preparing(self) -> str:
-        late = [peer.facts.name for _, peer in sorted(self._peers.items()) if peer.ready is None]
-        return f"ready here; still preparing: {', '.join(late[:8])}{' …' if len(late) > 8 else ''}"
-
     def _refuse_differences(self, nodes: list[NodeFacts]) -> None:
         if found := differences(nodes):
-            self._refuse("the nodes do not agree:\n  " + "\n  ".join(found))
+            self._refuse(_disagreement(found))
 
-    def _refuse(self, text: str) -> None:
+    def _refuse(self, text: str) -> NoReturn:
         self._post({"refused": text})
         raise RefusedError(text)
 
@@ -275,11 +298,8 @@ class Head(Rendezvous):
             while True:
                 message = await wire.receive(lines)
                 peer.heard = time.monotonic()
-                if isinstance(message.get("ready"), dict):
-                    account = message.get("account")
-                    self.accounts[peer.facts.node_rank] = account if isinstance(account, dict) else {}
-                    peer.ready = {str(key): str(value) for key, value in message["ready"].items()}
-                    self._set()
+                if "round" in message:
+                    self._hand_in(peer, message)
                 elif "failed" in message:
                     self._stop_all(peer, wire.printable(message["failed"]), message.get("finding"))
                 elif "bye" in message:
@@ -292,6 +312,14 @@ class Head(Rendezvous):
         except WireError as error:
             if not peer.done:
                 self._lost(peer, str(error))
+
+    def _hand_in(self, peer: _Peer, message: Mapping[str, Any]) -> None:
+        name = wire.printable(message["round"], 100)
+        with self._changed:
+            if name not in self._rounds and len(self._rounds) >= MOST_ROUNDS:
+                raise WireError("takes part in rounds that there are not")
+            self._rounds.setdefault(name, {})[peer.facts.node_rank] = message.get("payload")
+            self._changed.notify_all()
 
     def _lost(self, peer: _Peer, how: str) -> None:
         peer.done = True
@@ -311,6 +339,10 @@ class Head(Rendezvous):
                 reason = f"{peer.facts.name}: {reason}"
             self._broadcast({"stop": reason, "finding": finding.to_message()}, but=peer)
             self._set(_stop_reason=reason, _first=finding)
+
+
+def _disagreement(found: Sequence[str]) -> str:
+    return "\n  ".join(["the nodes do not agree:", *found])
 
 
 async def _send_quietly(peer: _Peer, token: str, message: dict[str, Any]) -> None:

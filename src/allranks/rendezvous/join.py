@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from allranks.doctor.causes import is_cause
 from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
@@ -22,6 +22,12 @@ _TELL_EVERY_SECONDS = 30.0
 _WORD_SECONDS = 3.0
 # Preparing data may keep Python's lock for long; a lost connection is seen at once all the same.
 PATIENT_SECONDS = 180.0
+# A round is closed by node 0; its answer may be under way for so long.
+ANSWER_SECONDS = 10.0
+MOST_ROUNDS = 64
+"""Open at a time, as far as another node may say."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Rendezvous:
         self._patient = True
         self._wake: Callable[[], None] = lambda: None
         self._up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
 
     @property
@@ -83,13 +90,50 @@ class Rendezvous:
         """Start talking; returns when all nodes are there and agree. Raises RefusedError."""
         raise NotImplementedError
 
+    def round(
+        self,
+        name: str,
+        payload: object,
+        deadline_seconds: float | None = None,
+        *,
+        decide: Callable[[Sequence[Any]], object] | None = None,
+    ) -> Any:
+        """Every node hands in a `payload` (plain JSON); when all have, each gets the list of all, by node rank.
+
+        With `decide` each gets what that makes of the list on node 0, where alone it is called; a RefusedError of its
+        is raised everywhere. Raises RefusedError that names who was missing `deadline_seconds` after node 0 came to
+        the round itself; without a deadline it lasts as long as all nodes are alive. A name serves for one round of a
+        run.
+        """
+        raise NotImplementedError
+
     def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
         """Wait until every node is ready to start its ranks; `facts` must be equal on all. Raises RefusedError.
 
         `account` is what this node is about to start; node 0 then finds all of them in `accounts`. There is no
         deadline as long as all nodes are alive: preparing data takes what it takes.
         """
+        self.round("ready", {"facts": dict(facts), "account": dict(account or {})}, decide=self._all_ready)
+        self._patient = False
+
+    def _all_ready(self, told: Sequence[Any]) -> None:
+        """On node 0: compare what all are about to run, and make room for the launcher. Raises RefusedError."""
         raise NotImplementedError
+
+    def run(self, work: Coroutine[Any, Any, _T], told: str) -> _T:
+        """Do `work` beside the talking; `told` says what this node is waiting for. Raises what it raises, and
+        RefusedError when another node fails or is lost meanwhile."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # nobody is left to talk to
+            work.close()
+            raise RefusedError(self._stop_reason or f"the other nodes have gone: {told}") from None
+        future.add_done_callback(lambda _: self._set())
+        try:
+            self._wait(future.done, lambda: told)
+            return future.result()
+        finally:
+            future.cancel()
 
     def stop_reason(self) -> str | None:
         """Why this node has to stop: another one failed or was lost. None while all is well."""

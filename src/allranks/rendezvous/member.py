@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from allranks.doctor.nodes import node_lost
@@ -16,7 +16,7 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
-from allranks.rendezvous.join import Rendezvous, Terms
+from allranks.rendezvous.join import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous, Terms
 from allranks.rendezvous.wire import WireError
 
 _CONNECT_SECONDS = 10.0
@@ -27,7 +27,7 @@ class Member(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
         self._trouble = "still trying"
-        self._start = False
+        self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
         self._silent = ""  # how it was lost, if by silence
         self._heard = 0.0  # when node 0 gave the last sign of life
 
@@ -43,9 +43,20 @@ class Member(Rendezvous):
                 )
             deadline = time.monotonic() + self.terms.join_seconds
 
-    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
-        self._post({"ready": dict(facts), "account": dict(account or {})})
-        self._wait(lambda: self._start, lambda: "ready here; waiting for the other nodes to be ready")
+    def round(
+        self,
+        name: str,
+        payload: object,
+        deadline_seconds: float | None = None,
+        *,
+        decide: Callable[[Sequence[Any]], object] | None = None,
+    ) -> Any:
+        self._post({"round": name, "payload": payload})
+        deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds + ANSWER_SECONDS
+        if not self._wait(lambda: name in self._answers, lambda: f"{name}: waiting for the other nodes", deadline):
+            raise RefusedError(f"{name}: node 0 ({self.nodes[0].host}) gave no answer in {deadline_seconds:.0f} s")
+        with self._changed:
+            return self._answers.pop(name)
 
     def _tell_failure(self, message: str, finding: Finding) -> None:
         self._post({"failed": message, "finding": finding.to_message()})
@@ -148,8 +159,12 @@ class Member(Rendezvous):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WireError(f"its list of nodes cannot be read: {error}") from None
             self._set(run_id=wire.printable(message["go"].get("run"), 100), nodes=nodes)
-        elif "start" in message:
-            self._set(_start=True, _patient=False)
+        elif "round" in message:
+            if not self.nodes or len(self._answers) >= MOST_ROUNDS:
+                raise WireError("answers what nobody asked")
+            with self._changed:
+                self._answers[wire.printable(message["round"], 100)] = message.get("answer")
+                self._changed.notify_all()
         elif "stop" in message:
             self._hear(wire.printable(message["stop"]), message.get("finding"))
         elif "bye" in message:

@@ -300,7 +300,7 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
         _hello(raw, _facts(1))
         rendezvous = nodes.wait()[0]
-        raw.sendall(b'{"ready": {}}\n')
+        raw.sendall(b'{"round": "ready", "payload": {}}\n')
         rendezvous.ready({})
         _until(rendezvous.stop_reason)
         assert "node 1 (host1) was lost: no sign of life" in rendezvous.stop_reason()

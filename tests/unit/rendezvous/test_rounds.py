@@ -1,0 +1,112 @@
+"""Rounds: every node hands something in, and each gets what all have handed in, or hears who did not."""
+
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from allranks.errors import AllranksError, RefusedError
+from allranks.rendezvous import Rendezvous
+from allranks.rendezvous.join import MOST_ROUNDS
+from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _hello, _join, _listening, _until
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    all_nodes = Nodes()
+    yield all_nodes
+    all_nodes.wait()
+    all_nodes.leave()
+
+
+def together(joined: list[Rendezvous], work: Callable[[Rendezvous], object]) -> list[object]:
+    """What `work` returns, or the AllranksError that it raises, on each node."""
+    results: list[object] = [None] * len(joined)
+
+    def on(rank: int) -> None:
+        try:
+            results[rank] = work(joined[rank])
+        except AllranksError as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=on, args=(rank,)) for rank in range(len(joined))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_every_node_gets_what_all_handed_in_whoever_comes_first(nodes: Nodes) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+    chance = random.Random(5)
+    for number in range(8):
+        names = [f"{number} {letter}" for letter in "abc"[: chance.randint(1, 3)]]
+        late = chance.randrange(3)
+        handed_in = threading.Event()
+
+        def work(rendezvous: Rendezvous, names=names, late=late, handed_in=handed_in) -> object:
+            rank = rendezvous.own.node_rank
+            if rank == late:
+                handed_in.wait()
+            else:
+                handed_in.set()
+            return [rendezvous.round(name, {name: rank}, 30.0) for name in names]
+
+        expected = [[{name: rank} for rank in range(3)] for name in names]
+        assert together(joined, work) == [expected] * 3
+
+
+def test_what_node_0_makes_of_it_is_what_all_get(nodes: Nodes) -> None:
+    joined = _join(nodes, _facts(0), _facts(1))
+    assert together(joined, lambda one: one.round("sum", one.own.node_rank + 1, 30.0, decide=sum)) == [3, 3]
+
+
+def test_what_node_0_refuses_is_refused_everywhere(nodes: Nodes) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+
+    def refuse(payloads: object) -> None:
+        raise RefusedError(f"not {payloads}")
+
+    results = together(joined, lambda one: one.round("r", one.own.node_rank, 30.0, decide=refuse))
+    assert [str(result) for result in results] == ["not [0, 1, 2]"] * 3
+
+
+def test_who_is_missing_at_the_deadline_is_named_to_all_that_came(nodes: Nodes) -> None:
+    joined = _join(nodes, *(_facts(rank, 4) for rank in range(4)))
+    came = [joined[0], joined[2]]
+    for result in together(came, lambda one: one.round("ports", 1, 1.0)):
+        assert isinstance(result, RefusedError)
+        assert str(result) == "ports: waiting for node 1 (host1), node 3 (host3); gave up after 1 s"
+
+
+def test_a_node_0_that_does_not_come_to_a_round_is_not_waited_for_without_end(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = _join(nodes, _facts(0), _facts(1))
+    monkeypatch.setattr("allranks.rendezvous.member.ANSWER_SECONDS", 0.5)
+    (result,) = together(joined[1:], lambda one: one.round("ports", 1, 0.5))
+    assert str(result).startswith("ports: node 0 (host0) gave no answer")
+
+
+def test_a_round_ends_with_the_node_that_is_lost_in_it(nodes: Nodes) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        _hello(raw, _facts(1))
+        head = nodes.wait()[0]
+    (result,) = together([head], lambda one: one.round("ports", 1))
+    assert "node 1 (host1) was lost" in str(result)
+
+
+def test_rounds_that_there_are_not_fill_no_memory(nodes: Nodes) -> None:
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        _hello(raw, _facts(1))
+        head = nodes.wait()[0]
+        for number in range(MOST_ROUNDS + 1):
+            raw.sendall(json.dumps({"round": f"{number}", "payload": "x"}).encode() + b"\n")
+        _until(head.stop_reason)
+        assert "takes part in rounds that there are not" in head.stop_reason()
