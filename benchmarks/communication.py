@@ -104,7 +104,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
     from allranks.observe import EventLog, read_events
     from allranks.train import world
     from allranks.train.strategies import make_strategy
-    from allranks.train.traffic import Traffic
+    from allranks.train.traffic import TrafficCounter
     from tests.tiny_models import flat_for, make_batch
 
     identity = identify(os.environ)
@@ -118,7 +118,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
         trained = build_model(cfg, place(cfg, torch.device("cpu"), identity.rank, identity.world_size, nodes))
         strategy = make_strategy(cfg, trained)
         events = Path(f"/tmp/{identity.rank}-{number}.jsonl")
-        traffic = Traffic(identity.rank, nodes, {WARM_UP}, EventLog(events, identity.rank), say=print)
+        traffic = TrafficCounter(identity.rank, nodes, {WARM_UP}, EventLog(events, identity.rank), say=print)
         seconds, wire = [], 0
         for step in range(1, WARM_UP + num_steps + 1):
             dist.barrier()

@@ -97,7 +97,7 @@ def test_ranks_with_different_configs_are_stopped_and_the_keys_named(config, tmp
     codes, outputs = start_ranks(
         config, tmp_path, [by_hand(rank, port) for rank in (0, 1)], ((), ("--learning-rate", "0.5"))
     )
-    assert codes == [2, 2], "\n".join(outputs)
+    assert codes == [3, 3], "\n".join(outputs)
     for output in outputs:
         assert "learning_rate: 0.01 on rank 0" in output and "0.5 on rank 1" in output
         assert "Traceback" not in output and "batch_size:" not in output

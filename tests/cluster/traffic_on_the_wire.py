@@ -22,7 +22,7 @@ from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.train import world
 from allranks.train.strategies import Strategy, make_strategy
-from allranks.train.traffic import Traffic
+from allranks.train.traffic import TrafficCounter
 from tests.tiny_models import flat_for, make_batch
 
 STEPS = 30
@@ -40,7 +40,7 @@ def main(model: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
         trained = build_model(cfg, placement)
         strategy = make_strategy(cfg, trained)
         events = Path(f"/tmp/traffic-{identity.rank}-{name}.jsonl")
-        traffic = Traffic(identity.rank, nodes, {3}, EventLog(events, identity.rank), say=print)
+        traffic = TrafficCounter(identity.rank, nodes, {3}, EventLog(events, identity.rank), say=print)
         for number in (1, 2, 3):
             traffic.begin(number)
             step(trained, strategy, identity.world_size)

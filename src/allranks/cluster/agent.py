@@ -23,7 +23,6 @@ from allranks.cluster import protocol
 from allranks.cluster.descendants import end_descendants
 from allranks.cluster.guardian import guard, has_lost_guardian
 from allranks.cluster.handshake import NotProven, shake_hands
-from allranks.cluster.job import CannotStart, Job
 from allranks.cluster.listening import Listener, PortTaken, reach
 from allranks.cluster.protocol import (
     FINDING_BYTES,
@@ -34,6 +33,7 @@ from allranks.cluster.protocol import (
     encode,
     read_message,
 )
+from allranks.cluster.running_command import CannotStart, RunningCommand
 from allranks.cluster.subtree import Subtree
 from allranks.cluster.transports import open_link
 from allranks.entry_points import refuse_by_hand
@@ -53,7 +53,7 @@ class Agent:
         self._reader, self._writer = reader, writer
         self._guardian = os.getppid()
         self._node: int | None = None  # the head's number for this node: comes with the first request
-        self._job: Job | None = None
+        self._running: RunningCommand | None = None
         self._starting = asyncio.Lock()  # a signal that follows a command at its heels must find it
         self._listener: Listener | None = None
         self._subtree = Subtree(open_link, self._send)
@@ -84,9 +84,9 @@ class Agent:
         # The agents below notice at once that this one lets go; their jobs end while ours does.
         closing = asyncio.create_task(self._subtree.close())
         async with self._starting:
-            job = self._job
-        if job is not None:
-            await job.end(GRACE_SECONDS)
+            running = self._running
+        if running is not None:
+            await running.end(GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
         await closing
@@ -123,10 +123,10 @@ class Agent:
 
     def _pass_on(self, number: int) -> None:
         """A signal from outside, such as Slurm's before the time limit: the job decides, as if it had got it itself."""
-        if self._job is None or has_lost_guardian(self._guardian):
+        if self._running is None or has_lost_guardian(self._guardian):
             self._reader.feed_eof()
         else:
-            self._job.signal(number)
+            self._running.signal(number)
 
     async def _facts(self, message: Message) -> Message:
         from allranks.cluster.facts import gather_facts
@@ -150,13 +150,15 @@ class Agent:
 
     async def _run(self, message: Message) -> Message:
         async with self._starting:
-            if self._job is not None:
+            if self._running is not None:
                 raise Refused("a command is running on this node already")
             argv, env, cwd = message["argv"], message["env"], message["cwd"]
             end, fd = os.pipe()
             try:
                 env = {**env, FINDING_FD: str(fd)}
-                self._job = job = await Job.start(argv, env, cwd, keep=self._subtree.process_ids, pass_fds=(fd,))
+                self._running = running = await RunningCommand.start(
+                    argv, env, cwd, keep=self._subtree.process_ids, pass_fds=(fd,)
+                )
             except BaseException:
                 os.close(end)
                 raise
@@ -167,22 +169,22 @@ class Agent:
             await self._send({"from": self._node, "re": message.get("re"), "stream": stream, "lines": lines})
 
         try:
-            return {"exit": await job.finish(on_output), "finding": _left_in(end)}
+            return {"exit": await running.finish(on_output), "finding": _left_in(end)}
         finally:
-            self._job = None
+            self._running = None
             os.close(end)
 
     async def _signal(self, message: Message) -> Message:
         async with self._starting:
-            if self._job is not None:
-                self._job.signal(int(message["number"]))
+            if self._running is not None:
+                self._running.signal(int(message["number"]))
         return {}
 
     async def _stop(self, message: Message) -> Message:
         async with self._starting:
-            job = self._job
-        if job is not None:
-            await job.end(float(message["grace"]))
+            running = self._running
+        if running is not None:
+            await running.end(float(message["grace"]))
         return {}
 
     async def _adopt(self, message: Message) -> Message:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from allranks.config.explain import shown, takes_only_text
+from allranks.config.explain import as_yaml, takes_only_text
 from allranks.config.spellings import ATTENTION, current_spelling
 from allranks.config.yaml_lines import KeyPath, parse_yaml
 from allranks.errors import ConfigError
@@ -111,7 +111,7 @@ class ConfigSource:
                 self._add(path, child, item, (*written, child), label)
 
     def _contradiction(self, label: str, value: Any, path: KeyPath) -> str:
-        return f"{label}: {shown(value)} contradicts {self.label(path)}: {shown(self._get(path))}; keep one of them"
+        return f"{label}: {as_yaml(value)} contradicts {self.label(path)}: {as_yaml(self._get(path))}; keep one of them"
 
     def _get(self, path: KeyPath) -> Any:
         value: Any = self.values

@@ -50,7 +50,7 @@ def allowed(field: FieldInfo | Any) -> str:
     return _either(_choices(field, []))
 
 
-def shown(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as YAML would write it, shortened."""
     if value is None:
         return "null"
@@ -65,7 +65,7 @@ def shown(value: Any) -> str:
 
 
 def _mismatch(expected: str, value: Any) -> str:
-    message = f"expected {expected}, got {shown(value)}"
+    message = f"expected {expected}, got {as_yaml(value)}"
     if expected.startswith("text") and isinstance(value, bool | int | float):
         return f"{message}; put it in quotes"
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", value.strip(), re.IGNORECASE):
@@ -85,7 +85,7 @@ def _choices(annotation: Any, limits: list[Any]) -> list[str]:
         # An integer is named only where it may be what a number may not.
         return [choice for choice in choices if choice.replace("an integer", "a number") not in {*choices} - {choice}]
     if origin is Literal:
-        return [choice if isinstance(choice, str) else shown(choice) for choice in arguments]
+        return [choice if isinstance(choice, str) else as_yaml(choice) for choice in arguments]
     if origin is list:
         return [f"a list of {_plural(_either(_choices(arguments[0], [])))}"]
     if origin is dict:

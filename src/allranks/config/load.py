@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from allranks.config.config_source import ConfigSource, dotted, flag_name
-from allranks.config.explain import explain, shown
+from allranks.config.explain import as_yaml, explain
 from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
 from allranks.config.names import known_keys, nearest_key
 from allranks.config.rules import broken_rules, finish, unused_keys
@@ -69,7 +69,9 @@ def _resolve(config_source: ConfigSource, ignore_unsupported: bool) -> RunConfig
         if key in SECTION_OF:
             by_section[SECTION_OF[key]][key] = value
         elif key in ATTENTION:
-            config_source.problems.append(f"{config_source.label((key,))}: expected true or false, got {shown(value)}")
+            config_source.problems.append(
+                f"{config_source.label((key,))}: expected true or false, got {as_yaml(value)}"
+            )
         else:
             config_source.problems.append(_unknown(config_source, (key,), known_keys()))
     sections: dict[str, Section] = {}

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from allranks.config.explain import allowed, shown
+from allranks.config.explain import allowed, as_yaml
 from allranks.config.run import SECTIONS
 from allranks.config.sections.adapter import BnbConfig
 from allranks.config.sections.data import DatasetSpec, PromptFormat
@@ -119,7 +119,7 @@ def _table(section: type[Section]) -> str:
         if default is PydanticUndefined:
             text = "required"
         else:
-            text = "" if default is None else f"`{shown(default) if not isinstance(default, str) else default}`"
+            text = "" if default is None else f"`{as_yaml(default) if not isinstance(default, str) else default}`"
         meaning = key_help(section)[key].replace("|", r"\|")
         rows.append(f"| `{key}` | {allowed(field)} | {text} | {meaning} |")
     return "\n".join(rows)

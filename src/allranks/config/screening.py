@@ -3,7 +3,7 @@
 from typing import Any
 
 from allranks.config.config_source import ConfigSource
-from allranks.config.explain import shown
+from allranks.config.explain import as_yaml
 from allranks.config.run import SECTION_OF
 from allranks.config.unsupported import (
     FSDP1,
@@ -72,7 +72,7 @@ def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
     if isinstance(value, list):
         return next((text for item in value if (text := _refusal((*path, 0), f"{key}.*", item))), None)
     if isinstance(value, str | int) and value in REFUSED_VALUES.get(key, {}):
-        return f"{shown(value) if isinstance(value, bool) else value}: {REFUSED_VALUES[key][value]}"
+        return f"{as_yaml(value) if isinstance(value, bool) else value}: {REFUSED_VALUES[key][value]}"
     if not value or (key in SECTION_OF and key not in LATER):
         return None
     variable = secret_variable(key)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from allranks.data.records import RecordError, shown
+from allranks.data.records import RecordError, excerpt
 
 _MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 _ROLE_KEYS = ("role", "from")
@@ -61,7 +61,7 @@ class ConversationFormat:
     def read(self, record: Any) -> Conversation:
         """Errors: `RecordError` naming the field, what was expected and what was found."""
         if not isinstance(record, dict):
-            raise RecordError(f"expected an object with a list of messages, found {shown(record)}")
+            raise RecordError(f"expected an object with a list of messages, found {excerpt(record)}")
         field = next((name for name in self._messages if record.get(name) is not None), None)
         if field is None:
             raise RecordError(
@@ -72,7 +72,7 @@ class ConversationFormat:
         if isinstance(raw, str):  # in CSV, and in some JSON, a list is written as text
             raw = _parsed(raw, field)
         if not isinstance(raw, list) or not raw:
-            raise RecordError(f"field {field}: expected a list of messages with at least one, found {shown(raw)}")
+            raise RecordError(f"field {field}: expected a list of messages with at least one, found {excerpt(raw)}")
 
         train: list[bool | None] = []
         details: list[list[tuple[int, int]] | None] = []
@@ -80,7 +80,7 @@ class ConversationFormat:
         for i, item in enumerate(raw):
             place = f"field {field}, message {i}"
             if not isinstance(item, dict):
-                raise RecordError(f"{place}: expected an object, found {shown(item)}")
+                raise RecordError(f"{place}: expected an object, found {excerpt(item)}")
             message = self._message(item, place)
             if message["role"] == "system" and self._spec.drop_system_message:
                 continue
@@ -106,7 +106,7 @@ class ConversationFormat:
                 raise RecordError(f"no field {self._system} (field_system); it has {_names(record)}")
             return self._default_system_message
         if not isinstance(system, str):
-            raise RecordError(f"field {self._system}: expected text, found {shown(system)}")
+            raise RecordError(f"field {self._system}: expected text, found {excerpt(system)}")
         return system
 
     def _message(self, item: dict, place: str) -> dict:
@@ -116,8 +116,8 @@ class ConversationFormat:
         role = self._roles.get(item[role_key]) if isinstance(item[role_key], str) else None
         if role is None:
             raise RecordError(
-                f"{place}: role {shown(item[role_key])} is not known; known are {', '.join(self._roles)}. Add it with "
-                "roles, such as roles: {assistant: [NAME]}"
+                f"{place}: role {excerpt(item[role_key])} is not known; known are {', '.join(self._roles)}. Add it "
+                "with roles, such as roles: {assistant: [NAME]}"
             )
         content_key = next((key for key in self._content if item.get(key) is not None), None)
         taken = {role_key, content_key, *self._properties.values()}
@@ -150,7 +150,7 @@ class ConversationFormat:
         if name is None or item.get(name) is None:
             return None
         if item[name] not in (True, False):  # 0 and 1 are equal to these
-            raise RecordError(f"{place}, {name}: expected true or false, found {shown(item[name])}")
+            raise RecordError(f"{place}, {name}: expected true or false, found {excerpt(item[name])}")
         return bool(item[name])
 
     def _detail(self, item: dict, message: dict, place: str) -> list[tuple[int, int]] | None:
@@ -163,7 +163,7 @@ class ConversationFormat:
                 start, stop, trained = int(entry["begin_offset"]), int(entry["end_offset"]) + 1, bool(entry["train"])
             except (TypeError, KeyError, ValueError) as error:
                 raise RecordError(
-                    f"{place}, {name}: expected a list of {{begin_offset, end_offset, train}}, found {shown(entry)}"
+                    f"{place}, {name}: expected a list of {{begin_offset, end_offset, train}}, found {excerpt(entry)}"
                 ) from error
             if not 0 <= start < stop <= len(message["content"]):
                 raise RecordError(
@@ -183,7 +183,7 @@ def _text(value: Any, place: str) -> str:
         if kinds <= {"text"}:
             return "".join(_text(part.get("text"), place) for part in value)
         raise RecordError(f"{place}: only text can be trained, found parts of type {', '.join(map(str, kinds))}")
-    raise RecordError(f"{place}: expected text, found {shown(value)}")
+    raise RecordError(f"{place}: expected text, found {excerpt(value)}")
 
 
 def _calls(value: Any, place: str) -> list[dict]:
@@ -192,7 +192,7 @@ def _calls(value: Any, place: str) -> list[dict]:
     for call in value if isinstance(value, list) else [value]:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RecordError(f"{place}: expected a call as {{name, arguments}}, found {shown(call)}")
+            raise RecordError(f"{place}: expected a call as {{name, arguments}}, found {excerpt(call)}")
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             arguments = _parsed(arguments, f"{place}, arguments of {function['name']}")
@@ -217,7 +217,7 @@ def _tools(value: Any, field: str) -> list[dict] | None:
         elif isinstance(tool, dict) and "name" in tool:
             tools.append({"type": "function", "function": _without_nulls(tool)})
         else:
-            raise RecordError(f"field {field}: expected function schemas with a name, found {shown(tool)}")
+            raise RecordError(f"field {field}: expected function schemas with a name, found {excerpt(tool)}")
     return tools
 
 
@@ -240,7 +240,7 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise RecordError(f"{place}: not valid JSON ({error}): {shown(text)}") from error
+        raise RecordError(f"{place}: not valid JSON ({error}): {excerpt(text)}") from error
 
 
 def _names(record: dict) -> str:

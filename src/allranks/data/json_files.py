@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from allranks.data.records import Record, shown
+from allranks.data.records import Record, excerpt
 from allranks.errors import DataError
 
 _WHITESPACE = " \t\r\n"
@@ -94,7 +94,9 @@ def _lines(path: Path, file: IO[str]) -> Iterator[Record]:
                 yield Record(json.loads(line.rstrip()), where)
             except ValueError as error:
                 column = getattr(error, "colno", "?")
-                reason = f"not valid JSON (column {column}: {getattr(error, 'msg', error)}): {shown(line.strip(), 40)}"
+                reason = (
+                    f"not valid JSON (column {column}: {getattr(error, 'msg', error)}): {excerpt(line.strip(), 40)}"
+                )
                 yield Record(None, where, problem=reason)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: after line {number}: not UTF-8 text: {error}") from error

@@ -5,7 +5,7 @@ from typing import Any
 
 from allranks.data.drafts import Draft, Piece
 from allranks.data.prompts import text_field
-from allranks.data.records import RecordError, shown
+from allranks.data.records import RecordError, excerpt
 from allranks.data.special import begin_ids, end_ids
 
 IGNORED_LABEL = -100  # what PyTorch's cross entropy ignores by default
@@ -21,7 +21,7 @@ class CompletionEncoder:
 
     def __call__(self, record: Any) -> list[Draft]:
         if not isinstance(record, dict):
-            raise RecordError(f"expected an object with the field {self.field}, found {shown(record)}")
+            raise RecordError(f"expected an object with the field {self.field}, found {excerpt(record)}")
         text = text_field(record, self.field)
         if not text.strip():
             raise RecordError(f"field {self.field}: empty")
@@ -38,14 +38,14 @@ class SegmentEncoder:
     def __call__(self, record: Any) -> list[Draft]:
         segments = record.get(self.field) if isinstance(record, dict) else None
         if not isinstance(segments, list) or not segments:
-            raise RecordError(f"field {self.field}: expected a list of {{label, text}}, found {shown(segments)}")
+            raise RecordError(f"field {self.field}: expected a list of {{label, text}}, found {excerpt(segments)}")
         draft = []
         for i, segment in enumerate(segments):
             place = f"field {self.field}, segment {i}"
             if not isinstance(segment, dict) or not isinstance(segment.get("text"), str):
-                raise RecordError(f"{place}: expected {{label: true or false, text}}, found {shown(segment)}")
+                raise RecordError(f"{place}: expected {{label: true or false, text}}, found {excerpt(segment)}")
             if not isinstance(segment.get("label"), bool):
-                raise RecordError(f"{place}: label must be true or false, found {shown(segment.get('label'))}")
+                raise RecordError(f"{place}: label must be true or false, found {excerpt(segment.get('label'))}")
             draft.append(Piece(segment["text"], trained=segment["label"] or self.train_on_inputs))
         return [draft]
 
@@ -58,7 +58,7 @@ class TokenEncoder:
 
     def __call__(self, record: Any) -> list[Draft]:
         if not isinstance(record, dict) or "input_ids" not in record:
-            found = ", ".join(map(str, record)) if isinstance(record, dict) else shown(record)
+            found = ", ".join(map(str, record)) if isinstance(record, dict) else excerpt(record)
             raise RecordError(
                 f"no field input_ids; it has {found}. Without a type, records are taken as tokenized: set type to "
                 "chat_template, alpaca, completion or another"
@@ -87,5 +87,5 @@ class TokenEncoder:
     def _integers(self, record: dict, name: str) -> list[int]:
         values = record.get(name)
         if not isinstance(values, list) or not all(isinstance(v, int) for v in values):
-            raise RecordError(f"field {name}: expected a list of integers, found {shown(values)}")
+            raise RecordError(f"field {name}: expected a list of integers, found {excerpt(values)}")
         return values

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from allranks.data.drafts import Draft, Piece
-from allranks.data.records import RecordError, shown
+from allranks.data.records import RecordError, excerpt
 from allranks.data.special import begin_ids, end_ids
 from allranks.errors import DataError
 
@@ -87,7 +87,7 @@ class PromptEncoder:
         prompt = self.prompt
         if not isinstance(record, dict):
             raise RecordError(
-                f"expected an object with {prompt.instruction} and {prompt.output}, found {shown(record)}"
+                f"expected an object with {prompt.instruction} and {prompt.output}, found {excerpt(record)}"
             )
         answer = text_field(record, prompt.output)
         if not answer.strip():
@@ -130,7 +130,7 @@ def text_field(record: dict, name: str, required: bool = True) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RecordError(f"field {name}: expected text, found {shown(value)}")
+        raise RecordError(f"field {name}: expected text, found {excerpt(value)}")
     return value
 
 

@@ -8,7 +8,7 @@ user say. Source: finetune.py, github.com/QwenLM/Qwen.
 from typing import Any
 
 from allranks.data.drafts import Draft, Piece
-from allranks.data.records import RecordError, shown
+from allranks.data.records import RecordError, excerpt
 from allranks.errors import DataError
 
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -29,14 +29,16 @@ class QwenEncoder:
     def __call__(self, record: Any) -> list[Draft]:
         turns = record.get(self.field) if isinstance(record, dict) else None
         if not isinstance(turns, list) or not turns:
-            raise RecordError(f"field {self.field}: expected a list of {{from, value}}, found {shown(turns)}")
+            raise RecordError(f"field {self.field}: expected a list of {{from, value}}, found {excerpt(turns)}")
         for i, turn in enumerate(turns):
             if not isinstance(turn, dict) or turn.get("from") not in ("user", "assistant"):
                 role = turn.get("from") if isinstance(turn, dict) else turn
-                raise RecordError(f"field {self.field}, turn {i}: from must be user or assistant, found {shown(role)}")
+                raise RecordError(
+                    f"field {self.field}, turn {i}: from must be user or assistant, found {excerpt(role)}"
+                )
             if not isinstance(turn.get("value"), str):
                 raise RecordError(
-                    f"field {self.field}, turn {i}, value: expected text, found {shown(turn.get('value'))}"
+                    f"field {self.field}, turn {i}, value: expected text, found {excerpt(turn.get('value'))}"
                 )
         if turns[0]["from"] != "user":
             turns = turns[1:]

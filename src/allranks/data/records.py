@@ -22,7 +22,7 @@ class RecordError(Exception):
     """One record cannot be used. The message names the field, what was expected and what was found."""
 
 
-def shown(value: Any, limit: int = 60) -> str:
+def excerpt(value: Any, limit: int = 60) -> str:
     """A value as an error message shows it: short, on one line."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from allranks.data.records import RecordError, shown
+from allranks.data.records import RecordError, excerpt
 from allranks.data.templates import pin_dates
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -294,5 +294,5 @@ def refused(messages: list[dict], i: int) -> RecordError:
     """The error for a message that the template does not write in full even as the last one."""
     return RecordError(
         f"message {i} ({messages[i]['role']}): the chat template leaves out a part of "
-        f"{shown(messages[i].get('content'))}; use a template that writes it"
+        f"{excerpt(messages[i].get('content'))}; use a template that writes it"
     )

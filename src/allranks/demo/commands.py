@@ -29,7 +29,7 @@ class Command:
     env: dict[str, str] = field(default_factory=dict)
 
     @property
-    def shown(self) -> str:
+    def as_typed(self) -> str:
         """The command as one can type it."""
         words = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
         return " ".join([*words, shlex.join(self.args)])
@@ -132,7 +132,7 @@ def _failure(commands: Sequence[Command], codes: Sequence[int | None], expected:
             continue
         ended = "was still running" if code is None else f"ended with exit code {code}, expected {expected}"
         parts.append(
-            f"{command.title} {ended}\n  $ {command.shown}\n  the end of {command.log}:\n"
+            f"{command.title} {ended}\n  $ {command.as_typed}\n  the end of {command.log}:\n"
             + "\n".join(f"  | {line}" for line in log_tail(command.log).splitlines())
         )
     return "\n".join(parts)

@@ -152,7 +152,7 @@ def _run(
 ) -> None:
     """Run the commands with their progress shown; with `stop_after`, send SIGTERM to all when that step is done."""
     for command in commands:
-        console.print(f"  $ {command.shown}{' &' if len(commands) > 1 else ''}", markup=False)
+        console.print(f"  $ {command.as_typed}{' &' if len(commands) > 1 else ''}", markup=False)
     watch = _watcher(console, run_dir, total_steps, stop_after) if run_dir else lambda processes: None
     try:
         run(commands, expected=expected, while_running=watch)

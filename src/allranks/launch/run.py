@@ -11,7 +11,7 @@ from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
-from allranks.launch.node.local import Record, run_local
+from allranks.launch.node.local import RunInputs, run_local
 from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import Outcome
 from allranks.launch.peers import join_peers, refusals_told
@@ -59,7 +59,7 @@ def run_program(
     try:
         with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables) as peers:
             stop_if_asked()
-            ended = run_local(launch, program, peers, Record(argv, variables=variables))
+            ended = run_local(launch, program, peers, RunInputs(argv, variables=variables))
             result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())
             result = peers.ended(result, ended.lost)
             tell_head(peers.first_failure())

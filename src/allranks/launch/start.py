@@ -19,7 +19,7 @@ from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
-from allranks.launch.node.local import Record, prepare_this_process, run_local
+from allranks.launch.node.local import RunInputs, prepare_this_process, run_local
 from allranks.launch.node.this_node import this_node, write_file
 from allranks.launch.outcome import outcome, stopped
 from allranks.launch.peers import join_peers, refusals_told
@@ -90,17 +90,17 @@ def start(
         ):
             from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
-            record = Record(argv, cfg, prepare(cfg, report=say).fingerprint, variables)
-            _refuse_other_data(record, fingerprint)
+            inputs = RunInputs(argv, cfg, prepare(cfg, report=say).fingerprint, variables)
+            _refuse_other_data(inputs, fingerprint)
             stop_if_asked()
             if launch.world_size == 1 and launch.launcher == "torchrun":
                 interrupt.means(NO_RANK_LEFT)
-                prepare_this_process(launch, node, record)
+                prepare_this_process(launch, node, inputs)
                 stop_if_asked()
                 return _train_here(cfg)
             node = peers.node
             _write_config(cfg, node.run.config(node.name))
-            ended = run_local(launch, engine(node.run.config(node.name)), peers, record)
+            ended = run_local(launch, engine(node.run.config(node.name)), peers, inputs)
             result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start, elsewhere=peers.elsewhere())
             result = peers.ended(result, ended.lost)
             tell_head(peers.first_failure())
@@ -151,10 +151,10 @@ def _held(cfg: RunConfig, run: RunDir) -> Held | None:
     return held(run.checkpoints, "newest" if settings.auto_resume_from_checkpoints else "fresh")
 
 
-def _refuse_other_data(record: Record, fingerprint: str | None) -> None:
-    if fingerprint is not None and record.fingerprint != fingerprint:
+def _refuse_other_data(inputs: RunInputs, fingerprint: str | None) -> None:
+    if fingerprint is not None and inputs.fingerprint != fingerprint:
         raise RefusedError(
-            f"the prepared data is not that of the recorded run: fingerprint {fingerprint} then, {record.fingerprint} "
+            f"the prepared data is not that of the recorded run: fingerprint {fingerprint} then, {inputs.fingerprint} "
             "now. The data, the tokenizer or a template has changed; start from a config to train on what is there now"
         )
 

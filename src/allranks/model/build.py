@@ -14,7 +14,7 @@ from allranks.errors import ConfigError
 from allranks.model import attention
 from allranks.model.batch import TorchBatch
 from allranks.model.freeze import freeze_all_but
-from allranks.model.head import LossHead, Recipe, head_recipe
+from allranks.model.head import LogitsSpec, LossHead, logits_spec
 from allranks.model.isolation import choose_attention, probe_isolation
 from allranks.model.kernels import apply_liger, loss_kernel
 from allranks.model.layers import find_layers
@@ -147,7 +147,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     kernel = loss_kernel(cfg, placement.device)
     model, packed_kwargs, must_probe = _without_weights(config, cfg, precision, placement.device)
     apply_liger(model, cfg, placement.device)
-    recipe = _wanted_recipe(model, cfg)
+    spec = _wanted_logits_spec(model, cfg)
     router = router_loss(model, cfg)
     if router is not None and packed_kwargs == "mask":
         raise ConfigError(
@@ -204,8 +204,8 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
         sync_each_batch=bool(cfg.parallel.fsdp_settings.sync_each_batch),
         packed_kwargs=packed_kwargs,
         keeps_logits=takes_logits_to_keep(model),
-        head=LossHead(model, recipe, num_chunks=cfg.kernels.chunked_cross_entropy_num_chunks, kernel=kernel)
-        if recipe
+        head=LossHead(model, spec, num_chunks=cfg.kernels.chunked_cross_entropy_num_chunks, kernel=kernel)
+        if spec
         else None,
         router=router,
         compiled=compiled,
@@ -218,7 +218,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     return built
 
 
-def _wanted_recipe(model: PreTrainedModel, cfg: RunConfig) -> Recipe | None:
+def _wanted_logits_spec(model: PreTrainedModel, cfg: RunConfig) -> LogitsSpec | None:
     """How to make the loss without full logits, or None: not wanted, or not known for this model."""
     kernels = cfg.kernels
     asked = [
@@ -228,13 +228,13 @@ def _wanted_recipe(model: PreTrainedModel, cfg: RunConfig) -> Recipe | None:
     ]
     if kernels.chunked_cross_entropy is False and not asked:
         return None
-    recipe = head_recipe(model)
-    if recipe is None and asked:
+    spec = logits_spec(model)
+    if spec is None and asked:
         raise ConfigError(
             f"{asked[0]}: {type(model).__name__} does more to its logits than is known here, so its loss needs all of "
             f"them; remove {asked[0]}"
         )
-    return recipe
+    return spec
 
 
 def _without_weights(

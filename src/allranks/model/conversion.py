@@ -36,7 +36,7 @@ class Unloaded:
 
 
 @dataclass
-class Recipe:
+class Conversion:
     """How one target, or a few at once, is made from stored tensors: a plain copy, or a conversion of several."""
 
     target: str
@@ -66,19 +66,23 @@ class Recipe:
             and all(getattr(operation, "dim", 0) > 0 for operation in rest)
         )
 
-    def rows(self, first: int, last: int) -> "Recipe":
-        """The recipe for rows `first` … `last` only, where `stacks_first_dim`."""
+    def rows(self, first: int, last: int) -> "Conversion":
+        """The conversion for rows `first` … `last` only, where `stacks_first_dim`."""
         by_pattern: dict[str, list[tuple[str, str]]] = {}
         for entry in self.stored:
             by_pattern.setdefault(entry[1], []).append(entry)
-        return Recipe(self.target, [e for entries in by_pattern.values() for e in entries[first:last]], self.converter)
+        return Conversion(
+            self.target, [e for entries in by_pattern.values() for e in entries[first:last]], self.converter
+        )
 
 
-def recipes(model: PreTrainedModel, stored: Iterable[str], targets: Iterable[str]) -> tuple[list[Recipe], list[str]]:
+def conversions(
+    model: PreTrainedModel, stored: Iterable[str], targets: Iterable[str]
+) -> tuple[list[Conversion], list[str]]:
     """Match the checkpoint's names with the model's.
 
-    `model`: as transformers makes it, before any adapter. Returns the recipes and the names that nothing in the model
-    takes (those that the model says to ignore left out).
+    `model`: as transformers makes it, before any adapter. Returns the conversions and the names that nothing in the
+    model takes (those that the model says to ignore left out).
     """
     transforms = get_model_conversion_mapping(model)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
@@ -86,7 +90,7 @@ def recipes(model: PreTrainedModel, stored: Iterable[str], targets: Iterable[str
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     # The values only have to be there: transformers asks whether a name is known when it adds or drops a prefix.
     known: dict[str, bool] = dict.fromkeys(targets, True)
-    found: dict[str, Recipe] = {}
+    found: dict[str, Conversion] = {}
     unexpected = []
     # In natural order, so that experts are stacked by number.
     for name in sorted(stored, key=dot_natural_key):
@@ -96,12 +100,14 @@ def recipes(model: PreTrainedModel, stored: Iterable[str], targets: Iterable[str
         if target not in known:
             unexpected.append(name)
             continue
-        recipe = found.setdefault(target, Recipe(target))
-        if (pattern is None and recipe.stored) or (pattern is not None and recipe.stored and recipe.converter is None):
-            raise ConfigError(f"the checkpoint stores {target} twice, as {recipe.stored[0][0]} and as {name}")
+        conversion = found.setdefault(target, Conversion(target))
+        if (pattern is None and conversion.stored) or (
+            pattern is not None and conversion.stored and conversion.converter is None
+        ):
+            raise ConfigError(f"the checkpoint stores {target} twice, as {conversion.stored[0][0]} and as {name}")
         if pattern is not None:
-            recipe.converter = by_pattern[pattern]
-        recipe.stored.append((name, pattern or name))
+            conversion.converter = by_pattern[pattern]
+        conversion.stored.append((name, pattern or name))
     return list(found.values()), _without_ignored(unexpected, unexpected_patterns(model))
 
 

@@ -39,7 +39,7 @@ _NEAR_ZERO = 2.0**-60
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LogitsSpec:
     """How a model makes logits of its last hidden states: `shaping` of the output layer's outputs; the layer runs at
     `logits_to_keep` only, if `keeps`."""
 
@@ -55,14 +55,14 @@ class LossHead:
     """
 
     def __init__(
-        self, model: PreTrainedModel, recipe: Recipe, *, num_chunks: int | None = None, kernel: Kernel | None = None
+        self, model: PreTrainedModel, spec: LogitsSpec, *, num_chunks: int | None = None, kernel: Kernel | None = None
     ) -> None:
-        self.recipe = recipe
+        self.spec = spec
         self.num_chunks = num_chunks
         self.kernel = kernel
         self._module = _computing(model.get_output_embeddings())
         self._logits = self._module.forward
-        self._shrunk = 1.0 if recipe.shaping == PLAIN else _NEAR_ZERO
+        self._shrunk = 1.0 if spec.shaping == PLAIN else _NEAR_ZERO
         self._targets: tuple[Tensor, Tensor] | None = None
         self._module.forward = self._forward
 
@@ -83,19 +83,19 @@ class LossHead:
 
     def loss_of(self, logits: Tensor) -> Tensor:
         """The loss, a scalar, out of what a forward pass between `targets` returned as logits."""
-        return logits.view(()) * (1 / (self._shrunk * self.recipe.shaping.scale))
+        return logits.view(()) * (1 / (self._shrunk * self.spec.shaping.scale))
 
     def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._targets is None:
             return self._logits(hidden, *args, **kwargs)
         positions, labels = self._targets
-        hidden = hidden[0] if self.recipe.keeps else hidden[0].index_select(0, positions)
+        hidden = hidden[0] if self.spec.keeps else hidden[0].index_select(0, positions)
         # The product last: FSDP warns of layers that return a view.
         return self._loss(hidden, labels).view(1, 1, 1) * self._shrunk
 
     def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         module: Any = self._module
-        shaping = self.recipe.shaping
+        shaping = self.spec.shaping
         # A quantized weight has another shape than the layer.
         size = (len(labels), getattr(module, "out_features", None) or module.weight.shape[0], self.num_chunks)
         if not is_linear(module):
@@ -107,7 +107,7 @@ class LossHead:
         return linear_cross_entropy(hidden, module.weight, module.bias, labels, rows=rows, shaping=shaping)
 
 
-def head_recipe(model: PreTrainedModel) -> Recipe | None:
+def logits_spec(model: PreTrainedModel) -> LogitsSpec | None:
     """How `model` makes its logits, found by asking its own code; None where it is none of the ways that are known.
 
     The model's forward runs with the body and the output layer replaced: both return chosen numbers, and what the
@@ -140,7 +140,7 @@ def head_recipe(model: PreTrainedModel) -> Recipe | None:
         return None
     for keeps, expected in ((True, hidden[:, keep]), (False, hidden)):
         if torch.equal(seen[0].float(), expected):
-            return Recipe(shaping, keeps)
+            return LogitsSpec(shaping, keeps)
     return None
 
 

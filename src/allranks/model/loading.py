@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from allranks.errors import ConfigError
-from allranks.model.conversion import Recipe, Unloaded, missing_patterns, recipes
+from allranks.model.conversion import Conversion, Unloaded, conversions, missing_patterns
 from allranks.model.quantized import quantized_layers
 from allranks.model.quantized.stored import PackedTensor
 from allranks.model.sharding import filling, local_part
@@ -29,7 +29,7 @@ class LoadPlan:
     """
 
     stored: dict[str, StoredTensor]
-    recipes: list[Recipe]
+    conversions: list[Conversion]
     unloaded: Unloaded
     grown: set[str] = field(default_factory=set)
     tied: dict[str, list[str]] = field(default_factory=dict)
@@ -43,26 +43,26 @@ def plan_loading(model: PreTrainedModel, stored: dict[str, StoredTensor], grown:
             have, wrong shapes; each listed.
     """
     targets: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    found, unexpected = recipes(model, stored, targets)
+    found, unexpected = conversions(model, stored, targets)
     problems = _problems("the model has no place for", unexpected)
 
     unloaded = Unloaded(model.config, targets)
     filled = set()
     shapes = []
-    for recipe in found:
-        if recipe.converter is None:
-            filled.add(recipe.target)
-            have, want = stored[recipe.stored[0][0]].shape, tuple(targets[recipe.target].shape)
-            may_grow = recipe.target in grown and have[1:] == want[1:] and have[0] < want[0]
+    for conversion in found:
+        if conversion.converter is None:
+            filled.add(conversion.target)
+            have, want = stored[conversion.stored[0][0]].shape, tuple(targets[conversion.target].shape)
+            may_grow = conversion.target in grown and have[1:] == want[1:] and have[0] < want[0]
             if have != want and not may_grow:
-                shapes.append(f"{recipe.target} (stored {list(have)}, the model has {list(want)})")
+                shapes.append(f"{conversion.target} (stored {list(have)}, the model has {list(want)})")
         else:
-            parts = {name: _like(stored[name]) for name, _ in recipe.stored}
+            parts = {name: _like(stored[name]) for name, _ in conversion.stored}
             try:
-                made = recipe.convert(unloaded, parts)
+                made = conversion.convert(unloaded, parts)
             except Exception as error:  # whatever the conversion trips over: its parts are not those that it expects
-                shapes.append(f"{recipe.target} (cannot be made from {_some(list(parts))}: {error})")
-                filled.add(recipe.target)
+                shapes.append(f"{conversion.target} (cannot be made from {_some(list(parts))}: {error})")
+                filled.add(conversion.target)
                 continue
             for name, tensor in made.items():
                 filled.add(name)
@@ -107,11 +107,11 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
             places[base_name(name)].append((name, tensor))
     quantized = {id(layer.weight): layer for layer in quantized_layers(model)}
     filled: dict[int, StoredTensor | None] = {}
-    for recipe in plan.recipes:
+    for conversion in plan.conversions:
         # An adapter may have made copies of a tied module, which are tensors of their own by now.
-        here = [place for name in (recipe.target, *plan.tied.get(recipe.target, ())) for place in places[name]]
-        if recipe.converter is None:
-            stored = plan.stored[recipe.stored[0][0]]
+        here = [place for name in (conversion.target, *plan.tied.get(conversion.target, ())) for place in places[name]]
+        if conversion.converter is None:
+            stored = plan.stored[conversion.stored[0][0]]
             for _, tensor in here:
                 before = filled.setdefault(id(tensor), stored)
                 if isinstance(stored, PackedTensor):
@@ -124,14 +124,14 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
                 elif id(tensor) in quantized:
                     quantized[id(tensor)].take(read_tensor(stored))
                 elif before is stored:
-                    _copy_rows(stored, tensor, grown=recipe.target in plan.grown)
+                    _copy_rows(stored, tensor, grown=conversion.target in plan.grown)
                 elif before is not None and not same_values(before, stored):
                     raise ConfigError(
                         f"the model's config ties {before.name} and {stored.name} to one tensor, but the checkpoint "
                         "holds different values for them; set overrides_of_model_config: {tie_word_embeddings: false}"
                     )
         else:
-            for name, value in _converted(recipe, plan, [t for _, t in here]):
+            for name, value in _converted(conversion, plan, [t for _, t in here]):
                 for _, tensor in places.get(name, []):
                     if id(tensor) in quantized:
                         quantized[id(tensor)].take(value)
@@ -186,14 +186,14 @@ def _read_part(stored: StoredTensor, part: Tensor, first: int, *, grown: bool) -
         part[there:] = mean_row(stored).to(part.dtype).to(part.device)
 
 
-def _converted(recipe: Recipe, plan: LoadPlan, places: list[Tensor]) -> list[tuple[str, Tensor]]:
-    if recipe.stacks_first_dim and len(places) == 1 and not is_partitioned(places[0]):
+def _converted(conversion: Conversion, plan: LoadPlan, places: list[Tensor]) -> list[tuple[str, Tensor]]:
+    if conversion.stacks_first_dim and len(places) == 1 and not is_partitioned(places[0]):
         part, first = local_part(places[0])
         if len(part) == 0:
-            return [(recipe.target, part)]
-        recipe = recipe.rows(first, first + len(part))
-    tensors = {name: read_tensor(plan.stored[name]) for name, _ in recipe.stored}
-    return list(recipe.convert(plan.unloaded, tensors).items())
+            return [(conversion.target, part)]
+        conversion = conversion.rows(first, first + len(part))
+    tensors = {name: read_tensor(plan.stored[name]) for name, _ in conversion.stored}
+    return list(conversion.convert(plan.unloaded, tensors).items())
 
 
 def _like(stored: StoredTensor) -> Tensor:

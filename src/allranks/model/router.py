@@ -60,7 +60,7 @@ class RouterLoss:
 def router_loss(model: PreTrainedModel, cfg: RunConfig) -> RouterLoss | None:
     """The router loss that `model` adds to its cross entropy in training; None without.
 
-    Found by asking the model's own code, with body and output layer replaced by chosen numbers, as `head_recipe` does:
+    Found by asking the model's own code, with body and output layer replaced by chosen numbers, as `logits_spec` does:
     no weight is read. A model whose code does not run on so little is taken to train cross entropy alone.
 
     Raises:

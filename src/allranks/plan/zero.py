@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Traffic:
+class ZeroTraffic:
     """Bytes that each node receives from other nodes in one step, by stage."""
 
     zero2: float
@@ -19,7 +19,7 @@ def traffic(
     num_nodes: int,
     num_micro_batches: int,
     hpz: int = 1,
-) -> Traffic:
+) -> ZeroTraffic:
     """Bytes between nodes of a step with ZeRO-2 and with ZeRO-3.
 
     A ring over all ranks enters every node once, and carries (n-1)/n of the message over each of its edges (Thakur et
@@ -29,10 +29,10 @@ def traffic(
     copy of the parameters among themselves for the backward pass; within a node nothing of that crosses.
     """
     if num_nodes < 2:
-        return Traffic(0.0, 0.0)
+        return ZeroTraffic(0.0, 0.0)
     ring = (num_ranks - 1) / num_ranks
     gathers = 1 if 1 < hpz <= num_ranks // num_nodes else 2
-    return Traffic(
+    return ZeroTraffic(
         zero2=ring * gradient_bytes * (num_micro_batches + 1),
         zero3=ring * num_micro_batches * (gathers * parameter_bytes + gradient_bytes),
     )
@@ -42,7 +42,7 @@ WORTH_A_WARNING = 125e6
 """Bytes a step: a tenth of a second at 10 Gbit/s."""
 
 
-def slow_link_warning(found: Traffic, *, num_nodes: int, local_ranks: int, hpz: int) -> str:
+def slow_link_warning(found: ZeroTraffic, *, num_nodes: int, local_ranks: int, hpz: int) -> str:
     """ZeRO-3's traffic in words, with the seconds that it takes over usual links, and what would be less."""
     links = ", ".join(f"{_seconds(found.zero3, gigabits)} at {gigabits} Gbit/s" for gigabits in (10, 100, 400))
     better = f"ZeRO-2 would move {_size(found.zero2)}"

@@ -28,7 +28,7 @@ from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
 from allranks.train.step_schedule import StepSchedule
 from allranks.train.strategies import Strategy
-from allranks.train.traffic import Traffic
+from allranks.train.traffic import TrafficCounter
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Loop:
     slow_steps: SlowSteps = field(default_factory=SlowSteps)
     memory_bytes: Callable[[], int] = lambda: 0
     full_speed: float | None = None
-    traffic: Traffic | None = None
+    traffic: TrafficCounter | None = None
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -91,14 +91,14 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingEnd:
     """Why the loop ended: "done", "preempted" (by `signal`) or "early" (no improvement)."""
 
     reason: str
     signal: str | None = None
 
 
-def train(loop: Loop) -> Outcome:
+def train(loop: Loop) -> TrainingEnd:
     """Train from step `loop.step` to the last step, or until a signal or a limit ends it.
 
     Raises AllranksError when the loss is not finite or stays above the watchdog's threshold; no checkpoint is made
@@ -178,13 +178,13 @@ def train(loop: Loop) -> Outcome:
                 _saved(loop, saved)
             if loop.stopping and step < loop.step_schedule.num_steps:
                 _save_before_leaving(loop)
-                return Outcome("preempted", loop.stop_request.name or "a signal to another rank")
+                return TrainingEnd("preempted", loop.stop_request.name or "a signal to another rank")
             if early:
                 _save_before_leaving(loop)
-                return Outcome("early")
+                return TrainingEnd("early")
         _digest(loop, loop.stats.flush())
         _finish_saving(loop)
-    return Outcome("done")
+    return TrainingEnd("done")
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

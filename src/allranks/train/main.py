@@ -31,7 +31,7 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
-from allranks.train.loop import Loop, Outcome, train
+from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.network import equal_settings, set_up_network
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
@@ -44,7 +44,7 @@ from allranks.train.resume import (
 )
 from allranks.train.signals import StopRequest
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
-from allranks.train.traffic import Traffic, steps_to_count
+from allranks.train.traffic import TrafficCounter, steps_to_count
 
 
 def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
@@ -115,11 +115,11 @@ class _Rank:
     events: EventLog
     trackers: Trackers | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingEnd:
         with StopRequest() as stop_request:
             return self._run(stop_request)
 
-    def _run(self, stop_request: StopRequest) -> Outcome:
+    def _run(self, stop_request: StopRequest) -> TrainingEnd:
         cfg, identity = self.cfg, self.identity
         for line in set_up_network(cfg, identity, self.run_dir):
             self._warn(line)
@@ -173,7 +173,7 @@ class _Rank:
             self._warn(text)
         self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
 
-        outcome = Outcome("done")
+        outcome = TrainingEnd("done")
         if loop.step >= loop.step_schedule.num_steps:
             self._say(f"all {loop.step_schedule.num_steps} steps were done before; nothing is left to train")
         else:
@@ -198,7 +198,7 @@ class _Rank:
                 warn=self._warn,
             )
 
-    def _train(self, loop: Loop) -> Outcome:
+    def _train(self, loop: Loop) -> TrainingEnd:
         step_schedule = loop.step_schedule
         if self.identity.rank == 0:
             loop.progress = Progress(
@@ -219,7 +219,7 @@ class _Rank:
         last = loop.step_schedule.num_steps
         for line in compression_warnings(self.cfg, loop.step, last):
             self._warn(line)
-        loop.traffic = Traffic(
+        loop.traffic = TrafficCounter(
             self.identity.rank,
             loop.model.placement.nodes,
             steps_to_count(loop.step + 1, last, compression_starts(self.cfg)),
@@ -266,7 +266,7 @@ class _Rank:
         )
         self._say(f"  {model.ways()}")
 
-    def _summarise(self, loop: Loop, outcome: Outcome, written: Path | None) -> None:
+    def _summarise(self, loop: Loop, outcome: TrainingEnd, written: Path | None) -> None:
         # One of a later step is not of this run: it was passed over as damaged.
         found = commit.complete_checkpoints(self.run_dir.checkpoints)
         newest = [path for path in found if commit.step_of(path) <= loop.step]

@@ -70,7 +70,7 @@ def steps_to_count(first: int, last: int, compressed_from: int | None = None) ->
 
 
 @dataclass
-class Traffic:
+class TrafficCounter:
     """Counts what the chosen `steps` send. `nodes`: the node of each rank of the run."""
 
     rank: int

@@ -81,7 +81,7 @@ def test_no_process_is_left_behind_by_an_interrupt(tmp_path, monkeypatch):
 
 def test_a_command_is_shown_as_one_types_it(tmp_path):
     command = Command("x", ("allranks", "train", "a b.yaml"), tmp_path / "log", {"OMP_NUM_THREADS": "1"})
-    assert command.shown == "OMP_NUM_THREADS=1 allranks train 'a b.yaml'"
+    assert command.as_typed == "OMP_NUM_THREADS=1 allranks train 'a b.yaml'"
     assert command.argv == [sys.executable, "-m", "allranks", "train", "a b.yaml"]
 
 

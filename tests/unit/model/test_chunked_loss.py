@@ -12,7 +12,7 @@ from torch import nn
 from allranks.errors import ConfigError
 from allranks.model.build import build_model
 from allranks.model.chunked import PLAIN, Shaping, linear_cross_entropy, module_cross_entropy
-from allranks.model.head import head_recipe
+from allranks.model.head import logits_spec
 from tests.tiny_models import config_for, make_batch, make_model, one_process, saved_model
 
 LABELS, HIDDEN, VOCABULARY = 23, 8, 31
@@ -121,8 +121,8 @@ def test_peak_memory_is_a_tenth_of_full_logits():
     [("llama", PLAIN), ("gemma2", Shaping(cap=1.0)), ("cohere", Shaping(scale=0.0625)), ("mixtral", PLAIN)],
 )
 def test_what_a_model_does_to_its_logits_is_found(name, shaping):
-    recipe = head_recipe(make_model(name))
-    assert recipe is not None and recipe.shaping == shaping
+    spec = logits_spec(make_model(name))
+    assert spec is not None and spec.shaping == shaping
 
 
 def test_a_model_that_does_something_else_to_its_logits_keeps_them_in_full():
@@ -136,7 +136,7 @@ def test_a_model_that_does_something_else_to_its_logits_keeps_them_in_full():
             return out
 
     model.__class__ = Halved
-    assert head_recipe(model) is None
+    assert logits_spec(model) is None
 
 
 KEYS = {

@@ -17,7 +17,7 @@ from allranks.model.comm_hooks import add_comm_hook, compression_warnings
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.train.strategies import make_strategy
-from allranks.train.traffic import Traffic, op_of, steps_to_count
+from allranks.train.traffic import TrafficCounter, op_of, steps_to_count
 from tests.ranks import run_ranks
 from tests.tiny_models import flat_for, make_batch, saved_model
 
@@ -49,7 +49,7 @@ def train(flat: dict[str, Any], rank: int, world_size: int, events: Path) -> dic
     model = build_model(cfg, place(cfg, torch.device("cpu"), rank, world_size, nodes=range(world_size)))
     strategy = make_strategy(cfg, model)
     parameters = dict(model.hf_model.named_parameters())
-    traffic = Traffic(rank, model.placement.nodes, {3, STEPS}, EventLog(events, rank), say=lambda text: None)
+    traffic = TrafficCounter(rank, model.placement.nodes, {3, STEPS}, EventLog(events, rank), say=lambda text: None)
     batches = [make_batch(seed) for seed in range(NUM_MICRO_BATCHES * 2)]
     mine = batches if world_size == 1 else batches[rank::2]
     targets = sum(len(batch.labels) for batch in batches)
@@ -221,7 +221,7 @@ def _with_recorder(number: int, sizes: tuple[str, ...], folder: Path) -> None:
     """Each process is a run of its own, for the recorder's size is read once a process."""
     os.environ["TORCH_FR_BUFFER_SIZE"] = size = sizes[number]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    traffic = Traffic(0, (0,), {1}, EventLog(folder / f"{size}.jsonl", 0), say=print)
+    traffic = TrafficCounter(0, (0,), {1}, EventLog(folder / f"{size}.jsonl", 0), say=print)
     traffic.begin(1)
     for _ in range(9):
         dist.all_reduce(torch.zeros(1))

@@ -131,7 +131,7 @@ def contradictions(said: Mapping[str, Any], cfg: RunConfig) -> list[Contradictio
             value = "none"
         text = _wrong(setting, value, wanted, cfg)
         if text:
-            found.append(Contradiction(setting, f"{shown(value)} {text}"))
+            found.append(Contradiction(setting, f"{as_written(value)} {text}"))
     return found
 
 
@@ -157,7 +157,7 @@ def _wrong(setting: str, value: Any, wanted: Mapping[str, Wanted], cfg: RunConfi
     right = wanted[setting]
     if right.value is None or _same(setting, value, right.value):
         return None
-    return f"contradicts {_place(cfg, right.key)}: {shown(right.value)}; change one of them"
+    return f"contradicts {_place(cfg, right.key)}: {as_written(right.value)}; change one of them"
 
 
 def _wrong_type(value: Any, right: str, cfg: RunConfig) -> str | None:
@@ -186,7 +186,7 @@ def _wrong_sharding(value: Any, cfg: RunConfig) -> str | None:
     if names.get(str(value), value) == strategy:
         return None
     return (
-        f"contradicts the config, which asks for {strategy} (fsdp_config.reshard_after_forward: {shown(reshard)}, "
+        f"contradicts the config, which asks for {strategy} (fsdp_config.reshard_after_forward: {as_written(reshard)}, "
         f"dp_replicate_size: {replicas}); change one of them"
     )
 
@@ -232,6 +232,6 @@ def plain(value: Any) -> Any:
             return text
 
 
-def shown(value: Any) -> str:
+def as_written(value: Any) -> str:
     """As YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

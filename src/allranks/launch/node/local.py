@@ -26,7 +26,7 @@ from allranks.observe import say
 
 
 @dataclass(frozen=True)
-class Record:
+class RunInputs:
     """What the manifest says beside the launch itself. `variables` are added for the ranks."""
 
     argv: Sequence[str]
@@ -35,23 +35,23 @@ class Record:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_local(launch: Launch, program: Program, peers: Peers, record: Record) -> Ended:
+def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs) -> Ended:
     """Start this node's ranks and wait for their end, or until another node of the peers ends the run.
 
     Signals that come before the launcher runs raise what the caller's handlers raise.
     """
     node = peers.node
     processes = tuple(one.num_processes for one in peers.nodes) or (launch.nproc_per_node,) * launch.max_nodes
-    start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, record.cfg))
+    start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, inputs.cfg))
     for path, text in start.files.items():
         write_file(path, text)
-    added = {**record.variables, **start.variables, **_run_variables(launch, node, record, peers.world_size)}
+    added = {**inputs.variables, **start.variables, **_run_variables(launch, node, inputs, peers.world_size)}
     account = _account(launch, node, start, added)
     same = (
-        {"prepared data": record.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
+        {"prepared data": inputs.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
     )
     accounts = peers.ready(same, account)
-    _write_record(launch, node, record, start.command, added, accounts)
+    _write_record(launch, node, inputs, start.command, added, accounts)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
@@ -72,21 +72,21 @@ def run_local(launch: Launch, program: Program, peers: Peers, record: Record) ->
         )
 
 
-def prepare_this_process(launch: Launch, node: Node, record: Record) -> None:
+def prepare_this_process(launch: Launch, node: Node, inputs: RunInputs) -> None:
     """Write the manifest, and make this process ready to be the only rank itself."""
-    added = {**record.variables, **thread_variables(launch), **_run_variables(launch, node, record)}
-    start = Starting([sys.executable, "-m", "allranks", *record.argv])
-    _write_record(launch, node, record, start.command, added, {str(node.name): _account(launch, node, start, added)})
+    added = {**inputs.variables, **thread_variables(launch), **_run_variables(launch, node, inputs)}
+    start = Starting([sys.executable, "-m", "allranks", *inputs.argv])
+    _write_record(launch, node, inputs, start.command, added, {str(node.name): _account(launch, node, start, added)})
     # Torch reads OMP_NUM_THREADS when it is imported, which is why it is not imported before.
     os.environ.update(added)
 
 
-def _run_variables(launch: Launch, node: Node, record: Record, world_size: int | None = None) -> dict[str, str]:
+def _run_variables(launch: Launch, node: Node, inputs: RunInputs, world_size: int | None = None) -> dict[str, str]:
     """What our engine reads: see observe/output.py, observe/events.py and cluster/expected.py."""
     variables = {RUN_ID: node.run_id, LAUNCH_ID: node.launch_id}
     variables["ALLRANKS_LOG_DIR"] = str(node.run.logs(node.name).absolute())
-    if record.fingerprint is not None:
-        variables[DATA_FINGERPRINT] = record.fingerprint
+    if inputs.fingerprint is not None:
+        variables[DATA_FINGERPRINT] = inputs.fingerprint
     if launch.min_nodes == launch.max_nodes:
         variables[EXPECTED_NODES] = str(launch.max_nodes)
         if world_size or launch.equal_nodes:
@@ -109,7 +109,7 @@ def _account(launch: Launch, node: Node, start: Starting, added: Mapping[str, st
 def _write_record(
     launch: Launch,
     node: Node,
-    record: Record,
+    inputs: RunInputs,
     command: Sequence[str],
     added: Mapping[str, str],
     accounts: Mapping[str, Mapping[str, Any]],
@@ -117,10 +117,10 @@ def _write_record(
     if node.writes_the_manifest:
         manifest = make_manifest(
             run_id=node.run_id,
-            argv=["allranks", *record.argv],
-            config=record.cfg.flat() if record.cfg else None,
-            config_source=record.cfg.source if record.cfg else None,
-            fingerprint=record.fingerprint,
+            argv=["allranks", *inputs.argv],
+            config=inputs.cfg.flat() if inputs.cfg else None,
+            config_source=inputs.cfg.source if inputs.cfg else None,
+            fingerprint=inputs.fingerprint,
             nodes=accounts,
             command=command,
             environment={**os.environ, **added},

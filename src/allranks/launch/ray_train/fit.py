@@ -32,6 +32,6 @@ class Fitted:
 
 def fit(plan: Plan) -> Fitted:
     """Runs as a Ray task: the trainer imports torch, which this process, the driver, does without."""
-    from allranks.launch.ray_train.trainer import fit as fit_there
+    from allranks.launch.ray_train.trainer import fit_trainer
 
-    return fit_there(plan)
+    return fit_trainer(plan)

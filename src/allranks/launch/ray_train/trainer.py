@@ -16,7 +16,7 @@ from allranks.launch.ray_train.fit import Fitted, Plan
 from allranks.launch.ray_train.worker import run_rank
 
 
-def fit(plan: Plan) -> Fitted:
+def fit_trainer(plan: Plan) -> Fitted:
     """Have Ray Train run the ranks, again from the newest checkpoint after failures, until they are done."""
     rendezvous_point: Any = RendezvousPoint(plan.run_id, plan.master_port)
     of_run: dict[str, Any] = {

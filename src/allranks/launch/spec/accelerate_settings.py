@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from allranks.config import RunConfig
-from allranks.config.foreign.accelerate import DEEPSPEED, DEEPSPEED_REFUSED, NO_OF_YAML, contradictions, plain, shown
+from allranks.config.foreign.accelerate import (
+    DEEPSPEED,
+    DEEPSPEED_REFUSED,
+    NO_OF_YAML,
+    as_written,
+    contradictions,
+    plain,
+)
 from allranks.config.names import nearest_key
 from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError, UsageError
@@ -93,7 +100,7 @@ def read_settings(path: str | None, options: Mapping[str, Any]) -> AccelerateSet
     for name, value in options.items():
         flag = "--" + name
         if name in settings.values and plain(settings.values[name]) != plain(value):
-            problems.append(f"{flag} {value} contradicts {settings.places[name]}: {shown(settings.values[name])}")
+            problems.append(f"{flag} {value} contradicts {settings.places[name]}: {as_written(settings.values[name])}")
         settings.values[name], settings.places[name] = value, flag
     _refuse(problems)
     return settings
@@ -104,7 +111,7 @@ def with_places(options: LaunchOptions, settings: AccelerateSettings) -> LaunchO
     said = {name: plain(settings.values[name]) for name in PLACES if settings.values.get(name) is not None}
     problems = _not_numbers(said, settings)
     problems += [
-        f"{settings.places[name]}: {shown(settings.values[name])}: {why}"
+        f"{settings.places[name]}: {as_written(settings.values[name])}: {why}"
         for name, (allowed, why) in FIXED.items()
         if settings.values.get(name) is not None and plain(settings.values[name]) not in allowed
     ]
@@ -167,7 +174,7 @@ def refuse_contradictions(settings: AccelerateSettings, cfg: RunConfig) -> None:
         said = False if name in NO_OF_YAML and value == "no" else plain(value)
         if name in WITHOUT_EFFECT and said not in (None, [], *WITHOUT_EFFECT[name]):
             problems.append(
-                f"{settings.places[name]}: {shown(value)} would have no effect on allranks' engine; remove it"
+                f"{settings.places[name]}: {as_written(value)} would have no effect on allranks' engine; remove it"
             )
     known = [*DEEPSPEED, *DEEPSPEED_REFUSED]
     problems += [
@@ -193,7 +200,7 @@ def _not_numbers(said: Mapping[str, Any], settings: AccelerateSettings) -> list[
     """PLACES that should be numbers and are none."""
     lowest = {"num_machines": 1, "machine_rank": 0, "main_process_port": 0, "num_processes": -1}
     return [
-        f"{settings.places[name]}: {shown(said[name])}: expected a whole number from {low}"
+        f"{settings.places[name]}: {as_written(said[name])}: expected a whole number from {low}"
         for name, low in lowest.items()
         if name in said
         and (type(said[name]) is not int or said[name] < low or (name, said[name]) == ("num_processes", 0))

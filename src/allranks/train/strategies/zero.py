@@ -69,7 +69,7 @@ def _accelerator() -> Any:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ZeroRange:
     """Elements `start` … of a flattened parameter, which lie at `offset` … of the float32 tensor `flat`."""
 
     name: str
@@ -163,7 +163,7 @@ def _groups_1_and_2(engine: Any) -> list[list[Any]]:
     return engine.bit16_groups if hasattr(engine, "bit16_groups") else engine.bf16_groups
 
 
-def _pieces_1_and_2(engine: Any, named: dict[int, str]) -> Iterator[Piece]:
+def _pieces_1_and_2(engine: Any, named: dict[int, str]) -> Iterator[ZeroRange]:
     flats = getattr(engine, "single_partition_of_fp32_groups", None)
     if flats is None:
         flats = engine.fp32_groups_flat_partition
@@ -173,10 +173,10 @@ def _pieces_1_and_2(engine: Any, named: dict[int, str]) -> Iterator[Piece]:
             if held is not None:
                 here, there = held.lp_fragment_address, held.hp_fragment_address
                 name = named[id(parameter)]
-                yield Piece(name, parameter.shape, here.start, here.numel, flats[index], there.start)
+                yield ZeroRange(name, parameter.shape, here.start, here.numel, flats[index], there.start)
 
 
-def _pieces_3(engine: Any, named: dict[int, str]) -> Iterator[Piece]:
+def _pieces_3(engine: Any, named: dict[int, str]) -> Iterator[ZeroRange]:
     for group in engine.fp16_groups:
         for parameter in group:
             index, offset, size = engine.grad_position[engine.get_param_id(parameter)]
@@ -184,7 +184,7 @@ def _pieces_3(engine: Any, named: dict[int, str]) -> Iterator[Piece]:
             numel = min(size, parameter.ds_numel - start)  # the last piece is padded, and some ranks may have none
             if numel > 0:
                 flat = engine.fp32_partitioned_groups_flat[index]
-                yield Piece(named[id(parameter)], parameter.ds_shape, start, numel, flat, offset)
+                yield ZeroRange(named[id(parameter)], parameter.ds_shape, start, numel, flat, offset)
 
 
 def _to_model(engine: Any, *, partitioned: bool) -> None:

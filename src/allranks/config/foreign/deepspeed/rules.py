@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from allranks.config.explain import shown
+from allranks.config.explain import as_yaml
 from allranks.config.foreign.deepspeed.keys import AUTO, OPEN, REFUSED, TAKEN, fits, says_nothing
 from allranks.config.yaml_lines import KeyPath
 
@@ -79,7 +79,7 @@ def _keys(settings: dict[str, Any], above: tuple[str, ...]) -> Broken:
             siblings = [known.rpartition(".")[2] for known in TAKEN if known.rpartition(".")[0] == ".".join(above)]
             yield at, f"DeepSpeed has no such setting{_nearest(key, siblings)}"
         elif not fits(value, TAKEN[name]):
-            yield at, f"expected {TAKEN[name]}{' or auto' if isinstance(value, str) else ''}, got {shown(value)}"
+            yield at, f"expected {TAKEN[name]}{' or auto' if isinstance(value, str) else ''}, got {as_yaml(value)}"
         elif isinstance(value, dict) and name not in OPEN:
             yield from _keys(value, (*above, key))
 
@@ -124,7 +124,7 @@ def _zero(config: RunConfig) -> Broken:
     zero, stage = config.deepspeed.zero, config.deepspeed.stage
     base: KeyPath = ("deepspeed", "zero_optimization")
     if zero.get("stage") == AUTO or stage not in (0, 1, 2, 3):
-        yield (*base, "stage"), f"expected 0, 1, 2 or 3, got {shown(zero.get('stage'))}"
+        yield (*base, "stage"), f"expected 0, 1, 2 or 3, got {as_yaml(zero.get('stage'))}"
         return
     for kind, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         device = (zero.get(kind) or {}).get("device", "none")
@@ -168,7 +168,7 @@ def _precision(config: RunConfig, given: Given) -> Broken:
         if asked not in (None, AUTO) and compute != "auto" and asked != (compute == dtype):
             at: KeyPath = ("deepspeed", name, "enabled")
             key = name if given.values.get(name) is not None else "bf16" if compute != "float16" else "fp16"
-            yield at, f"{shown(asked)} contradicts {_there(given, key)}, by which the run computes in {compute}"
+            yield at, f"{as_yaml(asked)} contradicts {_there(given, key)}, by which the run computes in {compute}"
     if _value(config, "bf16.enabled") is True and _value(config, "fp16.enabled") is True:
         yield ("deepspeed", "fp16", "enabled"), "excludes bf16.enabled: a run computes in one type"
 
@@ -220,7 +220,7 @@ def _scheduler(config: RunConfig, given: Given) -> Broken:
         if name in expected:
             yield from _same(config, given, f"scheduler.params.{name}", *expected[name])
         elif name in ("warmup_min_lr", "warmup_min_ratio") and value != 0:
-            yield (*at, "params", name), f"{shown(value)}: the warm-up begins at 0 here; write 0 or auto"
+            yield (*at, "params", name), f"{as_yaml(value)}: the warm-up begins at 0 here; write 0 or auto"
         elif name == "warmup_type" and value != "linear":
             yield (*at, "params", name), f"{value}: the warm-up is linear here; write linear"
     written = given.values.get("lr_scheduler")
@@ -242,10 +242,10 @@ def _same(config: RunConfig, given: Given, name: str, key: str, ours: Any) -> Br
         return
     at: KeyPath = ("deepspeed", *name.split("."))
     if ours is None:
-        yield at, f"{shown(theirs)}: the config gives no {key}; write `{key}: {theirs}` there, or auto here"
+        yield at, f"{as_yaml(theirs)}: the config gives no {key}; write `{key}: {theirs}` there, or auto here"
         return
-    value = ", ".join(map(str, ours)) if isinstance(ours, list) else shown(ours)
-    theirs = ", ".join(map(str, theirs)) if isinstance(theirs, list) else shown(theirs)
+    value = ", ".join(map(str, ours)) if isinstance(ours, list) else as_yaml(ours)
+    theirs = ", ".join(map(str, theirs)) if isinstance(theirs, list) else as_yaml(theirs)
     yield at, f"{theirs} contradicts {_there(given, key)}: {value}; change one of them, or write auto here"
 
 

@@ -21,7 +21,7 @@ class CannotStart(Exception):
     """Why a command could not be started."""
 
 
-class Job:
+class RunningCommand:
     """A running command in a session of its own. One at a time: whatever this process has adopted belongs to it."""
 
     def __init__(self, process: asyncio.subprocess.Process, keep: Callable[[], Collection[int]]) -> None:
@@ -37,10 +37,10 @@ class Job:
         *,
         keep: Callable[[], Collection[int]] = tuple,
         pass_fds: Sequence[int] = (),
-    ) -> "Job":
+    ) -> "RunningCommand":
         """Start `argv` in `cwd`, with the variables `env` besides those of this process; no shell comes near it.
 
-        `keep` tells the children of this process that are no part of the job, which inherits `pass_fds`. Raises
+        `keep` tells the children of this process that are no part of the command, which inherits `pass_fds`. Raises
         CannotStart.
         """
         if not Path(cwd).is_dir():
