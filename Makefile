@@ -2,6 +2,9 @@
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   on a machine without a GPU: saves 4 GB
 PYTHON ?= python3
 PIP_ARGS ?=
+# Most of a test is one process that imports torch. More than two would leave runs of several ranks too little to keep
+# their deadlines.
+TEST_WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
@@ -35,7 +38,7 @@ demo: setup
 	$(BIN)/allranks demo
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .
