@@ -56,3 +56,32 @@ def test_nodes_that_differ_are_refused_and_nodes_whose_names_mean_loopback_meet(
     assert reduced > 200_000 and 0 <= sent - reduced < 1000
     assert f"between nodes: step 2: each of 2 nodes sends {sent / 1000:.2f} kB a step" in outputs[0]
     assert f"between nodes: each of 2 nodes sends {sent / 1000:.2f} kB a step" in outputs[0]
+
+
+def test_nodes_whose_ranks_could_not_talk_are_refused_before_any_rank_starts(lab: Lab, base_config: dict) -> None:
+    """Only the master port is open, then large packets are lost: the nodes meet, and would hang at the first step."""
+    training = make_training(lab, "pairs", base_config, max_steps=2)
+    master = ("-p", "tcp", "--dport", "29531", "-j", "ACCEPT")
+    answers = ("-p", "tcp", "--sport", "29531", "-j", "ACCEPT")
+    for node in (0, 1):  # as firewalld does
+        lab.filter(node, "INPUT", *master)
+        lab.filter(node, "INPUT", *("-p", "tcp", "--syn", "-j", "REJECT", "--reject-with", "icmp-host-prohibited"))
+    outputs = training.finish([training.start(rank, (*BY_HAND, rank)) for rank in (0, 1)], expect=[3, 3])
+    for output in outputs:
+        assert "error: the nodes have met, but their ranks could not talk to each other:" in output
+        for here, there in ((0, 1), (1, 0)):
+            named = f"node {here} (node{here}) cannot connect to node {there} (node{there}) at {lab.node(there).ip}:"
+            (line,) = [line for line in output.splitlines() if named in line]
+            assert line.endswith(" (eth0, gloo): no route to host")
+        assert "open TCP 32768 to 60999 between the nodes of the run" in output
+
+    for node in (0, 1):
+        lab.heal(node)
+        lab.filter(node, "INPUT", *master)
+        lab.filter(node, "INPUT", *answers)
+        lab.filter(node, "INPUT", *("-p", "tcp", "-m", "length", "--length", "1000:65535", "-j", "DROP"))
+    outputs = training.finish([training.start(rank, (*BY_HAND, rank)) for rank in (0, 1)], expect=[3, 3])
+    for output in outputs:
+        assert "but a message of 96 KiB does not get through: timed out" in output
+        assert "the MTU is not the same all the way (eth0 of node 0 (node0) has 1500, eth0 of node 1" in output
+    assert not list(training.run.all_events())

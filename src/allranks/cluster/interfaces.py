@@ -85,6 +85,14 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
+def is_link_local(address: str) -> bool:
+    """Whether an address means something on its own link only."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_link_local
+    except ValueError:
+        return False
+
+
 def listed(found: Sequence[Interface]) -> str:
     """For a message: `eth0 (10.0.0.1), lo (127.0.0.1)`."""
     return ", ".join(map(str, found)) or "none with an IP address"

@@ -16,6 +16,8 @@ NODE_LOST = "node-lost"
 """A node gave no sign of life any more."""
 NODE_ERROR = "node-error"
 """A node's launcher failed, and nothing tells of a rank."""
+UNREACHABLE = "unreachable"
+"""Nodes that have met, and whose ranks could not talk to each other."""
 PEER_GONE = "peer-gone"
 """A rank or a node felt that another one had gone: its error is of the connection, not its own."""
 STOPPED = "stopped"
@@ -38,6 +40,7 @@ _ORDER = {
     RANK_KILLED: 0,
     RANK_ERROR: 1,
     NODE_LOST: 1,
+    UNREACHABLE: 1,
     RANK_EXIT: 2,
     RANK_ABORTED: 2,
     NODE_ERROR: 3,

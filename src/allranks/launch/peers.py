@@ -12,17 +12,18 @@ from typing import Any
 
 from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
+from allranks.cluster.rank_addresses import rank_addresses
 from allranks.doctor.first_failure import goes_before
-from allranks.errors import AllranksError
+from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
-from allranks.findings import Finding
+from allranks.findings import Finding, printed
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import Outcome
 from allranks.launch.spec.options import Launch
 from allranks.launch.stop import Stopped
 from allranks.observe import say
-from allranks.rendezvous import NodeFacts, Rendezvous, Terms, environment_differences, join, tell_node_0
+from allranks.rendezvous import NodeFacts, Rendezvous, Terms, environment_differences, join, prove_pairs, tell_node_0
 
 TOKEN = "ALLRANKS_TOKEN"
 
@@ -113,14 +114,19 @@ def join_peers(
     same: Mapping[str, str],
     variables: Mapping[str, str],
     held: Held | None = None,
+    *,
+    is_engine: bool = True,
 ) -> Iterator[Peers]:
-    """Meet the other nodes of a static rendezvous; `same` is what must be equal on all, `variables` what the ranks of
-    this node get beside its environment, `held` what it has of the run's checkpoints. Raises RefusedError."""
+    """Meet the other nodes of a static rendezvous, and see that ranks on each can talk to those on each other.
+
+    `same` is what must be equal on all, `variables` what the ranks of this node get beside its environment, `held` what
+    it has of the run's checkpoints; `is_engine` says whether they run our engine. Raises RefusedError.
+    """
     if not launch.meets:
         yield Peers(node)
         return
-    environment = network_facts({**os.environ, **variables})
-    own = replace(_who(launch), same=same, environment=environment, held=held)
+    environment = {**os.environ, **variables}
+    own = replace(_who(launch), same=same, environment=network_facts(environment), held=held)
     terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
     if speaks:
@@ -135,6 +141,12 @@ def join_peers(
             say(f"{'note:':<12}{difference.message}")
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous)
     try:
+        # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
+        uses_nccl = launch.num_gpus > 0
+        addresses = rank_addresses(environment, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl)
+        if (found := prove_pairs(rendezvous, addresses)) is not None:
+            peers.finding = found
+            raise RefusedError(printed(found).removeprefix(f"{found.severity}: "))
         yield peers
     except AllranksError as error:
         peers.code, peers.message = error.exit_code, str(error)

@@ -57,7 +57,7 @@ def run_program(
         variables = network_variables(None, launch, node.run.logs(node.name))
         same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
     try:
-        with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables) as peers:
+        with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables, is_engine=False) as peers:
             stop_if_asked()
             ended = run_local(launch, program, peers, RunInputs(argv, variables=variables))
             result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())

@@ -8,6 +8,16 @@ where the ranks' collectives would hang until their time-out.
 
 from allranks.rendezvous.facts import NodeFacts, differences, environment_differences
 from allranks.rendezvous.join import Rendezvous, Terms, join
+from allranks.rendezvous.pairs import prove_pairs
 from allranks.rendezvous.refusal import tell_node_0
 
-__all__ = ["NodeFacts", "Rendezvous", "Terms", "differences", "environment_differences", "join", "tell_node_0"]
+__all__ = [
+    "NodeFacts",
+    "Rendezvous",
+    "Terms",
+    "differences",
+    "environment_differences",
+    "join",
+    "prove_pairs",
+    "tell_node_0",
+]

@@ -125,7 +125,7 @@ class Lab:
         self._switch.set_link(index, self.nodes[index].init_pid, up=False)
 
     def heal(self, index: int) -> None:
-        """Put the cable back, and undo drop_port, refuse_port, lose, limit and delay."""
+        """Put the cable back, and undo filter, drop_port, refuse_port, lose, limit and delay."""
         node = self.nodes[index]
         self._switch.set_link(index, node.init_pid, up=True)
         node.run(["iptables", "-F"], check=True)
@@ -133,17 +133,17 @@ class Lab:
 
     def drop_port(self, index: int, port: int) -> None:
         """What is sent to this TCP port of the node vanishes, as behind most firewalls."""
-        self._filter(index, "INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP")
+        self.filter(index, "INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP")
 
     def refuse_port(self, index: int, port: int) -> None:
         """A connection to this TCP port of the node is refused."""
-        self._filter(index, "INPUT", "-p", "tcp", "--dport", str(port), "-j", "REJECT", "--reject-with", "tcp-reset")
+        self.filter(index, "INPUT", "-p", "tcp", "--dport", str(port), "-j", "REJECT", "--reject-with", "tcp-reset")
 
     def lose(self, index: int, probability: float) -> None:
         """Of the packets to and from the node, this share is lost."""
         for chain in ("INPUT", "OUTPUT"):
             chance = ["-m", "statistic", "--mode", "random", "--probability", str(probability)]
-            self._filter(index, chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *chance, "-j", "DROP")
+            self.filter(index, chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *chance, "-j", "DROP")
 
     def limit(self, index: int, rate: str) -> None:
         """Limit both directions of the node's cable, in tc's words: 1gbit, 10mbit."""
@@ -189,7 +189,8 @@ class Lab:
         for service in self._services():
             service.restore()
 
-    def _filter(self, index: int, *rule: str) -> None:
+    def filter(self, index: int, *rule: str) -> None:
+        """Append a rule to the node's firewall, in iptables' words; `heal` takes it away."""
         self.nodes[index].run(["iptables", "-A", *rule], check=True)
 
 
