@@ -19,10 +19,15 @@ _CANNOT_SYNC_FOLDERS = {
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EBADF),
     *(errno.EISDIR, errno.EACCES),
 }
+# linux/fcntl.h and linux/fs.h; what file systems and kernels without it answer.
+_HERE, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes, *, make_parents: bool = False) -> None:
     """Put `content` at `path`, by rename: readers, also those after a power cut, see the old file or the new one."""
+    if make_parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -37,8 +42,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails does not say where
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -48,6 +56,38 @@ def rename(source: Path, target: Path) -> None:
     sync_folder(target.parent)
     if source.parent != target.parent:
         sync_folder(source.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Give two folders of one folder each other's names for good; what is in them has to be on the disk already.
+
+    In one operation where system and file system can (renameat2 with RENAME_EXCHANGE, Linux 3.15). Where they cannot,
+    `other` stands aside for a moment under a name of its own; should the power go just then, both are still there.
+    """
+    if not _exchanged(one, other):
+        aside = other.with_name(f".{other.name}.{os.getpid()}.before")
+        other.rename(aside)
+        try:
+            rename(one, other)
+        except OSError:
+            aside.rename(other)
+            raise
+        aside.rename(one)
+    sync_folder(other.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    import ctypes  # only where folders change places: the command line answers sooner
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # glibc 2.28, musl 1.2.6
+        return False
+    if libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def remove_file(path: Path) -> None:
@@ -98,5 +138,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)

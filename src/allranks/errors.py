@@ -27,6 +27,15 @@ class CheckpointError(AllranksError):
     """A checkpoint that is missing, incomplete, damaged or does not belong to this run."""
 
 
+class DiskError(AllranksError):
+    """A disk that is full, read-only, gone or failing (see disk.py): the system's number for it, and on which host."""
+
+    def __init__(self, message: str, errno: int | None = None, host: str | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.host = host
+
+
 class RefusedError(AllranksError):
     """A run that was refused before it started: the nodes do not agree, or one is not as it should be."""
 

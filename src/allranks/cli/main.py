@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(app: object, arguments: list[str] | None) -> int:
     import typer
 
-    from allranks.errors import AllranksError
+    from allranks.disk import told_to_user
     from allranks.observe.enduring import say, settle_output
 
     assert isinstance(app, typer.Typer)
@@ -42,9 +42,9 @@ def _run(app: object, arguments: list[str] | None) -> int:
         if interrupt.was_interrupted(error):
             say(f"\n{interrupt.line()}", file=sys.stderr)
             return interrupt.EXIT_CODE
-        if isinstance(error, AllranksError):
-            say(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        if told := told_to_user(error, "a file cannot be read or written"):
+            say(f"error: {told}", file=sys.stderr)
+            return told.exit_code
         if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone
             return 1
         if isinstance(error, SystemExit) and isinstance(error.code, int):

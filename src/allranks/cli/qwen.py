@@ -43,6 +43,7 @@ def qwen(
     Reads NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT (6001) and GPUS_PER_NODE, as they do. Options of `allranks train`,
     any config key and finetune.py's own names (--model_max_length 1024) change single values.
     """
+    from allranks import durable
     from allranks.cli.config_keys import given
     from allranks.cli.launch_options import launch_options, node_options
     from allranks.config.foreign.finetune import in_our_words
@@ -56,7 +57,7 @@ def qwen(
     )
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
-    from allranks.launch.node.this_node import write_file
+    from allranks.disk import refuse_unwritable
     from allranks.launch.spec.qwen_variables import port_words
     from allranks.observe import say
 
@@ -84,12 +85,8 @@ def qwen(
     for note in notes:
         say(f"note: {note}", file=sys.stderr)
     path = Path(cfg.checkpoint.output_dir) / "qwen.yaml"
-    try:
-        write_file(path, _as_yaml(method, flat))
-    except OSError as error:
-        raise UsageError(
-            f"output_dir: {path.parent} cannot be written: {error.strerror}; choose another with --output-dir"
-        ) from None
+    refuse_unwritable(path.parent)
+    durable.write(path, _as_yaml(method, flat))
     with read_as_train([str(path), *words]) as started:
         started.command.invoke(started)
 

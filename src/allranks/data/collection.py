@@ -10,6 +10,7 @@ import numpy as np
 
 from allranks.config import RunConfig
 from allranks.data.blocks import BlockSet, arrange
+from allranks.disk import disk_told
 from allranks.errors import DataError
 
 
@@ -88,6 +89,16 @@ class Collection:
     def write(self, folder: Path, documents: np.ndarray, *, packing: bool, in_order: bool = False) -> BlockSet:
         """Group `documents` into blocks and write them into `folder`."""
         folder.mkdir()
+        with disk_told(
+            "the prepared data is not written", folder, needed_bytes=self._packed_bytes, partial=folder.parent
+        ):
+            return self._write(folder, documents, packing=packing, in_order=in_order)
+
+    def _packed_bytes(self) -> int:
+        """What the blocks take beside the documents that they are made of; those go once the blocks are there."""
+        return 2 * sum(file.stat().st_size for file in (self._tokens_file, self._mask_file))
+
+    def _write(self, folder: Path, documents: np.ndarray, *, packing: bool, in_order: bool) -> BlockSet:
         offsets = np.concatenate([[0], *self._lengths]).cumsum()
         tokens = np.memmap(self._tokens_file, np.uint32, "r")
         mask = np.memmap(self._mask_file, np.uint8, "r")

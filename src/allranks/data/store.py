@@ -19,11 +19,13 @@ from pathlib import Path
 from allranks import durable
 from allranks.data.blocks import BlockSet
 from allranks.data.fingerprint import FORMAT_VERSION
+from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import DataError
 
 Report = Callable[[str], None]
 _POLL_SECONDS = 0.2
 _SPLITS = ("train", "eval")
+_MAKE_ROOM = "free some room there, or set dataset_prepared_path to a folder on a larger disk"
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ def building(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.parent / f".{folder.name}.building-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _publish(temporary, folder)
+        with disk_told("the prepared data is not written", temporary, partial=temporary, remedy=_MAKE_ROOM):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -99,14 +102,8 @@ def lock(folder: Path, report: Report) -> Iterator[None]:
     """Hold the lock of `folder` as long as it is being made. Where the disk knows no locks, goes on without."""
     import fcntl
 
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = (folder.parent / f".{folder.name}.lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"cannot write prepared data to {folder.parent}: {error.strerror}. Set dataset_prepared_path to a folder "
-            "that can be written"
-        ) from error
+    refuse_unwritable(folder.parent, "dataset_prepared_path", "--dataset-prepared-path")
+    file = (folder.parent / f".{folder.name}.lock").open("a+", encoding="utf-8")
     with file:
         locked = told = False
         while not locked:

@@ -10,6 +10,8 @@ RANK_ABORTED = "rank-aborted"
 """A rank aborted itself: a fault of native code, or the watchdog of a collective that others left."""
 RANK_ERROR = "rank-error"
 """A rank's own error: of the user's code, the data, the disk, the config."""
+DISK = "disk"
+"""A disk of a rank or node is full, read-only, gone or failing."""
 RANK_EXIT = "rank-exit"
 """A rank of anyone's program ended with a code of its own."""
 NODE_LOST = "node-lost"
@@ -39,6 +41,7 @@ _PEER_GONE = re.compile(
 _ORDER = {
     RANK_KILLED: 0,
     RANK_ERROR: 1,
+    DISK: 1,
     NODE_LOST: 1,
     UNREACHABLE: 1,
     RANK_EXIT: 2,

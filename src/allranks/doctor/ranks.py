@@ -71,7 +71,7 @@ def _error(event: Mapping[str, Any], known_at: int | str) -> Finding:
     # Rank 0 has told the terminal of node 0 itself.
     told = "its message is above" if rank == 0 and node == 0 and known_at == 0 else message
     on_host = f", {host}" if host else ""
-    code = causes.code_of_error(message)
+    code = event.get("code") or causes.code_of_error(message)
     how = "failed first" if causes.is_cause(code) else "failed"
     return Finding(
         code,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from allranks import durable
+from allranks.disk import disk_told
 from allranks.errors import UsageError
 
 
@@ -16,10 +17,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 
     `out` is on the disk when it appears: a power cut leaves it whole or not there.
 
-    `replace`: an `out` that is there already is removed once the new one is whole.
+    `replace`: an `out` that is there already changes places with the new one once that is whole, and is removed then:
+    at every moment one of the two is there.
 
     Raises:
         UsageError: `out` exists and is not empty, or cannot be written.
+        DiskError: the disk is full, or fails, while it is written.
     """
     if out.is_file() or (not replace and out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} is not empty; give another folder, or remove it first")
@@ -29,10 +32,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from None
     try:
-        yield temporary
-        durable.sync_all(temporary)
-        if out.is_dir():
-            shutil.rmtree(out)
-        durable.rename(temporary, out)
+        with disk_told(f"{out} is not written", out, partial=temporary):
+            yield temporary
+            durable.sync_all(temporary)
+            if out.is_dir() and any(out.iterdir()):
+                durable.exchange(temporary, out)
+            else:
+                durable.rename(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -34,8 +34,7 @@ _RECORDED = (
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write atomically: a reader sees the manifest of this start or of the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    durable.write(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", make_parents=True)
 
 
 def make_manifest(

@@ -13,9 +13,10 @@ from typing import Any
 from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
 from allranks.cluster.rank_addresses import rank_addresses
+from allranks.disk import told_to_user
 from allranks.doctor.first_failure import goes_before
 from allranks.errors import AllranksError, RefusedError
-from allranks.exit_codes import DONE, PREEMPTED
+from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding, printed
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
@@ -26,6 +27,7 @@ from allranks.observe import say
 from allranks.rendezvous import NodeFacts, Rendezvous, Terms, environment_differences, join, prove_pairs, tell_node_0
 
 TOKEN = "ALLRANKS_TOKEN"
+_FAILED_HERE = "this node cannot go on"
 
 
 @dataclass
@@ -148,9 +150,12 @@ def join_peers(
             peers.finding = found
             raise RefusedError(printed(found).removeprefix(f"{found.severity}: "))
         yield peers
-    except AllranksError as error:
-        peers.code, peers.message = error.exit_code, str(error)
-        raise
+    except (AllranksError, OSError) as error:
+        told = told_to_user(error, _FAILED_HERE)
+        peers.code, peers.message = (told.exit_code, str(told)) if told else (FAILED, repr(error))
+        if told in (error, None):
+            raise
+        raise told from error
     except Stopped as stop:
         peers.message = f"stopped by {stop.received.name} before the start"
         raise
@@ -160,13 +165,16 @@ def join_peers(
 
 @contextlib.contextmanager
 def refusals_told(launch: Launch | None) -> Iterator[None]:
-    """Within, what this node refuses itself (AllranksError) is told to node 0 before it is raised further."""
+    """Within, what this node refuses itself, or its disk, is told to node 0 before it is raised further."""
     try:
         yield
-    except AllranksError as error:
+    except (AllranksError, OSError) as error:
+        told = told_to_user(error, _FAILED_HERE)
         if launch is not None and launch.meets and launch.node_rank != 0:
-            tell_node_0(_who(launch), _terms(launch, run_id=""), str(error))
-        raise
+            tell_node_0(_who(launch), _terms(launch, run_id=""), str(told or error))
+        if told in (error, None):
+            raise
+        raise told from error
 
 
 def _who(launch: Launch) -> NodeFacts:

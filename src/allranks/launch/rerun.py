@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from allranks import durable
 from allranks.cluster.allocation import find_allocation
 from allranks.cluster.environments import must_be_equal
 from allranks.cluster.nccl_variables import PREFIXES
@@ -22,9 +23,9 @@ from allranks.cluster.network import network_environment
 from allranks.config import RunConfig
 from allranks.config.load import resolve_mapping
 from allranks.config.run import SECTION_OF
+from allranks.disk import refuse_unwritable
 from allranks.errors import UsageError
 from allranks.launch.manifest import REMOVED, code_state, package_versions
-from allranks.launch.node.this_node import write_file
 from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.observe import say
@@ -77,12 +78,8 @@ def from_manifest(
         say(f"warning: {line}", file=sys.stderr)
     written = Path(cfg.checkpoint.output_dir) / "from-manifest.yaml"
     head = f"# The config of run {manifest.get('run')}, from {path}\n"
-    try:
-        write_file(written, head + yaml.safe_dump(flat, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise UsageError(
-            f"output_dir: {written.parent} cannot be written: {error.strerror}; choose another with --output-dir"
-        ) from None
+    refuse_unwritable(written.parent)
+    durable.write(written, head + yaml.safe_dump(flat, sort_keys=False, allow_unicode=True))
     changed = {SECTION_OF.get(key.replace("-", "_").partition(".")[0]) for key in overrides}
     fingerprint = None if changed & {*_DECIDES_THE_DATA} else manifest.get("data_fingerprint")
     return Again(written, _merged(manifest, options, chosen, elsewhere), fingerprint)

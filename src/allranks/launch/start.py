@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from allranks import interrupt
+from allranks import durable, interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
@@ -20,7 +20,7 @@ from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process, run_local
-from allranks.launch.node.this_node import this_node, write_file
+from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import outcome, stopped
 from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
@@ -133,7 +133,8 @@ def _where(
 
 def _write_config(cfg: RunConfig, path: Path) -> None:
     """The resolved config for the ranks: what was checked is what they run, whatever happens to the user's file."""
-    write_file(path, f"# {cfg.source}, resolved; the ranks of this node read it\n{cfg.yaml()}")
+    text = f"# {cfg.source}, resolved; the ranks of this node read it\n{cfg.yaml()}"
+    durable.write(path, text, make_parents=True)
 
 
 def _refuse_to_mix_runs(cfg: RunConfig, run: RunDir) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from allranks import durable
 from allranks.config import RunConfig
 
 WHOLE_BYTES = 2 * 2**30
@@ -127,10 +128,7 @@ def _cached_sha256(file: Path) -> str:
             return known
     digest = _sha256(file)
     with contextlib.suppress(OSError):  # a home that cannot be written costs a second at the next start, no more
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
-        temporary.write_text(digest, encoding="ascii")
-        temporary.replace(entry)
+        durable.write(entry, digest, make_parents=True)
     return digest
 
 

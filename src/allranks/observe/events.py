@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from allranks.disk import disk_error
 from allranks.observe.enduring import say
 
 
@@ -23,7 +24,7 @@ class EventLog:
         self.path = Path(path)
         self.rank = rank
         self.run_id = run_id or os.environ.get("ALLRANKS_RUN_ID")
-        self._failed = False
+        self._failed = self._torn = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         size = os.fstat(self._fd).st_size
@@ -42,12 +43,18 @@ class EventLog:
         if self.run_id:
             event["run"] = self.run_id
         line = json.dumps(_jsonable(event | fields), separators=(",", ":"), ensure_ascii=False) + "\n"
+        content = (b"\n" if self._torn else b"") + line.encode("utf-8", "replace")
+        written = 0
         try:
             # One write system call on a descriptor opened for appending: nothing to flush, also before os._exit.
-            os.write(self._fd, line.encode("utf-8", "replace"))
+            while written < len(content):  # of a line that does not fit on the disk, the rest is refused with a reason
+                written += os.write(self._fd, content[written:])
+            self._torn = False
         except OSError as error:
+            self._torn = self._torn or written > 0
             if not self._failed:
-                say(f"warning: cannot write events to {self.path}: {error.strerror}", file=sys.stderr)
+                told = disk_error(error, f"events of rank {self.rank} are lost", self.path)
+                say(f"warning: {told or error}; the run goes on", file=sys.stderr)
             self._failed = True
 
     def close(self) -> None:

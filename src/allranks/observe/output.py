@@ -59,7 +59,7 @@ def _tee_uncaught_exceptions(log: TextIO) -> None:
     show = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        traceback.print_exception(kind, error, trace, file=log)
+        Enduring(log).write("".join(traceback.format_exception(kind, error, trace)), flush=True)
         show(kind, error, trace)
 
     sys.excepthook = hook

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from allranks import interrupt
+from allranks import durable, interrupt
 from allranks.config import RunConfig
 from allranks.errors import AllranksError, UsageError
 from allranks.observe import say
@@ -101,7 +101,7 @@ def submit(scheduler: str, written: Written) -> Submitted:
     problem = make_launch_folder(written)
     if problem:
         raise UsageError(f"{problem}; choose another with --output-dir")
-    written.path.write_bytes(written.text.encode(*ENCODING))
+    durable.write(written.path, written.text.encode(*ENCODING))
     env, dropped = parts.environment(job, dict(os.environ))
     if dropped:
         say(f"note: {', '.join(dropped)} would change what the script asks for: not handed on", file=sys.stderr)

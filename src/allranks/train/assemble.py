@@ -11,6 +11,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from allranks import durable
 from allranks.checkpoint.state import RunState
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
@@ -56,7 +57,7 @@ def assemble(
     num_micro_batches = math.ceil(per_rank / cfg.optimizer.micro_batch_size)
     strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
     if strategy.engine_settings is not None and identity.rank == 0:
-        run_dir.deepspeed.write_text(json.dumps(strategy.engine_settings, indent=2) + "\n")
+        durable.write(run_dir.deepspeed, json.dumps(strategy.engine_settings, indent=2) + "\n")
     for line in strategy_warnings(cfg, model, identity, num_micro_batches):
         warn(line)
     return Loop(

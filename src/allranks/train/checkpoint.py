@@ -8,6 +8,7 @@ whether it runs in the foreground or behind the training.
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,8 +28,10 @@ from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.metadata import write_metadata
 from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import STATE_FILE, RunState, read_state
-from allranks.errors import CheckpointError
+from allranks.errors import AllranksError, CheckpointError
 from allranks.model.complete import adapter_problems
+from allranks.train.save_failure import not_saved, of_ranks, reasons, save_told
+from allranks.train.saved_size import saved_bytes
 from allranks.train.storage import Storage, broadcast_marker
 from allranks.train.strategies import State
 from allranks.train.strategies.flat import LoadPlanner, SavePlanner
@@ -52,13 +55,25 @@ class CommittingWriter(dcp.FileSystemWriter):
     `elsewhere`: this rank's folder is not the coordinator's, which brings its own to the disk.
     """
 
-    def __init__(self, checkpoint: Path, facts: dict[str, Any], *, elsewhere: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Path, facts: dict[str, Any], *, elsewhere: bool = False, needed_bytes: int | None = None
+    ) -> None:
         super().__init__(checkpoint, overwrite=True, sync_files=True)
         self.checkpoint = checkpoint
         self.facts = facts
         self.elsewhere = elsewhere
+        self.needed_bytes = needed_bytes
 
     def write_data(self, plan: Any, planner: Any) -> Any:
+        # On this rank: what DCP gathers at the coordinator no longer tells which disk it was, nor why.
+        with save_told(self.checkpoint, self.needed_bytes):
+            return self._write_and_hash(plan, planner)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        with save_told(self.checkpoint, self.needed_bytes):
+            self._commit(metadata, results)
+
+    def _write_and_hash(self, plan: Any, planner: Any) -> Any:
         written = super().write_data(plan, planner).wait()
         digests: dict[str, dict[str, Any]] = {}
         hashed: list[WriteResult] = []
@@ -73,7 +88,7 @@ class CommittingWriter(dcp.FileSystemWriter):
         future.set_result(hashed)
         return future
 
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+    def _commit(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         metadata.storage_data = {result.index: result.storage_data for of_rank in results for result in of_rank}
         write_metadata(self.checkpoint, metadata)  # DCP's own would be a pickle, which not every Python writes alike
         files = {
@@ -116,6 +131,7 @@ class Checkpointer:
         self.storage = storage
         self.distributed = group is not None
         self.rank = dist.get_rank() if self.distributed else 0
+        self._world_size = dist.get_world_size() if self.distributed else 1
         self.asynchronous = asynchronous
         self.keep = keep
         self.only_model = only_model
@@ -133,23 +149,18 @@ class Checkpointer:
         """
         self.wait()
         checkpoint = commit.checkpoint_path(self.directory, step)
-        if self.storage.leads:
-            self._make_room(checkpoint)
-        if self.rank == 0:
-            (checkpoint / HF_FOLDER).mkdir(parents=True)
-            (checkpoint / STATE_FILE).write_text(state.to_json())
-            self.write_extras(checkpoint / HF_FOLDER)
-        if self.distributed:
-            dist.barrier(group=self.group)
+        contents = self.trained.contents(only_model=self.only_model)
+        refuse_incomplete(contents, f"step {step} is not saved", state)
+        needed = self._begin(checkpoint, state, num_bytes=saved_bytes(contents, self._world_size))
         self.newest = checkpoint
         how: dict[str, Any] = {
-            "storage_writer": CommittingWriter(checkpoint, {"step": step}, elsewhere=self.storage.number != 0),
+            "storage_writer": CommittingWriter(
+                checkpoint, {"step": step}, elsewhere=self.storage.number != 0, needed_bytes=needed
+            ),
             "planner": SavePlanner(),
             "process_group": self.group,
             "no_dist": not self.distributed,
         }
-        contents = self.trained.contents(only_model=self.only_model)
-        refuse_incomplete(contents, f"step {step} is not saved", state)
         if self.asynchronous:
             response = dcp.async_save(contents, **how)
             assert isinstance(response, Future)
@@ -158,9 +169,49 @@ class Checkpointer:
             try:
                 dcp.save(contents, **how)
             except CheckpointException as error:
-                raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
+                raise self._not_saved(checkpoint, error) from error
             self._committed(checkpoint)
         return checkpoint
+
+    def _begin(self, checkpoint: Path, state: RunState, *, num_bytes: float) -> int:
+        """Make the folder, with what rank 0 writes by itself; returns the bytes that all ranks put on this disk.
+
+        What one rank's disk refuses is raised on all of them, so that none waits for it.
+        """
+        refused: AllranksError | None = None
+        try:
+            with save_told(checkpoint, int(num_bytes * self._world_size)):
+                if self.storage.leads:
+                    self._make_room(checkpoint)
+                if self.rank == 0:
+                    (checkpoint / HF_FOLDER).mkdir(parents=True)
+                    (checkpoint / STATE_FILE).write_text(state.to_json())
+                    self.write_extras(checkpoint / HF_FOLDER)
+        except AllranksError as error:
+            refused = error
+        everyone = self._from_all((refused, self.storage.number, num_bytes))
+        if failures := {rank: told for rank, (told, _, _) in enumerate(everyone) if told}:
+            self._remove_partial(checkpoint)
+            raise of_ranks(failures)
+        return int(sum(size for _, number, size in everyone if number == self.storage.number))
+
+    def _from_all(self, mine: Any) -> list[Any]:
+        if not self.distributed:
+            return [mine]
+        everyone = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everyone, mine, group=self.group)
+        return everyone
+
+    def _not_saved(self, checkpoint: Path, error: BaseException) -> AllranksError:
+        """The error of a save that failed; what it left is removed, for nobody can use it and it takes the room."""
+        if isinstance(error, CheckpointException):
+            # All ranks have reported theirs: none writes there any more.
+            self._remove_partial(checkpoint)
+        return not_saved(checkpoint, error)
+
+    def _remove_partial(self, checkpoint: Path) -> None:
+        if self.storage.leads and not (checkpoint / commit.MARKER).exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _make_room(self, checkpoint: Path) -> None:
         durable.make_folders(self.directory)
@@ -193,7 +244,7 @@ class Checkpointer:
         try:
             future.result()
         except (Exception, CheckpointException) as error:
-            raise CheckpointError(f"saving {checkpoint} failed: {_reasons(error)}") from error
+            raise self._not_saved(checkpoint, error) from error
         self._committed(checkpoint)
         return checkpoint
 
@@ -231,7 +282,7 @@ class Checkpointer:
             dcp.load(contents, storage_reader=reader(checkpoint), planner=LoadPlanner(), no_dist=not self.distributed)
         except CheckpointException as error:
             raise CheckpointError(
-                f"{checkpoint} does not fit this model: {_reasons(error)} Was base_model or an adapter key changed?"
+                f"{checkpoint} does not fit this model: {reasons(error)} Was base_model or an adapter key changed?"
             ) from error
         refuse_incomplete(contents, f"{checkpoint} cannot be used", state)
         self.trained.restore(contents)
@@ -248,10 +299,3 @@ def refuse_incomplete(contents: dict[str, Any], what: str, state: RunState) -> N
 def _why(error: OSError) -> str:
     text = error.strerror or str(error)
     return f"{text} ({os.fsdecode(error.filename)})" if error.filename else text
-
-
-def _reasons(error: BaseException) -> str:
-    """What went wrong on which rank. DCP's exception derives from BaseException and prints whole tracebacks."""
-    if not isinstance(error, CheckpointException):
-        return str(error)
-    return "; ".join(f"rank {rank}: {failure[0]}" for rank, failure in sorted(error.failures.items())[:8])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from allranks.cluster.identity import Identity, identify
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
-from allranks.errors import AllranksError, CheckpointError, UsageError
+from allranks.disk import disk_told, refuse_unwritable
+from allranks.errors import AllranksError, CheckpointError
 from allranks.exit_codes import PREEMPTED
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
@@ -31,6 +30,7 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
+from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.network import equal_settings, set_up_network
 from allranks.train.replicas import check_replicas
@@ -55,56 +55,28 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     identity = identity or identify(os.environ)
     run_dir = RunDir(cfg.checkpoint.output_dir)
     try:
-        _make_writable(run_dir)
-    except UsageError as error:
-        say(f"error: {error}", file=sys.stderr)
+        refuse_unwritable(run_dir.path)
+        with disk_told("the record of this rank cannot be begun", run_dir.path):
+            log = redirect_rank_output(identity.rank)
+            events = EventLog(run_dir.events(identity.rank), identity.rank)
+    except AllranksError as error:
+        print_error(error, identity)
         return error.exit_code
-    log = redirect_rank_output(identity.rank)
-    events = EventLog(run_dir.events(identity.rank), identity.rank)
-    place_of_rank = {"host": socket.gethostname(), "node": identity.node_rank, "log": log.name if log else None}
     rank = _Rank(cfg, identity, run_dir, events)
     try:
         with interrupt.interruptible():
             outcome = rank.run()
         code, reason = (PREEMPTED, f"preempted by {outcome.signal}") if outcome.reason == "preempted" else (0, "done")
-    except AllranksError as error:
-        events.emit("error", message=str(error), type=type(error).__name__, **place_of_rank)
-        _print_error(error, identity)
-        code, reason = error.exit_code, str(error)
     except KeyboardInterrupt:
         code, reason = interrupt.EXIT_CODE, "interrupted"
         if identity.rank == 0:
             say("\ninterrupted: this step was not finished; checkpoints that are complete are kept", file=sys.stderr)
     except Exception as error:
-        text = traceback.format_exc()
-        message = f"{type(error).__name__}: {error}"
-        events.emit("error", message=message, type=type(error).__name__, traceback=text, **place_of_rank)
-        say(text, file=sys.stderr)
-        if log is not None and identity.rank == 0:
-            log.write(text)
-        code, reason = 1, message
+        code, reason = tell_failure(error, identity, events, log)
     events.emit("exit", code=code, reason=reason)
     if rank.trackers is not None:
         rank.trackers.close()
     return code
-
-
-def _print_error(error: AllranksError, identity: Identity) -> None:
-    where = f" (rank {identity.rank})" if identity.world_size > 1 else ""
-    say(f"error{where}: {error}", file=sys.stderr)
-
-
-def _make_writable(run_dir: RunDir) -> None:
-    """Make the run directory, and prove that files can be made in it. Raises UsageError."""
-    probe = run_dir.path / f".writable-{os.getpid()}"
-    try:
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"output_dir: {run_dir.path} cannot be written: {error.strerror}; choose another with --output-dir"
-        ) from None
 
 
 @dataclass

@@ -104,6 +104,29 @@ def test_an_export(tmp_path):
         disk.check = lambda place: [check(place), _equal((place / "out").exists(), True)]
 
 
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_an_export_that_replaces_another_one(tmp_path, monkeypatch, can_exchange):
+    """Both are there until the new one is; one of them is whatever happens."""
+    if not can_exchange:  # as on NFS
+        monkeypatch.setattr("allranks.durable._exchanged", lambda one, other: False)
+    top = tmp_path / "top"
+    (top / "out").mkdir(parents=True)
+    (top / "out" / "config.json").write_text("old")
+
+    def check(place: Path) -> None:
+        found = {tuple(sorted(_texts(folder))) for folder in place.iterdir()}
+        assert found & {("old",), ("new", "shard")}
+        if can_exchange:
+            assert sorted(_texts(place / "out")) in (["old"], ["new", "shard"])
+
+    with recorded(top, tmp_path / "cuts", check) as disk:
+        with new_folder(top / "out", replace=True) as folder:
+            (folder / "config.json").write_text("new")
+            (folder / "model").write_text("shard")
+        disk.check = lambda place: _equal(sorted(_texts(place / "out")), ["new", "shard"])
+    assert [path.name for path in top.iterdir()] == ["out"]
+
+
 def _texts(folder: Path) -> list[str]:
     return [Path(where, name).read_text() for where, _, names in os.walk(folder) for name in names]
 

@@ -42,7 +42,7 @@ def test_deepspeed_that_is_not_installed(config, monkeypatch):
 
 def test_an_output_directory_that_cannot_be_written(config, tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(UsageError, match=r"output_dir: .* cannot be written: .*--output-dir"):
+    with pytest.raises(UsageError, match=r"output_dir: .* cannot be written on .*: .*--output-dir"):
         start(config, {}, LaunchOptions())
 
 

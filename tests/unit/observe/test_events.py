@@ -1,4 +1,5 @@
 import json
+import resource
 
 import numpy as np
 
@@ -57,7 +58,23 @@ def test_a_full_disk_is_reported_once_and_does_not_stop_the_run(capsys):
     log = EventLog("/dev/full", 0)
     log.emit("step", step=1)
     log.emit("step", step=2)
-    assert capsys.readouterr().err.count("cannot write events") == 1
+    said = capsys.readouterr().err
+    assert said.count("events of rank 0 are lost: the disk is full (No space left on device): /dev/full on") == 1
+    assert said.count("the run goes on") == 1
+
+
+def test_a_line_that_is_cut_off_by_a_full_disk_costs_only_itself(tmp_path):
+    path = tmp_path / "e.jsonl"
+    log = EventLog(path, 0)
+    log.emit("step", step=1)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, unlimited[1]))  # room for half a line
+    try:
+        log.emit("step", step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    log.emit("step", step=3)
+    assert [event["step"] for event in read_events(path)] == [1, 3]
 
 
 def test_new_events_are_read_from_where_the_last_call_ended(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from allranks import durable
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
 from allranks.config import RunConfig
 from allranks.launch.describe import speaks_for_all
@@ -18,7 +19,7 @@ from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
 from allranks.launch.node.supervise import Ended, supervise
 from allranks.launch.node.terminal import terminal_path
-from allranks.launch.node.this_node import Node, write_file
+from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
@@ -44,7 +45,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     processes = tuple(one.num_processes for one in peers.nodes) or (launch.nproc_per_node,) * launch.max_nodes
     start = starting(launch, as_a_rank(program), Place(node.run, node.name, processes, inputs.cfg))
     for path, text in start.files.items():
-        write_file(path, text)
+        durable.write(path, text, make_parents=True)
     added = {**inputs.variables, **start.variables, **_run_variables(launch, node, inputs, peers.world_size)}
     account = _account(launch, node, start, added)
     same = (

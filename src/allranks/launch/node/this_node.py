@@ -1,14 +1,12 @@
 """This node's part of a run: its name, its folder, its lock."""
 
-import os
 import secrets
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from allranks import durable
-from allranks.errors import UsageError
+from allranks.disk import refuse_unwritable
 from allranks.launch.node.lock import lock_node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
@@ -36,27 +34,9 @@ class Node:
 def this_node(directory: str | Path, launch: Launch) -> Node:
     """Make the run's directory and take this node's lock in it. Raises UsageError."""
     run = RunDir(directory)
-    _check_writable(run.path)
+    refuse_unwritable(run.path)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     if launch.node_rank is None:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return Node(socket.gethostname(), run, run_id, run_id, [])
     return Node(launch.node_rank, run, run_id, run_id, [lock_node(run.logs(launch.node_rank))])
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write atomically: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(path, text)
-
-
-def _check_writable(directory: Path) -> None:
-    probe = directory / f".writable.{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"output_dir: {directory} cannot be written: {error.strerror}; choose another with --output-dir"
-        ) from None

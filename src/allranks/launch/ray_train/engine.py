@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from allranks import durable
 from allranks.cluster.gpus import count_gpus
 from allranks.exit_codes import PREEMPTED
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.threads import usable_cores
-from allranks.launch.node.this_node import write_file
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
 from allranks.observe import RunDir, new_events
@@ -38,7 +38,7 @@ class Engine:
         self._lines: list[str] = []
         self._sent: signal.Signals | None = None
         config = self.run.config(placement.node_rank)
-        write_file(config, spec.config)
+        durable.write(config, spec.config, make_parents=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from allranks import durable
+
 
 class Tracker(Protocol):
     """One service. Any method may raise: the process ends then, and the run goes on."""
@@ -41,18 +43,12 @@ class Memory:
 
     def write(self) -> None:
         fields = {"id": self.id, "name": self.name, "offset": self.offset, "last_step": self.last_step}
-        _replace(self.path, json.dumps(fields))
+        durable.write(self.path, json.dumps(fields))
 
 
 def begin_memory(path: Path, offset: int) -> None:
     """For a tracker that is told of a run from `offset` in the events on, in a run of its own."""
-    _replace(path, json.dumps({"offset": offset}))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
+    durable.write(path, json.dumps({"offset": offset}))
 
 
 def forward(tracker: Tracker, event: Mapping[str, Any], memory: Memory, *, log_every: int, num_steps: int) -> None:

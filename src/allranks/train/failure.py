@@ -1,0 +1,48 @@
+"""What ended a rank, told: an error that the user can act on in words, anything else with its traceback."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import traceback
+from typing import TextIO
+
+from allranks.cluster.identity import Identity
+from allranks.disk import told_to_user
+from allranks.doctor import causes
+from allranks.errors import AllranksError, DiskError
+from allranks.exit_codes import FAILED
+from allranks.observe import EventLog, say
+
+
+def tell_failure(error: Exception, identity: Identity, events: EventLog, log: TextIO | None) -> tuple[int, str]:
+    """Record and print it; returns the rank's exit code and the reason in one line.
+
+    A traceback goes to the terminal only where nothing better is known; the record always has it.
+    """
+    told = told_to_user(error, "the run cannot go on")
+    text = "" if told is error else traceback.format_exc()
+    message = str(told) if told else f"{type(error).__name__}: {error}"
+    events.emit(
+        "error",
+        message=message,
+        type=type(error).__name__,
+        host=socket.gethostname(),
+        node=identity.node_rank,
+        log=log.name if log else None,
+        **({"code": causes.DISK} if isinstance(told, DiskError) else {}),
+        **({"traceback": text} if text else {}),
+    )
+    if told:
+        print_error(told, identity)
+    else:
+        say(text, file=sys.stderr)
+    if text and log is not None and (told or identity.rank == 0):
+        say(text, file=log)
+    return told.exit_code if told else FAILED, message
+
+
+def print_error(error: AllranksError, identity: Identity) -> None:
+    """One message, with the rank where there are several."""
+    where = f" (rank {identity.rank})" if identity.world_size > 1 else ""
+    say(f"error{where}: {error}", file=sys.stderr)
