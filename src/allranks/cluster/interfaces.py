@@ -18,6 +18,11 @@ class Interface:
     addresses: tuple[str, ...]
     is_running: bool
 
+    @property
+    def has_address_for_others(self) -> bool:
+        """Whether it has one that is not link-local: such a one is of no use on another node."""
+        return not all(is_link_local(address) for address in self.addresses)
+
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.addresses[:1]) or 'no address'}{'' if self.is_running else ', down'})"
 

@@ -7,6 +7,8 @@ import secrets
 import socket
 from typing import Any
 
+from allranks.cluster.not_reached import why_not_reached
+
 _BACKLOG = 4096
 _TOKEN_BYTES = 16
 
@@ -74,10 +76,6 @@ async def _reach_one(address: str, port: int, token: str, timeout_seconds: float
 def _reason(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return "the name is not known there"
-    if isinstance(error, OSError) and error.errno in (errno.ECONNREFUSED, errno.EADDRINUSE, errno.EHOSTUNREACH):
-        return {
-            errno.ECONNREFUSED: "connection refused",
-            errno.EADDRINUSE: "already in use",
-            errno.EHOSTUNREACH: "no route to host",
-        }[error.errno]
-    return str(getattr(error, "strerror", None) or error).lower()
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "already in use"
+    return why_not_reached(error)

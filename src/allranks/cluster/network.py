@@ -78,7 +78,9 @@ def network_environment(
     wanted = _rendered(network, nics)
     pattern = env.get(NCCL_INTERFACE) or wanted.get(NCCL_INTERFACE) or before.get(NCCL_INTERFACE)
     chosen = select(pattern, nics) if pattern else []
-    gloo = chosen[0] if chosen else _instead_of_loopback(peer, nics)
+    # A prefix takes in what nobody thought of: ib0 also ib0p, which may have a link-local address only.
+    usable = [nic for nic in chosen if nic.has_address_for_others]
+    gloo = usable[0] if usable else _instead_of_loopback(peer, nics)
     if gloo:
         # Exact names only, and each rank must name as many as its peers: the first of NCCL's.
         wanted[GLOO_INTERFACE] = gloo.name
@@ -91,11 +93,11 @@ def network_environment(
         kept.pop(GLOO_INTERFACE, None)  # that was our guess, and no wish of the config's
     after = before | explicit | added
     findings = doubts(before, installed_nccl()) + _about_files(env, added)
-    if pattern and not chosen:
+    if pattern and not usable:
         consequence = "NCCL will find no way to the other ranks" if uses_gpus else "no harm as long as no GPU is used"
+        selects = f"only {listed(chosen)}, with a link-local address," if chosen else "no running interface"
         findings.append(
-            f"{NCCL_INTERFACE}={pattern} selects no running interface of this node, which has {listed(nics)}: "
-            f"{consequence}"
+            f"{NCCL_INTERFACE}={pattern} selects {selects} of this node, which has {listed(nics)}: {consequence}"
         )
     if chosen and peer and not is_loopback(peer) and is_loopback(chosen[0].addresses[0]):
         findings.append(f"interface {chosen[0]} reaches no other node; the nodes meet at {peer}")
@@ -143,7 +145,7 @@ def _required_nics(pattern: str, nics: Sequence[Interface]) -> list[Interface]:
         )
     exact = [nic for nic in found if nic.name == pattern]
     # A whole name asks for that interface, not for its VLANs too, as the prefix eth0 would (eth0.100).
-    return exact or found
+    return exact or [nic for nic in found if nic.has_address_for_others] or found
 
 
 def _check_gloo(names: str | None, nics: Sequence[Interface]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from allranks.cluster.not_reached import why_not_reached
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
@@ -108,7 +109,7 @@ class Member(Rendezvous):
         except ConnectionRefusedError:
             raise WireError("connection refused: is node 0 started, and with this --master-port?") from None
         except OSError as error:
-            raise WireError(error.strerror or str(error)) from None
+            raise WireError(f"{why_not_reached(error)}: is this the address of node 0?") from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         foreign = "something else than this version of allranks listens there: take another --master-port on all nodes"

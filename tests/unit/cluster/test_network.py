@@ -21,6 +21,9 @@ NICS = [
 ]
 
 
+IB0P = Interface("ib0p", ("fe80::2%ib0p",), True)
+
+
 @pytest.fixture(autouse=True)
 def _no_files_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
@@ -221,3 +224,15 @@ def test_gloo_is_kept_off_a_host_name_that_means_loopback(monkeypatch):
 
 def test_the_key_of_encrypted_sockets_is_not_shown():
     assert "s3cret" not in "\n".join(render({"NCCL_PSK": "s3cret" * 8}).shown)
+
+
+def test_an_interface_that_only_its_own_link_can_reach_is_told_and_not_handed_to_gloo():
+    """NCCL takes `ib0` for a prefix, which also ib0p has."""
+    made = render({"NCCL_SOCKET_IFNAME": "ib0"}, nics=[*NICS, IB0P])
+    (found,) = [finding for finding in made.findings if "ib0" in finding]
+    assert found.startswith("NCCL_SOCKET_IFNAME=ib0 selects only ib0p (fe80::2%ib0p), with a link-local address, of")
+    assert "eth0 (10.0.0.1)" in found and "NCCL will find no way to the other ranks" in found
+    assert "GLOO_SOCKET_IFNAME" not in made.added
+    both = render({"NCCL_SOCKET_IFNAME": "ib0,eth0"}, nics=[IB0P, *NICS])
+    assert both.added["GLOO_SOCKET_IFNAME"] == "eth0"
+    assert render(interface="ib,eth", nics=[IB0P, *NICS]).added["NCCL_SOCKET_IFNAME"] == "=eth0,eth0.100"
