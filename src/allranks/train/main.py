@@ -30,6 +30,7 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
+from allranks.train.disk_room import room_warnings
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.network import equal_settings, set_up_network
@@ -149,6 +150,8 @@ class _Rank:
         if loop.step >= loop.step_schedule.num_steps:
             self._say(f"all {loop.step_schedule.num_steps} steps were done before; nothing is left to train")
         else:
+            for line in room_warnings(cfg, loop, storage):
+                self._warn(line)
             self._enter("train")
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
             outcome = self._train(loop)

@@ -67,7 +67,7 @@ def detect_shared(directory: Path, identity: Identity) -> Storage:
             (directory / f"{prefix}{identity.rank}").touch()
         dist.barrier()
         mine = next((rank for rank in marking if (directory / f"{prefix}{rank}").exists()), None)
-        everyone = _from_all(mine)
+        everyone = from_all(mine)
         marking += [rank for rank, seen in enumerate(everyone) if seen is None]
     if identity.rank in marking:
         (directory / f"{prefix}{identity.rank}").unlink()
@@ -86,7 +86,7 @@ def latest_valid(directory: Path, storage: Storage, say: Callable[[str], None]) 
     """
     committed = committed_steps(directory, storage)
     mine = {path.name for path in commit.incomplete_checkpoints(directory)} if storage.leads else set()
-    for name in sorted(set().union(*_from_all(mine)) - set(committed), reverse=True):
+    for name in sorted(set().union(*from_all(mine)) - set(committed), reverse=True):
         say(f"{name} has no {commit.MARKER} marker (its save was cut off): not used")
     for name in committed:
         lack = replicate(directory / name, storage, say)
@@ -108,7 +108,7 @@ def latest_valid(directory: Path, storage: Storage, say: Callable[[str], None]) 
 def committed_steps(directory: Path, storage: Storage) -> list[str]:
     """Names of the checkpoints that any node has committed in `directory`, newest first; call it on all ranks."""
     mine = [path.name for path in commit.complete_checkpoints(directory)] if storage.leads else []
-    names = {name for of_rank in _from_all(mine) for name in of_rank}
+    names = {name for of_rank in from_all(mine) for name in of_rank}
     return sorted(names, key=lambda name: commit.step_of(Path(name)), reverse=True)
 
 
@@ -130,7 +130,7 @@ def replicate(checkpoint: Path, storage: Storage, say: Callable[[str], None] = l
     What has to be sent is said. Returns what is wrong with it, the same on every rank and empty (false) if nothing is:
     files of which nobody has a sound copy.
     """
-    found = [one for one in _from_all(_read_marker(checkpoint) if storage.leads else None) if one is not None]
+    found = [one for one in from_all(_read_marker(checkpoint) if storage.leads else None) if one is not None]
     marker = next((marker for marker, _ in found if marker is not None), None)
     if marker is None:
         return Lack([problem for _, problem in found][:1])
@@ -139,7 +139,7 @@ def replicate(checkpoint: Path, storage: Storage, say: Callable[[str], None] = l
     files = marker["files"]
     sound, problems = commit.verify_files(checkpoint, files, part=storage.part, parts=storage.parts)
     absent = [name for name in problems if not (checkpoint / name).exists()]
-    reports = _from_all((storage.number, sound, problems, absent))
+    reports = from_all((storage.number, sound, problems, absent))
     holders: dict[str, dict[int, int]] = {name: {} for name in files}  # file -> {folder: a rank}
     for rank, (number, names, _, _) in enumerate(reports):
         for name in names:
@@ -218,7 +218,8 @@ def from_rank_0(value: Any) -> Any:
     return box[0]
 
 
-def _from_all(value: Any) -> list[Any]:
+def from_all(value: Any) -> list[Any]:
+    """Every rank's `value`, by rank; call it on all ranks."""
     if not dist.is_initialized():
         return [value]
     box = [None] * dist.get_world_size()
