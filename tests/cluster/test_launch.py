@@ -204,10 +204,14 @@ def test_a_run_that_goes_on_is_not_started_a_second_time(start, run, tmp_path):
     launcher.wait()
 
 
-def test_axolotls_own_form_meets_by_c10d_without_node_ranks(start, tmp_path):
-    words = ("--nnodes", "2", "--nproc_per_node", "1", "--rdzv_id", "job", "--rdzv_backend", "c10d", "--max_steps", "2")
+def test_axolotls_own_form_meets_by_c10d_and_a_node_that_is_lost_is_named(start, tmp_path):
+    """torchrun deals the ranks out, and tells nobody of a node that has gone."""
+    words = ("--nnodes", "2", "--nproc_per_node", "1", "--rdzv_id", "job", "--rdzv_backend", "c10d")
     words = ("--launcher", "torchrun", "--", *words, "--rdzv_endpoint", f"127.0.0.1:{free_port()}")
-    launchers = [start(*words) for _ in range(2)]
-    outputs = finish(*launchers)
-    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
-    assert sorted("step 2/2" in output for output in outputs) == [False, True]
+    launchers = [start(*words, **ENDLESS) for _ in range(2)]
+    wait_for_steps(RunDir(tmp_path / "run"), launchers[0], ranks=2)
+    launchers[1].kill()
+    output, _ = launchers[0].communicate(timeout=60)
+    assert launchers[0].returncode == 1, output
+    assert f"(pid {launchers[1].pid}) was lost: the connection was closed" in output
+    launchers[1].communicate()

@@ -164,6 +164,13 @@ def _never_started(run: RunDir, launch: Launch, node: int | str, tail: str) -> F
         rank, number, pid = killed[0]
         code = code_of_signal(number)
         head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})')} before it said anything"
+    elif launch.is_elastic:
+        head = (
+            f"node {node} started no rank: {launch.min_nodes} nodes did not meet at {launch.endpoint} within "
+            f"{launch.join_seconds:.0f} s (c10d rendezvous). Is `allranks` running on the machine that --rdzv-endpoint "
+            "names, is the port open to this node, and do all nodes say the same --nnodes, --rdzv-endpoint and "
+            "--rdzv-id?"
+        )
     elif launch.max_nodes > 1:
         head = (
             f"node {node} started no rank: the {launch.max_nodes} nodes did not meet at {launch.endpoint} "

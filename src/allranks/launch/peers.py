@@ -22,9 +22,19 @@ from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import Outcome
 from allranks.launch.spec.options import Launch
+from allranks.launch.spec.rdzv_conf import is_host
 from allranks.launch.stop import Stopped
 from allranks.observe import say
-from allranks.rendezvous import NodeFacts, Rendezvous, Terms, environment_differences, join, prove_pairs, tell_node_0
+from allranks.rendezvous import (
+    NodeFacts,
+    Rendezvous,
+    Terms,
+    environment_differences,
+    is_here,
+    join,
+    prove_pairs,
+    tell_node_0,
+)
 
 TOKEN = "ALLRANKS_TOKEN"
 _FAILED_HERE = "this node cannot go on"
@@ -32,7 +42,7 @@ _FAILED_HERE = "this node cannot go on"
 
 @dataclass
 class Peers:
-    """`node` carries the run id that all agreed on. Without a rendezvous (one node, or c10d) it is this node alone."""
+    """`node` carries the run id that all agreed on. Without a rendezvous (one node, or an elastic c10d) it is alone."""
 
     node: Node
     rendezvous: Rendezvous | None = None
@@ -53,7 +63,7 @@ class Peers:
     @property
     def ranks(self) -> range | None:
         """The ranks of this node: torchrun numbers them node by node. None where this node cannot know."""
-        if self.rendezvous is None:
+        if self.rendezvous is None or not self.rendezvous.own.has_rank:
             return None
         own = self.rendezvous.own
         first = sum(node.num_processes for node in self.rendezvous.nodes[: own.node_rank])
@@ -67,7 +77,15 @@ class Peers:
         if self.rendezvous is None:
             return {str(self.node.name): account}
         self.rendezvous.ready(facts, account)
-        return {str(rank): known for rank, known in sorted(self.rendezvous.accounts.items())}
+        known = sorted(self.rendezvous.accounts.items())
+        hosts = [node.host for node in self.nodes]
+        names = [host if hosts.count(host) == 1 else node.name for node, host in zip(self.nodes, hosts, strict=True)]
+        return {str(rank) if self.rendezvous.own.has_rank else names[rank]: one for rank, one in known}
+
+    @property
+    def keeps_the_record(self) -> bool:
+        """Whether it is this node that writes the run's manifest; several do where none knows of the others."""
+        return self.node.writes_the_manifest if self.rendezvous is None else self.rendezvous.own.node_rank == 0
 
     def lost(self) -> str | None:
         """Why the run cannot go on, if another node failed or was lost."""
@@ -119,7 +137,7 @@ def join_peers(
     *,
     is_engine: bool = True,
 ) -> Iterator[Peers]:
-    """Meet the other nodes of a static rendezvous, and see that ranks on each can talk to those on each other.
+    """Meet the other nodes, and see that ranks on each can talk to those on each other.
 
     `same` is what must be equal on all, `variables` what the ranks of this node get beside its environment, `held` what
     it has of the run's checkpoints; `is_engine` says whether they run our engine. Raises RefusedError.
@@ -128,6 +146,8 @@ def join_peers(
         yield Peers(node)
         return
     environment = {**os.environ, **variables}
+    if launch.backend == "c10d":
+        same = {**same, "--rdzv-id": launch.rdzv_id}
     own = replace(_who(launch), same=same, environment=network_facts(environment), held=held)
     terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
@@ -170,7 +190,7 @@ def refusals_told(launch: Launch | None) -> Iterator[None]:
         yield
     except (AllranksError, OSError) as error:
         told = told_to_user(error, _FAILED_HERE)
-        if launch is not None and launch.meets and launch.node_rank != 0:
+        if launch is not None and launch.meets and not _is_host(launch):
             tell_node_0(_who(launch), _terms(launch, run_id=""), str(told or error))
         if told in (error, None):
             raise
@@ -178,9 +198,11 @@ def refusals_told(launch: Launch | None) -> Iterator[None]:
 
 
 def _who(launch: Launch) -> NodeFacts:
-    assert launch.node_rank is not None
+    by_c10d = launch.backend == "c10d"
+    assert by_c10d or launch.node_rank is not None
     return NodeFacts(
-        node_rank=launch.node_rank,
+        node_rank=-1 if by_c10d or launch.node_rank is None else launch.node_rank,
+        has_rank=not by_c10d,
         nnodes=launch.max_nodes,
         num_processes=launch.nproc_per_node,
         host=socket.gethostname(),
@@ -195,12 +217,22 @@ def _terms(launch: Launch, run_id: str) -> Terms:
         port=launch.port,
         run_id=run_id,
         token=os.environ.get(TOKEN, ""),
+        by_c10d=launch.backend == "c10d",
         join_seconds=launch.join_seconds,
         silence_seconds=launch.silence_seconds,
+        is_host=_is_host(launch),
     )
 
 
+def _is_host(launch: Launch) -> bool:
+    """Whether the others come to this node."""
+    if launch.backend != "c10d":
+        return launch.node_rank == 0
+    said = is_host(launch.launcher_args)
+    return is_here(launch.address) if said is None else said
+
+
 def _going(own: NodeFacts, terms: Terms) -> str:
-    if own.node_rank == 0:
+    if terms.is_host:
         return f"waiting for {own.nnodes - 1} other node(s) at {terms.endpoint}"
-    return f"going to node 0 at {terms.endpoint}"
+    return f"going to {terms.host} at {terms.endpoint}"

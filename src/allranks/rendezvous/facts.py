@@ -32,10 +32,18 @@ class NodeFacts:
     same: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     held: Held | None = None
+    has_rank: bool = True
+    """Whether it was started with its node rank. Under c10d torchrun deals ranks out later: `node_rank` is then the
+    order in which the nodes came, which node 0 tells them, and -1 before."""
 
     @property
     def name(self) -> str:
-        return f"node {self.node_rank} ({self.host})"
+        return f"node {self.node_rank} ({self.host})" if self.has_rank else f"{self.host} (pid {self.pid})"
+
+    @property
+    def id(self) -> int | str:
+        """As logs and findings name it."""
+        return self.node_rank if self.has_rank else self.host
 
     def to_message(self) -> dict[str, Any]:
         return {**asdict(self), "held": None if self.held is None else self.held.to_message()}
@@ -54,6 +62,7 @@ class NodeFacts:
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise ValueError(f"{name} is missing or no {kind.__name__}")
             values[name] = printable(value, _LONGEST_NAME) if isinstance(value, str) else value
+        values["has_rank"] = message.get("has_rank") is not False
         for name in ("same", "environment"):
             table = message.get(name, {})
             if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import resource
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import psutil
-
 from allranks.checkpoint.holdings import refusal
 from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
 from allranks.doctor.nodes import node_lost
-from allranks.errors import RefusedError, UsageError
+from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts, differences
-from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous, Terms
+from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous
+from allranks.rendezvous.listen import listen
+from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
@@ -54,7 +51,7 @@ class Head(Rendezvous):
         self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._rounds: dict[str, dict[int, Any]] = {}  # what has been handed in, by name and node rank
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
-        self._socket, self._note = _listen(terms)
+        self._socket, self._note = listen(terms)
 
     def gather(self) -> None:
         if self._note:
@@ -134,19 +131,22 @@ class Head(Rendezvous):
 
     def _missing(self) -> str:
         missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        shown = "node " + ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        if not self.own.has_rank:
+            shown = f"{len(missing)} node(s)"
         came = ", ".join(peer.facts.name for _, peer in sorted(self._peers.items())[:8])
         rejected = f"; turned away: {'; '.join(sorted(self._rejected)[:4])}" if self._rejected else ""
         return (
-            f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: node "
+            f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: "
             f"{shown}{f' (here: {came})' if came else ''}{rejected}"
         )
 
     def _help_missing(self) -> str:
         note = f"\n  {self._note}" if self._note else ""
+        alike = "this --rdzv-endpoint" if self.terms.by_c10d else "its own --node-rank and this --master-addr"
         return (
-            f"{note}\n  is `allranks` started there with its own --node-rank and this --master-addr, and is port "
-            f"{self.terms.port} of this machine open to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
+            f"{note}\n  is `allranks` started there with {alike}, and is port {self.terms.port} of this machine open "
+            f"to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
         )
 
     def _refuse_differences(self, nodes: list[NodeFacts]) -> None:
@@ -272,20 +272,30 @@ class Head(Rendezvous):
             self._reject(f"{facts.name}: {refusal}")
             return None
         with self._changed:
-            self._peers[facts.node_rank] = peer
+            if not facts.has_rank:
+                free = next(rank for rank in range(1, self.own.nnodes) if rank not in self._peers)
+                peer.facts = replace(facts, node_rank=free)
+            self._peers[peer.facts.node_rank] = peer
             self._changed.notify_all()
         return peer
 
     def _hear_refusal(self, facts: NodeFacts, reason: str) -> None:
         """A node will not come: all others need not wait for it."""
-        if self.nodes or not 0 < facts.node_rank < self.own.nnodes:
+        if self.nodes or self._turn_away(facts):
             return
         with self._changed:
-            self._withdrawn[facts.node_rank] = f"{facts.name} refused to start: {reason}"
+            key = facts.node_rank if facts.has_rank else -1 - len(self._withdrawn)
+            self._withdrawn[key] = f"{facts.name} refused to start: {reason}"
             self._changed.notify_all()
 
     def _turn_away(self, facts: NodeFacts) -> str | None:
         rank = facts.node_rank
+        if facts.has_rank != self.own.has_rank:
+            ways = {True: "--node-rank and --master-addr", False: "--rdzv-backend c10d"}
+            return f"it was started with {ways[facts.has_rank]}, {self.own.host} with {ways[self.own.has_rank]}"
+        if not facts.has_rank:
+            full = len(self._peers) == self.own.nnodes - 1
+            return f"all {self.own.nnodes} nodes (--nnodes) are here already" if full else None
         other = self.own if rank == 0 else self._peers[rank].facts if rank in self._peers else None
         if other is not None:
             return f"--node-rank {rank} is taken by {other.host} (pid {other.pid}): give every node its own"
@@ -326,14 +336,14 @@ class Head(Rendezvous):
         peer.writer.close()
         if self.nodes:
             reason = f"{peer.facts.name} was lost: {how}"
-            self._stop_all(peer, reason, node_lost(peer.facts.node_rank, peer.facts.host, reason, 0).to_message())
+            self._stop_all(peer, reason, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
             self._peers.pop(peer.facts.node_rank, None)
 
     def _stop_all(self, peer: _Peer, reason: str, said: object) -> None:
-        finding = from_message(said) or said_elsewhere(reason, peer.facts.node_rank)
+        finding = from_message(said) or said_elsewhere(reason, peer.facts.id)
         if self._leaving is None and goes_before(finding, first_failure(filter(None, [self._failed, self._first]))):
             if not reason.startswith(peer.facts.name):
                 reason = f"{peer.facts.name}: {reason}"
@@ -349,65 +359,11 @@ async def _send_quietly(peer: _Peer, token: str, message: dict[str, Any]) -> Non
     # A peer that cannot be reached is found out by its silence.
     with contextlib.suppress(OSError, RuntimeError):
         if "go" in message:
-            message = {**message, "proof": wire.proof(token, peer.nonce, message["go"])}
+            go = {**message["go"], "you": peer.facts.node_rank}
+            message = {"go": go, "proof": wire.proof(token, peer.nonce, go)}
         await wire.send(peer.writer, message)
 
 
 def _address_of(writer: asyncio.StreamWriter) -> str:
     name = writer.get_extra_info("peername")
     return str(name[0]) if name else "unknown"
-
-
-def _listen(terms: Terms) -> tuple[socket.socket, str]:
-    """A listening socket on the address that the others use; on all, and with a note, if it is no address of ours."""
-    try:
-        family, *_, (address, *_) = socket.getaddrinfo(terms.address, terms.port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise UsageError(
-            f"--master-addr {terms.address}: {error.strerror or error}; give a name or an address of node 0 that every "
-            "node can resolve"
-        ) from None
-    own = {item.address.partition("%")[0] for items in psutil.net_if_addrs().values() for item in items}
-    named = terms.address != address
-    note = ""
-    if address not in own:
-        own_ones = ", ".join(sorted(item for item in own if _is_ip(item)))
-        note = (
-            f"--master-addr {terms.address} is no address of this machine, which has {own_ones}: is this node 0? "
-            "It is right only behind an address translation"
-        )
-    if note or (named and ipaddress.ip_address(str(address)).is_loopback):
-        # Behind an address translation, or Debian's 127.0.1.1 for the own name, which nobody else could reach.
-        address = "::" if family == socket.AF_INET6 else ""
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    # The launcher's store binds the same port while our connections go on.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, terms.port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        if error.errno != errno.EADDRINUSE:
-            raise UsageError(f"node 0 cannot listen on {terms.endpoint}: {error.strerror}") from None
-        raise UsageError(
-            f"node 0 cannot listen on {terms.endpoint}: the port is in use{_user_of(terms.port)}; stop that process, "
-            "give this node its own --node-rank if that is node 0, or take another --master-port on all nodes"
-        ) from None
-    listener.setblocking(False)
-    return listener, note
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        return not ipaddress.ip_address(text).is_link_local
-    except ValueError:  # a hardware address
-        return False
-
-
-def _user_of(port: int) -> str:
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            listening = connection.status == psutil.CONN_LISTEN and connection.pid
-            if listening and connection.laddr and connection.laddr[1] == port:
-                return f" by pid {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline()[:4])[:80]})"
-    return ""

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from allranks.doctor.causes import is_cause
@@ -16,6 +16,8 @@ from allranks.errors import RefusedError
 from allranks.findings import Finding, from_message
 from allranks.observe import say
 from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.listen import PortInUse
+from allranks.rendezvous.terms import Terms
 
 _TELL_EVERY_SECONDS = 30.0
 # That a failing node waits for the others' account of it: longer than their launchers take for their last words.
@@ -30,28 +32,19 @@ MOST_ROUNDS = 64
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How a node takes part. Times are seconds: to wait for the others, and of silence after which one is lost."""
-
-    address: str
-    port: int
-    run_id: str  # what node 0 proposes; its is everybody's
-    token: str = ""
-    join_seconds: float = 600.0
-    silence_seconds: float = 10.0
-
-    @property
-    def endpoint(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
-
-
 def join(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> Rendezvous:
     """Wait until all nodes are there and agree. Raises RefusedError that names who is missing, or what differs."""
     from allranks.rendezvous.head import Head
     from allranks.rendezvous.member import Member
 
-    rendezvous = (Head if own.node_rank == 0 else Member)(own, terms, say)
+    rendezvous: Rendezvous | None = None
+    if own.node_rank == 0:
+        rendezvous = Head(own, terms, say)
+    elif not own.has_rank and terms.is_host:
+        # Of several launchers on the machine that c10d's endpoint names, the first is the host.
+        with contextlib.suppress(PortInUse):
+            rendezvous = Head(replace(own, node_rank=0), terms, say)
+    rendezvous = rendezvous or Member(own, terms, say)
     try:
         rendezvous.gather()
     except BaseException:
@@ -156,7 +149,7 @@ class Rendezvous:
 
     def fail(self, message: str, finding: Finding | None = None) -> str | None:
         """Tell the others why this node fails, so that they stop; returns why another one failed, if one did first."""
-        finding = finding or said_elsewhere(message, self.own.node_rank)
+        finding = finding or said_elsewhere(message, self.own.id)
         if self._stop_reason is None:
             self._tell_failure(message, finding)
             with self._changed, contextlib.suppress(TimeoutError):

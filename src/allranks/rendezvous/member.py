@@ -8,6 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from allranks.cluster.not_reached import why_not_reached
@@ -17,7 +18,8 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
-from allranks.rendezvous.join import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous, Terms
+from allranks.rendezvous.join import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
+from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
 _CONNECT_SECONDS = 10.0
@@ -39,7 +41,7 @@ class Member(Rendezvous):
         while not self._wait(lambda: bool(self.nodes), self._waiting, deadline):
             if self._trouble:
                 raise RefusedError(
-                    f"node {self.own.node_rank} could not meet node 0 at {self.terms.endpoint} within "
+                    f"{self.own.name} could not meet {self.terms.host} at {self.terms.endpoint} within "
                     f"{self.terms.join_seconds:.0f} s: {self._trouble}"
                 )
             deadline = time.monotonic() + self.terms.join_seconds
@@ -55,7 +57,7 @@ class Member(Rendezvous):
         self._post({"round": name, "payload": payload})
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds + ANSWER_SECONDS
         if not self._wait(lambda: name in self._answers, lambda: f"{name}: waiting for the other nodes", deadline):
-            raise RefusedError(f"{name}: node 0 ({self.nodes[0].host}) gave no answer in {deadline_seconds:.0f} s")
+            raise RefusedError(f"{name}: {self.nodes[0].name} gave no answer in {deadline_seconds:.0f} s")
         with self._changed:
             return self._answers.pop(name)
 
@@ -64,7 +66,7 @@ class Member(Rendezvous):
 
     def _waiting(self) -> str:
         trouble = self._trouble or "it is there, and waits for the other nodes"
-        return f"waiting for node 0 at {self.terms.endpoint}: {trouble}"
+        return f"waiting for {self.terms.host} at {self.terms.endpoint}: {trouble}"
 
     def _post(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(RuntimeError):  # nobody is left to talk to
@@ -90,8 +92,9 @@ class Member(Rendezvous):
                 how = self._silent or str(error)
                 if self.nodes:
                     if self._leaving is None and self._stop_reason is None:
-                        reason = f"node 0 ({self.nodes[0].host}) was lost: {how}"
-                        self._hear(reason, node_lost(0, self.nodes[0].host, reason, self.own.node_rank).to_message())
+                        host = self.nodes[0]
+                        reason = f"{host.name} was lost: {how}"
+                        self._hear(reason, node_lost(host.id, host.host, reason, self.own.id).to_message())
                     return
                 self._set(_trouble=how, _silent="")
             finally:
@@ -107,12 +110,16 @@ class Member(Rendezvous):
         except socket.gaierror:
             raise WireError(f"the name {self.terms.address} is not known on {self.own.host}") from None
         except ConnectionRefusedError:
-            raise WireError("connection refused: is node 0 started, and with this --master-port?") from None
+            asked = f"is {self.terms.host} started, and with this {self.terms.port_option}?"
+            raise WireError(f"connection refused: {asked}") from None
         except OSError as error:
-            raise WireError(f"{why_not_reached(error)}: is this the address of node 0?") from None
+            raise WireError(f"{why_not_reached(error)}: is this the address of {self.terms.host}?") from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        foreign = "something else than this version of allranks listens there: take another --master-port on all nodes"
+        foreign = (
+            "something else than this version of allranks listens there: take another "
+            f"{self.terms.port_option} on all nodes"
+        )
         self._set(_trouble=foreign)
         lines = wire.Lines(reader)
         try:
@@ -157,9 +164,12 @@ class Member(Rendezvous):
                 nodes = [NodeFacts.from_message(node) for node in message["go"]["nodes"]]
                 if len(nodes) != self.own.nnodes:
                     raise ValueError(f"it has {len(nodes)} nodes")
+                own = self.own if self.own.has_rank else replace(self.own, node_rank=int(message["go"]["you"]))
+                if not 0 < own.node_rank < len(nodes):
+                    raise ValueError(f"it has no place for {self.own.name}")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WireError(f"its list of nodes cannot be read: {error}") from None
-            self._set(run_id=wire.printable(message["go"].get("run"), 100), nodes=nodes)
+            self._set(run_id=wire.printable(message["go"].get("run"), 100), own=own, nodes=nodes)
         elif "round" in message:
             if not self.nodes or len(self._answers) >= MOST_ROUNDS:
                 raise WireError("answers what nobody asked")
@@ -171,9 +181,9 @@ class Member(Rendezvous):
         elif "bye" in message:
             self.parting = True
             if message["bye"] not in (DONE, PREEMPTED):
-                node_0 = f"node 0 ({self.nodes[0].host})" if self.nodes else f"node 0 at {self.terms.endpoint}"
+                host = self.nodes[0].name if self.nodes else f"{self.terms.host} at {self.terms.endpoint}"
                 said = wire.printable(message.get("message") or "")
-                self._hear(said or f"{node_0} failed", message.get("finding"))
+                self._hear(said or f"{host} failed", message.get("finding"))
             return True
         return False
 

@@ -9,7 +9,7 @@ import time
 
 from allranks.rendezvous import wire
 from allranks.rendezvous.facts import NodeFacts
-from allranks.rendezvous.join import Terms
+from allranks.rendezvous.terms import Terms
 
 PATIENCE_SECONDS = 5.0
 """Started at the same moment, node 0 may listen some seconds later; the user here waits for his message meanwhile."""

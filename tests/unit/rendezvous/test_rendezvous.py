@@ -15,7 +15,7 @@ from allranks.doctor.causes import PEER_GONE, RANK_ERROR
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.findings import Finding, Who
 from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, refusal, tell_node_0, wire
-from allranks.rendezvous.join import Terms
+from allranks.rendezvous.terms import Terms
 
 
 def _free_port() -> int:

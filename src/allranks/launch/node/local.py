@@ -56,8 +56,12 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
-    if launch.max_nodes > 1 and not peers.nodes:
-        say(f"{'rendezvous:':<12}waiting for {launch.min_nodes} nodes at {launch.endpoint} ({launch.backend})")
+    if launch.is_elastic:
+        say(
+            f"{'rendezvous:':<12}torchrun's alone, for {launch.join_seconds:.0f} s at most: waiting for "
+            f"{launch.min_nodes} nodes at {launch.endpoint} ({launch.backend}). Nodes may come and go, so nothing of "
+            "ours watches over them: one that is lost shows when a collective's time-out (ddp_timeout) has passed"
+        )
     # Our engine keeps rank 0's log itself.
     with terminal_path(None if program.is_engine else node.run.log(node.name, 0)) as terminal:
         return supervise(
@@ -115,19 +119,18 @@ def _write_record(
     added: Mapping[str, str],
     accounts: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    if node.writes_the_manifest:
-        manifest = make_manifest(
-            run_id=node.run_id,
-            argv=["allranks", *inputs.argv],
-            config=inputs.cfg.flat() if inputs.cfg else None,
-            config_source=inputs.cfg.source if inputs.cfg else None,
-            fingerprint=inputs.fingerprint,
-            nodes=accounts,
-            command=command,
-            environment={**os.environ, **added},
-            launch=launch_options(launch),
-        )
-        write_manifest(node.run.manifest, manifest)
+    manifest = make_manifest(
+        run_id=node.run_id,
+        argv=["allranks", *inputs.argv],
+        config=inputs.cfg.flat() if inputs.cfg else None,
+        config_source=inputs.cfg.source if inputs.cfg else None,
+        fingerprint=inputs.fingerprint,
+        nodes=accounts,
+        command=command,
+        environment={**os.environ, **added},
+        launch=launch_options(launch),
+    )
+    write_manifest(node.run.manifest, manifest)
 
 
 def _without_launchers_variables(env: Mapping[str, str]) -> dict[str, str]:

@@ -69,8 +69,14 @@ class Launch:
 
     @property
     def meets(self) -> bool:
-        """Whether this node meets the others before its launcher starts: several nodes, whose ranks are known."""
-        return self.max_nodes > 1 and self.backend == "static" and self.node_rank is not None
+        """Whether this node meets the others before its launcher starts, and hears of them while it runs."""
+        return self.max_nodes > 1 and not self.is_elastic
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether torchrun may go on with other nodes than those that came first: then it watches over them alone."""
+        is_several = self.max_nodes > 1 and self.backend == "c10d"
+        return is_several and (self.min_nodes != self.max_nodes or self.max_restarts > 0)
 
     @property
     def endpoint(self) -> str:

@@ -66,3 +66,14 @@ def test_an_ipv6_endpoint_keeps_its_colons():
 def test_half_a_launch_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
         resolve(LaunchOptions(**options), num_gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "meets"),
+    [({}, True), ({"max_restarts": 1}, False), ({"nnodes": "2:3"}, False), ({"nnodes": "1:2"}, False)],
+)
+def test_nodes_of_c10d_meet_unless_others_may_come_later(changed, meets):
+    options = {"nnodes": "2", "rdzv_backend": "c10d", "rdzv_endpoint": "head"}
+    launch = resolve(LaunchOptions(**{**options, **changed}), num_gpus=0)
+    assert (launch.meets, launch.is_elastic) == (meets, not meets)
+    assert not resolve(LaunchOptions(max_restarts=1), num_gpus=0).is_elastic

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 from torch.distributed.run import parse_args
@@ -39,6 +40,14 @@ def test_torchrun_understands_an_elastic_launch():
     )
     assert (args.nnodes, args.rdzv_backend, args.rdzv_endpoint) == ("2:3", "c10d", "head:1234")
     assert (args.rdzv_id, args.max_restarts, args.rdzv_conf) == ("job", 3, "join_timeout=60")
+
+
+def test_torchrun_waits_for_an_elastic_launch_as_long_as_we_would():
+    elastic = LaunchOptions(nnodes="2", rdzv_backend="c10d", rdzv_endpoint="h", max_restarts=1, join_seconds=90.5)
+    assert as_torchrun_reads_it(elastic).rdzv_conf == "join_timeout=91"
+    given = replace(elastic, launcher_args=("--rdzv_conf=is_host=1,last_call_timeout=5",))
+    assert as_torchrun_reads_it(given).rdzv_conf == "is_host=1,last_call_timeout=5,join_timeout=91"
+    assert as_torchrun_reads_it(replace(elastic, max_restarts=0)).rdzv_conf == ""
 
 
 def test_torchrun_understands_any_program():
