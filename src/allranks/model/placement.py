@@ -48,7 +48,7 @@ def place(
         raise ConfigError(f"{quantized[0]}: DeepSpeed's kernels that quantize need a GPU with CUDA; leave it out here")
     mesh = None
     if kind == "fsdp" and replicas > 1:
-        timeout = datetime.timedelta(seconds=cfg.parallel.ddp_timeout)
+        timeout = datetime.timedelta(seconds=cfg.parallel.start_timeout_seconds)
         mesh = _replicas_of_shards(device.type, replicas, shards, timeout)
     elif kind == "fsdp":
         mesh = init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))

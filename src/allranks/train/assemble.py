@@ -32,6 +32,7 @@ from allranks.train.stats import StatsReader
 from allranks.train.step_schedule import lay_out
 from allranks.train.storage import Storage
 from allranks.train.strategies import make_strategy, strategy_warnings
+from allranks.train.time_limit import TimeLimit
 from allranks.train.traffic import CHECKPOINT_GROUP
 
 
@@ -72,7 +73,7 @@ def assemble(
             run_dir.checkpoints,
             strategy.state,
             # A group of its own: a save behind the training must not share one with the training's collectives.
-            group=_group_for_saving(cfg.parallel.ddp_timeout) if dist.is_initialized() else None,
+            group=_group_for_saving(cfg.parallel.start_timeout_seconds) if dist.is_initialized() else None,
             storage=storage,
             asynchronous=cfg.checkpoint.save_async is not False,
             keep=cfg.checkpoint.save_total_limit,
@@ -104,6 +105,7 @@ def assemble(
         memory_bytes=_memory_meter(device),
         full_speed=_full_speed(model, identity.world_size),
         slow_steps=SlowSteps(model.placement.nodes),
+        time_limit=TimeLimit(cfg.parallel.ddp_timeout, events),
     )
 
 

@@ -28,6 +28,7 @@ from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
 from allranks.train.step_schedule import StepSchedule
 from allranks.train.strategies import Strategy
+from allranks.train.time_limit import TimeLimit
 from allranks.train.traffic import TrafficCounter
 
 
@@ -65,6 +66,7 @@ class Loop:
     events: EventLog
     progress: Progress | None
     limits: Limits
+    time_limit: TimeLimit
     stop_request: StopRequest
     describe_state: Callable[[Loop], RunState]
     seed: int
@@ -238,6 +240,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
     for stats in read:
         now = time.perf_counter()
         seconds, loop._last_read = now - loop._last_read, now
+        loop.time_limit.after_step(seconds)
         record = loop._records.pop(stats.step)
         loop.last_loss = stats.loss
         memory = loop.memory_bytes()

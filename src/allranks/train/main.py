@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -47,6 +48,14 @@ from allranks.train.signals import StopRequest
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
 from allranks.train.traffic import TrafficCounter, steps_to_count
 
+# What may take long, and would else pass in silence, with its time since this rank began.
+_TOLD_PHASES = {
+    "rendezvous": "joining the other ranks",
+    "model": "loading the model",
+    "train": "the first step",
+    "export": "writing the result",
+}
+
 
 def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     """Run this process's part of the training; returns its exit code (0 done, 75 preempted, else failed).
@@ -87,6 +96,7 @@ class _Rank:
     run_dir: RunDir
     events: EventLog
     trackers: Trackers | None = None
+    started: float = field(default_factory=time.monotonic)
 
     def run(self) -> TrainingEnd:
         with StopRequest() as stop_request:
@@ -106,7 +116,8 @@ class _Rank:
         self._enter("rendezvous")
         check_world_size(identity)
         kind, _, _ = strategy(cfg, identity.world_size)
-        device = world.join(identity, timeout_seconds=cfg.parallel.ddp_timeout, needs_group=kind in ("fsdp", "zero"))
+        wait_seconds, needs_group = cfg.parallel.start_timeout_seconds, kind in ("fsdp", "zero")
+        device = world.join(identity, timeout_seconds=wait_seconds, needs_group=needs_group)
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
         world.check_equal(equal_settings(cfg) | model_files(cfg) | told, identity)
         storage = detect_shared(self.run_dir.path, identity)
@@ -136,6 +147,7 @@ class _Rank:
             stop_request=stop_request,
             warn=self._warn,
         )
+        loop.time_limit.begin()
         left_trajectory = False
         if resume is not None and state is not None:
             check_trajectory(resume, state, cfg, prepared.fingerprint, self._warn)
@@ -144,6 +156,8 @@ class _Rank:
             self._say(f"resumed {resume} at step {loop.step} of {loop.step_schedule.num_steps}")
         if model.packed and (text := model.packed.warning(model.num_parameters)):
             self._warn(text)
+        if cfg.parallel.ddp_timeout is not None and not identity.alone:
+            self._say(f"a collective that does not finish ends the run after {wait_seconds} s (ddp_timeout)")
         self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
 
         outcome = TrainingEnd("done")
@@ -208,6 +222,7 @@ class _Rank:
         if checkpoint is None:
             return None
         self._enter("export")
+        loop.time_limit.begin()  # each rank reads its part of the files, which takes as long as its storage does
         if storage.count > 1 and (lack := replicate(checkpoint, storage, self._say)):
             raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(lack.problems))
         # Rank 0 writes alone, however long it takes; the others are done, and wait in no collective with a time-out.
@@ -216,6 +231,8 @@ class _Rank:
 
     def _enter(self, phase: str) -> None:
         self.events.emit("phase", phase=phase, pid=os.getpid())
+        if phase in _TOLD_PHASES:
+            self._say(f"{f'{time.monotonic() - self.started:.1f} s':<12}{_TOLD_PHASES[phase]}")
 
     def _say(self, text: str) -> None:
         if self.identity.rank == 0:

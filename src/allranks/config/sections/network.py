@@ -45,7 +45,7 @@ class NetworkSettings(Section):
     debug_subsystems: list[Subsystem] | None = Field(None, min_length=1)
     """Parts of NCCL that `debug: INFO` logs; INIT, BOOTSTRAP and ENV if not given."""
     timeout: int | None = Field(None, ge=1)
-    """Another name of `ddp_timeout`: seconds after which a collective that does not finish stops the run."""
+    """Another name of `ddp_timeout`, which says after how many seconds a hanging collective stops the run."""
     cuda_device_max_connections: int | None = Field(None, ge=1, le=32)
     """Hardware queues from host to GPU (CUDA_DEVICE_MAX_CONNECTIONS); CUDA's default is 8."""
 

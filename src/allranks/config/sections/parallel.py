@@ -6,6 +6,9 @@ from pydantic import Field
 
 from allranks.config.sections.section import Section
 
+START_TIMEOUT_SECONDS = 1800
+"""While ranks load and compile, they may be as far apart as their disks, caches and compilers are."""
+
 
 class FsdpConfig(Section):
     """Settings of FSDP2 (`fully_shard`). The old form with an `fsdp_` prefix is understood."""
@@ -97,8 +100,9 @@ class ParallelConfig(Section):
     """Backend of `torch.compile`."""
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     """Mode of `torch.compile`."""
-    ddp_timeout: int = Field(1800, ge=1)
-    """Seconds after which a collective that does not finish stops the run."""
+    ddp_timeout: int | None = Field(None, ge=1)
+    """Seconds after which a collective that does not finish stops the run: 1800 until the first step is done, then 300
+    or 20 steps, whichever is longer; a number given here holds from the start to the end."""
     ddp_bucket_cap_mb: int | None = Field(None, ge=1)
     """Size of DDP's gradient buckets in MiB."""
     ddp_broadcast_buffers: bool | None = None
@@ -109,6 +113,11 @@ class ParallelConfig(Section):
     """How DDP sends gradients: as they are, rounded to 16 bits, or approximated by matrices of a low rank."""
     ddp_comm_state_option: DdpCommStateOption | None = None
     """Options of PowerSGD."""
+
+    @property
+    def start_timeout_seconds(self) -> int:
+        """`ddp_timeout`, or what holds until the first step where it is not given."""
+        return self.ddp_timeout or START_TIMEOUT_SECONDS
 
     @property
     def uses_fsdp(self) -> bool:
