@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
+from allranks.rendezvous.channel import Channel, new_nonce, proves
 from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.listen import listen
@@ -34,8 +34,7 @@ _MOST_REJECTED = 64
 @dataclass
 class _Peer:
     facts: NodeFacts
-    writer: asyncio.StreamWriter
-    nonce: str
+    channel: Channel
     heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
     done: bool = False  # it said good-bye
     tasks: set[asyncio.Task] = field(default_factory=set)
@@ -171,7 +170,7 @@ class Head(Rendezvous):
     def _broadcast(self, message: dict[str, Any], but: _Peer | None = None) -> None:
         for peer in self._peers.values():
             if not peer.done and peer is not but:
-                task = asyncio.ensure_future(_send_quietly(peer, self.terms.token, message))
+                task = asyncio.ensure_future(_send_quietly(peer, message))
                 peer.tasks.add(task)
                 task.add_done_callback(peer.tasks.discard)
 
@@ -202,7 +201,7 @@ class Head(Rendezvous):
             if pending:
                 await asyncio.wait(pending, timeout=1.0)
             for peer in self._peers.values():
-                peer.writer.close()
+                peer.channel.writer.close()
 
     def _find_silent(self) -> None:
         limit = self._silence_seconds
@@ -231,29 +230,30 @@ class Head(Rendezvous):
                 writer.close()
         if peer is not None:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watch(peer, lines)
+                await self._watch(peer)
 
     def _reject(self, who: str) -> None:
         if len(self._rejected) < _MOST_REJECTED:
             self._rejected.add(wire.printable(who, 300))
 
     async def _shake_hands(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
-        nonce = secrets.token_hex(16)
+        nonce = new_nonce()
         await wire.send(writer, {"greeting": wire.GREETING, "nonce": nonce, "run": self.run_id})
         message = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
         hello = message.get("hello")
         if not isinstance(hello, dict):
             raise WireError("did not say who it is")
-        if not wire.proves(message.get("proof"), self.terms.token, nonce, hello):
+        if not proves(message.get("proof"), self.terms.token, nonce, hello):
             text = "its ALLRANKS_TOKEN is not the one of node 0: set the same on all nodes, or on none"
             await wire.send(writer, {"refused": text})
             raise WireError("another ALLRANKS_TOKEN")
+        channel = Channel(lines, writer, "node 0", self.terms.token, (nonce, str(message.get("nonce", ""))))
         try:
             NodeFacts.from_message(hello)
             lines.limit = wire.MAX_LINE_BYTES
-            await wire.send(writer, {"welcome": True})
+            await channel.send({"welcome": True})
             try:
-                told = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
+                told = await channel.receive(wire.HANDSHAKE_SECONDS)
             except WireError as error:
                 raise WireError(
                     f"it said who it is, but what it has did not come whole ({error}): do large packets get through? "
@@ -262,13 +262,13 @@ class Head(Rendezvous):
             facts = NodeFacts.from_message({**(told.get("facts") or {}), **hello})
             if "refuses" in told:
                 self._hear_refusal(facts, wire.printable(told["refuses"]))
-                await wire.send(writer, {"heard": True})
+                await channel.send({"heard": True})
                 return None
         except (ValueError, TypeError) as error:
             raise WireError(f"its facts are incomplete: {error}") from None
-        peer = _Peer(facts, writer, str(message.get("nonce", "")))
+        peer = _Peer(facts, channel)
         if refusal := self._turn_away(facts):
-            await wire.send(writer, {"refused": refusal})
+            await channel.send({"refused": refusal})
             self._reject(f"{facts.name}: {refusal}")
             return None
         with self._changed:
@@ -303,10 +303,10 @@ class Head(Rendezvous):
             return f"--node-rank {rank}: node 0 ({self.own.host}) was started with --nnodes {self.own.nnodes}"
         return None
 
-    async def _watch(self, peer: _Peer, lines: wire.Lines) -> None:
+    async def _watch(self, peer: _Peer) -> None:
         try:
             while True:
-                message = await wire.receive(lines)
+                message = await peer.channel.receive()
                 peer.heard = time.monotonic()
                 if "round" in message:
                     self._hand_in(peer, message)
@@ -314,7 +314,7 @@ class Head(Rendezvous):
                     self._stop_all(peer, wire.printable(message["failed"]), message.get("finding"))
                 elif "bye" in message:
                     peer.done = self.parting = True
-                    peer.writer.close()
+                    peer.channel.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (DONE, PREEMPTED):
                         said = wire.printable(message.get("message") or "failed")
                         self._stop_all(peer, said, message.get("finding"))
@@ -333,7 +333,7 @@ class Head(Rendezvous):
 
     def _lost(self, peer: _Peer, how: str) -> None:
         peer.done = True
-        peer.writer.close()
+        peer.channel.writer.close()
         if self.nodes:
             reason = f"{peer.facts.name} was lost: {how}"
             self._stop_all(peer, reason, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())
@@ -355,13 +355,12 @@ def _disagreement(found: Sequence[str]) -> str:
     return "\n  ".join(["the nodes do not agree:", *found])
 
 
-async def _send_quietly(peer: _Peer, token: str, message: dict[str, Any]) -> None:
+async def _send_quietly(peer: _Peer, message: Mapping[str, Any]) -> None:
     # A peer that cannot be reached is found out by its silence.
     with contextlib.suppress(OSError, RuntimeError):
         if "go" in message:
-            go = {**message["go"], "you": peer.facts.node_rank}
-            message = {"go": go, "proof": wire.proof(token, peer.nonce, go)}
-        await wire.send(peer.writer, message)
+            message = {"go": {**message["go"], "you": peer.facts.node_rank}}
+        await peer.channel.send(message)
 
 
 def _address_of(writer: asyncio.StreamWriter) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
 from allranks.rendezvous import wire
+from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.join import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
@@ -116,34 +116,29 @@ class Member(Rendezvous):
             raise WireError(f"{why_not_reached(error)}: is this the address of {self.terms.host}?") from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        foreign = (
-            "something else than this version of allranks listens there: take another "
-            f"{self.terms.port_option} on all nodes"
-        )
-        self._set(_trouble=foreign)
+        self._set(_trouble=foreign(self.terms))
         lines = wire.Lines(reader)
         try:
-            greeting = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
-        except WireError as error:
-            raise WireError(f"{foreign} ({error})") from None
-        if greeting.get("greeting") != wire.GREETING:
-            raise WireError(foreign)
-        hello, nonce = self.own.hello(), secrets.token_hex(16)
-        proof = wire.proof(self.terms.token, str(greeting.get("nonce", "")), hello)
-        await wire.send(writer, {"hello": hello, "proof": proof, "nonce": nonce})
-        lines.limit = wire.MAX_LINE_BYTES
-        first = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
-        if "welcome" in first:
-            await wire.send(writer, {"facts": self.own.to_message()})
-            self._set(_trouble="", _heard=time.monotonic())
-        elif self._take_in(first, nonce):
+            channel, first = await introduce(lines, writer, self.own.hello(), self.terms)
+        except NotProven:
+            # Also the answer to a token that is not node 0's.
+            self._set(
+                _refused=f"what listens at {self.terms.endpoint} does not know our ALLRANKS_TOKEN: set the same on "
+                "all nodes, or on none"
+            )
             return
-        talking = asyncio.ensure_future(self._talk_on(writer))
+        lines.limit = wire.MAX_LINE_BYTES
+        if "welcome" in first:
+            await channel.send({"facts": self.own.to_message()})
+            self._set(_trouble="", _heard=time.monotonic())
+        elif self._take_in(first):
+            return
+        talking = asyncio.ensure_future(self._talk_on(channel))
         try:
             while True:
-                message = await wire.receive(lines)
+                message = await channel.receive()
                 self._heard = time.monotonic()
-                if self._take_in(message, nonce) or talking.done():
+                if self._take_in(message) or talking.done():
                     break
         finally:
             if self._leaving is None:
@@ -151,15 +146,12 @@ class Member(Rendezvous):
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await talking
 
-    def _take_in(self, message: dict[str, Any], nonce: str) -> bool:
+    def _take_in(self, message: dict[str, Any]) -> bool:
         """Take in what node 0 says; True when that was the last word."""
         if "refused" in message:
             self._set(_refused=wire.printable(message["refused"]))
             return True
         if "go" in message:
-            if not wire.proves(message.get("proof"), self.terms.token, nonce, message["go"]):
-                self._set(_refused=f"what listens at {self.terms.endpoint} does not know our ALLRANKS_TOKEN")
-                return True
             try:
                 nodes = [NodeFacts.from_message(node) for node in message["go"]["nodes"]]
                 if len(nodes) != self.own.nnodes:
@@ -187,7 +179,7 @@ class Member(Rendezvous):
             return True
         return False
 
-    async def _talk_on(self, writer: asyncio.StreamWriter) -> None:
+    async def _talk_on(self, channel: Channel) -> None:
         """Pulses, and what the other thread has to say; ends with the good-bye, or when node 0 has fallen silent."""
         clock = wire.Clock()
         while True:
@@ -199,10 +191,10 @@ class Member(Rendezvous):
             if "bye" in message:
                 code, text, finding = self._leaving or (1, "", None)
                 bye = {"bye": code, "message": text, "finding": finding.to_message() if finding else None}
-                await wire.send(writer, bye)
+                await channel.send(bye)
                 return
             if clock.on_time() and time.monotonic() - self._heard > self._silence_seconds:
                 self._silent = f"no sign of life for {self._silence_seconds:.0f} s"
-                writer.transport.abort()  # ends the reading
+                channel.writer.transport.abort()  # ends the reading
                 return
-            await wire.send(writer, message)
+            await channel.send(message)

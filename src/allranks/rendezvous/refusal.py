@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 
 from allranks.rendezvous import wire
+from allranks.rendezvous.channel import introduce
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.terms import Terms
 
@@ -38,14 +38,9 @@ async def _tell(own: NodeFacts, terms: Terms, reason: str) -> bool:
 
 
 async def _say(lines: wire.Lines, writer: asyncio.StreamWriter, own: NodeFacts, terms: Terms, reason: str) -> bool:
-    greeting = await wire.receive(lines)
-    if greeting.get("greeting") != wire.GREETING:
+    channel, first = await introduce(lines, writer, own.hello(), terms)
+    if "welcome" not in first:
         return False
-    hello = own.hello()
-    proof = wire.proof(terms.token, str(greeting.get("nonce", "")), hello)
-    await wire.send(writer, {"hello": hello, "proof": proof, "nonce": secrets.token_hex(16)})
-    if "welcome" not in await wire.receive(lines):
-        return False
-    await wire.send(writer, {"refuses": reason})
-    await wire.receive(lines)  # what node 0 says to all: it has heard
+    await channel.send({"refuses": reason})
+    await channel.receive()  # what node 0 says to all: it has heard
     return True

@@ -1,17 +1,15 @@
-"""The lines that the nodes' launchers exchange: JSON, bounded in size and time, signed where a token is set.
+"""The lines that the nodes' launchers exchange: JSON, bounded in size and time.
 
 Nothing that arrives is ever run or imported.
 """
 
 import asyncio
-import hashlib
-import hmac
 import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
-GREETING = "allranks rendezvous 2"
+GREETING = "allranks rendezvous 3"
 MAX_LINE_BYTES = 4 * 2**20  # a config with some thousand keys is far below
 STRANGERS_BYTES = 64 * 2**10
 """The longest line from somebody of whom nothing is known: who it is and its proof take some hundred bytes."""
@@ -69,15 +67,24 @@ class Lines:
 
 async def receive(lines: Lines, seconds: float | None = None) -> dict[str, Any]:
     """The next message. Raises WireError at the end of the stream, after `seconds` of silence, and for nonsense."""
+    return read(await receive_line(lines, seconds))
+
+
+async def receive_line(lines: Lines, seconds: float | None = None) -> bytes:
+    """The next line. Raises WireError at the end of the stream and after `seconds` of silence."""
     try:
         async with asyncio.timeout(seconds) as limit:
-            line = await lines.next()
+            return await lines.next()
     except ConnectionResetError:
         raise WireError("the connection was closed") from None
     except OSError as error:  # the kernel's own time-out is a TimeoutError too, whatever we have set
         if isinstance(error, TimeoutError) and limit.expired():
             raise WireError(f"no sign of life for {seconds:.0f} s") from None
         raise WireError(error.strerror or str(error) or type(error).__name__) from None
+
+
+def read(line: bytes) -> dict[str, Any]:
+    """The message of a line. Raises WireError for nonsense."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -92,17 +99,3 @@ def printable(value: object, most: int = 10_000) -> str:
     text = str(value)
     cut = text if len(text) <= most else f"{text[:most]}…"
     return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in cut)
-
-
-def proof(token: str, nonce: str, message: Mapping[str, Any]) -> str:
-    """HMAC-SHA256 over the challenge and the message: only who knows the token can make it. Without token it is ''."""
-    if not token:
-        return ""
-    text = json.dumps([nonce, message], sort_keys=True)
-    return hmac.new(token.encode(), text.encode(), hashlib.sha256).hexdigest()
-
-
-def proves(given: object, token: str, nonce: str, message: Mapping[str, Any]) -> bool:
-    # As bytes: of texts compare_digest takes ASCII only.
-    wanted = proof(token, nonce, message).encode()
-    return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), wanted)

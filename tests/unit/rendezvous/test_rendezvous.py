@@ -446,7 +446,7 @@ def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(nodes: Nodes, answers:
         nodes.start(_facts(1), join_seconds=1.0)
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks rendezvous 2", "nonce": "1"}\n')
+            raw.sendall(b'{"greeting": "allranks rendezvous 3", "nonce": "1"}\n')
             raw.makefile().readline()
             raw.sendall(b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
             refused = nodes.wait()[1]
@@ -491,7 +491,7 @@ def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
         nodes.start(_facts(1), token="right")
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks rendezvous 2", "nonce": "1"}\n{"welcome": true}\n')
+            raw.sendall(b'{"greeting": "allranks rendezvous 3", "nonce": "1"}\n{"welcome": true}\n')
             raw.makefile().readline()
             everyone = [_facts(0).to_message(), _facts(1).to_message()]
             raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")
