@@ -12,6 +12,8 @@ RANK_ERROR = "rank-error"
 """A rank's own error: of the user's code, the data, the disk, the config."""
 DISK = "disk"
 """A disk of a rank or node is full, read-only, gone or failing."""
+RANK_STOPPED = "rank-stopped"
+"""A rank does not run although nothing ended it: stopped by a signal, held by a debugger, or waiting in the kernel."""
 RANK_EXIT = "rank-exit"
 """A rank of anyone's program ended with a code of its own."""
 NODE_LOST = "node-lost"
@@ -32,6 +34,7 @@ _PEER_GONE = re.compile(
     r"|connectFullMesh|failed to recv|recvValue failed|sendBytes failed"
     r"|(?:timed out waiting|wait timeout).*\b(?:recv|send|all_?reduce|barrier)"
     r"|Watchdog caught collective operation timeout"
+    r"|failed to pass monitoredBarrier|Application timeout caused pair closure"
     r"|DistStoreError|another (?:rank|node) (?:has )?failed",
     re.IGNORECASE | re.DOTALL,
 )
@@ -44,11 +47,13 @@ _ORDER = {
     DISK: 1,
     NODE_LOST: 1,
     UNREACHABLE: 1,
-    RANK_EXIT: 2,
-    RANK_ABORTED: 2,
-    NODE_ERROR: 3,
-    PEER_GONE: 4,
-    STOPPED: 5,
+    # That others then end with a code of their own, or abort, is what follows of it.
+    RANK_STOPPED: 2,
+    RANK_EXIT: 3,
+    RANK_ABORTED: 3,
+    NODE_ERROR: 4,
+    PEER_GONE: 5,
+    STOPPED: 6,
 }
 
 

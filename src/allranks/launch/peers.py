@@ -19,11 +19,13 @@ from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding, printed
 from allranks.launch.describe import speaks_for_all
+from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
-from allranks.launch.outcome import Outcome
+from allranks.launch.outcome import Outcome, failed
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.rdzv_conf import is_host
 from allranks.launch.stop import Stopped
+from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.observe import say
 from allranks.rendezvous import (
     NodeFacts,
@@ -49,6 +51,9 @@ class Peers:
     code: int = 1
     message: str = ""
     finding: Finding | None = None
+
+    def __post_init__(self) -> None:
+        self.stopped = StoppedRanks(self.rendezvous)
 
     @property
     def nodes(self) -> list[NodeFacts]:
@@ -104,12 +109,26 @@ class Peers:
         """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
         return self.rendezvous.parting if self.rendezvous else False
 
-    def ended(self, result: Outcome, lost: str = "") -> Outcome:
+    def asked(self) -> None:
+        """This node was asked to stop the run."""
+        if self.rendezvous is not None:
+            self.rendezvous.tell_stopping()
+
+    def stopping(self) -> bool:
+        """Whether another node was asked to stop the run."""
+        return self.rendezvous.stopping if self.rendezvous else False
+
+    def ended(self, result: Outcome, how: Ended) -> Outcome:
         """Tell the others how it ended here; returns the outcome with what they say of theirs.
 
-        `lost`: what another node had said before. Where the result says more than that, it began here all the same:
-        a rank that is killed shows first as a broken connection elsewhere.
+        `how.lost` is what another node had said before. Where the result says more than that, it began here all the
+        same: a rank that is killed shows first as a broken connection elsewhere.
         """
+        lost = how.lost
+        if cause := self.stopped.cause(result.finding or (self.elsewhere() if lost else None), how.stopped):
+            result, lost = failed(result.exit_code, cause), ""
+        elif how.killed and not lost and (still := self.stopped.known(how.stopped)):
+            result = replace(result, message="\n  ".join([result.message, *(one.what for one in still)]))
         if self.rendezvous is not None and lost and lost in result.message:
             self.code = 0  # nothing began here
             return replace(result, message=result.message.replace(lost, self.rendezvous.settled_reason(lost)))
@@ -162,6 +181,8 @@ def join_peers(
         for difference in environment_differences(rendezvous.nodes):
             say(f"{'note:':<12}{difference.message}")
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous)
+    if not speaks:
+        peers.stopped = StoppedRanks(rendezvous, say=lambda text: None)  # node 0 tells it
     try:
         # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
         uses_nccl = launch.num_gpus > 0

@@ -61,7 +61,7 @@ def run_program(
             stop_if_asked()
             ended = run_local(launch, program, peers, RunInputs(argv, variables=variables))
             result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())
-            result = peers.ended(result, ended.lost)
+            result = peers.ended(result, ended)
             tell_head(peers.first_failure())
     except Stopped as stop:
         result = Outcome(128 + stop.received, f"{stop.received.name}: stopped before the program was started")

@@ -102,7 +102,7 @@ def start(
             _write_config(cfg, node.run.config(node.name))
             ended = run_local(launch, engine(node.run.config(node.name)), peers, inputs)
             result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start, elsewhere=peers.elsewhere())
-            result = peers.ended(result, ended.lost)
+            result = peers.ended(result, ended)
             tell_head(peers.first_failure())
     except Stopped as stop:
         result = stopped(node.run, node.run_id, stop.received)

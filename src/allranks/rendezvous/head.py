@@ -124,6 +124,9 @@ class Head(Rendezvous):
         self._failed = finding
         self._post({"stop": f"{self.own.name}: {message}", "finding": finding.to_message()})
 
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        self._post({**message, "node": 0})
+
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.facts for peer in self._peers.values())]
         return len(nodes) == self.own.nnodes or bool(self._withdrawn) or bool(differences(nodes))
@@ -310,6 +313,9 @@ class Head(Rendezvous):
                 peer.heard = time.monotonic()
                 if "round" in message:
                     self._hand_in(peer, message)
+                elif "stopped" in message or "stopping" in message:
+                    self._hear_of_ranks(peer.facts.node_rank, message)
+                    self._broadcast({**message, "node": peer.facts.node_rank}, but=peer)
                 elif "failed" in message:
                     self._stop_all(peer, wire.printable(message["failed"]), message.get("finding"))
                 elif "bye" in message:

@@ -26,6 +26,7 @@ _WORD_SECONDS = 3.0
 PATIENT_SECONDS = 180.0
 # A round is closed by node 0; its answer may be under way for so long.
 ANSWER_SECONDS = 10.0
+MOST_STOPPED = 64  # ranks of a node that are told of
 MOST_ROUNDS = 64
 """Open at a time, as far as another node may say."""
 
@@ -66,6 +67,8 @@ class Rendezvous:
         self._stop_reason: str | None = None
         self._first: Finding | None = None  # what `_stop_reason` tells, as a value
         self.parting = False  # another node has said good-bye
+        self.stopping = False  # another node was asked to stop the run
+        self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
         self._leaving: tuple[int, str, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True
@@ -172,6 +175,26 @@ class Rendezvous:
 
     def _tell_failure(self, message: str, finding: Finding) -> None:
         raise NotImplementedError
+
+    def tell_stopped(self, findings: Sequence[Finding]) -> None:
+        """Tell the others which ranks of this node do not run at present; instead of what was told before."""
+        self.stopped[self.own.node_rank] = tuple(findings)
+        self._tell_all({"stopped": [finding.to_message() for finding in findings[:MOST_STOPPED]]})
+
+    def tell_stopping(self) -> None:
+        """Tell the others that this node was asked to stop the run: ranks that are stopped must hear of it."""
+        self._tell_all({"stopping": True})
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _hear_of_ranks(self, node_rank: int, message: Mapping[str, Any]) -> None:
+        """Called by the talking thread with what a node says by `tell_stopped` or `tell_stopping`."""
+        if "stopping" in message:
+            self._set(stopping=True)
+        elif isinstance(said := message["stopped"], list):
+            found = tuple(finding for one in said[:MOST_STOPPED] if (finding := from_message(one)) is not None)
+            self._set(stopped={**self.stopped, node_rank: found})
 
     def leave(self, code: int, message: str = "", finding: Finding | None = None) -> None:
         """Say good-bye; `code`, `message` and `finding` tell the others how it ended here."""

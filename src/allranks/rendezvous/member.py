@@ -64,6 +64,9 @@ class Member(Rendezvous):
     def _tell_failure(self, message: str, finding: Finding) -> None:
         self._post({"failed": message, "finding": finding.to_message()})
 
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        self._post(message)
+
     def _waiting(self) -> str:
         trouble = self._trouble or "it is there, and waits for the other nodes"
         return f"waiting for {self.terms.host} at {self.terms.endpoint}: {trouble}"
@@ -168,6 +171,9 @@ class Member(Rendezvous):
             with self._changed:
                 self._answers[wire.printable(message["round"], 100)] = message.get("answer")
                 self._changed.notify_all()
+        elif "stopped" in message or "stopping" in message:
+            if isinstance(node := message.get("node"), int) and 0 <= node < len(self.nodes):
+                self._hear_of_ranks(node, message)
         elif "stop" in message:
             self._hear(wire.printable(message["stop"]), message.get("finding"))
         elif "bye" in message:

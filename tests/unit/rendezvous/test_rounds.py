@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from allranks.errors import AllranksError, RefusedError
+from allranks.findings import Finding, Who
 from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.join import MOST_ROUNDS
 from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _hello, _join, _listening, _until
@@ -110,3 +111,18 @@ def test_rounds_that_there_are_not_fill_no_memory(nodes: Nodes) -> None:
             raw.sendall(json.dumps({"round": f"{number}", "payload": "x"}).encode() + b"\n")
         _until(head.stop_reason)
         assert "takes part in rounds that there are not" in head.stop_reason()
+
+
+@pytest.mark.parametrize("teller", [0, 1])
+def test_all_nodes_hear_of_a_stopped_rank_and_of_a_wish_to_stop(nodes: Nodes, teller: int) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+    stopped = Finding("rank-stopped", "rank 7 is stopped", "warning", Who(teller, 7, "gpu"))
+    others = [one for one in joined if one.own.node_rank != teller]
+    joined[teller].tell_stopped([stopped])
+    _until(lambda: all(one.stopped.get(teller) == (stopped,) for one in others))
+    joined[teller].tell_stopped([])
+    _until(lambda: all(one.stopped.get(teller) == () for one in others))
+    assert not any(one.stopping for one in joined)
+    joined[teller].tell_stopping()
+    _until(lambda: all(one.stopping for one in others))
+    assert all(one.stop_reason() is None for one in joined)

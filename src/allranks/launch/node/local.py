@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from allranks import durable
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
 from allranks.config import RunConfig
+from allranks.doctor.stopped import rank_stopped
+from allranks.findings import Finding, Who
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
@@ -23,7 +27,9 @@ from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
-from allranks.observe import say
+from allranks.observe import read_events, say
+
+_LAST_EVENTS_BYTES = 2**16  # hundreds of steps
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,17 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
             keep_open=node.locks,
             lost=peers.lost,
             parting=peers.parting,
+            describe=partial(_stopped, node),
+            report=peers.stopped.update,
+            asked=peers.asked,
+            stopping=peers.stopping,
         )
+
+
+def _stopped(node: Node, rank: int, pid: int, state: str, seconds: float) -> Finding:
+    events = read_events(node.run.events(rank), last_bytes=_LAST_EVENTS_BYTES)
+    own = (event for event in events if event.get("run") == node.run_id)
+    return rank_stopped(Who(node.name, rank, socket.gethostname()), pid, state, seconds, own)
 
 
 def prepare_this_process(launch: Launch, node: Node, inputs: RunInputs) -> None:

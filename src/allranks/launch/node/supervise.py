@@ -1,5 +1,7 @@
 """Run a launcher as a child and watch over it: signals reach the ranks, and nothing is left behind."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
@@ -12,7 +14,9 @@ from types import FrameType
 
 import psutil
 
+from allranks.findings import Finding
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
+from allranks.launch.node.stopped_ranks import Describe, StoppedRanks
 from allranks.launch.node.subreaper import under_subreaper
 from allranks.observe import say
 
@@ -26,6 +30,7 @@ FORWARDED = {
 _POLL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.5
 _LOOK_SECONDS = 0.5  # looking for ranks reads all of /proc
+_STATES_SECONDS = 1.0  # reading the states of ranks reads a file of each
 # Agents that wait for each other at their end do so within a second; torchrun's gives up after 300.
 _PARTING_SECONDS = 10.0
 
@@ -42,6 +47,8 @@ class Ended:
     signal: signal.Signals | None
     killed: bool
     lost: str = ""
+    stopped: tuple[Finding, ...] = ()
+    """Of its ranks that did not run."""
 
 
 def supervise(
@@ -56,6 +63,10 @@ def supervise(
     lost: Callable[[], str | None] = lambda: None,
     parting: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = say,
+    describe: Describe | None = None,
+    report: Callable[[tuple[Finding, ...]], None] = lambda findings: None,
+    asked: Callable[[], None] = lambda: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Ended:
     """Run `command` (a launcher, here called the agent), its output appended to `log`, until it and its ranks ended.
 
@@ -65,6 +76,10 @@ def supervise(
     then the agent may tell more about that. An agent whose ranks have ended is waiting for the agents of the other
     nodes; it is ended when `parting` says that one of those has gone. Should this process itself be killed, the
     subreaper that holds the agent ends everything. The agent inherits the descriptors `keep_open`.
+
+    With `describe`, ranks that do not run are looked for, and told to `report` every time. Those that a signal has
+    stopped are let go on when the run is to end: a signal came here, which `asked` is told, or, says `stopping`, to
+    another node.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     received: list[signal.Signals] = []
@@ -80,12 +95,16 @@ def supervise(
             pass_fds=keep_open,
         )
         try:
-            killed, why = _watch(agent, launch_id, received, grace_seconds, num_ranks, lost, parting, say)
+            watch = _RankStates(agent.pid, launch_id, num_ranks, describe, report) if describe else None
+            killed, why = _watch(
+                agent, launch_id, received, grace_seconds, num_ranks, lost, parting, say, watch, asked, stopping
+            )
         finally:
             if agent.poll() is None:
                 _kill_tree(agent)
             kill_leftovers(launch_id, but=os.getpid())
-    return Ended(agent.returncode, received[0] if received else None, killed, why)
+    stopped = watch.stopped.findings if watch else ()
+    return Ended(agent.returncode, received[0] if received else None, killed, why, stopped)
 
 
 def _watch(
@@ -97,6 +116,9 @@ def _watch(
     lost: Callable[[], str | None],
     parting: Callable[[], bool],
     say: Callable[[str], None],
+    states: _RankStates | None,
+    asked: Callable[[], None],
+    stopping: Callable[[], bool],
 ) -> tuple[bool, str]:
     """Returns whether everything had to be killed, and what `lost` said."""
     deadline = None
@@ -108,7 +130,11 @@ def _watch(
         with contextlib.suppress(subprocess.TimeoutExpired):
             agent.wait(_POLL_SECONDS)
             return False, (agent.returncode and lost()) or ""
+        if states is not None:
+            states.look(wake=bool(received) or stopping())
         if why := lost():
+            if states is not None:
+                states.look_at_the_end()
             if len(ranks_below(agent.pid, launch_id)) < num_ranks:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     agent.wait(_LAST_WORDS_SECONDS)
@@ -128,6 +154,7 @@ def _watch(
             continue
         if deadline is None:
             deadline = time.monotonic() + grace_seconds
+            asked()
             ranks = _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
             if not ranks and not started:
                 # Still at the rendezvous: there is nothing to save.
@@ -139,9 +166,48 @@ def _watch(
             # Ranks that were just being started when the signal came.
             _tell_ranks(agent.pid, launch_id, FORWARDED[received[0]], told)
         if received.count(signal.SIGINT) > 1 or time.monotonic() > deadline:
+            if states is not None:
+                states.look_at_the_end()
             say("ending all ranks now; the newest complete checkpoint stays valid")
             _kill_tree(agent)
             return True, ""
+
+
+class _RankStates:
+    """Looks now and then whether the ranks below the agent run."""
+
+    def __init__(
+        self,
+        agent_pid: int,
+        launch_id: str,
+        num_ranks: int,
+        describe: Describe,
+        report: Callable[[tuple[Finding, ...]], None],
+    ) -> None:
+        self._agent_pid, self._launch_id, self._num_ranks, self._report = agent_pid, launch_id, num_ranks, report
+        self.stopped = StoppedRanks(describe)
+        self._ranks: list[psutil.Process] = []
+        self._next_look = 0.0
+
+    def look(self, *, wake: bool) -> None:
+        """If it is time to; `wake` lets ranks that a signal stopped go on."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _STATES_SECONDS
+        alive = [rank for rank in self._ranks if rank.is_running()]
+        one_died = len(alive) < len(self._ranks)
+        # All of /proc is read only until all are known.
+        self._ranks = (
+            alive if alive and len(alive) >= self._num_ranks else ranks_below(self._agent_pid, self._launch_id)
+        )
+        self.stopped.look(self._ranks, at_the_end=wake or one_died)
+        self._report(self.stopped.standing)
+        if wake or one_died:
+            self.stopped.wake()
+
+    def look_at_the_end(self) -> None:
+        self.stopped.look(ranks_below(self._agent_pid, self._launch_id), at_the_end=True)
 
 
 def _stopping(received: signal.Signals, ranks: int, started: bool, grace_seconds: float) -> str:

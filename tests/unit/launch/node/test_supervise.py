@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from allranks.doctor.stopped import rank_stopped
+from allranks.findings import Who
 from allranks.launch.node.supervise import supervise
 
 RANK = """
@@ -180,3 +182,36 @@ def test_handlers_are_put_back(tmp_path):
     supervise([sys.executable, "-c", "print('hello')"], env, log=tmp_path / "a.log", launch_id="x", grace_seconds=1)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "a.log").read_text() == "hello\n"
+
+
+def test_a_stopped_rank_is_reported_and_let_go_on_when_the_run_is_to_end(tmp_path):
+    reported = []
+
+    def describe(rank, pid, state, seconds):
+        return rank_stopped(Who(0, rank), pid, state, seconds)
+
+    def report(findings):
+        first = bool(findings) and not reported
+        reported.extend(findings)
+        if first:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    when_ready(tmp_path, lambda: os.kill(int((tmp_path / "ready").read_text()), signal.SIGSTOP))
+    ended = start(tmp_path, "good", describe=describe, report=report, num_ranks=1)
+    assert (ended.returncode, ended.killed) == (75, False)
+    assert (tmp_path / "SIGTERM").exists()
+    assert reported[0].code == "rank-stopped" and ended.stopped[0].who == Who(0, 0)
+
+
+def test_a_stopped_rank_hears_of_a_stop_that_was_asked_of_another_node(tmp_path):
+    when_ready(tmp_path, lambda: os.kill(int((tmp_path / "ready").read_text()), signal.SIGSTOP))
+
+    def stopping():
+        # As the training's own collectives would tell the rank, once it runs again.
+        if (tmp_path / "ready").exists() and (pid := (tmp_path / "ready").read_text()):
+            os.kill(int(pid), signal.SIGTERM)
+            return True
+        return False
+
+    ended = start(tmp_path, "good", describe=lambda *_: rank_stopped(Who(0, 0), 1, "T", 0), stopping=stopping)
+    assert (ended.returncode, ended.killed) == (75, False)

@@ -1,0 +1,62 @@
+"""Ranks that nobody ended and that do not run all the same: stopped by a signal, or waiting in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from allranks.doctor import causes
+from allranks.findings import Evidence, Finding, Who
+
+TRACED = "t"
+WAITING = "D"
+
+
+def rank_stopped(who: Who, pid: int, state: str, seconds: float, events: Iterable[Mapping[str, Any]] = ()) -> Finding:
+    """A rank that for `seconds` has been in `state`, as proc(5) names them: T, t (held by a debugger) or D.
+
+    `events` are its own, in their order; they tell where it is, and how long the others wait for it.
+    """
+    how = {
+        TRACED: "is held by a debugger",
+        WAITING: f"has waited in the kernel for {seconds:.0f} s, for storage or a device that does not answer,",
+    }.get(state, "is stopped, as by SIGSTOP,")
+    where, limit = _place(events)
+    on = f" on {who.host}" if who.host else ""
+    remedy = {
+        TRACED: f"let the debugger go on{on}",
+        WAITING: f"look at the file systems and the kernel's log{on} (dmesg)",
+    }.get(state, f"to let it go on, type{on}: kill -CONT {pid}")
+    waits = f"; the other ranks wait for it, each collective for {limit} s at most" if limit else ""
+    return Finding(
+        causes.RANK_STOPPED,
+        f"rank {who.rank} ({_named(who)}pid {pid}) {how} state {state}{where}",
+        severity="warning",
+        who=who,
+        remedy=f"{remedy}{waits}",
+        known_at=who.node,
+    )
+
+
+def waited_in_vain(stopped: Finding, then: Finding) -> Finding:
+    """The same as what a run failed of; `then` is what followed from it, such as the time-out of a healthy rank."""
+    what = f"{stopped.what}; the others waited for it in vain"
+    return replace(stopped, what=what, severity="error", evidence=(Evidence(f"after that: {then.what}"),))
+
+
+def _named(who: Who) -> str:
+    return "".join(f"{part}, " for part in (f"node {who.node}" if who.node is not None else "", who.host) if part)
+
+
+def _place(events: Iterable[Mapping[str, Any]]) -> tuple[str, int | None]:
+    phase, step, limit = None, None, None
+    for event in events:
+        if event["kind"] == "phase":
+            phase = event.get("phase")
+        elif event["kind"] == "step":
+            step = event.get("step")
+        elif event["kind"] == "time_limit":
+            limit = event.get("seconds")
+    place = f", in phase {phase}" if phase else ""
+    return place + (f" after step {step}" if step is not None else ""), limit
