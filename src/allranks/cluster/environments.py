@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from allranks.cluster.nccl_catalogue import CATALOGUE
@@ -49,16 +49,22 @@ def must_be_equal(facts: Mapping[str, str]) -> dict[str, str]:
     return equal
 
 
-def differences(environments: Mapping[str, Mapping[str, str]]) -> list[Difference]:
-    """What differs between nodes, given each node's `network_facts` by its name; those that are refused first."""
+def differences(
+    environments: Mapping[str, Mapping[str, str]],
+    shown: Callable[[str, Collection[str]], str] = lambda value, holders: value,
+) -> list[Difference]:
+    """What differs between nodes, given each node's `network_facts` by its name; those that are refused first.
+
+    `shown` writes a value, given the names of the nodes that have it.
+    """
     refused = _differing({node: must_be_equal(facts) for node, facts in environments.items()})
     noted = [name for name in _differing(environments) if not _binds(name)]
     return [
         *(
-            Difference(n, True, f"{n} must be the same on all nodes, but is {_holders(n, environments)}")
+            Difference(n, True, f"{n} must be the same on all nodes, but is {_holders(n, environments, shown)}")
             for n in refused
         ),
-        *(Difference(n, False, f"{n} is not the same on all nodes: {_holders(n, environments)}") for n in noted),
+        *(Difference(n, False, f"{n} is not the same on all nodes: {_holders(n, environments, shown)}") for n in noted),
     ]
 
 
@@ -71,12 +77,14 @@ def _differing(environments: Mapping[str, Mapping[str, str]]) -> list[str]:
     return sorted(name for name in names if len({facts.get(name) for facts in environments.values()}) > 1)
 
 
-def _holders(name: str, environments: Mapping[str, Mapping[str, str]]) -> str:
+def _holders(
+    name: str, environments: Mapping[str, Mapping[str, str]], shown: Callable[[str, Collection[str]], str]
+) -> str:
     """`4194304 on node0 and node1, not set on node2`."""
     nodes: dict[str, list[str]] = {}
     for node, facts in environments.items():
         nodes.setdefault(facts.get(name, _default(name)), []).append(node)
-    return ", ".join(f"{value} on {_few(holders)}" for value, holders in nodes.items())
+    return ", ".join(f"{shown(value, holders)} on {_few(holders)}" for value, holders in nodes.items())
 
 
 def _default(name: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from allranks.checkpoint.holdings import Held
 from allranks.cluster import environments
+from allranks.cluster.environments import NOT_SET
 from allranks.rendezvous.wire import printable
 
 _LONGEST_VALUE = 120  # characters of a differing value that are shown
 _LONGEST_NAME = 256
+Shown = Callable[[str, Collection[str]], str]
+"""How a differing value is written, given the names of the nodes that have it."""
 _LARGE = ("same", "environment", "held")
 
 
@@ -73,12 +76,17 @@ class NodeFacts:
         return cls(**values)
 
 
-def differences(nodes: Sequence[NodeFacts]) -> list[str]:
+def in_full(value: str, holders: Collection[str]) -> str:
+    """The value itself."""
+    return value
+
+
+def differences(nodes: Sequence[NodeFacts], shown: Shown = in_full) -> list[str]:
     """Everything in which the nodes differ and must not, one line each; the majority's value comes first."""
     found = [
         line
         for name in sorted({name for node in nodes for name in node.same})
-        if (line := _difference(name, [(node, node.same.get(name, "not set")) for node in nodes]))
+        if (line := _difference(name, [(node, node.same.get(name, NOT_SET)) for node in nodes], shown))
     ]
     for name, values in {
         "--nnodes": [(node, str(node.nnodes)) for node in nodes],
@@ -96,23 +104,23 @@ def differences(nodes: Sequence[NodeFacts]) -> list[str]:
                 f"{line}; {launcher} starts the same number on every node: give all --nproc-per-node "
                 f"{min(node.num_processes for node in nodes)}, or start with --launcher torchrun, which takes them"
             )
-    return found + [one.message for one in environment_differences(nodes) if one.is_refused]
+    return found + [one.message for one in environment_differences(nodes, shown) if one.is_refused]
 
 
-def environment_differences(nodes: Sequence[NodeFacts]) -> list[environments.Difference]:
+def environment_differences(nodes: Sequence[NodeFacts], shown: Shown = in_full) -> list[environments.Difference]:
     """In which settings of NCCL and gloo the nodes differ: what cannot work, and what is only worth knowing."""
-    return environments.differences({node.name: node.environment for node in nodes})
+    return environments.differences({node.name: node.environment for node in nodes}, shown)
 
 
-def _difference(name: str, values: Sequence[tuple[NodeFacts, str]]) -> str | None:
+def _difference(name: str, values: Sequence[tuple[NodeFacts, str]], shown: Shown = in_full) -> str | None:
     holders: dict[str, list[NodeFacts]] = {}
     for node, value in values:
         holders.setdefault(value, []).append(node)
     if len(holders) == 1:
         return None
     by_number = sorted(holders.items(), key=lambda item: -len(item[1]))
-    shown = "; ".join(f"{_short(value)} on {_names(nodes)}" for value, nodes in by_number)
-    return f"{printable(name, _LONGEST_NAME)}: {shown}"
+    parts = (f"{_short(shown(value, [node.name for node in nodes]))} on {_names(nodes)}" for value, nodes in by_number)
+    return f"{printable(name, _LONGEST_NAME)}: {'; '.join(parts)}"
 
 
 def _short(value: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from allranks.checkpoint.holdings import refusal
+from allranks.cluster.interfaces import is_loopback
 from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
@@ -19,6 +20,7 @@ from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, new_nonce, proves
 from allranks.rendezvous.facts import NodeFacts, differences
+from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
 from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.listen import listen
 from allranks.rendezvous.terms import Terms
@@ -44,17 +46,24 @@ class Head(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
         self._peers: dict[int, _Peer] = {}
-        self._withdrawn: dict[int, str] = {}  # by node rank: who will not come, and why
+        self._withdrawn: dict[int, tuple[str, str]] = {}  # by node rank: who will not come, and why
         self._rejected: set[str] = set()
         self._unknown = 0  # connections that have not yet said who they are
         self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._rounds: dict[str, dict[int, Any]] = {}  # what has been handed in, by name and node rank
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = listen(terms)
+        # Whoever reaches the port is told what a refused node is told.
+        self._hidden = None if terms.token or is_loopback(self._socket.getsockname()[0]) else Hidden()
 
     def gather(self) -> None:
         if self._note:
             self._say(f"warning: {self._note}")
+        if self._hidden is not None:
+            self._say(
+                f"warning: whoever reaches {self.terms.endpoint} can take a node's place or end the run: set the same "
+                "ALLRANKS_TOKEN on all nodes before the start (openssl rand -hex 32 makes one)"
+            )
         self._start_talking()
         deadline = time.monotonic() + self.terms.join_seconds
         came = self._wait(self._all_came_or_differ, self._missing, deadline)
@@ -64,7 +73,10 @@ class Head(Rendezvous):
         with self._changed:
             nodes = [self.own, *(peer.facts for _, peer in sorted(self._peers.items()))]
         if self._withdrawn:
-            self._refuse("\n  ".join(text for _, text in sorted(self._withdrawn.items())))
+            withdrawn = [self._withdrawn[rank] for rank in sorted(self._withdrawn)]
+            briefly = "\n  ".join(f"{name} refused to start; it says why on its own terminal" for name, _ in withdrawn)
+            in_full = "\n  ".join(f"{name} refused to start: {reason}" for name, reason in withdrawn)
+            self._refuse(in_full, lambda peer: briefly if self._hidden else in_full)
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
@@ -97,6 +109,8 @@ class Head(Rendezvous):
         payloads = [given[node.node_rank] for node in self.nodes]
         try:
             answer = payloads if decide is None else decide(payloads)
+        except _Disagreement as error:
+            self._refuse_differences(error.nodes)
         except RefusedError as error:
             self._refuse(str(error))
         with self._changed:
@@ -112,8 +126,8 @@ class Head(Rendezvous):
             self.accounts[node.node_rank] = account if isinstance(account, dict) else {}
             known = facts.items() if isinstance(facts, dict) else ()
             alike.append(replace(node, same={str(key): str(value) for key, value in known}))
-        if found := differences(alike):
-            raise RefusedError(_disagreement(found))
+        if differences(alike):
+            raise _Disagreement(alike)
         # The launcher's own store listens on this port next.
         self.run(self._close_door(), "closing the port")
 
@@ -151,12 +165,20 @@ class Head(Rendezvous):
             f"to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
         )
 
-    def _refuse_differences(self, nodes: list[NodeFacts]) -> None:
-        if found := differences(nodes):
-            self._refuse(_disagreement(found))
+    def _refuse_differences(self, nodes: Sequence[NodeFacts]) -> None:
+        def told(peer: _Peer) -> str:
+            if self._hidden is None:
+                return _disagreement(found)
+            return _disagreement([*differences(nodes, self._hidden.but_of(peer.facts, nodes)), HIDDEN_NOTE])
 
-    def _refuse(self, text: str) -> NoReturn:
-        self._post({"refused": text})
+        if found := differences(nodes):
+            self._refuse(_disagreement(found), told)
+
+    def _refuse(self, text: str, told: Callable[[_Peer], str] | None = None) -> NoReturn:
+        """`told`: what a peer gets to read of it."""
+        with contextlib.suppress(RuntimeError):
+            for peer in list(self._peers.values()):
+                self._loop.call_soon_threadsafe(self._send, peer, {"refused": told(peer) if told else text})
         raise RefusedError(text)
 
     def _post(self, message: dict[str, Any]) -> None:
@@ -172,10 +194,14 @@ class Head(Rendezvous):
 
     def _broadcast(self, message: dict[str, Any], but: _Peer | None = None) -> None:
         for peer in self._peers.values():
-            if not peer.done and peer is not but:
-                task = asyncio.ensure_future(_send_quietly(peer, message))
-                peer.tasks.add(task)
-                task.add_done_callback(peer.tasks.discard)
+            if peer is not but:
+                self._send(peer, message)
+
+    def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
+        if not peer.done:
+            task = asyncio.ensure_future(_send_quietly(peer, message))
+            peer.tasks.add(task)
+            task.add_done_callback(peer.tasks.discard)
 
     async def _talk(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -288,7 +314,7 @@ class Head(Rendezvous):
             return
         with self._changed:
             key = facts.node_rank if facts.has_rank else -1 - len(self._withdrawn)
-            self._withdrawn[key] = f"{facts.name} refused to start: {reason}"
+            self._withdrawn[key] = facts.name, reason
             self._changed.notify_all()
 
     def _turn_away(self, facts: NodeFacts) -> str | None:
@@ -355,6 +381,14 @@ class Head(Rendezvous):
                 reason = f"{peer.facts.name}: {reason}"
             self._broadcast({"stop": reason, "finding": finding.to_message()}, but=peer)
             self._set(_stop_reason=reason, _first=finding)
+
+
+class _Disagreement(RefusedError):
+    """What the nodes are about to start is not the same."""
+
+    def __init__(self, nodes: Sequence[NodeFacts]) -> None:
+        super().__init__(_disagreement(differences(nodes)))
+        self.nodes = nodes
 
 
 def _disagreement(found: Sequence[str]) -> str:
