@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,27 @@ def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict) -> tupl
     processes = WAYS[request.param](training)
     training.wait_for_step(3, processes[0])
     assert len(training.processes()) == 3
+    if request.param != "by hand":
+        assert_only_launchers_know_the_token(training)
     return training, processes
+
+
+def assert_only_launchers_know_the_token(training: Training) -> None:
+    """One token for all nodes: in the environment that each launcher was given, in no command line, rank or file."""
+    launchers, words, known = set(), b"", {}
+    for node in training.processes().values():
+        for process in node:
+            folder = Path(f"/proc/{process.pid}")
+            words += (folder / "cmdline").read_bytes()
+            for line in (folder / "environ").read_bytes().split(b"\0"):
+                if line.startswith(b"ALLRANKS_TOKEN="):
+                    known[process.pid] = line.partition(b"=")[2]
+                    launchers.add(process.argv[2:5])
+    (token,) = set(known.values())
+    assert len(known) == 3 and len(bytes.fromhex(token.decode())) == 32, known
+    assert launchers == {("-m", "allranks", "train")}, launchers
+    assert token not in words
+    assert not [path for path in training.config.parent.rglob("*") if path.is_file() and token in path.read_bytes()]
 
 
 def output_of(process: Any) -> str:

@@ -38,7 +38,6 @@ from allranks.rendezvous import (
     tell_node_0,
 )
 
-TOKEN = "ALLRANKS_TOKEN"
 _FAILED_HERE = "this node cannot go on"
 
 
@@ -237,7 +236,7 @@ def _terms(launch: Launch, run_id: str) -> Terms:
         address=launch.address,
         port=launch.port,
         run_id=run_id,
-        token=os.environ.get(TOKEN, ""),
+        token=launch.token,
         by_c10d=launch.backend == "c10d",
         join_seconds=launch.join_seconds,
         silence_seconds=launch.silence_seconds,

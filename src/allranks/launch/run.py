@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from allranks import interrupt
@@ -16,6 +17,7 @@ from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import Outcome
 from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.program_outcome import program_outcome
+from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import anyones
@@ -41,13 +43,14 @@ def run_program(
     program = anyones(words)
     if options.launcher == "ray":
         raise UsageError("--launcher ray is for `allranks train`: Ray's workers start allranks' own engine only")
+    token = take_token()
     options, notes = with_environment(options, nodes)
     tell(notes)
     everywhere = find_nodes(nodes, options, argv)
     if everywhere is not None:
         interrupt.means(NO_RANK_LEFT)
-        return start_all_nodes(everywhere)
-    launch = resolve(options)
+        return start_all_nodes(everywhere, token)
+    launch = replace(resolve(options), token=token)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
     with refusals_told(launch):
         node = this_node(output_dir, launch)

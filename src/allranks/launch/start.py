@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from allranks import durable, interrupt
@@ -24,6 +25,7 @@ from allranks.launch.node.this_node import this_node
 from allranks.launch.outcome import outcome, stopped
 from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
+from allranks.launch.run_token import take_token
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
@@ -50,7 +52,8 @@ def start(
     prepared data must have, if that is known. Raises AllranksError for what can be refused before any rank starts.
     """
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
-    everywhere, launch, notes = _where(nodes, options, argv) if options.launcher != "ray" else (None, None, [])
+    token = take_token()
+    everywhere, launch, notes = _where(nodes, options, argv, token) if options.launcher != "ray" else (None, None, [])
     with refusals_told(launch):
         # What is wrong here is wrong on every node: better told once, before any of them is asked.
         cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
@@ -60,7 +63,7 @@ def start(
         tell(notes)
         if everywhere is not None:
             interrupt.means(NO_RANK_LEFT)
-            return start_all_nodes(everywhere)
+            return start_all_nodes(everywhere, token)
         assert launch is not None
         refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
         if launch.accelerate is not None:
@@ -119,13 +122,13 @@ def _train_here(cfg: RunConfig) -> int:
 
 
 def _where(
-    nodes: NodeOptions, asked: LaunchOptions, argv: Sequence[str]
+    nodes: NodeOptions, asked: LaunchOptions, argv: Sequence[str], token: str
 ) -> tuple[Everywhere | None, Launch | None, list[str]]:
     """All nodes or this one, and what to tell of it once it is known that Ray does not decide."""
     options, notes = with_environment(asked, nodes)
     try:
         everywhere = find_nodes(nodes, options, argv)
-        return everywhere, resolve(options) if everywhere is None else None, notes
+        return everywhere, replace(resolve(options), token=token) if everywhere is None else None, notes
     except AllranksError:
         tell(notes)  # what is refused may have come from there
         raise

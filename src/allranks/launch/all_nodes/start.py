@@ -25,6 +25,7 @@ from allranks.findings import Finding, from_message
 from allranks.launch.all_nodes.screen import Screen
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.node.supervise import FORWARDED
+from allranks.launch.run_token import TOKEN, make_token
 from allranks.launch.spec.by_hand import by_hand
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.observe import say
@@ -51,20 +52,22 @@ class Everywhere:
     exports: Sequence[str] = ()
 
 
-def start_all_nodes(start: Everywhere, env: Mapping[str, str] = os.environ) -> int:
+def start_all_nodes(start: Everywhere, token: str = "", env: Mapping[str, str] = os.environ) -> int:
     """Run it on all hosts, the first of which is node 0, until all have ended; returns the exit code.
 
     0 if all nodes say so, 75 if all saved and stopped, else that of the node which failed first; the others are then
     ended. Signals to this process reach the run on every node. Raises RefusedError where the nodes cannot be reached or
-    cannot meet, and UsageError.
+    cannot meet, and UsageError. `token` is the user's, where there is one.
     """
     variables, directory = exported(env, start.exports), working_directory(env)
-    return asyncio.run(_Start(start, variables, directory).run())
+    # It crosses as all variables do, through the agents' standard input, and is shown nowhere.
+    token = variables.pop(TOKEN, "") or token or make_token()
+    return asyncio.run(_Start(start, variables, token, directory).run())
 
 
 class _Start:
-    def __init__(self, start: Everywhere, variables: Mapping[str, str], directory: str) -> None:
-        self._start, self._variables, self._directory = start, variables, directory
+    def __init__(self, start: Everywhere, variables: Mapping[str, str], token: str, directory: str) -> None:
+        self._start, self._variables, self._token, self._directory = start, variables, token, directory
         self._names = [host.name for host in start.hosts]
         self._received: list[signal.Signals] = []
         self._running: Fanout | None = None  # once commands run
@@ -149,7 +152,7 @@ class _Start:
                 fanout.run(
                     node,
                     [self._start.transport.python, "-P", "-m", "allranks", *command],
-                    {**self._variables, ONE_VOICE: "1"},
+                    {**self._variables, ONE_VOICE: "1", TOKEN: self._token},
                     self._directory,
                 )
             ): node

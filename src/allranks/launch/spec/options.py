@@ -56,6 +56,8 @@ class Launch:
     silence_seconds: float
     launcher_args: tuple[str, ...]
     accelerate: AccelerateSettings | None = None
+    token: str = field(default="", repr=False)
+    """By which the nodes know each other."""
 
     @property
     def world_size(self) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -252,3 +253,34 @@ def await_lines(process, *wanted):
         if not missing:
             return
     raise AssertionError(f"the head ended without {missing}: {process.stderr.read()}")
+
+
+# Prints the node's token, and whether any command line of this machine holds it.
+TELL_TOKEN = """
+import pathlib
+token = os.environ["ALLRANKS_TOKEN"]
+seen = b"".join(path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists())
+print("told:", token, token.encode() in seen)
+"""
+
+
+def told_tokens(output):
+    return re.findall(r"(?m)^(?:n[0-9]: )?told: (.+) (True|False)$", output)
+
+
+def test_all_nodes_get_one_token_that_no_command_line_and_no_line_of_ours_holds(head):
+    made = []
+    for _ in range(2):
+        code, output, errors = ended(head(TELL_TOKEN, "n[0-2]"))
+        assert code == 0, errors
+        [(token, seen), *others] = told_tokens(output)
+        assert others == [(token, seen)] * 2 and seen == "False" and len(bytes.fromhex(token)) == 32
+        assert (output + errors).count(token) == 3
+        made.append(token)
+    assert made[0] != made[1]
+
+
+def test_the_users_own_token_wins_and_is_shown_nowhere(head):
+    code, output, errors = ended(head(TELL_TOKEN, ALLRANKS_TOKEN="the user's own"))
+    assert code == 0 and told_tokens(output) == [("the user's own", "False")] * 2, errors
+    assert (output + errors).count("the user's own") == 2
