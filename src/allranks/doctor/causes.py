@@ -20,6 +20,8 @@ NODE_LOST = "node-lost"
 """A node gave no sign of life any more."""
 NODE_ERROR = "node-error"
 """A node's launcher failed, and nothing tells of a rank."""
+CHANNEL_FAULT = "channel-fault"
+"""What talks to the other nodes failed by a fault of its own: to them this node then seems lost."""
 UNREACHABLE = "unreachable"
 """Nodes that have met, and whose ranks could not talk to each other."""
 PEER_GONE = "peer-gone"
@@ -47,6 +49,7 @@ _ORDER = {
     DISK: 1,
     NODE_LOST: 1,
     UNREACHABLE: 1,
+    CHANNEL_FAULT: 1,
     # That others then end with a code of their own, or abort, is what follows of it.
     RANK_STOPPED: 2,
     RANK_EXIT: 3,

@@ -199,9 +199,20 @@ class Head(Rendezvous):
 
     def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
         if not peer.done:
-            task = asyncio.ensure_future(_send_quietly(peer, message))
+            task = asyncio.ensure_future(self._send_or_fail(peer, message))
             peer.tasks.add(task)
             task.add_done_callback(peer.tasks.discard)
+
+    async def _send_or_fail(self, peer: _Peer, message: dict[str, Any]) -> None:
+        try:
+            await _send_quietly(peer, message)
+        except Exception as error:  # who waits for it would wait for ever
+            self._fail_all(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        """A fault of ours: the other nodes hear of it too."""
+        if self._stop_reason is None:
+            self._broadcast({"stop": self._fail(error), "finding": self._first and self._first.to_message()})
 
     async def _talk(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -253,13 +264,20 @@ class Head(Rendezvous):
             self._reject(f"{_address_of(writer)} ({error})")
         except OSError:
             pass
+        except Exception as error:  # whatever a stranger says ends no run
+            self._reject(f"{_address_of(writer)} ({error!r})")
         finally:
             self._unknown -= 1
             if peer is None:
                 writer.close()
-        if peer is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch(peer)
+        if peer is None:
+            return
+        try:
+            await self._watch(peer)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:  # else that peer would only seem silent
+            self._fail_all(error)
 
     def _reject(self, who: str) -> None:
         if len(self._rejected) < _MOST_REJECTED:
@@ -365,7 +383,7 @@ class Head(Rendezvous):
 
     def _lost(self, peer: _Peer, how: str) -> None:
         peer.done = True
-        peer.channel.writer.close()
+        peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
             reason = f"{peer.facts.name} was lost: {how}"
             self._stop_all(peer, reason, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())

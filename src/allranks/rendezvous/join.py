@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from allranks.doctor.causes import is_cause
+from allranks.doctor.causes import CHANNEL_FAULT, is_cause
 from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
 from allranks.errors import RefusedError
-from allranks.findings import Finding, from_message
+from allranks.findings import Finding, Who, from_message
 from allranks.observe import say
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.listen import PortInUse
@@ -214,15 +214,21 @@ class Rendezvous:
     def _run(self) -> None:
         try:
             asyncio.run(self._talk())
-        except Exception as error:
-            # A fault of ours: whoever waits for this thread must hear of it, and the run ends with its reason.
-            self._set(_stop_reason=f"{self.own.name}: what talks to the other nodes failed: {error!r}")
+        except BaseException as error:
+            self._fail(error)
         finally:
             self._up.set()
             self._set(_ended=True)
 
     async def _talk(self) -> None:
         raise NotImplementedError
+
+    def _fail(self, error: BaseException) -> str:
+        """A fault of ours in the talking thread: who waits for it must hear of it, and the run ends with its reason."""
+        reason = f"{self.own.name}: what talks to the other nodes failed: {error!r}"
+        if self._leaving is None and self._stop_reason is None:
+            self._hear(reason, Finding(CHANNEL_FAULT, reason, who=Who(self.own.id), known_at=self.own.id).to_message())
+        return reason
 
     def _set(self, **values: object) -> None:
         """Called by the talking thread: what it learnt, for the thread that waits."""

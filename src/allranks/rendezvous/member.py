@@ -31,20 +31,24 @@ class Member(Rendezvous):
         super().__init__(own, terms, say)
         self._trouble = "still trying"
         self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
-        self._silent = ""  # how it was lost, if by silence
+        self._reached: float | None = None  # when node 0 first took us in
         self._heard = 0.0  # when node 0 gave the last sign of life
 
     def gather(self) -> None:
         self._start_talking()
-        # Node 0 ends the waiting room; this deadline is for a node 0 that cannot be reached at all.
-        deadline = time.monotonic() + self.terms.join_seconds
-        while not self._wait(lambda: bool(self.nodes), self._waiting, deadline):
-            if self._trouble:
-                raise RefusedError(
-                    f"{self.own.name} could not meet {self.terms.host} at {self.terms.endpoint} within "
-                    f"{self.terms.join_seconds:.0f} s: {self._trouble}"
-                )
-            deadline = time.monotonic() + self.terms.join_seconds
+        started = time.monotonic()
+        if self._wait(lambda: bool(self.nodes), self._waiting, started + self.terms.join_seconds):
+            return
+        # Node 0 says who is missing when its own time is over: ours begins where we reached it.
+        if self._reached is not None and not self._trouble:
+            end = self._reached + self.terms.join_seconds + ANSWER_SECONDS
+            if self._wait(lambda: bool(self.nodes), self._waiting, end):
+                return
+        trouble = self._trouble or "it is there, and did not say that all nodes are"
+        raise RefusedError(
+            f"{self.own.name} could not meet {self.terms.host} at {self.terms.endpoint} within "
+            f"{self.terms.join_seconds:.0f} s: {trouble}"
+        )
 
     def round(
         self,
@@ -92,14 +96,14 @@ class Member(Rendezvous):
                 await self._stay(reader, writer)
                 return
             except WireError as error:
-                how = self._silent or str(error)
+                how = str(error)
                 if self.nodes:
                     if self._leaving is None and self._stop_reason is None:
                         host = self.nodes[0]
                         reason = f"{host.name} was lost: {how}"
                         self._hear(reason, node_lost(host.id, host.host, reason, self.own.id).to_message())
                     return
-                self._set(_trouble=how, _silent="")
+                self._set(_trouble=how)
             finally:
                 writer.close()
             await asyncio.sleep(_RETRY_SECONDS)
@@ -133,21 +137,32 @@ class Member(Rendezvous):
         lines.limit = wire.MAX_LINE_BYTES
         if "welcome" in first:
             await channel.send({"facts": self.own.to_message()})
-            self._set(_trouble="", _heard=time.monotonic())
+            now = time.monotonic()
+            self._set(_trouble="", _heard=now, _reached=self._reached or now)
         elif self._take_in(first):
             return
-        talking = asyncio.ensure_future(self._talk_on(channel))
+        hearing = asyncio.ensure_future(self._hear_on(channel))
+        # Apart from each other: what cannot be sent must not keep silence from being noticed, nor a fault of ours.
+        tasks = [hearing, asyncio.ensure_future(self._talk_on(channel)), asyncio.ensure_future(self._watch())]
         try:
-            while True:
-                message = await channel.receive()
-                self._heard = time.monotonic()
-                if self._take_in(message) or talking.done():
-                    break
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if hearing not in done and not any(task.exception() for task in done):
+                await asyncio.wait([hearing], timeout=1.0)  # we said good-bye: node 0 closes when it has heard it
         finally:
-            if self._leaving is None:
-                talking.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await talking
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _hear_on(self, channel: Channel) -> None:
+        """Take in all that node 0 says, until its last word."""
+        while True:
+            message = await channel.receive()
+            self._heard = time.monotonic()
+            if self._take_in(message):
+                return
 
     def _take_in(self, message: dict[str, Any]) -> bool:
         """Take in what node 0 says; True when that was the last word."""
@@ -186,21 +201,29 @@ class Member(Rendezvous):
         return False
 
     async def _talk_on(self, channel: Channel) -> None:
-        """Pulses, and what the other thread has to say; ends with the good-bye, or when node 0 has fallen silent."""
-        clock = wire.Clock()
+        """Pulses, and what the other thread has to say; ends with the good-bye."""
         while True:
             message: dict[str, Any] = {"pulse": True}
             with contextlib.suppress(TimeoutError):
                 # Not wait_for, which in Python 3.11 may forget that it was cancelled.
                 async with asyncio.timeout(wire.PULSE_SECONDS):
                     message = await self._outbox.get()
-            if "bye" in message:
+            is_last = "bye" in message
+            if is_last:
                 code, text, finding = self._leaving or (1, "", None)
-                bye = {"bye": code, "message": text, "finding": finding.to_message() if finding else None}
-                await channel.send(bye)
+                message = {"bye": code, "message": text, "finding": finding.to_message() if finding else None}
+            try:
+                await channel.send(message)
+            except OSError:
+                # Nothing more can be said; what node 0 said before may still be read, and how it ended.
+                await asyncio.get_running_loop().create_future()
+            if is_last:
                 return
+
+    async def _watch(self) -> None:
+        """Raises WireError when node 0 has fallen silent."""
+        clock = wire.Clock()
+        while True:
+            await asyncio.sleep(wire.PULSE_SECONDS)
             if clock.on_time() and time.monotonic() - self._heard > self._silence_seconds:
-                self._silent = f"no sign of life for {self._silence_seconds:.0f} s"
-                channel.writer.transport.abort()  # ends the reading
-                return
-            await channel.send(message)
+                raise WireError(f"no sign of life for {self._silence_seconds:.0f} s")

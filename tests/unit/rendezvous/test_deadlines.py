@@ -1,0 +1,160 @@
+"""No wait of the channel is without end, whatever the other side does not do, and whatever of ours breaks."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from allranks.errors import RefusedError
+from allranks.rendezvous import Rendezvous, channel, join, member, wire
+from allranks.rendezvous import head as head_module
+from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _hello, _join, _listening, _until
+from tests.unit.rendezvous.test_rounds import together
+
+GREETING = {"greeting": wire.GREETING, "nonce": "1"}
+GO = {"go": {"run": "x", "nodes": [_facts(0).to_message(), _facts(1).to_message()]}, "proof": ""}
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    all_nodes = Nodes(silence_seconds=1.0)
+    yield all_nodes
+    all_nodes.wait()
+    all_nodes.leave()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of the channel itself, as short as a test may wait."""
+    monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(wire, "PULSE_SECONDS", 0.1)
+    monkeypatch.setattr(member, "ANSWER_SECONDS", 0.3)
+    # By its name: `join` of the room is the function.
+    monkeypatch.setattr(sys.modules["allranks.rendezvous.join"], "PATIENT_SECONDS", 1.0)
+
+
+@contextlib.contextmanager
+def false_node_0(says: list[dict], *, pulses: bool, reads: bool = True) -> Iterator[int]:
+    """Says so much to whoever comes, and then pulses or nothing; its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            for message in says:
+                await wire.send(writer, message)
+            reading = asyncio.ensure_future(reader.read() if reads else asyncio.sleep(3600))
+            while not reading.done():
+                if pulses:
+                    await wire.send(writer, {"pulse": True})
+                await asyncio.sleep(0.1)
+
+    async def serve() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=1024)
+        port.append(server.sockets[0].getsockname()[1])
+        over.append((asyncio.get_running_loop(), asyncio.current_task()))
+        up.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+
+    port: list[int] = []
+    over: list = []
+    up = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    up.wait()
+    try:
+        yield port[0]
+    finally:
+        loop, task = over[0]
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+def _come_to(port: int) -> Rendezvous:
+    terms = Terms("127.0.0.1", port, "", join_seconds=0.5, silence_seconds=1.0)
+    return join(_facts(1), terms, say=lambda text: None)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("pulses", [True, False], ids=["pulses", "silence"])
+@pytest.mark.parametrize("number", range(3))
+def test_a_node_0_that_goes_so_far_and_no_further_is_given_up(number: int, pulses: bool) -> None:
+    said = [GREETING, {"welcome": True}][:number]
+    with false_node_0(said, pulses=pulses) as port, pytest.raises(RefusedError, match=r"could not meet node 0"):
+        _come_to(port)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("reads", [True, False], ids=["reads", "reads nothing"])
+def test_a_silent_node_0_is_lost_also_while_more_is_to_be_said_than_it_takes(reads: bool) -> None:
+    with false_node_0([GREETING, {"welcome": True}, GO], pulses=False, reads=reads) as port:
+        joined = _come_to(port)
+        try:
+            with pytest.raises(RefusedError, match=r"node 0 .host0. was lost: no sign of life"):
+                joined.round("all that I have", "x" * 2**25)
+        finally:
+            joined.leave(1)
+
+
+FAULTS = {
+    "what node 0 hears": (head_module.Head, "_hand_in"),
+    "how node 0 finds silence": (head_module.Head, "_find_silent"),
+    "what node 0 sends": (head_module, "_send_quietly"),
+    "what a node hears": (member.Member, "_take_in"),
+    "how nodes find silence": (wire.Clock, "on_time"),
+    "what a node sends": (channel.Channel, "send"),
+}
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_of_ours_breaks_every_node_ends_and_one_says_what_it_was(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a fault of ours")
+
+    where, name = FAULTS[fault]
+    # Whoever runs this now goes on as before; what is begun from here on breaks.
+    monkeypatch.setattr(where, name, broken)
+    together(joined, lambda one: one.round("r", 1))
+    for one in joined:
+        _until(one.stop_reason)
+    assert any("failed: TypeError('a fault of ours')" in one.stop_reason() for one in joined)
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_answer_that_cannot_be_sent_ends_the_run(nodes: Nodes) -> None:
+    joined = _join(nodes, _facts(0), _facts(1))
+    together(joined, lambda one: one.round("r", 1, decide=lambda payloads: object()))
+    for one in joined:
+        _until(one.stop_reason)
+        assert "not JSON serializable" in one.stop_reason()
+
+
+def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = head_module.proves
+    broken_by = iter([True])
+
+    def proves(*words: object) -> bool:
+        if next(broken_by, False):
+            raise TypeError("a fault of ours")
+        return real(*words)
+
+    monkeypatch.setattr(head_module, "proves", proves)
+    nodes.start(_facts(0))
+    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+        raw.sendall(json.dumps({"hello": {}}).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):
+            while raw.recv(65536):
+                pass
+    with socket.create_connection(("127.0.0.1", nodes.terms["port"])) as raw:
+        _hello(raw, _facts(1))
+        assert isinstance(nodes.wait()[0], Rendezvous)
