@@ -1,5 +1,7 @@
 """Errors that a user can cause or must act on. The command line prints them as one message, without a traceback."""
 
+from collections.abc import Sequence
+
 from allranks.exit_codes import FAILED, REFUSED, USAGE
 
 
@@ -34,6 +36,15 @@ class DiskError(AllranksError):
         super().__init__(message)
         self.errno = errno
         self.host = host
+
+
+class OutOfMemoryError(AllranksError):
+    """Memory that could not be had. `account`: what holds how much; `remedies`: what to change, best first."""
+
+    def __init__(self, message: str, account: Sequence[str] = (), remedies: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.account = tuple(account)
+        self.remedies = tuple(remedies)
 
 
 class RefusedError(AllranksError):

@@ -26,10 +26,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+# A rank says for itself what it holds; this is of what a command does without ranks.
+_NEEDS = (
+    "give it more (Slurm: --mem; PBS: mem=; a container: its memory limit), or ask for less: --dataset-num-proc "
+    "prepares data with fewer processes, and `export --merge` holds the whole base model"
+)
+
+
 def _run(app: object, arguments: list[str] | None) -> int:
     import typer
 
     from allranks.disk import told_to_user
+    from allranks.doctor.memory import shortage
     from allranks.observe.enduring import say, settle_output
 
     assert isinstance(app, typer.Typer)
@@ -42,9 +50,14 @@ def _run(app: object, arguments: list[str] | None) -> int:
         if interrupt.was_interrupted(error):
             say(f"\n{interrupt.line()}", file=sys.stderr)
             return interrupt.EXIT_CODE
-        if told := told_to_user(error, "a file cannot be read or written"):
+        if isinstance(error, MemoryError):
+            error.__traceback__ = None  # what it still holds is needed to tell it
+        elif told := told_to_user(error, "a file cannot be read or written"):
             say(f"error: {told}", file=sys.stderr)
             return told.exit_code
+        if shortage(error):
+            say(f"error: out of memory on this host; {_NEEDS}", file=sys.stderr)
+            return 1
         if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone
             return 1
         if isinstance(error, SystemExit) and isinstance(error.code, int):

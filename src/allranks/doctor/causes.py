@@ -10,6 +10,8 @@ RANK_ABORTED = "rank-aborted"
 """A rank aborted itself: a fault of native code, or the watchdog of a collective that others left."""
 RANK_ERROR = "rank-error"
 """A rank's own error: of the user's code, the data, the disk, the config."""
+OUT_OF_MEMORY = "out-of-memory"
+"""A rank could not have the memory that it asked for, or the kernel killed it for want of memory."""
 DISK = "disk"
 """A disk of a rank or node is full, read-only, gone or failing."""
 RANK_STOPPED = "rank-stopped"
@@ -45,6 +47,7 @@ _PEER_GONE = re.compile(
 # fails for no reason it tells.
 _ORDER = {
     RANK_KILLED: 0,
+    OUT_OF_MEMORY: 0,
     RANK_ERROR: 1,
     DISK: 1,
     NODE_LOST: 1,

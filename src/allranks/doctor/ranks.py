@@ -20,14 +20,18 @@ _BY_SIGNAL = {signal.SIGTERM: causes.STOPPED, signal.SIGABRT: causes.RANK_ABORTE
 
 
 def first_of_ranks(
-    node: int | str, events: Sequence[Mapping[str, Any]], tail: str, log_of: Callable[[int], Path]
+    node: int | str,
+    events: Sequence[Mapping[str, Any]],
+    tail: str,
+    log_of: Callable[[int], Path],
+    memory: str | None = None,
 ) -> Finding | None:
     """The first failure that `node` knows of: from its launcher's log and from all `events` that it can read.
 
     `events` of a rank are in their order; those of this node's ranks are compared by its clock, those of other nodes'
-    (on shared storage) only among themselves. None if nothing tells of a rank.
+    (on shared storage) only among themselves. `memory` is what `killed_by` takes. None if nothing tells of a rank.
     """
-    killed = [_killed(node, *worker, log_of) for worker in killed_workers(tail)]
+    killed = [_killed(node, *worker, log_of, memory) for worker in killed_workers(tail)]
     errors = [event for event in events if event["kind"] == "error"]
     own = [event for event in errors if event.get("node", node) == node]
     others = [event for event in errors if event.get("node", node) != node]
@@ -43,22 +47,36 @@ def killed_workers(tail: str) -> list[tuple[int, int, int]]:
     return [(int(rank), -int(code), int(pid)) for rank, code, pid in _WORKER.findall(tail) if int(code) < 0]
 
 
-def code_of_signal(number: int) -> str:
-    """The kind of failure that a rank's end by this signal is."""
+def code_of_signal(number: int, memory: str | None = None) -> str:
+    """The kind of failure that a rank's end by this signal is; `memory` is what `killed_by` takes."""
+    if number == signal.SIGKILL and memory:
+        return causes.OUT_OF_MEMORY
     return next((code for by, code in _BY_SIGNAL.items() if by == number), causes.RANK_KILLED)
 
 
-def killed_by(number: int, whom: str = "") -> str:
-    """That a signal ended a process, and what that often means."""
-    hint = "; the kernel kills so when memory runs out (dmesg tells)" if number == signal.SIGKILL else ""
+def killed_by(number: int, whom: str = "", memory: str | None = None) -> str:
+    """That a signal ended a process, and what that means.
+
+    `memory`: what ran out of memory while it ran, by the kernel's count of those that it killed for that; "" for
+    nothing, None where the kernel does not tell.
+    """
+    hint = ""
+    if number == signal.SIGKILL:
+        hint = "; the kernel kills so when memory runs out (dmesg tells)"
+        if memory is not None:
+            hint = "; the kernel has killed nothing for want of memory: somebody, or a scheduler, sent it"
+        if memory:
+            hint = f" by the kernel: {memory}"
     return f"killed by {signal.Signals(number).name}{whom}{hint}"
 
 
-def _killed(node: int | str, rank: int, number: int, pid: int, log_of: Callable[[int], Path]) -> Finding:
+def _killed(
+    node: int | str, rank: int, number: int, pid: int, log_of: Callable[[int], Path], memory: str | None
+) -> Finding:
     log = log_of(rank)
     return Finding(
-        code_of_signal(number),
-        f"rank {rank} (node {node}) failed first: {killed_by(number, f' (pid {pid})')}",
+        code_of_signal(number, memory),
+        f"rank {rank} (node {node}) failed first: {killed_by(number, f' (pid {pid})', memory)}",
         who=Who(node, rank),
         evidence=tuple(Evidence(line, str(log)) for line in last_lines(read_from(log))),
         known_at=node,
@@ -73,10 +91,13 @@ def _error(event: Mapping[str, Any], known_at: int | str) -> Finding:
     on_host = f", {host}" if host else ""
     code = event.get("code") or causes.code_of_error(message)
     how = "failed first" if causes.is_cause(code) else "failed"
+    is_above = told is not message
     return Finding(
         code,
         f"rank {rank} (node {node}{on_host}) {how}: {told}",
         who=Who(node, rank, host),
+        evidence=() if is_above else tuple(Evidence(str(line)) for line in event.get("evidence", ())),
+        remedy="" if is_above else str(event.get("remedy", "")),
         known_at=known_at,
     )
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
+from allranks.cluster.memory import memory_limit
+from allranks.config import RunConfig
 from allranks.doctor import causes
 from allranks.doctor.first_failure import goes_before, said_elsewhere
 from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.memory_remedies import with_account
 from allranks.doctor.ranks import code_of_signal, first_of_ranks, killed_by, killed_workers
 from allranks.exit_codes import INTERRUPTED, PREEMPTED
 from allranks.findings import Evidence, Finding, Who, printed
@@ -46,20 +49,22 @@ def outcome(
     ranks: range | None = None,
     log_start: int = 0,
     elsewhere: Finding | None = None,
+    cfg: RunConfig | None = None,
 ) -> Outcome:
     """The exit code of this node's launcher and, for a failure, what failed first and where to look.
 
     `ranks` are those of this node, where it is known which; `log_start` is the size that the agent's log had before.
-    `elsewhere` is what `ended.lost` tells, as a value.
+    `elsewhere` is what `ended.lost` tells, as a value. `cfg` is what was trained, for what to change in it.
     """
     run, node = at.run, at.name
     events = _events(run, at.run_id)
     tail = read_from(run.agent_log(node), log_start)
     if ended.lost:
         # What began here may have been felt, and told, first elsewhere.
-        own = _first(run, node, [event for event in events if event.get("node", node) == node], tail)
+        of_node = [event for event in events if event.get("node", node) == node]
+        own = first_of_ranks(node, of_node, tail, lambda rank: run.log(node, rank), ended.memory)
         if own is not None and goes_before(own, elsewhere or said_elsewhere(ended.lost)):
-            return failed(1, _failure(run, node, events, tail))
+            return failed(1, _failure(at, launch, ended, events, tail, cfg))
         return Outcome(1, f"error: {ended.lost}\n  {_left(run)}")
     # A restarted rank writes another `exit`: the last one counts.
     codes = {
@@ -82,8 +87,8 @@ def outcome(
     failing = {code for code in codes.values() if code not in (0, PREEMPTED)}
     code = failing.pop() if len(failing) == 1 else 1
     if not events:
-        return failed(1, _never_started(run, launch, node, tail))
-    return failed(code, _failure(run, node, events, tail))
+        return failed(1, _never_started(run, launch, node, tail, ended.memory))
+    return failed(code, _failure(at, launch, ended, events, tail, cfg))
 
 
 def stopped(run: RunDir, run_id: str, received: signal.Signals) -> Outcome:
@@ -132,8 +137,11 @@ def _events(run: RunDir, run_id: str) -> list[dict[str, Any]]:
     return sorted(events, key=lambda event: event["t"])
 
 
-def _failure(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: str) -> Finding:
-    found = _first(run, node, events, tail)
+def _failure(
+    at: Node, launch: Launch, ended: Ended, events: list[dict[str, Any]], tail: str, cfg: RunConfig | None
+) -> Finding:
+    run, node = at.run, at.name
+    found = first_of_ranks(node, events, tail, lambda rank: run.log(node, rank), ended.memory)
     logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"
     if found is None:
         return Finding(
@@ -144,26 +152,27 @@ def _failure(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: s
             remedy=logs,
             known_at=node,
         )
+    if found.code == causes.OUT_OF_MEMORY and not found.remedy and cfg is not None:
+        limit = memory_limit()
+        of_host = limit.num_bytes if limit else 0
+        found = with_account(found, events, cfg, launch.world_size, launch.nproc_per_node, of_host)
     assert found.who.rank is not None
     log = run.log(node, found.who.rank)
-    return replace(found, remedy=f"its log: {log}\n{logs}" if log.is_file() else logs)
-
-
-def _first(run: RunDir, node: int | str, events: list[dict[str, Any]], tail: str) -> Finding | None:
-    return first_of_ranks(node, events, tail, lambda rank: run.log(node, rank))
+    own = [f"its log: {log}"] if log.is_file() else []
+    return replace(found, remedy="\n".join([*([found.remedy] if found.remedy else []), *own, logs]))
 
 
 def _lines(tail: str) -> tuple[Evidence, ...]:
     return tuple(Evidence(line) for line in last_lines(tail))
 
 
-def _never_started(run: RunDir, launch: Launch, node: int | str, tail: str) -> Finding:
+def _never_started(run: RunDir, launch: Launch, node: int | str, tail: str, memory: str | None) -> Finding:
     killed = killed_workers(tail)
     code, rank = causes.NODE_ERROR, None
     if killed:
         rank, number, pid = killed[0]
-        code = code_of_signal(number)
-        head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})')} before it said anything"
+        code = code_of_signal(number, memory)
+        head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})', memory)} before it said anything"
     elif launch.is_elastic:
         head = (
             f"node {node} started no rank: {launch.min_nodes} nodes did not meet at {launch.endpoint} within "

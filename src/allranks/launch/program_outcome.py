@@ -61,7 +61,7 @@ def _finding(
         kind = causes.NODE_ERROR
         what = f"node {at.name}: {launch.launcher} ended with {ended.returncode}; the end of its log:"
     elif code < 0:
-        kind, what = code_of_signal(-code), f"{where} failed first: {killed_by(-code)}"
+        kind, what = code_of_signal(-code, ended.memory), f"{where} failed first: {killed_by(-code, '', ended.memory)}"
     else:
         kind, what = causes.RANK_EXIT, f"{where} failed first: exit code {code}"
         if causes.code_of_error("\n".join(lines)) == causes.PEER_GONE:

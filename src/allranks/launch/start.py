@@ -104,7 +104,8 @@ def start(
             node = peers.node
             _write_config(cfg, node.run.config(node.name))
             ended = run_local(launch, engine(node.run.config(node.name)), peers, inputs)
-            result = outcome(node, launch, ended, ranks=peers.ranks, log_start=log_start, elsewhere=peers.elsewhere())
+            elsewhere, ranks = peers.elsewhere(), peers.ranks
+            result = outcome(node, launch, ended, ranks=ranks, log_start=log_start, elsewhere=elsewhere, cfg=cfg)
             result = peers.ended(result, ended)
             tell_head(peers.first_failure())
     except Stopped as stop:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import socket
 import sys
 import traceback
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from allranks.cluster.identity import Identity
 from allranks.disk import told_to_user
 from allranks.doctor import causes
-from allranks.errors import AllranksError, DiskError
+from allranks.doctor.memory_remedies import listed
+from allranks.errors import AllranksError, DiskError, OutOfMemoryError
 from allranks.exit_codes import FAILED
 from allranks.observe import EventLog, say
 
 
-def tell_failure(error: Exception, identity: Identity, events: EventLog, log: TextIO | None) -> tuple[int, str]:
+def tell_failure(
+    error: Exception,
+    identity: Identity,
+    events: EventLog,
+    log: TextIO | None,
+    out_of_memory: Callable[[BaseException], OutOfMemoryError | None],
+) -> tuple[int, str]:
     """Record and print it; returns the rank's exit code and the reason in one line.
 
-    A traceback goes to the terminal only where nothing better is known; the record always has it.
+    `out_of_memory` tells of an allocation that failed. A traceback goes to the terminal only where nothing better is
+    known; the record always has it.
     """
-    told = told_to_user(error, "the run cannot go on")
+    told = told_to_user(error, "the run cannot go on") or out_of_memory(error)
     text = "" if told is error else traceback.format_exc()
     message = str(told) if told else f"{type(error).__name__}: {error}"
     events.emit(
@@ -30,7 +39,7 @@ def tell_failure(error: Exception, identity: Identity, events: EventLog, log: Te
         host=socket.gethostname(),
         node=identity.node_rank,
         log=log.name if log else None,
-        **({"code": causes.DISK} if isinstance(told, DiskError) else {}),
+        **_more(told),
         **({"traceback": text} if text else {}),
     )
     if told:
@@ -46,3 +55,13 @@ def print_error(error: AllranksError, identity: Identity) -> None:
     """One message, with the rank where there are several."""
     where = f" (rank {identity.rank})" if identity.world_size > 1 else ""
     say(f"error{where}: {error}", file=sys.stderr)
+    if isinstance(error, OutOfMemoryError):
+        lines = [*(f"| {line}" for line in error.account), *listed(error.remedies).splitlines()]
+        say("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+
+
+def _more(told: AllranksError | None) -> dict[str, Any]:
+    """What a launcher makes its finding of, beside the message."""
+    if isinstance(told, OutOfMemoryError):
+        return {"code": causes.OUT_OF_MEMORY, "evidence": list(told.account), "remedy": listed(told.remedies)}
+    return {"code": causes.DISK} if isinstance(told, DiskError) else {}

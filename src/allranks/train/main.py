@@ -19,7 +19,7 @@ from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.disk import disk_told, refuse_unwritable
-from allranks.errors import AllranksError, CheckpointError
+from allranks.errors import AllranksError, CheckpointError, OutOfMemoryError
 from allranks.exit_codes import PREEMPTED
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
@@ -34,6 +34,7 @@ from allranks.train.assemble import assemble
 from allranks.train.disk_room import room_warnings
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
+from allranks.train.memory import held_later, out_of_memory
 from allranks.train.network import equal_settings, set_up_network
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
@@ -82,7 +83,7 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
         if identity.rank == 0:
             say("\ninterrupted: this step was not finished; checkpoints that are complete are kept", file=sys.stderr)
     except Exception as error:
-        code, reason = tell_failure(error, identity, events, log)
+        code, reason = tell_failure(error, identity, events, log, rank.out_of_memory)
     events.emit("exit", code=code, reason=reason)
     if rank.trackers is not None:
         rank.trackers.close()
@@ -97,6 +98,13 @@ class _Rank:
     events: EventLog
     trackers: Trackers | None = None
     started: float = field(default_factory=time.monotonic)
+    # As far as they are made.
+    model: TrainModel | None = None
+    loop: Loop | None = None
+
+    def out_of_memory(self, error: BaseException) -> OutOfMemoryError | None:
+        """What `error` says of memory, with what this rank holds."""
+        return out_of_memory(error, self.cfg, self.identity, self.model, self.loop.strategy if self.loop else None)
 
     def run(self) -> TrainingEnd:
         with StopRequest() as stop_request:
@@ -129,13 +137,14 @@ class _Rank:
 
         self._enter("model")
         _set_tf32(cfg, device)
-        model = build_model(cfg, placement, tokenizer=load_tokenizer(cfg) if _may_add_tokens(cfg) else None)
+        tokenizer = load_tokenizer(cfg) if _may_add_tokens(cfg) else None
+        self.model = model = build_model(cfg, placement, tokenizer=tokenizer)
         world.check_equal(model_files(cfg, from_hub=True), identity)  # by now it is in every node's cache
         check_replicas(model.hf_model, identity)
         if cfg.adapter.adapter and identity.rank == 0:
             self._warn_of_unseen_tokens(model, prepared)
         state = read_state(resume) if resume else None
-        loop = assemble(
+        self.loop = loop = assemble(
             cfg,
             identity,
             prepared,
@@ -166,6 +175,7 @@ class _Rank:
         else:
             for line in room_warnings(cfg, loop, storage):
                 self._warn(line)
+            self._record_memory(model)
             self._enter("train")
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
             outcome = self._train(loop)
@@ -173,6 +183,17 @@ class _Rank:
         self._enter("done")
         self._summarise(loop, outcome, written)
         return outcome
+
+    def _record_memory(self, model: TrainModel) -> None:
+        """For the launcher, should the kernel kill this rank: then it can say nothing itself."""
+        held = held_later(self.cfg, model, on_gpu=False)
+        self.events.emit(
+            "memory",
+            device=model.placement.device.type,
+            parameters_bytes=held.parameters,
+            gradients_bytes=held.gradients,
+            optimizer_bytes=held.optimizer,
+        )
 
     def _start_trackers(self, loop: Loop, *, fresh: bool) -> None:
         if self.identity.rank == 0:

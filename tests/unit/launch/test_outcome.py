@@ -1,7 +1,9 @@
 import signal
+from dataclasses import replace
 
 import pytest
 
+from allranks.config.load import resolve_mapping
 from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import outcome, stopped
@@ -193,3 +195,35 @@ def test_without_torchrun(run):
     assert "nothing was lost" in stopped(run, "now", signal.SIGINT).message
     events(run, 0, ("step", {"step": 1}))
     assert "are lost" in stopped(run, "now", signal.SIGINT).message
+
+
+def killed(run, launch, memory):
+    run.agent_log(0).parent.mkdir(parents=True)
+    run.agent_log(0).write_text(TORCHRUN_SAYS)
+    cfg = resolve_mapping({"base_model": "m", "datasets": [{"path": "d", "type": "alpaca"}], "learning_rate": 1e-4})
+    sizes = {"parameters_bytes": 2**30, "gradients_bytes": 2**30, "optimizer_bytes": 2**31}
+    events(run, 1, ("memory", {"device": "cpu", **sizes}), ("step", {"step": 1, "memory_bytes": 9 * 2**30}))
+    return outcome(at(run, 0), launch, replace(ended(1), memory=memory), cfg=cfg)
+
+
+def test_a_rank_that_the_kernel_killed_for_want_of_memory_is_told_with_what_it_held(run, launch):
+    found = killed(run, launch, "its cgroup ran out of memory (the cgroup's limit: 9.0 GiB)")
+    assert found.finding.code == "out-of-memory" and found.exit_code == 1
+    lines = found.message.splitlines()
+    assert lines[0] == (
+        "error: rank 1 (node 0) failed first: killed by SIGKILL (pid 4711) by the kernel: its cgroup ran out of memory "
+        "(the cgroup's limit: 9.0 GiB)"
+    )
+    assert lines[1:5] == [
+        "  | parameters                 1.0 GiB",
+        "  | gradients                  1.0 GiB",
+        "  | optimizer states           2.0 GiB",
+        "  | activations and the rest   5.0 GiB",
+    ]
+    assert "  to need less, what frees most first:" in lines and lines[-1].startswith("  all logs: ")
+
+
+def test_a_kill_that_was_not_for_memory_says_so(run, launch):
+    found = killed(run, launch, "")
+    assert found.finding.code == "rank-killed" and "has killed nothing for want of memory" in found.message
+    assert "to need less" not in found.message

@@ -14,6 +14,7 @@ from types import FrameType
 
 import psutil
 
+from allranks.cluster.memory import killed_since, memory_kills
 from allranks.findings import Finding
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
 from allranks.launch.node.stopped_ranks import Describe, StoppedRanks
@@ -40,13 +41,15 @@ class Ended:
     """How the agent ended, the first signal that asked us to stop, and whether we had to kill.
 
     `returncode` is the agent's exit code, or 128 + the number of the signal that ended it. `lost` says why the run
-    could not go on, where that is not in the hands of this node.
+    could not go on, where that is not in the hands of this node. `memory` says what ran out of memory while it ran, by
+    what the kernel killed for that: "" if nothing did, None where the kernel does not tell.
     """
 
     returncode: int
     signal: signal.Signals | None
     killed: bool
     lost: str = ""
+    memory: str | None = None
     stopped: tuple[Finding, ...] = ()
     """Of its ranks that did not run."""
 
@@ -83,6 +86,7 @@ def supervise(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     received: list[signal.Signals] = []
+    kills = memory_kills()
     with remember_signals(received), log.open("ab") as output:
         agent = subprocess.Popen(
             under_subreaper(command, os.getpid()),
@@ -104,7 +108,7 @@ def supervise(
                 _kill_tree(agent)
             kill_leftovers(launch_id, but=os.getpid())
     stopped = watch.stopped.findings if watch else ()
-    return Ended(agent.returncode, received[0] if received else None, killed, why, stopped)
+    return Ended(agent.returncode, received[0] if received else None, killed, why, killed_since(kills), stopped)
 
 
 def _watch(
