@@ -24,6 +24,7 @@ from allranks.cluster.descendants import end_descendants
 from allranks.cluster.guardian import guard, has_lost_guardian
 from allranks.cluster.handshake import NotProven, shake_hands
 from allranks.cluster.listening import Listener, PortTaken, reach
+from allranks.cluster.not_reached import why_not_reached
 from allranks.cluster.protocol import (
     FINDING_BYTES,
     FINDING_FD,
@@ -253,7 +254,7 @@ async def _serve_on_connection(path: Path) -> None:
                 reader, writer = await asyncio.open_connection(address, port, limit=protocol.REQUEST_BYTES)
             await shake_hands(reader, writer, instructions["token"], "agent")
         except (OSError, TimeoutError, NotProven) as error:
-            failures.append(f"{address} port {port}: {error or 'timed out'}")
+            failures.append(f"{address} port {port}: {why_not_reached(error)}")
             continue
         await Agent(reader, writer).serve()
         return

@@ -18,9 +18,10 @@ from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.rendezvous import wire
-from allranks.rendezvous.channel import Channel, new_nonce, proves
+from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
+from allranks.rendezvous.introduction import hear_introduction, no_place_for
 from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.listen import listen
 from allranks.rendezvous.terms import Terms
@@ -257,7 +258,7 @@ class Head(Rendezvous):
         self._unknown += 1
         peer = None
         try:
-            peer = await self._shake_hands(lines, writer)
+            peer = await self._take_up(lines, writer)
         except asyncio.CancelledError:
             pass  # this node leaves; asyncio would print it as an error
         except WireError as error:
@@ -283,72 +284,36 @@ class Head(Rendezvous):
         if len(self._rejected) < _MOST_REJECTED:
             self._rejected.add(wire.printable(who, 300))
 
-    async def _shake_hands(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
-        nonce = new_nonce()
-        await wire.send(writer, {"greeting": wire.GREETING, "nonce": nonce, "run": self.run_id})
-        message = await wire.receive(lines, wire.HANDSHAKE_SECONDS)
-        hello = message.get("hello")
-        if not isinstance(hello, dict):
-            raise WireError("did not say who it is")
-        if not proves(message.get("proof"), self.terms.token, nonce, hello):
-            text = "its ALLRANKS_TOKEN is not the one of node 0: set the same on all nodes, or on none"
-            await wire.send(writer, {"refused": text})
-            raise WireError("another ALLRANKS_TOKEN")
-        channel = Channel(lines, writer, "node 0", self.terms.token, (nonce, str(message.get("nonce", ""))))
-        try:
-            NodeFacts.from_message(hello)
-            lines.limit = wire.MAX_LINE_BYTES
-            await channel.send({"welcome": True})
-            try:
-                told = await channel.receive(wire.HANDSHAKE_SECONDS)
-            except WireError as error:
-                raise WireError(
-                    f"it said who it is, but what it has did not come whole ({error}): do large packets get through? "
-                    "Compare the MTU of the interfaces and switches in between"
-                ) from None
-            facts = NodeFacts.from_message({**(told.get("facts") or {}), **hello})
-            if "refuses" in told:
-                self._hear_refusal(facts, wire.printable(told["refuses"]))
-                await channel.send({"heard": True})
-                return None
-        except (ValueError, TypeError) as error:
-            raise WireError(f"its facts are incomplete: {error}") from None
-        peer = _Peer(facts, channel)
-        if refusal := self._turn_away(facts):
-            await channel.send({"refused": refusal})
+    async def _take_up(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
+        """Whoever came, if it has a place among the nodes."""
+        came = await hear_introduction(lines, writer, self.terms, self.run_id)
+        facts = came.facts
+        refusal = no_place_for(facts, self.own, {rank: peer.facts for rank, peer in self._peers.items()})
+        if came.refuses is not None:
+            if refusal is None:
+                self._hear_refusal(facts, came.refuses)
+            await came.channel.send({"heard": True})
+            return None
+        if refusal is not None:
+            await came.channel.send({"refused": refusal})
             self._reject(f"{facts.name}: {refusal}")
             return None
         with self._changed:
             if not facts.has_rank:
                 free = next(rank for rank in range(1, self.own.nnodes) if rank not in self._peers)
-                peer.facts = replace(facts, node_rank=free)
-            self._peers[peer.facts.node_rank] = peer
+                facts = replace(facts, node_rank=free)
+            peer = self._peers[facts.node_rank] = _Peer(facts, came.channel)
             self._changed.notify_all()
         return peer
 
     def _hear_refusal(self, facts: NodeFacts, reason: str) -> None:
         """A node will not come: all others need not wait for it."""
-        if self.nodes or self._turn_away(facts):
+        if self.nodes:
             return
         with self._changed:
             key = facts.node_rank if facts.has_rank else -1 - len(self._withdrawn)
             self._withdrawn[key] = facts.name, reason
             self._changed.notify_all()
-
-    def _turn_away(self, facts: NodeFacts) -> str | None:
-        rank = facts.node_rank
-        if facts.has_rank != self.own.has_rank:
-            ways = {True: "--node-rank and --master-addr", False: "--rdzv-backend c10d"}
-            return f"it was started with {ways[facts.has_rank]}, {self.own.host} with {ways[self.own.has_rank]}"
-        if not facts.has_rank:
-            full = len(self._peers) == self.own.nnodes - 1
-            return f"all {self.own.nnodes} nodes (--nnodes) are here already" if full else None
-        other = self.own if rank == 0 else self._peers[rank].facts if rank in self._peers else None
-        if other is not None:
-            return f"--node-rank {rank} is taken by {other.host} (pid {other.pid}): give every node its own"
-        if not 0 < rank < self.own.nnodes:
-            return f"--node-rank {rank}: node 0 ({self.own.host}) was started with --nnodes {self.own.nnodes}"
-        return None
 
     async def _watch(self, peer: _Peer) -> None:
         try:

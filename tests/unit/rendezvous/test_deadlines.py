@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from allranks.errors import RefusedError
-from allranks.rendezvous import Rendezvous, channel, join, member, wire
+from allranks.rendezvous import Rendezvous, channel, introduction, join, member, wire
 from allranks.rendezvous import head as head_module
 from allranks.rendezvous.terms import Terms
 from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _hello, _join, _listening, _until
@@ -139,8 +139,10 @@ def test_an_answer_that_cannot_be_sent_ends_the_run(nodes: Nodes) -> None:
         assert "not JSON serializable" in one.stop_reason()
 
 
-def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = head_module.proves
+def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    real = introduction.proves
     broken_by = iter([True])
 
     def proves(*words: object) -> bool:
@@ -148,7 +150,7 @@ def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(nodes: Nodes, monkey
             raise TypeError("a fault of ours")
         return real(*words)
 
-    monkeypatch.setattr(head_module, "proves", proves)
+    monkeypatch.setattr(introduction, "proves", proves)
     nodes.start(_facts(0))
     with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
         raw.sendall(json.dumps({"hello": {}}).encode() + b"\n")
@@ -158,3 +160,4 @@ def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(nodes: Nodes, monkey
     with socket.create_connection(("127.0.0.1", nodes.terms["port"])) as raw:
         _hello(raw, _facts(1))
         assert isinstance(nodes.wait()[0], Rendezvous)
+    assert "Traceback" not in capfd.readouterr().err
