@@ -31,6 +31,10 @@ MaxRestarts = Annotated[int, typer.Option(help="Restart the ranks so often after
 GraceSeconds = Annotated[float, typer.Option(help="Time to save after SIGINT, SIGTERM or SIGUSR1.")]
 JoinTimeout = Annotated[float, typer.Option(help="Seconds to wait for the other nodes.")]
 NodeTimeout = Annotated[float, typer.Option(help="Seconds of silence after which a node is lost.")]
+SkipConnectionCheck = Annotated[
+    bool,
+    typer.Option("--skip-connection-check", help="Start ranks without trying that each node can talk to each other."),
+]
 
 
 def launch_options(ctx: typer.Context, **more: Any) -> Any:
@@ -41,6 +45,7 @@ def launch_options(ctx: typer.Context, **more: Any) -> Any:
     same = (
         *("nnodes", "node_rank", "nproc_per_node", "master_addr", "master_port", "rdzv_backend", "rdzv_id"),
         *("rdzv_endpoint", "max_restarts", "launcher", "grace_seconds", "accelerate_config"),
+        "skip_connection_check",
     )
     return LaunchOptions(
         **{name: asked[name] for name in same},

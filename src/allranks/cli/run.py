@@ -27,6 +27,7 @@ from allranks.cli.launch_options import (
     RdzvEndpoint,
     RdzvId,
     RemoteStart,
+    SkipConnectionCheck,
     launch_options,
     node_options,
 )
@@ -81,6 +82,7 @@ def run(
     grace_seconds: GraceSeconds = 300.0,
     join_timeout: JoinTimeout = 600.0,
     node_timeout: NodeTimeout = 10.0,
+    skip_connection_check: SkipConnectionCheck = False,
 ) -> None:
     """Start any program that torchrun can start, on this machine or on all nodes: anyone's trainer.
 

@@ -28,6 +28,7 @@ from allranks.cli.launch_options import (
     RdzvEndpoint,
     RdzvId,
     RemoteStart,
+    SkipConnectionCheck,
     launch_options,
     node_options,
 )
@@ -75,6 +76,7 @@ def train(
     grace_seconds: GraceSeconds = 300.0,
     join_timeout: JoinTimeout = 600.0,
     node_timeout: NodeTimeout = 10.0,
+    skip_connection_check: SkipConnectionCheck = False,
     ignore_unsupported: Annotated[
         bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
     ] = False,

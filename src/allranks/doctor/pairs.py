@@ -96,6 +96,7 @@ def _remedies(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -
         ranges = _few(dict.fromkeys(place.ports for place in rest.values()))
         yield f"ranks listen on ports that the kernel chooses: open TCP {ranges} between the nodes of the run"
         yield f"(`sysctl net.ipv4.ip_local_port_range` shows and sets the range), or {_choose(places)}"
+    yield "should the ranks of this program need no such connections: --skip-connection-check"
 
 
 def _no_address_for_others(places: Sequence[Place], one: Unreached) -> str | None:

@@ -104,6 +104,7 @@ def launch_options(launch: Launch) -> dict[str, Any]:
         "grace_seconds": launch.grace_seconds,
         "join_seconds": launch.join_seconds,
         "silence_seconds": launch.silence_seconds,
+        "skip_connection_check": launch.skip_connection_check,
         "launcher_args": list(launch.launcher_args),
     }
     if launch.max_nodes == 1:

@@ -186,7 +186,7 @@ def join_peers(
         # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
         uses_nccl = launch.num_gpus > 0
         addresses = rank_addresses(environment, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl)
-        if (found := prove_pairs(rendezvous, addresses)) is not None:
+        if (found := prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check)) is not None:
             peers.finding = found
             raise RefusedError(printed(found).removeprefix(f"{found.severity}: "))
         yield peers

@@ -28,15 +28,15 @@ _MOST_ADDRESSES = 8
 _LONGEST = 256
 
 
-def prove_pairs(rendezvous: Rendezvous, own: Sequence[RankAddress]) -> Finding | None:
+def prove_pairs(rendezvous: Rendezvous, own: Sequence[RankAddress], *, skip: bool = False) -> Finding | None:
     """Connect each node to each other; `own` are the addresses that this node's ranks will give to others.
 
-    Returns what all nodes have found together, None where all is well. Raises RefusedError for a node that does not
-    take part, or is lost meanwhile.
+    Returns what all nodes have found together, None where all is well or one of the nodes wants to `skip` it. Raises
+    RefusedError for a node that does not take part, or is lost meanwhile.
     """
     nonce = secrets.token_hex(16)
     try:
-        listener = Listener([one.address for one in own], _secret(rendezvous.terms.token, nonce))
+        listener = Listener([] if skip else [one.address for one in own], _secret(rendezvous.terms.token, nonce))
     except OSError as error:
         raise RefusedError(
             f"{rendezvous.own.name} cannot listen at {', '.join(one.address for one in own)}, where its ranks will: "
@@ -44,13 +44,12 @@ def prove_pairs(rendezvous: Rendezvous, own: Sequence[RankAddress]) -> Finding |
         ) from None
     try:
         rendezvous.run(listener.start(), "opening a port")
-        offer = {"nonce": nonce, "ports": ephemeral_ports(), "at": [_message(one, listener.ports) for one in own]}
-        offers = [
-            _Offer(node.name, offered)
-            for node, offered in zip(
-                rendezvous.nodes, rendezvous.round("where ranks will listen", offer, _ROUND_SECONDS), strict=True
-            )
-        ]
+        at = [] if skip else [_message(one, listener.ports) for one in own]
+        offer = {"nonce": nonce, "ports": ephemeral_ports(), "at": at, "skip": skip}
+        offered = rendezvous.round("where ranks will listen", offer, _ROUND_SECONDS)
+        offers = [_Offer(node.name, one) for node, one in zip(rendezvous.nodes, offered, strict=True)]
+        if any(one.skip for one in offers):
+            return None
         targets = [
             target
             for node, offered in enumerate(offers)
@@ -78,6 +77,7 @@ class _Offer:
             self.ports = [(int(one["port"]), _address(one)) for one in offered["at"][:_MOST_ADDRESSES]]
             self.place = Place(name, [known for _, known in self.ports], printable(offered["ports"], _LONGEST))
             self._nonce = str(offered["nonce"])
+            self.skip = offered["skip"] is True
         except (KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"{name} does not say where its ranks will listen: {error!r}") from None
 

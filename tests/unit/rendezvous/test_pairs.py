@@ -188,12 +188,20 @@ def test_what_to_do_depends_on_what_failed() -> None:
 
 def test_a_node_that_offers_nonsense_is_named(nodes: Nodes) -> None:
     joined = _join(nodes, _facts(0), _facts(1))
-    work = [
-        lambda one: prove_pairs(one, [_at(0)]),
-        lambda one: one.round("where ranks will listen", {"nonce": 3, "ports": [], "at": [{"address": "; rm -rf"}]}, 9),
-    ]
+    nonsense = {"nonce": 3, "ports": [], "at": [{"address": "; rm -rf"}], "skip": False}
+    work = [lambda one: prove_pairs(one, [_at(0)]), lambda one: one.round("where ranks will listen", nonsense, 9)]
     results = together(joined, lambda one: work[one.own.node_rank](one))
     assert "node 1 (host1) does not say where its ranks will listen" in str(results[0])
+
+
+@pytest.mark.parametrize("skips", [0, 1])
+def test_one_node_that_wants_no_check_spares_all_of_them_it(nodes: Nodes, skips: int) -> None:
+    joined = _join(nodes, _facts(0), _facts(1))
+    elsewhere = RankAddress("192.0.2.9", "eth9", "gloo")
+    at = [elsewhere if rank == skips else _at(rank) for rank in (0, 1)]
+    work = [lambda one, rank=rank: prove_pairs(one, [at[rank]], skip=rank == skips) for rank in (0, 1)]
+    assert together(joined, lambda one: work[one.own.node_rank](one)) == [None, None]
+    assert [one.stop_reason() for one in joined] == [None, None]
 
 
 def test_an_address_that_this_node_does_not_have_is_told(nodes: Nodes) -> None:

@@ -31,6 +31,7 @@ class LaunchOptions:
     grace_seconds: float = 300.0
     join_seconds: float = 600.0
     silence_seconds: float = 10.0
+    skip_connection_check: bool = False
     launcher_args: tuple[str, ...] = ()
     accelerate_config: str | None = None
     accelerate_options: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Launch:
     accelerate: AccelerateSettings | None = None
     token: str = field(default="", repr=False)
     """By which the nodes know each other."""
+    skip_connection_check: bool = False
 
     @property
     def world_size(self) -> int:
@@ -133,6 +135,7 @@ def resolve(options: LaunchOptions, *, num_gpus: int | None = None) -> Launch:
         grace_seconds=options.grace_seconds,
         join_seconds=options.join_seconds,
         silence_seconds=options.silence_seconds,
+        skip_connection_check=options.skip_connection_check,
         launcher_args=options.launcher_args,
         accelerate=settings,
     )
