@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
 from allranks.export.consent import runs_its_own_code
 from allranks.export.safetensors_file import Entry, lay_out, write
+from allranks.model.generation import generation_config
 
 
 def write_full_model(
@@ -81,7 +82,7 @@ def write_configs(checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, 
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if (checkpoint.hf / "generation_config.json").is_file():
-        GenerationConfig.from_pretrained(checkpoint.hf).save_pretrained(folder)
+        generation_config(checkpoint.hf, model.config)[0].save_pretrained(folder)
 
 
 def _names(checkpoint: Checkpoint, model: PreTrainedModel) -> list[str]:

@@ -14,6 +14,7 @@ from allranks.export.adapter import write_adapter
 from allranks.export.checkpoint import Checkpoint
 from allranks.export.consent import runs_its_own_code
 from allranks.export.full import empty_model, stored_dtype, write_configs
+from allranks.model.generation import generation_config
 
 
 def write_merged_model(
@@ -39,6 +40,8 @@ def write_merged_model(
         "revision": None if base_model else checkpoint.config.get("revision_of_model"),
         "trust_remote_code": checkpoint.trust_remote_code and bool(checkpoint.config.get("trust_remote_code")),
     }
+    # The base model's own may be one that transformers does not read or write.
+    generation, _ = generation_config(checkpoint.hf, meta.config)
     if Path(base).is_dir():
         runs_its_own_code(
             Path(base),
@@ -51,7 +54,7 @@ def write_merged_model(
         # The config of the training (base_model_config, overrides_of_model_config), at the size of the base's weights.
         config = meta.config
         config.get_text_config().vocab_size = min(rows, _stored_rows(base, source, rows))
-        model = _base(base, config, dtype, source)
+        model = _base(base, config, dtype, {**source, "generation_config": generation})
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the base model {base} cannot be loaded ({' '.join(str(error).split())[:200]}); "
@@ -65,6 +68,7 @@ def write_merged_model(
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     merged = merged.to(dtype)
     _untie(merged)
+    merged.generation_config = generation
     report("writing the merged model")
     merged.save_pretrained(folder, max_shard_size=max_shard_bytes)
     write_configs(checkpoint, merged, folder, dtype)
@@ -72,7 +76,11 @@ def write_merged_model(
 
 def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[str, Any]) -> PreTrainedModel:
     """The base model in `dtype`. One that is stored quantized comes with its own config, and is made plain."""
-    own = AutoConfig.from_pretrained(base, **source) if (Path(base) / "config.json").is_file() else None
+    own = (
+        AutoConfig.from_pretrained(base, trust_remote_code=source["trust_remote_code"])
+        if (Path(base) / "config.json").is_file()
+        else None
+    )
     if not getattr(own, "quantization_config", None):
         return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)

@@ -25,8 +25,8 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.garbage import garbage
 from allranks.train.loop import Limits, Loop
 from allranks.train.profile import between_steps
-from allranks.train.result import write_hugging_face_files
 from allranks.train.schedule import learning_rate_schedule
+from allranks.train.side_files import make_side_files
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
 from allranks.train.step_schedule import lay_out
@@ -61,6 +61,7 @@ def assemble(
         durable.write(run_dir.deepspeed, json.dumps(strategy.engine_settings, indent=2) + "\n")
     for line in strategy_warnings(cfg, model, identity, num_micro_batches):
         warn(line)
+    side_files = make_side_files(cfg, model, storage, run_dir, warn)
     return Loop(
         model=model,
         strategy=strategy,
@@ -78,7 +79,7 @@ def assemble(
             asynchronous=cfg.checkpoint.save_async is not False,
             keep=cfg.checkpoint.save_total_limit,
             only_model=cfg.checkpoint.save_only_model,
-            write_extras=lambda folder: write_hugging_face_files(cfg, model, folder),
+            write_extras=side_files.write,
             warn=warn,
         ),
         stats=StatsReader(

@@ -189,6 +189,8 @@ class Checkpointer:
                     self.write_extras(checkpoint / HF_FOLDER)
         except AllranksError as error:
             refused = error
+        except Exception as error:  # the others wait for this rank: whatever it is, they must hear of it
+            refused = CheckpointError(f"{checkpoint} is not saved: {type(error).__name__}: {error}")
         everyone = self._from_all((refused, self.storage.number, num_bytes))
         if failures := {rank: told for rank, (told, _, _) in enumerate(everyone) if told}:
             self._remove_partial(checkpoint)
@@ -226,14 +228,16 @@ class Checkpointer:
         if self.storage.number:
             durable.make_folders(checkpoint)  # before rank 0, on another disk, says that it is committed
 
-    def poll(self) -> Path | None:
-        """The checkpoint that has committed since the last call, if any; never blocks.
+    @property
+    def progress(self) -> tuple[bool, bool]:
+        """Whether this rank's part of the save under way is done, and whether it failed here; never blocks.
 
-        Where the nodes share no folder, `wait` alone tells: giving them the marker takes all ranks at the same time.
+        When all ranks' parts are done, or one has failed, all of them `wait`: at the same step, so that none is left
+        alone in a collective.
         """
-        if self._pending is not None and self.storage.count == 1 and self._pending[1].done():
-            return self.wait()
-        return None
+        if self._pending is None or not self._pending[1].done():
+            return False, False
+        return True, self._pending[1].exception() is not None
 
     def wait(self) -> Path | None:
         """Wait for a save under way. Raises CheckpointError if it failed."""

@@ -159,6 +159,7 @@ def train(loop: Loop) -> TrainingEnd:
                 "data_seconds": round(data_seconds, 6),
                 "gc_seconds": round(loop.garbage.after_step(step), 6),
             }
+            saved, save_failed = loop.checkpointer.progress
             read = loop.stats.push(
                 step,
                 loss_sums,
@@ -166,18 +167,20 @@ def train(loop: Loop) -> TrainingEnd:
                 num_target_tokens=todo.plan.num_target_tokens,
                 num_blocks=todo.plan.num_blocks,
                 stop=loop.stop_request.name is not None,
+                saved=saved,
+                save_failed=save_failed,
                 data_seconds=data_seconds,
             )
             if loop.traffic is not None:
                 loop.traffic.end(step)
             _digest(loop, read)
+            if any(stats.saved for stats in read):
+                _finish_saving(loop)  # also with its error: on all ranks, one step later at most
             for call in loop.after_step:
                 call(step)
             early = step in loop.step_schedule.eval_at and _evaluate(loop)
             if step in loop.step_schedule.save_at and not _is_saved(loop):
                 save(loop)
-            if (saved := loop.checkpointer.poll()) is not None:
-                _saved(loop, saved)
             if loop.stopping and step < loop.step_schedule.num_steps:
                 _save_before_leaving(loop)
                 return TrainingEnd("preempted", loop.stop_request.name or "a signal to another rank")

@@ -1,45 +1,14 @@
-"""What a run leaves for Hugging Face tools: the small files of each checkpoint, and the adapter or model at the end."""
+"""The adapter or model that a run ends with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import GenerationConfig
-
 from allranks.checkpoint import commit
 from allranks.config import RunConfig
-from allranks.data import load_tokenizer
-from allranks.model.build import TrainModel
-from allranks.model.source import model_folder
 from allranks.observe import RunDir
 from allranks.train.loop import Loop
 from allranks.train.step_schedule import wants_result
-
-
-def write_hugging_face_files(cfg: RunConfig, model: TrainModel, folder: Path) -> None:
-    """The files that, with the weights, make a Hugging Face model: config, generation config, tokenizer, adapter."""
-    tokenizer = load_tokenizer(cfg)
-    model.config.save_pretrained(folder)
-    _generation_config(cfg, model, tokenizer.eos_token_id, tokenizer.pad_token_id).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if model.peft_config is not None:
-        model.peft_config.save_pretrained(str(folder))
-
-
-def _generation_config(cfg: RunConfig, model: TrainModel, eos: int | None, pad: int | None) -> GenerationConfig:
-    """The base model's own, with the end that the tokenizer now has: else the trained model would not stop there."""
-    base = model_folder(cfg)
-    if (base / "generation_config.json").is_file():
-        config = GenerationConfig.from_pretrained(base)
-    else:
-        config = GenerationConfig.from_model_config(model.config)
-    if eos is not None:
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        kept = [end for end in ends if end is not None and end != eos]
-        config.eos_token_id = [eos, *kept] if kept else eos
-    if config.pad_token_id is None:
-        config.pad_token_id = pad
-    return config
 
 
 def result_checkpoint(cfg: RunConfig, run_dir: RunDir, loop: Loop) -> Path | None:

@@ -17,6 +17,7 @@ class StepStats:
     """Of one step, the same on every rank: what was minimised (mean cross entropy over the global batch's target
     tokens, and the router loss times its coefficient), norm of the gradient before clipping, which ranks computed a
     loss that is not finite, and which were asked to stop. `router_loss`: mean over the blocks, None if not trained.
+    `saved`: whether the save under way is over, on every rank or with an error on one of them.
     `data_seconds`, `cpu_seconds`: of each rank, how long it waited for data, and for a CPU to run on."""
 
     step: int
@@ -25,6 +26,7 @@ class StepStats:
     grad_norm: float
     bad_ranks: tuple[int, ...]
     stop_ranks: tuple[int, ...]
+    saved: bool
     data_seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
 
@@ -57,16 +59,21 @@ class StatsReader:
         num_target_tokens: int,
         num_blocks: int,
         stop: bool,
+        saved: bool = False,
+        save_failed: bool = False,
         data_seconds: float = 0.0,
     ) -> list[StepStats]:
         """Enqueue the stats of `step`; returns those that are ready to be read, oldest first.
 
         loss_sums: float32 [2], this rank's sum of cross entropy over its targets and of the router loss over its
         blocks; grad_norm: the global norm. The two counts are the global batch's; data_seconds is this rank's.
+        saved, save_failed: this rank has done its part of the save under way, or it failed here.
         """
-        bad, *known = (2 + part * self.world_size + self.rank for part in range(4))
-        host = torch.zeros(2 + 4 * self.world_size, pin_memory=self.device.type == "cuda")
-        for place, number in zip(known, (float(stop), data_seconds, self._waited_for_cpu()), strict=True):
+        bad, *known = (2 + part * self.world_size + self.rank for part in range(5))
+        host = torch.zeros(2 + 5 * self.world_size, pin_memory=self.device.type == "cuda")
+        # One failure outweighs all that are not done.
+        save = float(self.world_size) if save_failed else float(saved)
+        for place, number in zip(known, (float(stop), save, data_seconds, self._waited_for_cpu()), strict=True):
             host[place] = number
         row = host.to(self.device, non_blocking=True)
         row[:2] = loss_sums
@@ -99,7 +106,7 @@ class StatsReader:
             if event is not None:
                 event.synchronize()
             values = row.tolist()
-            bad, stop, data, cpu = _parts(values[2:-1], self.world_size)
+            bad, stop, save, data, cpu = _parts(values[2:-1], self.world_size)
             loss, router_loss = values[0] / targets if targets else math.nan, None
             if self.router_coefficient is not None:
                 router_loss = values[1] / blocks if blocks else math.nan
@@ -112,6 +119,7 @@ class StatsReader:
                     grad_norm=values[-1],
                     bad_ranks=tuple(rank for rank, count in enumerate(bad) if count > 0),
                     stop_ranks=tuple(rank for rank, count in enumerate(stop) if count > 0),
+                    saved=sum(save) >= self.world_size,
                     data_seconds=data,
                     cpu_seconds=cpu,
                 )

@@ -1,4 +1,5 @@
 import pickle
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,6 +139,37 @@ def test_a_save_that_fails_is_reported_and_never_committed(tmp_path):
     with pytest.raises(DiskError, match=r"step 1 is not saved: the disk is full \(No space left.*are needed there"):
         checkpointer.save(1, RunState(1, {}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_ranks_side_file_does_is_told_and_leaves_nothing_half_made(tmp_path):
+    def fail(folder):
+        raise ValueError("GenerationConfig is invalid")
+
+    checkpointer = make(tmp_path, write_extras=fail)
+    with pytest.raises(CheckpointError, match="step-00000001 is not saved: ValueError: GenerationConfig is invalid"):
+        checkpointer.save(1, RunState(1, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_save_behind_the_training_tells_when_it_is_over_and_that_it_failed(tmp_path, monkeypatch, fails):
+    checkpointer = make(tmp_path, asynchronous=True)
+    assert checkpointer.progress == (False, False)
+
+    def refuse(*args, **facts):
+        raise OSError(28, "No space left on device")
+
+    if fails:
+        monkeypatch.setattr(commit, "commit", refuse)
+    checkpointer.save(1, RunState(1, {}))
+    futures.wait([checkpointer._pending[1]])
+    assert checkpointer.progress == (True, fails)
+    if fails:
+        with pytest.raises(DiskError, match="step 1 is not saved: the disk is full"):
+            checkpointer.wait()
+    else:
+        assert checkpointer.wait() is not None
+    assert checkpointer.progress == (False, False)
 
 
 def test_damaged_and_cut_off_checkpoints_are_passed_over(tmp_path):

@@ -61,6 +61,29 @@ def _rank_that_waits(rank):
     assert (stats.bad_ranks, stats.stop_ranks) == ((1,), (0,))
 
 
+def test_all_ranks_hear_in_the_same_step_that_a_save_is_over_or_failed_on_one():
+    run_ranks(_rank_that_saves)
+
+
+def _rank_that_saves(rank):
+    reader = StatsReader(rank=rank, world_size=2, device=torch.device("cpu"))
+    of_both = {"begun": (0, 0), "one is done": (0, 1), "both are done": (1, 1), "one failed": (0, 2)}
+    heard = []
+    for states in of_both.values():
+        [stats] = reader.push(
+            1,
+            torch.tensor([1.0, 0.0]),
+            torch.tensor(1.0),
+            num_target_tokens=4,
+            num_blocks=2,
+            stop=False,
+            saved=states[rank] > 0,
+            save_failed=states[rank] > 1,
+        )
+        heard.append(stats.saved)
+    assert heard == [False, False, True, True]
+
+
 def test_the_wait_for_a_cpu_is_of_one_step(monkeypatch, tmp_path):
     """The kernel counts it from the start of the process, in nanoseconds, as the second of three numbers."""
     schedstat = tmp_path / "schedstat"

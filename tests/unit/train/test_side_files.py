@@ -1,0 +1,62 @@
+"""What every checkpoint needs beside its weights is made before the first step, and no save can fail on it."""
+
+import json
+import shutil
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from allranks.errors import ConfigError, UsageError
+from allranks.model.build import build_model
+from allranks.observe import RunDir
+from allranks.train.side_files import make_side_files
+from allranks.train.storage import ALONE
+from tests.tiny_models import VOCABULARY, config_for, one_process, saved_model
+
+
+@pytest.fixture
+def base(tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(saved_model("llama"), folder)
+    words = {f"w{number}": number for number in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w2", pad_token="w0").save_pretrained(folder)
+    return folder
+
+
+def made(tmp_path, base, **keys):
+    cfg = config_for(base, output_dir=str(tmp_path / "run"), **keys)
+    told = []
+    files = make_side_files(cfg, build_model(cfg, one_process()), ALONE, RunDir(tmp_path / "run"), told.append)
+    return files, told
+
+
+def test_sampling_values_without_do_sample_cost_no_run(tmp_path, base):
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}))
+    files, told = made(tmp_path, base)
+    (tmp_path / "hf").mkdir()
+    files.write(tmp_path / "hf")
+    read = GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert (read.temperature, read.top_p, read.do_sample, read.eos_token_id) == (0.9, 0.6, True, 2)
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == "w2"
+    [line] = told
+    assert "do_sample is not set, which temperature, top_p need" in line
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+def test_what_cannot_be_written_is_refused_before_the_first_step(tmp_path, base, monkeypatch):
+    def refuse(self, *args, **options):
+        raise TypeError("Object of type dtype is not JSON serializable")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", refuse)
+    with pytest.raises(ConfigError, match=r"the tokenizer of .*base cannot be written.*not JSON serializable"):
+        made(tmp_path, base)
+
+
+def test_a_folder_for_checkpoints_that_is_none_is_refused_before_the_first_step(tmp_path, base):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    with pytest.raises(UsageError, match="checkpoints cannot be written"):
+        made(tmp_path, base)
