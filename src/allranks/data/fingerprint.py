@@ -8,13 +8,13 @@ that nodes can compare theirs, and a changed file can never be taken for the old
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
 from allranks.data.sources import locate
 from allranks.data.templates import named_template_text
 from allranks.data.tokenizer import tokenizer_files
+from allranks.digests import file_sha256
 
 FORMAT_VERSION = 1  # raise it whenever the same inputs give other blocks
 
@@ -34,7 +34,7 @@ _NOT_CONTENT_OF_DATA = {
 
 
 def fingerprint(cfg: RunConfig) -> str:
-    """Hex SHA-256 of what `cfg` prepares. Reads all data files once.
+    """Hex SHA-256 of what `cfg` prepares. All data files are read, once on a node and again when they have changed.
 
     Errors: `DataError` or `ConfigError` if a file is not there.
     """
@@ -44,7 +44,7 @@ def fingerprint(cfg: RunConfig) -> str:
         "test_datasets": [_dataset(spec) for spec in cfg.data.test_datasets or []],
         "data": cfg.data.model_dump(mode="json", exclude=_NOT_CONTENT_OF_DATA),
         "template": named_template_text(cfg.data.chat_template, cfg.data.chat_template_jinja),
-        "tokenizer": {path.name: _digest(path) for path in tokenizer_files(cfg)},
+        "tokenizer": {path.name: file_sha256(path) for path in tokenizer_files(cfg)},
         "special_tokens": cfg.model.special_tokens and cfg.model.special_tokens.model_dump(mode="json"),
         "tokens": cfg.model.tokens,
         "added_tokens_overrides": cfg.model.added_tokens_overrides,
@@ -69,10 +69,5 @@ def _dataset(spec: Any) -> dict:
         files = spec.data_files
         return settings | {"hub": source.hub_id, "commit": resolve_commit(spec), "data_files": files}
     with ThreadPoolExecutor(8) as threads:  # hashing releases the interpreter lock
-        digests = list(threads.map(_digest, [path for path, _ in source.files]))
+        digests = list(threads.map(file_sha256, [path for path, _ in source.files]))
     return settings | {"files": [(kind, digest) for (_, kind), digest in zip(source.files, digests, strict=True)]}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, run_local
-from allranks.launch.node.this_node import this_node
+from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
 from allranks.launch.outcome import Outcome
 from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.program_outcome import program_outcome
@@ -52,15 +52,21 @@ def run_program(
         return start_all_nodes(everywhere, token)
     launch = replace(resolve(options), token=token)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
-    with refusals_told(launch):
+    nodes_made: list[Node] = []
+    with refusals_told(launch), refusals_leave_nothing(nodes_made):
         node = this_node(output_dir, launch)
+        nodes_made.append(node)
         if speaks_for_all(launch):
             say(describe_program(words, launch, node.run))
         log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
         variables = network_variables(None, launch, node.run.logs(node.name))
         same = what_must_be_equal(None) if launch.max_nodes > 1 else {}
     try:
-        with stop_at_once() as stop_if_asked, join_peers(launch, node, same, variables, is_engine=False) as peers:
+        with (
+            stop_at_once() as stop_if_asked,
+            refusals_leave_nothing([node]),
+            join_peers(launch, node, same, variables, is_engine=False) as peers,
+        ):
             stop_if_asked()
             ended = run_local(launch, program, peers, RunInputs(argv, variables=variables))
             result = program_outcome(peers.node, launch, ended, log_starts, peers.elsewhere())

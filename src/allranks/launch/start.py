@@ -21,7 +21,7 @@ from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process, run_local
-from allranks.launch.node.this_node import this_node
+from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
 from allranks.launch.outcome import outcome, stopped
 from allranks.launch.peers import join_peers, refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
@@ -54,7 +54,8 @@ def start(
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     token = take_token()
     everywhere, launch, notes = _where(nodes, options, argv, token) if options.launcher != "ray" else (None, None, [])
-    with refusals_told(launch):
+    nodes_made: list[Node] = []
+    with refusals_told(launch), refusals_leave_nothing(nodes_made):
         # What is wrong here is wrong on every node: better told once, before any of them is asked.
         cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         if cfg.launch.use_ray:  # its cluster says which nodes there are
@@ -74,6 +75,7 @@ def start(
         if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
             raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
         node = this_node(cfg.checkpoint.output_dir, launch)
+        nodes_made.append(node)
         if not launch.meets:  # else node 0 refuses, for all nodes at once
             _refuse_to_mix_runs(cfg, node.run)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
@@ -89,6 +91,7 @@ def start(
     try:
         with (
             stop_at_once() as stop_if_asked,
+            refusals_leave_nothing([node]),
             join_peers(launch, node, same, variables, _held(cfg, node.run)) as peers,
         ):
             from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for

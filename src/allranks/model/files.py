@@ -2,8 +2,8 @@
 
 Needs no torch. What a digest covers is said in its text:
 
-- `sha256`: every byte. Of all small files, and of weights that are together at most WHOLE_BYTES; it is kept in the
-  user's cache by path, inode, size and time of the last change, so that the next start need not read them again.
+- `sha256`: every byte. Of all small files, and of weights that are together at most WHOLE_BYTES; read once
+  on a node and kept (digests.py), so that neither its other ranks nor the next start read them again.
 - `sha256 of samples`: of larger weights the list of tensors, and the beginning, middle and end of every tensor: another
   model, or any tensor that was trained, converted or cut off differs there. A single flipped bit may not.
 """
@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from allranks import durable
 from allranks.config import RunConfig
+from allranks.digests import file_sha256
 
 WHOLE_BYTES = 2 * 2**30
 """About a second of hashing and, cold, a few of reading."""
@@ -28,7 +27,7 @@ SAMPLE_BYTES = 4096
 """One page: a disk reads no less."""
 
 _SMALL_BYTES = 2**20
-"""Files up to here are always read whole, and are not worth an entry in the cache."""
+"""Files up to here are always read whole."""
 
 _LARGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "*.tiktoken")
@@ -65,10 +64,8 @@ def _described(folder: Path) -> dict[str, str]:
 def _describe(file: Path, *, whole: bool) -> str:
     try:
         size = file.stat().st_size
-        if size <= _SMALL_BYTES or file.suffix != ".safetensors":
-            kind, digest = "sha256", _sha256(file)
-        elif whole:
-            kind, digest = "sha256", _cached_sha256(file)
+        if whole or size <= _SMALL_BYTES or file.suffix != ".safetensors":
+            kind, digest = "sha256", file_sha256(file)
         else:
             kind, digest = "sha256 of samples", sampled_sha256(file)
     except OSError as error:
@@ -103,37 +100,6 @@ def _parts(opened: BinaryIO, size: int, digest: hashlib._Hash) -> Iterator[tuple
                 yield from parts
                 return
     yield from ((size * i // 1000, size * (i + 1) // 1000) for i in range(1000))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _cached_sha256(file: Path) -> str:
-    """The same, from the user's cache where the file is the one that was read: path, inode, size and times say so."""
-    status = file.stat()
-    identity = [
-        str(file.resolve()),
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    ]
-    entry = _cache() / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    with contextlib.suppress(OSError, ValueError):
-        known = entry.read_text(encoding="ascii").strip()
-        if len(known) == 64:
-            return known
-    digest = _sha256(file)
-    with contextlib.suppress(OSError):  # a home that cannot be written costs a second at the next start, no more
-        durable.write(entry, digest, make_parents=True)
-    return digest
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allranks" / "sha256"
 
 
 def _cached_snapshot(name: str, revision: str | None) -> Path | None:

@@ -52,6 +52,13 @@ def test_checkpoints_of_an_earlier_run(config, tmp_path):
     (checkpoint / "COMPLETE").write_text("{}")
     with pytest.raises(UsageError, match=r"holds checkpoints of an earlier run .*step-00000004"):
         start(config, {}, LaunchOptions())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"], "no lock, and no folder for it"
+
+
+def test_a_run_that_is_refused_after_its_folder_was_made_leaves_nothing(config, tmp_path):
+    with pytest.raises(UsageError, match=r"d\.jsonl"):
+        start(config, {}, LaunchOptions())
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_a_multi_node_launch_is_refused_before_the_config_is_read(tmp_path):

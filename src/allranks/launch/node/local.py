@@ -22,6 +22,7 @@ from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
 from allranks.launch.node.supervise import Ended, supervise
+from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
@@ -69,10 +70,12 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
             "ours watches over them: one that is lost shows when a collective's time-out (ddp_timeout) has passed"
         )
     # Our engine keeps rank 0's log itself.
-    with terminal_path(None if program.is_engine else node.run.log(node.name, 0)) as terminal:
+    log_of_rank_0 = None if program.is_engine else node.run.log(node.name, 0)
+    compiles = inputs.cfg is not None and bool(inputs.cfg.parallel.torch_compile)
+    with terminal_path(log_of_rank_0) as terminal, own_temporary_folder(compiles=compiles) as temporary:
         return supervise(
             start.command,
-            _without_launchers_variables(os.environ) | added | {"ALLRANKS_TERMINAL": terminal},
+            _without_launchers_variables(os.environ) | temporary | added | {"ALLRANKS_TERMINAL": terminal},
             log=node.run.agent_log(node.name),
             launch_id=node.launch_id,
             grace_seconds=launch.grace_seconds,

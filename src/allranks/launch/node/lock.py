@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -24,11 +24,14 @@ def lock_node(logs: Path, *, say: Callable[[str], None] = say) -> int:
     Where the launcher that took it is dead and only its ranks are still ending, this waits for them. Raises UsageError
     naming the process that holds it. File systems without locks are let through.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     path = logs / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = _open(path)
     deadline = None
-    while not _try_lock(fd):
+    while not _try_lock(fd) or not _is_at(path, fd):
+        if not _is_at(path, fd):  # a run that was refused has taken its lock away
+            os.close(fd)
+            fd = _open(path)
+            continue
         holder = path.read_text().strip()
         if deadline is None:
             deadline = time.monotonic() + (_WAIT_SECONDS if _has_ended(holder) else 0)
@@ -45,6 +48,27 @@ def lock_node(logs: Path, *, say: Callable[[str], None] = say) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return fd
+
+
+def forget_lock(logs: Path, locks: Sequence[int]) -> None:
+    """Of a run that was refused before its ranks started: take away the lock, and folders that hold nothing."""
+    if not locks:
+        return
+    with contextlib.suppress(OSError):
+        (logs / "lock").unlink()
+        for folder in (logs, logs.parent, logs.parent.parent):  # node-0, logs, the run's
+            folder.rmdir()
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    return False
 
 
 def _try_lock(fd: int) -> bool:

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from allranks.entry_points import refuse_by_hand
+from allranks.launch.node.temporary import give_back_temporary_folder
 from allranks.observe.enduring import say
 from allranks.observe.output import redirect_rank_output
 from allranks.observe.parent import die_with_parent
@@ -19,6 +20,7 @@ def main(words: list[str]) -> NoReturn:
     # Kept by exec: no rank goes on alone, holding its GPU, after its launcher was killed.
     die_with_parent()
     redirect_rank_output(int(os.environ["RANK"]))
+    give_back_temporary_folder(os.environ)
     python = [sys.executable, "-u"]  # unbuffered, as launchers start Python: the last words of a killed rank are kept
     command = {"module": [*python, "-m", name], "script": [*python, name], "executable": [name]}[kind]
     try:

@@ -1,13 +1,16 @@
 """This node's part of a run: its name, its folder, its lock."""
 
+import contextlib
 import secrets
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from allranks.disk import refuse_unwritable
-from allranks.launch.node.lock import lock_node
+from allranks.errors import AllranksError
+from allranks.launch.node.lock import forget_lock, lock_node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
 
@@ -40,3 +43,14 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return Node(socket.gethostname(), run, run_id, run_id, [])
     return Node(launch.node_rank, run, run_id, run_id, [lock_node(run.logs(launch.node_rank))])
+
+
+@contextlib.contextmanager
+def refusals_leave_nothing(nodes: Sequence[Node]) -> Iterator[None]:
+    """Within, a run that is refused (AllranksError) before its ranks started leaves no lock of `nodes` behind."""
+    try:
+        yield
+    except AllranksError:
+        for node in nodes:
+            forget_lock(node.run.logs(node.name), node.locks)
+        raise

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from allranks.errors import UsageError
-from allranks.launch.node.lock import lock_node
+from allranks.launch.node import lock
+from allranks.launch.node.lock import forget_lock, lock_node
 
 
 @pytest.fixture
@@ -53,3 +54,31 @@ def test_the_ranks_of_a_killed_launcher_are_waited_for(logs):
 def test_nodes_of_one_run_do_not_exclude_each_other(tmp_path):
     for node in (0, 1):
         os.close(lock_node(tmp_path / "logs" / f"node-{node}"))
+
+
+def test_a_lock_that_a_refused_run_has_taken_away_is_made_anew(logs, monkeypatch):
+    """Who opened the old one just before must not hold a lock that nobody else sees."""
+    opened = []
+
+    def open_and_lose(path):
+        opened.append(really(path))
+        if len(opened) == 1:
+            forget_lock(logs, opened)
+            assert not logs.exists()
+        return opened[-1]
+
+    really = lock._open
+    monkeypatch.setattr(lock, "_open", open_and_lose)
+    held = lock_node(logs)
+    assert len(opened) == 2 and os.path.samestat(os.fstat(held), (logs / "lock").stat())
+    with pytest.raises(UsageError, match="is in use"):
+        lock_node(logs)
+    os.close(held)
+
+
+def test_what_else_lies_there_stays(logs):
+    first = lock_node(logs)
+    (logs / "rank-00000.log").write_text("of an earlier run")
+    forget_lock(logs, [first])
+    assert [path.name for path in logs.iterdir()] == ["rank-00000.log"]
+    os.close(first)
