@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks import durable, interrupt
@@ -16,22 +17,23 @@ from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
+from allranks.launch.attempt import Account, attempt
 from allranks.launch.describe import describe, speaks_for_all
-from allranks.launch.finding_to_head import tell_head
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
-from allranks.launch.node.local import RunInputs, prepare_this_process, run_local
-from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
-from allranks.launch.outcome import outcome, stopped
-from allranks.launch.peers import join_peers, refusals_told
+from allranks.launch.node.local import RunInputs, prepare_this_process
+from allranks.launch.node.supervise import Ended
+from allranks.launch.node.this_node import Node
+from allranks.launch.outcome import Outcome, outcome, stopped
+from allranks.launch.peers import Peers, refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
-from allranks.launch.spec.program import engine
+from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions, find_nodes
-from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
+from allranks.launch.stop import NO_RANK_LEFT
 from allranks.observe import RunDir, say
 from allranks.observe.trackers import refuse_missing_packages
 
@@ -54,8 +56,7 @@ def start(
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     token = take_token()
     everywhere, launch, notes = _where(nodes, options, argv, token) if options.launcher != "ray" else (None, None, [])
-    nodes_made: list[Node] = []
-    with refusals_told(launch), refusals_leave_nothing(nodes_made):
+    with refusals_told(launch):
         # What is wrong here is wrong on every node: better told once, before any of them is asked.
         cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         if cfg.launch.use_ray:  # its cluster says which nodes there are
@@ -74,8 +75,28 @@ def start(
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
             raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
-        node = this_node(cfg.checkpoint.output_dir, launch)
-        nodes_made.append(node)
+    result = attempt(launch, _Training(launch, cfg, argv, fingerprint))
+    if result.message:
+        say(result.message, file=sys.stderr)
+    return result.exit_code
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Our engine on a config. `fingerprint`: what the prepared data must have, if that is known."""
+
+    launch: Launch
+    cfg: RunConfig
+    argv: Sequence[str]
+    fingerprint: str | None
+    is_engine: bool = True
+
+    @property
+    def output_dir(self) -> str:
+        return self.cfg.checkpoint.output_dir
+
+    def account(self, node: Node) -> Account:
+        cfg, launch = self.cfg, self.launch
         if not launch.meets:  # else node 0 refuses, for all nodes at once
             _refuse_to_mix_runs(cfg, node.run)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
@@ -85,44 +106,45 @@ def start(
         if speaks_for_all(launch):
             say(describe(cfg, launch, node.run))
         variables = network_variables(cfg, launch, node.run.logs(node.name))
-        log = node.run.agent_log(node.name)
-        log_start = log.stat().st_size if log.exists() else 0
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
-    try:
-        with (
-            stop_at_once() as stop_if_asked,
-            refusals_leave_nothing([node]),
-            join_peers(launch, node, same, variables, _held(cfg, node.run)) as peers,
-        ):
-            from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
+        return Account(variables, same, _held(cfg, node.run))
 
-            inputs = RunInputs(argv, cfg, prepare(cfg, report=say).fingerprint, variables)
-            _refuse_other_data(inputs, fingerprint)
-            stop_if_asked()
-            if launch.world_size == 1 and launch.launcher == "torchrun":
-                interrupt.means(NO_RANK_LEFT)
-                prepare_this_process(launch, node, inputs)
-                stop_if_asked()
-                return _train_here(cfg)
-            node = peers.node
-            _write_config(cfg, node.run.config(node.name))
-            ended = run_local(launch, engine(node.run.config(node.name)), peers, inputs)
-            elsewhere, ranks = peers.elsewhere(), peers.ranks
-            result = outcome(node, launch, ended, ranks=ranks, log_start=log_start, elsewhere=elsewhere, cfg=cfg)
-            result = peers.ended(result, ended)
-            tell_head(peers.first_failure())
-    except Stopped as stop:
-        result = stopped(node.run, node.run_id, stop.received)
-    interrupt.means(NO_RANK_LEFT)
-    if result.message:
-        say(result.message, file=sys.stderr)
-    return result.exit_code
+    def prepare(self, account: Account) -> RunInputs:
+        from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
+        inputs = RunInputs(self.argv, self.cfg, prepare(self.cfg, report=say).fingerprint, account.variables)
+        _refuse_other_data(inputs, self.fingerprint)
+        return inputs
 
-def _train_here(cfg: RunConfig) -> int:
-    from allranks.train.main import main_rank
+    def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
+        if self.launch.world_size > 1 or self.launch.launcher != "torchrun":
+            return None
+        interrupt.means(NO_RANK_LEFT)
+        prepare_this_process(self.launch, node, inputs)
+        stop_if_asked()
+        from allranks.train.main import main_rank
 
-    return main_rank(cfg)
+        return main_rank(self.cfg)
+
+    def program(self, node: Node) -> Program:
+        _write_config(self.cfg, node.run.config(node.name))
+        return engine(node.run.config(node.name))
+
+    def conclude(self, peers: Peers, ended: Ended, log_starts: Mapping[Path, int]) -> Outcome:
+        node = peers.node
+        log_start = log_starts.get(node.run.agent_log(node.name), 0)
+        return outcome(
+            node,
+            self.launch,
+            ended,
+            ranks=peers.ranks,
+            log_start=log_start,
+            elsewhere=peers.elsewhere(),
+            cfg=self.cfg,
+        )
+
+    def stopped(self, node: Node, received: signal.Signals) -> Outcome:
+        return stopped(node.run, node.run_id, received)
 
 
 def _where(

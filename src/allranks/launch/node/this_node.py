@@ -4,7 +4,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,10 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
 
 
 @contextlib.contextmanager
-def refusals_leave_nothing(nodes: Sequence[Node]) -> Iterator[None]:
-    """Within, a run that is refused (AllranksError) before its ranks started leaves no lock of `nodes` behind."""
+def refusals_leave_nothing(node: Node) -> Iterator[None]:
+    """Within, a run that is refused (AllranksError) before its ranks started leaves no lock of `node` behind."""
     try:
         yield
     except AllranksError:
-        for node in nodes:
-            forget_lock(node.run.logs(node.name), node.locks)
+        forget_lock(node.run.logs(node.name), node.locks)
         raise

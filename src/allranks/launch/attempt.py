@@ -1,0 +1,96 @@
+"""One start of all ranks of a run, as this node takes part in it: from its lock to what is known of its end.
+
+Nothing of it is left when it returns, so whoever may try again does so by another attempt.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from allranks import interrupt
+from allranks.checkpoint.holdings import Held
+from allranks.launch.finding_to_head import tell_head
+from allranks.launch.node.local import RunInputs, run_local
+from allranks.launch.node.supervise import Ended
+from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
+from allranks.launch.outcome import Outcome
+from allranks.launch.peers import Peers, join_peers, refusals_told
+from allranks.launch.spec.options import Launch
+from allranks.launch.spec.program import Program
+from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
+
+
+@dataclass(frozen=True)
+class Account:
+    """What this node brings to the rendezvous: `same` must be equal on all nodes, `variables` are added for its ranks,
+    `held` is what it has of the run's checkpoints."""
+
+    variables: Mapping[str, str]
+    same: Mapping[str, str]
+    held: Held | None = None
+
+
+class Work(Protocol):
+    """What is started: our engine on a config, or anyone's program."""
+
+    @property
+    def is_engine(self) -> bool: ...
+
+    @property
+    def output_dir(self) -> str | Path: ...
+
+    def account(self, node: Node) -> Account:
+        """Check what can be checked alone, and say what is about to happen. Raises AllranksError."""
+        ...
+
+    def prepare(self, account: Account) -> RunInputs:
+        """Make ready what the ranks need, after all nodes have met. Raises AllranksError."""
+        ...
+
+    def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
+        """Do it in this process, where that needs no launcher; its exit code, or None."""
+        ...
+
+    def program(self, node: Node) -> Program:
+        """What every rank runs."""
+        ...
+
+    def conclude(self, peers: Peers, ended: Ended, log_starts: Mapping[Path, int]) -> Outcome:
+        """How it ended, as far as this node can tell. `log_starts`: the sizes that its logs had before."""
+        ...
+
+    def stopped(self, node: Node, received: signal.Signals) -> Outcome:
+        """How it ended where a signal came while no launcher ran."""
+        ...
+
+
+def attempt(launch: Launch, work: Work) -> Outcome:
+    """Take this node's lock, meet the others, start the ranks and watch over them until their end, and tell the others
+    how it ended here. Raises AllranksError for what is refused before any rank starts."""
+    with refusals_told(launch):
+        node = this_node(work.output_dir, launch)
+        with refusals_leave_nothing(node):
+            account = work.account(node)
+        log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
+    try:
+        with (
+            stop_at_once() as stop_if_asked,
+            refusals_leave_nothing(node),
+            join_peers(launch, node, account.same, account.variables, account.held, is_engine=work.is_engine) as peers,
+        ):
+            node = peers.node
+            inputs = work.prepare(account)
+            stop_if_asked()
+            if (code := work.alone(node, inputs, stop_if_asked)) is not None:
+                return Outcome(code)
+            ended = run_local(launch, work.program(node), peers, inputs)
+            result = peers.ended(work.conclude(peers, ended, log_starts), ended)
+            tell_head(peers.first_failure())
+    except Stopped as stop:
+        result = work.stopped(node, stop.received)
+    interrupt.means(NO_RANK_LEFT)
+    return result
