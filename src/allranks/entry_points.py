@@ -84,7 +84,9 @@ def begin_as_program(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
         "commands)",
         file=sys.stderr,
     )
-    sys.exit(2)
+    from allranks.exit_codes import USAGE  # not before Ctrl-C is answered
+
+    sys.exit(USAGE)
 
 
 def refuse_by_hand(module: str, started_by: str) -> None:
@@ -94,4 +96,6 @@ def refuse_by_hand(module: str, started_by: str) -> None:
         "`allranks --help`",
         file=sys.stderr,
     )
-    sys.exit(2)
+    from allranks.exit_codes import USAGE  # not before Ctrl-C is answered
+
+    sys.exit(USAGE)

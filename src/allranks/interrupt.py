@@ -14,19 +14,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
+# exit_codes.INTERRUPTED, which Ctrl-C would interrupt while it is imported.
 EXIT_CODE = 130
-"""128 + SIGINT, as shells have it."""
 
-_owner = os.getpid()
 _meaning = "nothing was started"
 _received = False
 
 
 def end_at_once() -> None:
     """From now on Ctrl-C writes its line and ends the process. What is ignored (`nohup`, `&`) stays ignored."""
-    global _owner
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        _owner = os.getpid()
         signal.signal(signal.SIGINT, _at_once)
 
 
@@ -71,7 +68,6 @@ def was_interrupted(error: BaseException | None) -> bool:
 
 
 def _at_once(number: int, frame: FrameType | None) -> None:
-    _leave_forked_process()
     if os.environ.get("RANK", "0") == "0":  # a terminal sends it to all ranks of a launcher
         os.write(2, f"\n{line()}\n".encode())
     os._exit(EXIT_CODE)
@@ -79,14 +75,6 @@ def _at_once(number: int, frame: FrameType | None) -> None:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     global _received
-    _leave_forked_process()
     _received = True
     signal.signal(signal.SIGINT, _at_once)
     raise KeyboardInterrupt
-
-
-def _leave_forked_process() -> None:
-    """A process of a pool has no line to say: it ends as it would without us, and its parent speaks."""
-    if os.getpid() != _owner:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)

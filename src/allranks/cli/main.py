@@ -38,6 +38,7 @@ def _run(app: object, arguments: list[str] | None) -> int:
 
     from allranks.disk import told_to_user
     from allranks.doctor.memory import shortage
+    from allranks.exit_codes import DONE, FAILED, INTERRUPTED
     from allranks.observe.enduring import say, settle_output
 
     assert isinstance(app, typer.Typer)
@@ -46,10 +47,10 @@ def _run(app: object, arguments: list[str] | None) -> int:
     except BaseException as error:
         settle_output()  # what is still buffered belongs before the message
         if isinstance(error, SystemExit) and not error.code:
-            return 0
+            return DONE
         if interrupt.was_interrupted(error):
             say(f"\n{interrupt.line()}", file=sys.stderr)
-            return interrupt.EXIT_CODE
+            return INTERRUPTED
         if isinstance(error, MemoryError):
             error.__traceback__ = None  # what it still holds is needed to tell it
         elif told := told_to_user(error, "a file cannot be read or written"):
@@ -57,13 +58,13 @@ def _run(app: object, arguments: list[str] | None) -> int:
             return told.exit_code
         if shortage(error):
             say(f"error: out of memory on this host; {_NEEDS}", file=sys.stderr)
-            return 1
+            return FAILED
         if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone
-            return 1
+            return FAILED
         if isinstance(error, SystemExit) and isinstance(error.code, int):
             return error.code
         raise
-    return 0
+    return DONE
 
 
 def main_of(command: str) -> NoReturn:

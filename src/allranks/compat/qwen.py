@@ -16,6 +16,8 @@ from allranks.config import RunConfig
 from allranks.config.foreign.finetune import arguments_help, read_finetune
 from allranks.config.foreign.qwen import refuse_quantized, refuse_with_zero3
 from allranks.config.load import resolve_mapping
+from allranks.exit_codes import DONE
+from allranks.exit_codes import USAGE as USAGE_ERROR
 from allranks.observe import say
 from allranks.train.entry import run_rank
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or {"-h", "--help"} & set(argv):
         say(f"{USAGE}\n{arguments_help()}" if argv else USAGE.splitlines()[0], file=sys.stdout if argv else sys.stderr)
-        sys.exit(0 if argv else 2)
+        sys.exit(DONE if argv else USAGE_ERROR)
     words = [word for word in argv if word.replace("_", "-") != IGNORE_UNSUPPORTED]
 
     def read(also: Mapping[str, str]) -> RunConfig:

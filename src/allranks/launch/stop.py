@@ -1,7 +1,6 @@
 """Signals to `allranks train` while no rank listens for them: end at once and cleanly, instead of with a traceback."""
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -29,13 +28,8 @@ def stop_at_once() -> Iterator[Callable[[], None]]:
     Yields a function that raises again what got lost, as in a callback of a library, where nobody can catch it.
     """
     received: list[signal.Signals] = []
-    owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:
-            # Forked to prepare data: what cleans up is elsewhere, and a pool waits for its processes to die of SIGTERM.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if signal.getsignal(signal.SIGTERM) is not idle:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allranks import __version__
+from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir
 from allranks.submit.job import Job
 from allranks.submit.quoting import for_bash
@@ -90,7 +91,7 @@ def _train(job: Job, dialect: Dialect) -> list[str]:
         """trap 'interrupted=1; kill -s USR1 "$!" 2>/dev/null || true' USR1""",
         f"""trap 'interrupted=1; {remember}kill -s TERM "$!" 2>/dev/null || true' TERM INT""",
         f"{dialect.prefix}{' '.join(map(for_bash, train_command(job)))} &",
-        "# A signal ends `wait`, not the run, which saves a checkpoint and then exits with 75.",
+        f"# A signal ends `wait`, not the run, which saves a checkpoint and then exits with {PREEMPTED}.",
         "while true; do",
         '  interrupted="" code=0',
         '  wait "$!" || code=$?',
@@ -100,10 +101,10 @@ def _train(job: Job, dialect: Dialect) -> list[str]:
 
 
 def _requeue(dialect: Dialect) -> list[str]:
-    """Only after 75, never after a failure; not where somebody wants the job gone (TERM); and not for ever: a start
-    that saved nothing new would be followed by another of the same."""
+    """Only after PREEMPTED, never after a failure; not where somebody wants the job gone (TERM); and not for ever: a
+    start that saved nothing new would be followed by another of the same."""
     return [
-        'if [ "$code" -eq 75 ] && [ -z "$cancelled" ]; then',
+        f'if [ "$code" -eq {PREEMPTED} ] && [ -z "$cancelled" ]; then',
         '  if [ "$(newest_checkpoint)" = "$before" ]; then',
         '    echo "allranks: not requeued: this start saved no new checkpoint; is the time limit too short?" >&2',
         "  else",

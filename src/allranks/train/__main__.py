@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from allranks.config import RunConfig, load_config
 from allranks.config.overrides import parse_overrides
 from allranks.config.yaml_lines import read_yaml
+from allranks.exit_codes import DONE
+from allranks.exit_codes import USAGE as USAGE_ERROR
 from allranks.observe import say
 from allranks.train.entry import run_rank
 
@@ -23,7 +25,7 @@ def main(argv: list[str]) -> None:
     argv = [word for word in argv if word != f"--local_rank={os.environ.get('LOCAL_RANK')}"]
     if not argv or argv[0] in ("-h", "--help"):
         say(USAGE, file=sys.stdout if argv else sys.stderr)
-        sys.exit(0 if argv else 2)
+        sys.exit(DONE if argv else USAGE_ERROR)
     is_resolved = argv[1:] == [RESOLVED]
     keys = [word for word in argv[1:] if not is_resolved and word.replace("_", "-") != IGNORE_UNSUPPORTED]
 

@@ -20,7 +20,7 @@ from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import AllranksError, CheckpointError, OutOfMemoryError
-from allranks.exit_codes import PREEMPTED
+from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
 from allranks.model.build import TrainModel, build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
 from allranks.model.files import model_files
@@ -77,9 +77,11 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     try:
         with interrupt.interruptible():
             outcome = rank.run()
-        code, reason = (PREEMPTED, f"preempted by {outcome.signal}") if outcome.reason == "preempted" else (0, "done")
+        code, reason = DONE, "done"
+        if outcome.reason == "preempted":
+            code, reason = PREEMPTED, f"preempted by {outcome.signal}"
     except KeyboardInterrupt:
-        code, reason = interrupt.EXIT_CODE, "interrupted"
+        code, reason = INTERRUPTED, "interrupted"
         if identity.rank == 0:
             say("\ninterrupted: this step was not finished; checkpoints that are complete are kept", file=sys.stderr)
     except Exception as error:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from allranks import exit_codes, interrupt
+
 # One fresh process for each moment would be slow: forks of one that has imported nothing of ours but the way in. The
 # moment is an import, counted, so that the same one comes again: from the first import that the way in does itself.
 AT_EVERY_MOMENT = """
@@ -233,3 +235,7 @@ sys.meta_path.insert(0, until)
     imported = ast.literal_eval(done.stderr.splitlines()[0])
     ours = {"allranks", "allranks.cli", "allranks.cli.main", "allranks.entry_points", "allranks.interrupt"}
     assert set(imported) <= ours | {"__future__", "allranks.__main__"}, imported
+
+
+def test_the_exit_code_is_the_one_that_is_written_down():
+    assert interrupt.EXIT_CODE == exit_codes.INTERRUPTED
