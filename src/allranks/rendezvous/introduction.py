@@ -42,10 +42,13 @@ async def hear_introduction(lines: wire.Lines, writer: asyncio.StreamWriter, ter
         try:
             told = await channel.receive(wire.HANDSHAKE_SECONDS)
         except WireError as error:
-            raise WireError(
+            text = (
                 f"it said who it is, but what it has did not come whole ({error}): do large packets get through? "
                 "Compare the MTU of the interfaces and switches in between"
-            ) from None
+            )
+            # That much fits into a small packet.
+            await channel.send({"trouble": text})
+            raise WireError(text) from None
         facts = NodeFacts.from_message({**(told.get("facts") or {}), **hello})
     except (ValueError, TypeError) as error:
         raise WireError(f"its facts are incomplete: {error}") from None

@@ -30,6 +30,7 @@ class Member(Rendezvous):
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, say)
         self._trouble = "still trying"
+        self._told = ""  # what node 0 last said of our coming
         self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
         self._reached: float | None = None  # when node 0 first took us in
         self._heard = 0.0  # when node 0 gave the last sign of life
@@ -45,9 +46,10 @@ class Member(Rendezvous):
             if self._wait(lambda: bool(self.nodes), self._waiting, end):
                 return
         trouble = self._trouble or "it is there, and did not say that all nodes are"
+        told = f"\n  of this node it said: {self._told}" if self._told else ""
         raise RefusedError(
             f"{self.own.name} could not meet {self.terms.host} at {self.terms.endpoint} within "
-            f"{self.terms.join_seconds:.0f} s: {trouble}"
+            f"{self.terms.join_seconds:.0f} s: {trouble}{told}"
         )
 
     def round(
@@ -189,6 +191,8 @@ class Member(Rendezvous):
         elif "stopped" in message or "stopping" in message:
             if isinstance(node := message.get("node"), int) and 0 <= node < len(self.nodes):
                 self._hear_of_ranks(node, message)
+        elif "trouble" in message:
+            self._set(_told=wire.printable(message["trouble"], 1000))
         elif "stop" in message:
             self._hear(wire.printable(message["stop"]), message.get("finding"))
         elif "bye" in message:

@@ -161,3 +161,39 @@ def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(
         _hello(raw, _facts(1))
         assert isinstance(nodes.wait()[0], Rendezvous)
     assert "Traceback" not in capfd.readouterr().err
+
+
+@contextlib.contextmanager
+def small_packets_only(port: int) -> Iterator[int]:
+    """A port that leads to `port`, but of what is said there it lets through so much as fits into one packet."""
+
+    def pass_on(source: socket.socket, target: socket.socket, most: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                target.sendall(data[:most])
+                most -= len(data[:most])
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = server.accept()
+                there = socket.create_connection(("127.0.0.1", port))
+                for source, target, most in ((here, there, 600), (there, here, 2**20)):
+                    threading.Thread(target=pass_on, args=(source, target, most), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.usefixtures("soon")
+def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes) -> None:
+    nodes.start(_facts(0), join_seconds=2.0)
+    with small_packets_only(_listening(nodes)) as port:
+        large = {f"key {number}": "x" * 100 for number in range(100)}
+        nodes.start(_facts(1, same=large), port=port, join_seconds=3.0)
+        results = nodes.wait()
+    for rank in (0, 1):
+        assert "what it has did not come whole" in str(results[rank]) and "MTU" in str(results[rank])
