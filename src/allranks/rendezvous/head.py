@@ -233,6 +233,9 @@ class Head(Rendezvous):
                 self._broadcast({"pulse": True})
                 if clock.on_time():
                     self._find_silent()
+        except Exception as error:  # told before the good-bye below, which the others answer by going
+            self._fail_all(error)
+            raise
         finally:
             self._server.close()
             code, message, finding = self._leaving or (1, "", None)
