@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
+from allranks.listing import few
 
 NEWEST_STEPS = 3
 """Of so many steps a node says what it has: the newest decides, the ones before it are only told."""
@@ -109,9 +110,9 @@ def refusal(nodes: Mapping[str, Held]) -> str | None:
 
 def lost_files(checkpoint: str, lost: Sequence[str], num_files: int, who_has: str = "") -> str:
     """The message for a committed checkpoint of which files are on no node's disk."""
-    shown = ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else "")
     return (
-        f"{checkpoint} is committed, but {len(lost)} of its {num_files} files are on no disk of these nodes: {shown}"
+        f"{checkpoint} is committed, but {len(lost)} of its {num_files} files are on no disk of these nodes: "
+        + few(lost, _SHOWN)
         + (f"\n{who_has}" if who_has else "")
         + "\n  beginning below it would give up steps that may be safe on a disk that is not here. Start on all nodes "
         "that took part, each with the output_dir that it had; or, if those files are gone for good, say so: name an "
@@ -124,8 +125,7 @@ def _who_has(nodes: Mapping[str, Held]) -> str:
     for name, node in nodes.items():
         steps = [f"{one.name} ({_share(one)})" for one in node.steps if one.listed is not None or one.here]
         lines.append(f"  {name}: {', '.join(steps) if steps else 'no checkpoint'} in {node.directory}")
-    shown = lines[: 2 * _SHOWN]
-    return "\n".join(shown) + (f"\n  and {len(lines) - len(shown)} more nodes" if len(lines) > len(shown) else "")
+    return few(lines, 2 * _SHOWN, between="\n", rest="\n  and {:,} more nodes")
 
 
 def _share(step: StepFiles) -> str:

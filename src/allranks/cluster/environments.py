@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from allranks.cluster.nccl_catalogue import CATALOGUE
 from allranks.cluster.nccl_lookalikes import REMOVED
 from allranks.cluster.nccl_variables import number, settings
+from allranks.listing import few
 
 NOT_SET = "not set"
 # Each node has names of its own for these: not worth a word.
@@ -84,18 +85,12 @@ def _holders(
     nodes: dict[str, list[str]] = {}
     for node, facts in environments.items():
         nodes.setdefault(facts.get(name, _default(name)), []).append(node)
-    return ", ".join(f"{shown(value, holders)} on {_few(holders)}" for value, holders in nodes.items())
+    return ", ".join(f"{shown(value, holders)} on {few(holders, _SHOWN_NODES)}" for value, holders in nodes.items())
 
 
 def _default(name: str) -> str:
     variable = CATALOGUE.get(name)
     return f"{NOT_SET} (default {variable.default})" if variable and variable.default else NOT_SET
-
-
-def _few(nodes: Iterable[str]) -> str:
-    nodes = list(nodes)
-    more = f" and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
-    return ", ".join(nodes[:_SHOWN_NODES]) + more
 
 
 def _canonical(value: str, *, is_number: bool) -> str:

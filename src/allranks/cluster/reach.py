@@ -8,6 +8,7 @@ from typing import Any
 
 from allranks.cluster.fanout import Fanout, NodeLost, NodeRefused
 from allranks.errors import RefusedError
+from allranks.listing import few
 
 _TIMEOUT_SECONDS = 5.0  # a packet lost twice is sent again after 3 s
 _SHOWN = 8
@@ -95,10 +96,9 @@ def _nobody_meets(
             for node, answer in enumerate(reached, start=1)
             if not answer[address]["ok"]
         ]
-    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    listed = "".join(f"\n  {line}" for line in lines[:_SHOWN])
+    listed = few([f"\n  {line}" for line in lines], _SHOWN, between="", rest="\n  and {:,} more")
     return (
-        f"the nodes cannot meet: no address of {fanout.hosts[0]} (node 0) is reached by all{listed}{more}\n"
+        f"the nodes cannot meet: no address of {fanout.hosts[0]} (node 0) is reached by all{listed}\n"
         "name an address with --master-addr, another port with --master-port, or list another node first"
     )
 

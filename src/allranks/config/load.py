@@ -18,6 +18,7 @@ from allranks.config.sections.section import Section
 from allranks.config.spellings import ATTENTION
 from allranks.config.yaml_lines import KeyPath, read_yaml
 from allranks.errors import ConfigError
+from allranks.listing import few
 
 # An error must fit on one screen.
 MAX_PROBLEMS = 15
@@ -119,7 +120,5 @@ def _report(config_source: ConfigSource) -> str:
     problems = sorted(dict.fromkeys(config_source.problems), key=line)
     if len(problems) == 1:
         return problems[0]
-    shown = problems[:MAX_PROBLEMS]
-    if len(problems) > len(shown):
-        shown.append(f"… and {len(problems) - len(shown)} more")
-    return "\n".join([f"{config_source.source}: {len(problems)} problems", *(f"  {problem}" for problem in shown)])
+    listed = few(problems, MAX_PROBLEMS, between="\n  ", rest="\n  … and {:,} more")
+    return f"{config_source.source}: {len(problems)} problems\n  {listed}"

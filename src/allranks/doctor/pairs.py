@@ -10,6 +10,7 @@ from allranks.cluster.pairs import MESSAGE_BYTES, Unreached
 from allranks.cluster.rank_addresses import RankAddress
 from allranks.doctor.causes import UNREACHABLE
 from allranks.findings import Evidence, Finding, Who
+from allranks.listing import few
 
 _SHOWN = 8
 _NAMED = 3
@@ -29,13 +30,13 @@ def unreachable(places: Sequence[Place], found: Sequence[tuple[int, Unreached]])
     if not found:
         return None
     lines = _lines(places, found)
-    more = [f"and {len(lines) - _SHOWN} more like these"] if len(lines) > _SHOWN else []
+    told = few(lines, _SHOWN, between="\n", rest="\nand {:,} more like these")
     targets = {one.node for _, one in found}
     return Finding(
         UNREACHABLE,
         "the nodes have met, but their ranks could not talk to each other:",
         who=Who(targets.pop()) if len(targets) == 1 else Who(),
-        evidence=tuple(Evidence(line) for line in [*lines[:_SHOWN], *more]),
+        evidence=tuple(Evidence(line) for line in told.splitlines()),
         remedy="\n".join(_remedies(places, found)),
         known_at=0,
     )
@@ -50,11 +51,11 @@ def _lines(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -> l
         by_source.setdefault((source, one.stage, one.reason), []).append(one)
     if len(by_source) < len(by_target):
         return [
-            _told(places[source].name, _few(_at(places, one) for one in targets), stage, reason)
+            _told(places[source].name, few([_at(places, one) for one in targets], _NAMED), stage, reason)
             for (source, stage, reason), targets in by_source.items()
         ]
     return [
-        _told(_few(places[source].name for source in sources), _at(places, one), one.stage, one.reason)
+        _told(few([places[source].name for source in sources], _NAMED), _at(places, one), one.stage, one.reason)
         for one, sources in by_target.items()
     ]
 
@@ -93,7 +94,7 @@ def _remedies(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -
     if "greet" in stages:
         yield f"something between the nodes answers in their place, or holds up what they say; {_choose(places)}"
     if "connect" in stages:
-        ranges = _few(dict.fromkeys(place.ports for place in rest.values()))
+        ranges = few(dict.fromkeys(place.ports for place in rest.values()), _NAMED)
         yield f"ranks listen on ports that the kernel chooses: open TCP {ranges} between the nodes of the run"
         yield f"(`sysctl net.ipv4.ip_local_port_range` shows and sets the range), or {_choose(places)}"
     yield "should the ranks of this program need no such connections: --skip-connection-check"
@@ -107,7 +108,7 @@ def _no_address_for_others(places: Sequence[Place], one: Unreached) -> str | Non
     if is_link_local(one.address):
         return f"{one.address} of {place.name} means something on its own link only: {_choose(places)}"
     same = [other.name for other in places if any(known.address == one.address for known in other.addresses)]
-    return f"{one.address} is the address of {_few(same)}: {_choose(places)}" if len(same) > 1 else None
+    return f"{one.address} is the address of {few(same, _NAMED)}: {_choose(places)}" if len(same) > 1 else None
 
 
 def _choose(places: Sequence[Place]) -> str:
@@ -123,9 +124,4 @@ def _mtus(places: Sequence[Place], nodes: Iterable[int]) -> str:
         for known in places[node].addresses
         if known.mtu
     ]
-    return f" ({_few(interfaces)})" if interfaces else ""
-
-
-def _few(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:_NAMED]) + (f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else "")
+    return f" ({few(interfaces, _NAMED)})" if interfaces else ""

@@ -26,6 +26,7 @@ from allranks.launch.spec.options import Launch
 from allranks.launch.spec.rdzv_conf import is_host
 from allranks.launch.stop import Stopped
 from allranks.launch.stopped_ranks import StoppedRanks
+from allranks.listing import few
 from allranks.observe import say
 from allranks.rendezvous import (
     NodeFacts,
@@ -173,10 +174,9 @@ def join_peers(
         say(f"{'rendezvous:':<12}{_going(own, terms)}")
     started = time.monotonic()
     rendezvous = join(own, terms)
-    hosts = ", ".join(f"{one.host} ({one.num_processes})" for one in rendezvous.nodes[:8])
-    more = f" and {len(rendezvous.nodes) - 8} more" if len(rendezvous.nodes) > 8 else ""
+    hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
     if speaks:
-        say(f"{'joined:':<12}{hosts}{more}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
+        say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
         for difference in environment_differences(rendezvous.nodes):
             say(f"{'note:':<12}{difference.message}")
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous)

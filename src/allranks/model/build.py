@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
+from allranks.listing import few
 from allranks.model import attention
 from allranks.model.batch import TorchBatch
 from allranks.model.freeze import freeze_all_but
@@ -286,7 +287,7 @@ def _count(model: nn.Module) -> tuple[int, int]:
 def _check_complete(model: nn.Module) -> None:
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if left:
-        raise ConfigError(f"{type(model).__name__}: {', '.join(left[:8])} could not be given values")
+        raise ConfigError(f"{type(model).__name__}: {few(left)} could not be given values")
 
 
 def _class_name(module: nn.Module) -> str:

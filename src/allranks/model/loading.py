@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from allranks.errors import ConfigError
+from allranks.listing import few
 from allranks.model.conversion import Conversion, Unloaded, conversions, missing_patterns
 from allranks.model.quantized import quantized_layers
 from allranks.model.quantized.stored import PackedTensor
@@ -209,5 +210,4 @@ def _problems(what: str, names: list[str]) -> list[str]:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sorted(names)[:_SHOWN]) + more
+    return few(sorted(names), _SHOWN)

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from allranks.config import RunConfig
 from allranks.config.strategy import Kind, strategy
 from allranks.errors import ConfigError
+from allranks.listing import few
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _equal_node_size(nodes: Sequence[int]) -> int:
         )
     size = counts[nodes[0]]
     if list(nodes) != [index // size for index in range(len(nodes))]:
-        told = ", ".join(map(str, nodes[:8])) + (", …" if len(nodes) > 8 else "")
+        told = few(nodes)
         raise ConfigError(
             f"dp_shard_size: node needs the ranks of a node to follow each other, but ranks 0, 1, … lie on nodes "
             f"{told}: start them node by node (srun --distribution=block, mpirun --map-by slot)"

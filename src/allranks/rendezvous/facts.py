@@ -9,6 +9,7 @@ from typing import Any
 from allranks.checkpoint.holdings import Held
 from allranks.cluster import environments
 from allranks.cluster.environments import NOT_SET
+from allranks.listing import few
 from allranks.rendezvous.wire import printable
 
 _LONGEST_VALUE = 120  # characters of a differing value that are shown
@@ -128,5 +129,4 @@ def _short(value: str) -> str:
 
 
 def _names(nodes: Sequence[NodeFacts]) -> str:
-    shown = ", ".join(node.name for node in nodes[:4])
-    return shown if len(nodes) <= 4 else f"{shown} and {len(nodes) - 4} more"
+    return few([node.name for node in nodes], 4)

@@ -17,6 +17,7 @@ from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
+from allranks.listing import few
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.facts import NodeFacts, differences
@@ -102,7 +103,7 @@ class Head(Rendezvous):
 
         def missing() -> str:
             late = [node.name for node in self.nodes if node.node_rank not in given]
-            return f"{name}: waiting for {', '.join(late[:8])}{f' and {len(late) - 8} more' if len(late) > 8 else ''}"
+            return f"{name}: waiting for {few(late)}"
 
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
         if not self._wait(lambda: len(given) == len(self.nodes), missing, deadline):
@@ -148,10 +149,10 @@ class Head(Rendezvous):
 
     def _missing(self) -> str:
         missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
-        shown = "node " + ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        shown = f"node {few(missing)}"
         if not self.own.has_rank:
             shown = f"{len(missing)} node(s)"
-        came = ", ".join(peer.facts.name for _, peer in sorted(self._peers.items())[:8])
+        came = few([peer.facts.name for _, peer in sorted(self._peers.items())])
         rejected = f"; turned away: {'; '.join(sorted(self._rejected)[:4])}" if self._rejected else ""
         return (
             f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: "

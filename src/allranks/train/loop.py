@@ -16,6 +16,7 @@ from allranks.checkpoint.commit import checkpoint_path, step_of
 from allranks.checkpoint.state import RunState
 from allranks.data import BatchPlan
 from allranks.errors import AllranksError
+from allranks.listing import few
 from allranks.model.build import TrainModel
 from allranks.observe import EventLog, Progress
 from allranks.observe.slow_steps import SlowSteps
@@ -286,7 +287,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
 def _check(loop: Loop, stats: StepStats) -> None:
     """Raise AllranksError for a loss that is not finite, or that the watchdog has seen too high for too long."""
     if stats.bad_ranks:
-        ranks = ", ".join(map(str, stats.bad_ranks[:8]))
+        ranks = few(stats.bad_ranks)
         raise AllranksError(
             f"step {stats.step}: the loss is not finite ({stats.loss}) on "
             f"rank{'s' if len(stats.bad_ranks) > 1 else ''} {ranks}; stopped before a checkpoint could be made of it. "

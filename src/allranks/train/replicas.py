@@ -13,6 +13,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from allranks.cluster.identity import Identity
 from allranks.errors import RefusedError
+from allranks.listing import few
 from allranks.model.zero import is_partitioned
 
 _SHOWN = 4
@@ -42,8 +43,7 @@ def check_replicas(model: nn.Module, identity: Identity) -> None:
     if differing := different(tables):
         raise RefusedError(
             "the ranks loaded different weights: "
-            + "; ".join(differing[:_SHOWN])
-            + (f"; and {len(differing) - _SHOWN} more tensors" if len(differing) > _SHOWN else "")
+            + few(differing, _SHOWN, between="; ", rest="; and {:,} more tensors")
             + ". Copy the same model to all nodes: compare its files there (sha256sum)"
         )
 
@@ -89,5 +89,4 @@ def _digest(value: object) -> str:
 
 
 def _ranks(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"rank{'s' * (len(ranks) > 1)} {shown}"
+    return f"rank{'s' * (len(ranks) > 1)} {few(ranks)}"

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from allranks.cluster.identity import Identity
 from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
+from allranks.listing import few
 from allranks.observe import say, settle_output
 from allranks.train.devices import choose_device, claim, refuse_conflicts
 
@@ -110,14 +111,9 @@ def _difference(field: str, everyone: list[dict[str, str]]) -> str | None:
     if len(holders) == 1:
         return None
     return "; ".join(
-        f"{value[:200]} on rank{'s' if len(ranks) > 1 else ''} {_few(ranks)} ({everyone[ranks[0]]['host']})"
+        f"{value[:200]} on rank{'s' if len(ranks) > 1 else ''} {few(ranks)} ({everyone[ranks[0]]['host']})"
         for value, ranks in holders.items()
     )
-
-
-def _few(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:8]))
-    return shown if len(ranks) <= 8 else f"{shown}, … ({len(ranks)} ranks)"
 
 
 def destroy_group() -> None:

@@ -28,10 +28,10 @@ from allranks.launch.node.supervise import FORWARDED
 from allranks.launch.run_token import TOKEN, make_token
 from allranks.launch.spec.by_hand import by_hand
 from allranks.launch.spec.exports import exported, working_directory
+from allranks.listing import few
 from allranks.observe import say
 from allranks.observe.secrets import without_secret_words
 
-_SHOWN = 8  # names in a message
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
 _TOLD = (UsageError.exit_code, RefusedError.exit_code)  # then every node has said the same, at length
@@ -122,16 +122,16 @@ class _Start:
         versions = [(name, fact["allranks"]) for name, fact in zip(self._names, facts, strict=True)]
         others = [f"{name} has {version}" for name, version in versions if version != allranks.__version__]
         if others:
-            raise RefusedError(f"allranks is {allranks.__version__} here, but {_few(others)}: install the same there")
+            raise RefusedError(f"allranks is {allranks.__version__} here, but {few(others)}: install the same there")
         return facts
 
     def _description(self, facts: Sequence[Mapping[str, Any]], address: Address, command: Sequence[str]) -> list[str]:
         start = self._start
-        lines = {"nodes": f"{len(self._names)} over {start.transport.kind}: {_few(self._names)}"}
+        lines = {"nodes": f"{len(self._names)} over {start.transport.kind}: {few(self._names)}"}
         gpus = [str(fact["gpus"]) for fact in facts]
         if set(gpus) != {"0"}:
             lines["GPUs"] = (
-                f"{gpus[0]} on each node" if len(set(gpus)) == 1 else f"{_few(gpus)}, in the order of the nodes"
+                f"{gpus[0]} on each node" if len(set(gpus)) == 1 else f"{few(gpus)}, in the order of the nodes"
             )
         if address.address:
             on = f" ({address.interface})" if address.interface else ""
@@ -200,7 +200,7 @@ class _Start:
         elif last_words and code not in _TOLD:
             lines.append(f"  its last words: {last_words}")
         if len(self._names) > 1:
-            lines.append(f"  also ended: {_few([name for name in self._names if name != self._names[node]])}")
+            lines.append(f"  also ended: {few([name for name in self._names if name != self._names[node]])}")
         return code, "\n".join(lines)
 
     def _receive(self, number: signal.Signals, work: asyncio.Task) -> None:
@@ -233,10 +233,5 @@ def _refuse_unreachable(fanout: Fanout) -> None:
         return
     number = len(fanout.unreachable)
     lines = [f"\n  {fanout.hosts[node]}: {why}" for node, why in sorted(fanout.unreachable.items())]
-    more = f"\n  and {number - _SHOWN} more" if number > _SHOWN else ""
-    listed = "".join(lines[:_SHOWN]) + more
+    listed = few(lines, between="", rest="\n  and {:,} more")
     raise RefusedError(f"{number} of {len(fanout.hosts)} node(s) cannot be reached; nothing was started{listed}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allranks.config.sections.launch import LaunchConfig
+from allranks.listing import few
 
 Nodes = Mapping[str, Mapping[str, float]]
 """Address of a node -> its resources, such as {"CPU": 16, "GPU": 8, "memory": 6.4e10}."""
@@ -60,12 +61,12 @@ def fitting(resources: Mapping[str, float], nodes: Nodes) -> int:
 
 def shortage(wanted: Demand, nodes: Nodes, free: Mapping[str, float]) -> str:
     """What was asked for and what there is, for somebody who waits."""
-    has = "; ".join(f"{address} {listed(_of_interest(node, wanted))}" for address, node in sorted(nodes.items())[:16])
-    more = f"; and {len(nodes) - 16} nodes more" if len(nodes) > 16 else ""
+    each = [f"{address} {listed(_of_interest(node, wanted))}" for address, node in sorted(nodes.items())]
+    has = few(each, 16, between="; ", rest="; and {:,} more nodes")
     unused = listed({name: free.get(name, 0) for name in wanted.resources})
     return (
         f"asked for {wanted}; the cluster has {len(nodes)} node(s), which hold {fitting(wanted.resources, nodes)} such "
-        f"worker(s): {has or 'none'}{more}; free now, over all nodes: {unused}"
+        f"worker(s): {has or 'none'}; free now, over all nodes: {unused}"
     )
 
 

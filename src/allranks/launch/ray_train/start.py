@@ -35,6 +35,7 @@ from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import engine
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import Stopped, stop_at_once
+from allranks.listing import few
 from allranks.observe import say
 
 
@@ -170,7 +171,7 @@ class _Start:
             node["ranks"].append(rank)
             node["processes"] += 1
         shown = [f"{node['host']}: {', '.join(map(str, node['ranks']))}" for _, node in sorted(nodes.items())]
-        say(f"{'ranks:':<12}{'; '.join(shown[:16])}{f'; and {len(shown) - 16} nodes more' if len(shown) > 16 else ''}")
+        say(f"{'ranks:':<12}{few(shown, 16, between='; ', rest='; and {:,} more nodes')}")
         manifest = make_manifest(
             run_id=self.node.run_id,
             argv=["allranks", *self.argv],
