@@ -45,6 +45,7 @@ _OF_OURS = frozenset(
         "allranks.launch.node.subreaper",
         "allranks.observe.trackers",
         "allranks.observe.trackers.__main__",
+        "allranks.submit.lost_node",
     ]
 )
 ENTRY_POINTS = _OF_USERS | _OF_OURS

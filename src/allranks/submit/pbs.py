@@ -84,6 +84,9 @@ def dialect(job: Job, script: Path, flavour: str) -> Dialect:
             f'  qsub -W "depend=afterany:$PBS_JOBID" {for_bash(str(script))} || true',
             "fi",
         ],
+        scheduler="pbs",
+        job_id="$PBS_JOBID",
+        script=script,
     )
 
 

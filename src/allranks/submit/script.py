@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from allranks import __version__
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir
 from allranks.submit.job import Job
 from allranks.submit.quoting import for_bash
+from allranks.submit.verdict import VERDICT
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class Dialect:
     """Words before the training command."""
     requeue: Sequence[str] = ()
     """Commands that put the job back into the queue."""
+    scheduler: str = ""
+    """Its name for `lost_node`."""
+    job_id: str = ""
+    """The job's number, as the shell knows it."""
+    script: Path | None = None
+    """The script itself, which the number of lost nodes is kept beside."""
 
 
 def render(job: Job, dialect: Dialect) -> str:
@@ -41,8 +49,10 @@ def render(job: Job, dialect: Dialect) -> str:
         _setup(job),
         [f"export {name}={for_bash(value)}" for name, value in job.options.assigned.items()],
         _newest_checkpoint(job) if job.options.requeue else [],
+        _ask_for_verdict(job, dialect) if _outlives_nodes(job) else [],
         _train(job, dialect),
         _requeue(dialect) if job.options.requeue else [],
+        _after_lost_node(job, dialect) if _outlives_nodes(job) else [],
         ['exit "$code"'],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
@@ -97,6 +107,27 @@ def _train(job: Job, dialect: Dialect) -> list[str]:
         '  wait "$!" || code=$?',
         '  if [ -z "$interrupted" ]; then break; fi',
         "done",
+    ]
+
+
+def _outlives_nodes(job: Job) -> bool:
+    return job.options.requeue and job.options.nodes > 1
+
+
+def _ask_for_verdict(job: Job, dialect: Dialect) -> list[str]:
+    verdict = f'{for_bash(str(job.launch))}/"verdict-{dialect.job_id}.json"'
+    return [f"export {VERDICT}={verdict}", f'rm -f "${VERDICT}"']
+
+
+def _after_lost_node(job: Job, dialect: Dialect) -> list[str]:
+    """Before the scheduler has noticed the loss, this script ends, and the job would count as failed."""
+    again = [job.python, "-m", "allranks.submit.lost_node", dialect.scheduler]
+    words = [*map(for_bash, again), f'"{dialect.job_id}"', str(job.options.nodes), f'"${VERDICT}"']
+    return [
+        'if [ "$code" -ne 0 ] && [ -z "$cancelled" ] && [ -e "$' + VERDICT + '" ]; then',
+        "  trap '' TERM  # requeueing ends this script, and is not all there is to do",
+        f"  {' '.join(words)} {for_bash(str(dialect.script))} || true",
+        "fi",
     ]
 
 

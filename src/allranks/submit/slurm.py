@@ -65,7 +65,7 @@ _LONG |= {"w": "nodelist", "x": "exclude", "L": "licenses", "S": "core-spec", "B
 _VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 
 
-def dialect(job: Job) -> Dialect:
+def dialect(job: Job, script: Path) -> Dialect:
     """The script's part for Slurm. Raises UsageError for what sbatch could not read."""
     options = job.options
     refuse_control_characters("output_dir", str(job.run))
@@ -81,6 +81,9 @@ def dialect(job: Job) -> Dialect:
         directives=[f"#SBATCH {line}" for line in (*_directives(job), *options.directives)],
         beginning=beginning,
         requeue=['scontrol requeue "$SLURM_JOB_ID" || true'],
+        scheduler="slurm",
+        job_id="$SLURM_JOB_ID",
+        script=script,
     )
 
 

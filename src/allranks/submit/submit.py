@@ -72,7 +72,7 @@ def write_script(
     def text_for(path: Path) -> str:
         if scheduler == "pbs":
             return render(job, pbs.dialect(job, path, pbs_flavour))
-        return render(job, slurm.dialect(job))
+        return render(job, slurm.dialect(job, path))
 
     # The script names itself, to be submitted again; what it says gives it its name, so that jobs in the queue keep
     # theirs whatever is submitted after them.

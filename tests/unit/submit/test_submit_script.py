@@ -29,6 +29,8 @@ told.with_suffix(".tmp").rename(told)
 if what.get("wait"):
     while not received:
         signal.pause()
+if what.get("lost") and "train" in sys.argv:
+    pathlib.Path(os.environ["ALLRANKS_VERDICT"]).write_text(json.dumps(what["lost"]))
 for path in what.get("saves", []):
     pathlib.Path(path).mkdir(parents=True)
     (pathlib.Path(path) / "COMPLETE").touch()
@@ -129,7 +131,10 @@ def place(tmp_path):
 
 def scripts(job: Job) -> list[str]:
     path = job.launch / "submit-1.sh"
-    return [render(job, slurm.dialect(job)), *(render(job, pbs.dialect(job, path, name)) for name in pbs.FLAVOURS)]
+    return [
+        render(job, slurm.dialect(job, job.launch / "submit-1.sh")),
+        *(render(job, pbs.dialect(job, path, name)) for name in pbs.FLAVOURS),
+    ]
 
 
 def full_options(**changes: object) -> JobOptions:
@@ -254,7 +259,7 @@ PBSS += ["-l procs=64", "-l ncpus=9"]
 
 
 def check_slurm(place, directive, **options):
-    return slurm.dialect(place.job(JobOptions(nodes=2, directives=(directive,), **options))).directives
+    return slurm.dialect(place.job(JobOptions(nodes=2, directives=(directive,), **options)), place.run).directives
 
 
 def check_pbs(place, directive, flavour="openpbs"):
@@ -312,7 +317,9 @@ def test_variables_of_sbatch_that_win_over_any_option_of_a_directive_are_dropped
 
 def test_directives_of_sites_are_kept(place):
     job = place.job(JobOptions(nodes=2, directives=("--constraint=ib", "-w node[0-1]")))
-    assert {"#SBATCH --constraint=ib", "#SBATCH -w node[0-1]"} <= set(slurm.dialect(job).directives)
+    assert {"#SBATCH --constraint=ib", "#SBATCH -w node[0-1]"} <= set(
+        slurm.dialect(job, job.launch / "submit-1.sh").directives
+    )
     job = place.job(JobOptions(nodes=2, directives=("-l filesystems=home", "-W umask=22")))
     assert {"#PBS -l filesystems=home", "#PBS -W umask=22"} <= set(pbs.dialect(job, place.run, "openpbs").directives)
 
@@ -336,10 +343,13 @@ def test_what_openpbs_and_torque_are_asked_for(place):
 
 def test_the_path_of_the_log_is_one_value_for_sbatch(place):
     job = Job(JobOptions(nodes=1), "name", place.directory, Path('/a "b" 50%j'), "python", ())
-    assert '#SBATCH --output="/a \\"b\\" 50%%j/launch/slurm-%j.log"' in slurm.dialect(job).directives
+    assert (
+        '#SBATCH --output="/a \\"b\\" 50%%j/launch/slurm-%j.log"'
+        in slurm.dialect(job, job.launch / "submit-1.sh").directives
+    )
     for refused in ("/a\n#SBATCH", "/a\\b"):
         with pytest.raises(UsageError, match="output_dir"):
-            slurm.dialect(Job(JobOptions(nodes=1), "name", place.directory, Path(refused), "python", ()))
+            slurm.dialect(Job(JobOptions(nodes=1), "name", place.directory, Path(refused), "python", ()), place.run)
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])
@@ -446,3 +456,24 @@ def test_job_ids():
 )
 def test_a_job_is_named_after_its_config(config, name):
     assert job_name(JobOptions(nodes=1), Path(config)) == name
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_run_that_ended_for_a_lost_node_is_handed_to_what_requeues_it(place, index):
+    job = place.job(JobOptions(nodes=2, requeue=True))
+    job.launch.mkdir(parents=True)
+    text = scripts(job)[index]
+    stale = job.launch / f"verdict-{'77' if index == 0 else '77.server'}.json"
+    stale.write_text("of a start before")
+    assert place.finish(text, exit=1) == 1
+    assert json.loads(place.told.read_text())["argv"][:3] == ["-m", "allranks", "train"], "no verdict, no requeue"
+    assert place.finish(text, exit=1, lost={"cause": "node-lost", "hosts": ["node1"]}) == 1
+    scheduler, number = ("slurm", "77") if index == 0 else ("pbs", "77.server")
+    told = json.loads(place.told.read_text())["argv"]
+    assert told == ["-m", "allranks.submit.lost_node", scheduler, number, "2", str(stale), f"{job.launch}/submit-1.sh"]
+    assert place.called() == []
+
+
+@pytest.mark.parametrize("options", [JobOptions(nodes=2), JobOptions(nodes=1, requeue=True)])
+def test_only_a_job_of_several_nodes_that_may_be_requeued_asks_for_a_verdict(place, options):
+    assert not any("ALLRANKS_VERDICT" in text for text in scripts(place.job(options)))

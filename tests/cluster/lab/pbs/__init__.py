@@ -1,8 +1,8 @@
 """A stand-in for PBS on a lab: Debian does not carry OpenPBS, so this imitates the part of it that starting jobs needs.
 
-`qsub` (with #PBS directives), `qstat`, `qdel`, `pbsnodes` and `pbsdsh` are on every node's PATH; to `--version` they
-answer that they are a stand-in, and they refuse the options that they do not do. What they do follows the manual pages
-and sources of OpenPBS 23:
+`qsub` (with #PBS directives), `qstat`, `qdel`, `qrerun`, `pbsnodes` and `pbsdsh` are on every node's PATH; to
+`--version` they answer that they are a stand-in, and they refuse the options that they do not do. What they do follows
+the manual pages and sources of OpenPBS 23:
 
 - `-l select=N:ncpus=:ngpus=:mpiprocs= -l place=scatter|free`; every host has 4 cpus and 4 pretended GPUs. There is no
   PBS_NGPUS, and nothing sets CUDA_VISIBLE_DEVICES.
@@ -13,6 +13,7 @@ and sources of OpenPBS 23:
   not to pbsdsh, which exits with 0 whatever they return.
 - qdel sends SIGTERM to the tasks of the first host, where pbsdsh hands it on and leaves; SIGKILL after 10 s. The end of
   the script kills all other tasks at once. Both reach sessions: a process that left its task's session lives on.
+- qrerun kills a running job and puts it back into the queue, as it does for a manager, which root is.
 - Losing the first host puts a job back into the queue; losing another leaves it running.
 
 Not as in PBS: hosts are lost after 6 s of silence, jobs never wait for the scheduler's next round, and there are no
@@ -34,6 +35,7 @@ PROGRAMS = {
     "qsub": "qsub.main",
     "qstat": "qstat.main",
     "qdel": "qstat.delete",
+    "qrerun": "qstat.rerun",
     "pbsnodes": "qstat.hosts",
     "pbsdsh": "pbsdsh.main",
     "pbs_stand_in_server": "server.main",

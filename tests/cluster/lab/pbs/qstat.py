@@ -75,7 +75,17 @@ def delete() -> None:
         wire.ask_server({"op": "delete", "id": name})
 
 
+def rerun() -> None:
+    wire.answer_version()
+    if len(sys.argv) != 2:
+        wire.fail("usage: qrerun job_identifier")
+    wire.ask_server({"op": "rerun", "id": sys.argv[1]})
+
+
 def hosts() -> None:
     wire.answer_version()
+    named = [word for word in sys.argv[1:] if not word.startswith("-")]
     for host, state in wire.ask_server({"op": "hosts"})["hosts"].items():
+        if named and host not in named:
+            continue
         print(f"{host}\n     Mom = {host}\n     state = {state}\n")

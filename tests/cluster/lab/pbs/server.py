@@ -27,6 +27,7 @@ class Job:
         self.hosts: list[str] = []  # a host for every chunk
         self.exit: int | None = None
         self.run_count = 0
+        self.rerun = False  # asked for, not done yet
         self.ended = asyncio.Event()
         resources = given["resources"]
         if "nodes" in resources and ("select" in resources or "place" in resources):
@@ -109,6 +110,8 @@ class Server:
         if request["op"] == "wait":
             await job.ended.wait()
             return {"exit": job.exit}
+        if request["op"] == "rerun":
+            return self.rerun(job)
         if job.state == "F":
             return {"error": f"Job has finished {job.id}", "code": 35}
         self.delete(job)
@@ -125,6 +128,16 @@ class Server:
         self.jobs[job.id] = job
         self.schedule()
         return {"id": job.id}
+
+    def rerun(self, job: Job) -> dict[str, Any]:
+        """Kill it; once its first host says that it is over, it waits in the queue again."""
+        if job.state != "R":
+            return {"error": f"Request invalid for state of job {job.id}", "code": 159}
+        if not job.given.get("rerunnable", True):
+            return {"error": f"Job Not Rerunable {job.id}", "code": 163}
+        job.rerun = True
+        self.tell(job.hosts[0], {"op": "kill", "id": job.id})
+        return {}
 
     def delete(self, job: Job) -> None:
         if job.state == "Q":
@@ -198,6 +211,10 @@ class Server:
                     self.lose(host)
 
     def finish(self, job: Job, code: int | None) -> None:
+        if job.rerun:
+            job.state, job.hosts, job.rerun = "Q", [], False
+            self.schedule()
+            return
         job.state, job.exit = "F", code
         job.ended.set()
         self.schedule()
