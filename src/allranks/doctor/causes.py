@@ -68,6 +68,12 @@ def code_of_error(message: str) -> str:
     return PEER_GONE if _PEER_GONE.search(message) else RANK_ERROR
 
 
+def may_pass(code: str) -> bool:
+    """Whether the same start may do better: not after an error of a rank's own, such as a loss that is not a number,
+    a mistake in the config, or a full disk."""
+    return code not in (RANK_ERROR, RANK_EXIT, OUT_OF_MEMORY, DISK)
+
+
 def is_cause(code: str) -> bool:
     """Whether it cannot be told to follow from another failure."""
     return precedence(code) < _ORDER[PEER_GONE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,35 @@ def _killed(
 def _error(event: Mapping[str, Any], known_at: int | str) -> Finding:
     node, rank, host = event.get("node", known_at), event["rank"], event.get("host")
     message = str(event.get("message", "no message"))
-    # Rank 0 has told the terminal of node 0 itself.
-    told = "its message is above" if rank == 0 and node == 0 and known_at == 0 else message
-    on_host = f", {host}" if host else ""
     code = event.get("code") or causes.code_of_error(message)
-    how = "failed first" if causes.is_cause(code) else "failed"
-    is_above = told is not message
+    who = Who(node, rank, host)
     return Finding(
         code,
-        f"rank {rank} (node {node}{on_host}) {how}: {told}",
-        who=Who(node, rank, host),
-        evidence=() if is_above else tuple(Evidence(str(line)) for line in event.get("evidence", ())),
-        remedy="" if is_above else str(event.get("remedy", "")),
+        f"{_that_it_failed(who, code)}: {message}",
+        who=who,
+        evidence=tuple(Evidence(str(line)) for line in event.get("evidence", ())),
+        remedy="\n".join(filter(None, [str(event.get("remedy", "")), _log_of(event, node, known_at)])),
         known_at=known_at,
     )
+
+
+def told_above(finding: Finding) -> Finding:
+    """The same for a terminal on which the rank has told all of it itself."""
+    return replace(finding, what=f"{_that_it_failed(finding.who, finding.code)}: its message is above", evidence=())
+
+
+def _that_it_failed(who: Who, code: str) -> str:
+    on_host = f", {who.host}" if who.host else ""
+    return f"rank {who.rank} (node {who.node}{on_host}) {'failed first' if causes.is_cause(code) else 'failed'}"
+
+
+def _log_of(event: Mapping[str, Any], node: int | str, known_at: int | str) -> str:
+    """Where the rank itself says that its log is; on another node's disk, perhaps."""
+    log, host = event.get("log"), event.get("host")
+    if not log:
+        return ""
+    elsewhere = f" (on {host or f'node {node}'})" if node != known_at and not Path(log).is_file() else ""
+    return f"its log: {log}{elsewhere}"
 
 
 def _node_by_node(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

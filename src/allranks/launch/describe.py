@@ -3,10 +3,12 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
+from allranks.exit_codes import DONE, PREEMPTED
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
 
@@ -17,6 +19,24 @@ ONE_VOICE = "ALLRANKS_ONE_VOICE"
 def speaks_for_all(launch: Launch, env: Mapping[str, str] = os.environ) -> bool:
     """Whether this node says what a start is about to do."""
     return not launch.node_rank or ONE_VOICE not in env
+
+
+def place_of_node(launch: Launch, ranks: range | None, logs: Path, env: Mapping[str, str] = os.environ) -> str:
+    """For the terminal of a node that rank 0 is not on, where else nothing would appear; "" for any other."""
+    if not launch.node_rank or ONE_VOICE in env:
+        return ""
+    these = "its ranks" if not ranks else f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    return (
+        f"{f'node {launch.node_rank}:':<12}runs {these}, whose logs are in {logs}; node 0's terminal shows the progress"
+    )
+
+
+def end_of_node(launch: Launch, code: int, env: Mapping[str, str] = os.environ) -> str:
+    """How it ended, for the same terminal."""
+    if not launch.node_rank or ONE_VOICE in env or code not in (DONE, PREEMPTED):
+        return ""
+    how = "its ranks are done" if code == DONE else "its ranks have saved a checkpoint and stopped"
+    return f"{f'node {launch.node_rank}:':<12}{how}"
 
 
 def describe(cfg: RunConfig, launch: Launch, run: RunDir) -> str:

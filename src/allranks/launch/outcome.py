@@ -11,7 +11,7 @@ from allranks.doctor import causes
 from allranks.doctor.first_failure import goes_before, said_elsewhere
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.memory_remedies import with_account
-from allranks.doctor.ranks import code_of_signal, first_of_ranks, killed_by, killed_workers
+from allranks.doctor.ranks import code_of_signal, first_of_ranks, killed_by, killed_workers, told_above
 from allranks.exit_codes import INTERRUPTED, PREEMPTED
 from allranks.findings import Evidence, Finding, Who, printed
 from allranks.launch.node.supervise import Ended
@@ -64,8 +64,8 @@ def outcome(
         of_node = [event for event in events if event.get("node", node) == node]
         own = first_of_ranks(node, of_node, tail, lambda rank: run.log(node, rank), ended.memory)
         if own is not None and goes_before(own, elsewhere or said_elsewhere(ended.lost)):
-            return failed(1, _failure(at, launch, ended, events, tail, cfg))
-        return Outcome(1, f"error: {ended.lost}\n  {_left(run)}")
+            return _failed(1, node, events, _failure(at, launch, ended, events, tail, cfg))
+        return Outcome(1, f"error: {ended.lost}\n  {_left(run, elsewhere or said_elsewhere(ended.lost))}")
     # A restarted rank writes another `exit`: the last one counts.
     codes = {
         event["rank"]: int(event.get("code", 1))
@@ -88,7 +88,16 @@ def outcome(
     code = failing.pop() if len(failing) == 1 else 1
     if not events:
         return failed(1, _never_started(run, launch, node, tail, ended.memory))
-    return failed(code, _failure(at, launch, ended, events, tail, cfg))
+    return _failed(code, node, events, _failure(at, launch, ended, events, tail, cfg))
+
+
+def _failed(code: int, node: int | str, events: list[dict[str, Any]], finding: Finding) -> Outcome:
+    """Rank 0 has told node 0's terminal of its own error itself; the other nodes are told all of it."""
+    who = finding.who
+    if who.node == node == who.rank == 0 and any(event["kind"] == "error" and event["rank"] == 0 for event in events):
+        logs = "\n".join(line for line in finding.remedy.splitlines() if line.startswith(("its log: ", "all logs: ")))
+        return Outcome(code, printed(replace(told_above(finding), remedy=logs)), finding)
+    return failed(code, finding)
 
 
 def stopped(run: RunDir, run_id: str, received: signal.Signals) -> Outcome:
@@ -96,15 +105,17 @@ def stopped(run: RunDir, run_id: str, received: signal.Signals) -> Outcome:
     return _stopped(run, _events(run, run_id), received)
 
 
-def _left(run: RunDir) -> str:
-    """What a run that was cut off leaves."""
+def _left(run: RunDir, cause: Finding) -> str:
+    """What a run that was cut off leaves, and what to do: to start it again helps only against what may pass."""
     newest = complete_checkpoints(run.checkpoints)
-    if not newest:
-        return "the ranks of this node were ended; no checkpoint was complete yet: start the same command again"
-    return (
-        f"the ranks of this node were ended; step {step_of(newest[0])} is saved in {run.path}: start the same command "
-        "again on all nodes with --auto-resume-from-checkpoints true"
+    saved = f"step {step_of(newest[0])} is saved in {run.path}" if newest else "no checkpoint was complete yet"
+    again = (
+        "start the same command again on all nodes"
+        if causes.may_pass(cause.code)
+        else ("the same command would end in the same way; once that is mended, start it on all nodes")
     )
+    how = " with --auto-resume-from-checkpoints true" if newest else ""
+    return f"the ranks of this node were ended; {saved}: {again}{how}"
 
 
 def _kept(events: list[dict[str, Any]]) -> str | None:
@@ -158,8 +169,9 @@ def _failure(
         found = with_account(found, events, cfg, launch.world_size, launch.nproc_per_node, of_host)
     assert found.who.rank is not None
     log = run.log(node, found.who.rank)
-    own = [f"its log: {log}"] if log.is_file() else []
-    return replace(found, remedy="\n".join([*([found.remedy] if found.remedy else []), *own, logs]))
+    own = f"its log: {log}" if found.who.node == node and log.is_file() else ""
+    told = [found.remedy, own if own not in found.remedy else "", logs]
+    return replace(found, remedy="\n".join(filter(None, told)))
 
 
 def _lines(tail: str) -> tuple[Evidence, ...]:

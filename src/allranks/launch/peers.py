@@ -135,7 +135,8 @@ class Peers:
         self.code, self.finding = result.exit_code, result.finding
         if self.rendezvous is None or result.exit_code in (DONE, PREEMPTED):
             return result
-        self.message = result.message.removeprefix("error: ")
+        said = printed(result.finding) if result.finding is not None else result.message
+        self.message = said.removeprefix("error: ")
         elsewhere = None if lost else self.rendezvous.fail(self.message, result.finding)
         if not elsewhere or elsewhere in result.message:
             return result
@@ -198,6 +199,9 @@ def join_peers(
         raise told from error
     except Stopped as stop:
         peers.message = f"stopped by {stop.received.name} before the start"
+        raise
+    except Exception as error:  # a fault of ours: the others shall read more than that this node failed
+        peers.message = f"allranks itself crashed on this node: {error!r}; its terminal has the traceback"
         raise
     finally:
         rendezvous.leave(peers.code, peers.message, peers.finding)

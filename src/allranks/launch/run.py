@@ -10,7 +10,7 @@ from allranks import interrupt
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.attempt import Account, attempt
-from allranks.launch.describe import describe_program, speaks_for_all
+from allranks.launch.describe import describe_program, end_of_node, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
@@ -57,6 +57,8 @@ def run_program(
     result = attempt(launch, _AnyProgram(launch, words, program, output_dir, argv))
     if result.message:
         say(result.message, file=sys.stderr)
+    elif end := end_of_node(launch, result.exit_code):
+        say(end)
     return result.exit_code
 
 

@@ -18,7 +18,7 @@ from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Account, attempt
-from allranks.launch.describe import describe, speaks_for_all
+from allranks.launch.describe import describe, end_of_node, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
@@ -34,6 +34,7 @@ from allranks.launch.spec.options import Launch, LaunchOptions, resolve
 from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions, find_nodes
 from allranks.launch.stop import NO_RANK_LEFT
+from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.observe import RunDir, say
 from allranks.observe.trackers import refuse_missing_packages
 
@@ -73,11 +74,14 @@ def start(
             if layers := layer_class(launch.accelerate, cfg):
                 overrides = {**overrides, LAYER_CLASS: layers}
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+        refuse_wrong_layer_class(cfg)
         if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
             raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
     result = attempt(launch, _Training(launch, cfg, argv, fingerprint))
     if result.message:
         say(result.message, file=sys.stderr)
+    elif end := end_of_node(launch, result.exit_code):
+        say(end)
     return result.exit_code
 
 

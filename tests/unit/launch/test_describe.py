@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.launch.describe import describe, strategy_name
+from allranks.launch.describe import ONE_VOICE, describe, end_of_node, place_of_node, strategy_name
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import RunDir
 
@@ -42,3 +44,16 @@ def test_what_resuming_does_is_told(tmp_path):
     text = describe(auto, launch, run)
     assert "from step 7" in text and "c.yaml" in text and str(tmp_path) in text
     assert "starts at step 0" in describe(resolve_mapping(BASE), launch, run)
+
+
+@pytest.mark.parametrize(("ranks", "told"), [(range(8, 16), "ranks 8 to 15"), (range(1, 2), "rank 1"), (None, "its")])
+def test_the_terminal_of_another_node_says_what_it_runs_and_how_that_ended(ranks, told):
+    node = resolve(LaunchOptions(nnodes="2", node_rank=1, nproc_per_node=8, master_addr="a"), num_gpus=0)
+    line = place_of_node(node, ranks, Path("out/logs/node-1"), {})
+    assert line.startswith(f"node 1:     runs {told}") and "out/logs/node-1; node 0's terminal" in line
+    assert end_of_node(node, 0, {}) == "node 1:     its ranks are done"
+    assert "saved a checkpoint" in end_of_node(node, 75, {}) and end_of_node(node, 1, {}) == ""
+    # Started from one place, node 0 tells it for all; and on node 0 itself all is seen.
+    assert place_of_node(node, ranks, Path("out"), {ONE_VOICE: "1"}) == end_of_node(node, 0, {ONE_VOICE: "1"}) == ""
+    first = resolve(LaunchOptions(nnodes="2", node_rank=0, nproc_per_node=8, master_addr="a"), num_gpus=0)
+    assert place_of_node(first, range(8), Path("out"), {}) == end_of_node(first, 0, {}) == ""

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from allranks.config.load import resolve_mapping
+from allranks.findings import Finding
 from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import outcome, stopped
@@ -227,3 +228,47 @@ def test_a_kill_that_was_not_for_memory_says_so(run, launch):
     found = killed(run, launch, "")
     assert found.finding.code == "rank-killed" and "has killed nothing for want of memory" in found.message
     assert "to need less" not in found.message
+
+
+def test_what_is_told_to_other_nodes_holds_the_message_itself(run, launch):
+    events(run, 0, ("error", {"message": "no space left", "node": 0}), ("exit", {"code": 1}))
+    result = outcome(at(run, 0), launch, ended(1))
+    assert result.finding is not None and result.finding.what == "rank 0 (node 0) failed first: no space left"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_log_of_another_nodes_rank_is_named_where_that_rank_keeps_it(run, launch, tmp_path, shared):
+    log = tmp_path / "logs" / "node-1" / "rank-00001.log"
+    if shared:
+        log.parent.mkdir(parents=True)
+        log.write_text("Traceback\n")
+    told = {"message": "ValueError: bad row", "node": 1, "host": "gpu1", "log": str(log)}
+    events(run, 1, ("error", told), ("exit", {"code": 1}))
+    events(run, 0, ("error", {"message": "Connection closed by peer", "node": 0}), ("exit", {"code": 1}))
+    message = outcome(at(run, 0), launch, ended(1)).message
+    assert f"its log: {log}{'' if shared else ' (on gpu1)'}\n" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        ("node-lost", True),
+        ("rank-killed", True),
+        ("peer-gone", True),
+        ("rank-error", False),
+        ("rank-exit", False),
+        ("disk", False),
+    ],
+)
+@pytest.mark.parametrize("saved", [True, False])
+def test_only_what_may_pass_is_worth_the_same_command_again(run, launch, code, again, saved):
+    if saved:
+        path = run.checkpoint(4)
+        path.mkdir(parents=True)
+        (path / "COMPLETE").touch()
+    elsewhere = Finding(code, "node 1 (gpu1): step 7: the loss is not finite")
+    cut = Ended(1, None, True, lost=elsewhere.what)
+    message = outcome(at(run, 0), launch, cut, elsewhere=elsewhere).message
+    assert ("the same command would end in the same way; once that is mended" in message) is not again
+    assert ("start the same command again" in message) is again
+    assert ("--auto-resume-from-checkpoints true" in message) is saved

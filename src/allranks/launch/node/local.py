@@ -16,7 +16,7 @@ from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED
 from allranks.config import RunConfig
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
-from allranks.launch.describe import speaks_for_all
+from allranks.launch.describe import place_of_node, speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
@@ -63,6 +63,8 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
+    if told := place_of_node(launch, peers.ranks, node.run.logs(node.name)):
+        say(told)
     if launch.is_elastic:
         say(
             f"{'rendezvous:':<12}torchrun's alone, for {launch.join_seconds:.0f} s at most: waiting for "

@@ -1,0 +1,31 @@
+"""How a node's end reaches the others."""
+
+import pytest
+
+from allranks.launch import peers
+from allranks.launch.node.this_node import Node
+from allranks.launch.spec.options import LaunchOptions, resolve
+from allranks.observe import RunDir
+
+
+class Channel:
+    """Stands in for a rendezvous that has been reached."""
+
+    run_id, nodes, world_size = "now", (), 2
+
+    def leave(self, code, message, finding):
+        self.left = (code, message, finding)
+
+
+def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, monkeypatch):
+    channel = Channel()
+    monkeypatch.setattr(peers, "join", lambda own, terms: channel)
+    monkeypatch.setattr(peers, "prove_pairs", lambda rendezvous, own, **options: None)
+    launch = resolve(LaunchOptions(nnodes="2", node_rank=1, master_addr="node0"), num_gpus=0)
+    with (
+        pytest.raises(KeyError),
+        peers.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), {}, {}),
+    ):
+        raise KeyError("a fault of ours")
+    code, message, _ = channel.left
+    assert code == 1 and "allranks itself crashed on this node: KeyError('a fault of ours')" in message
