@@ -8,21 +8,10 @@ import allranks
 
 PACKAGE = Path(allranks.__file__).parent
 
-# Each is two or three files that a function's import closes; they go when their rooms are rebuilt.
-KNOWN = {
-    ("allranks.launch.ray_train.fit", "allranks.launch.ray_train.trainer"),
-    ("allranks.model.quantized.settings", "allranks.model.quantized.layers"),
-    ("allranks.rendezvous.join", "allranks.rendezvous.head"),
-    ("allranks.rendezvous.join", "allranks.rendezvous.member"),
-}
-"""(who imports inside of a function, what)."""
-
 
 def test_no_circle_at_run_time():
     files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
     graph = {name: imported(path, files) - {name} for name, path in files.items()}
-    for one, other in KNOWN:
-        graph[one].remove(other)  # a KeyError: it is gone, take it off the list
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -26,7 +26,8 @@ from allranks.model.offload import offload_layer_inputs
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
-from allranks.model.quantized.settings import Packed, quantization, quantize_layers
+from allranks.model.quantized.quantize import quantize_layers
+from allranks.model.quantized.settings import Packed, quantization
 from allranks.model.quantized.stored import gather_packed, stored_settings
 from allranks.model.router import RouterLoss, router_loss
 from allranks.model.sharding import materialise

@@ -7,10 +7,11 @@ where the ranks' collectives would hang until their time-out.
 """
 
 from allranks.rendezvous.facts import NodeFacts, differences, environment_differences
-from allranks.rendezvous.join import Rendezvous, join
+from allranks.rendezvous.join import join
 from allranks.rendezvous.listen import is_here
 from allranks.rendezvous.pairs import prove_pairs
 from allranks.rendezvous.refusal import tell_node_0
+from allranks.rendezvous.rendezvous import Rendezvous
 from allranks.rendezvous.terms import Terms
 
 __all__ = [

@@ -23,8 +23,8 @@ from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
 from allranks.rendezvous.introduction import hear_introduction, no_place_for
-from allranks.rendezvous.join import MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.listen import listen
+from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 

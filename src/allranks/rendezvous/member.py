@@ -18,7 +18,7 @@ from allranks.findings import Finding
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
 from allranks.rendezvous.facts import NodeFacts
-from allranks.rendezvous.join import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
+from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 

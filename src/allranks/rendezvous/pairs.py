@@ -19,7 +19,7 @@ from allranks.cluster.rank_addresses import RankAddress, ephemeral_ports
 from allranks.doctor.pairs import Place, unreachable
 from allranks.errors import RefusedError
 from allranks.findings import Finding, from_message
-from allranks.rendezvous.join import Rendezvous
+from allranks.rendezvous.rendezvous import Rendezvous
 from allranks.rendezvous.wire import printable
 
 _ROUND_SECONDS = 60.0

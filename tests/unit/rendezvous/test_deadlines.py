@@ -36,7 +36,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "PULSE_SECONDS", 0.1)
     monkeypatch.setattr(member, "ANSWER_SECONDS", 0.3)
     # By its name: `join` of the room is the function.
-    monkeypatch.setattr(sys.modules["allranks.rendezvous.join"], "PATIENT_SECONDS", 1.0)
+    monkeypatch.setattr(sys.modules["allranks.rendezvous.rendezvous"], "PATIENT_SECONDS", 1.0)
 
 
 @contextlib.contextmanager

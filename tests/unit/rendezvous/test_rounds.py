@@ -11,7 +11,7 @@ import pytest
 from allranks.errors import AllranksError, RefusedError
 from allranks.findings import Finding, Who
 from allranks.rendezvous import Rendezvous
-from allranks.rendezvous.join import MOST_ROUNDS
+from allranks.rendezvous.rendezvous import MOST_ROUNDS
 from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _hello, _join, _listening, _until
 
 

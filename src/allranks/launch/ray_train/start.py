@@ -26,8 +26,9 @@ from allranks.launch.node.this_node import Node, this_node
 from allranks.launch.outcome import stopped
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
 from allranks.launch.ray_train.coordinator import NAMESPACE, Coordinator, RankSpec, Status, coordinator_name
-from allranks.launch.ray_train.fit import Plan, fit
+from allranks.launch.ray_train.fit import fit
 from allranks.launch.ray_train.outcome import conclude
+from allranks.launch.ray_train.plan import Plan
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
 from allranks.launch.ray_train.watch import Watch, Watched
 from allranks.launch.spec.exports import exported, working_directory

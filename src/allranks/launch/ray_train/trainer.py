@@ -12,7 +12,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchTrainer
 
 from allranks.launch.ray_train.coordinator import NAMESPACE, coordinator_name
-from allranks.launch.ray_train.fit import Fitted, Plan
+from allranks.launch.ray_train.plan import Fitted, Plan
 from allranks.launch.ray_train.worker import run_rank
 
 

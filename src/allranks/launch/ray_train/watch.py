@@ -14,7 +14,7 @@ from allranks.doctor.ranks import code_of_signal
 from allranks.exit_codes import PREEMPTED
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
-from allranks.launch.ray_train.fit import Fitted
+from allranks.launch.ray_train.plan import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
 from allranks.launch.ray_train.worker import described
 from allranks.observe import say

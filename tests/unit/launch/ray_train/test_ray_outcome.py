@@ -7,8 +7,8 @@ import pytest
 from allranks.config.load import resolve_mapping
 from allranks.launch.ray_train.coordinator import RankExit
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
-from allranks.launch.ray_train.fit import Fitted
 from allranks.launch.ray_train.outcome import conclude
+from allranks.launch.ray_train.plan import Fitted
 from allranks.launch.ray_train.watch import Watched
 from allranks.observe import RunDir
 

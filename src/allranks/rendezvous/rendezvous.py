@@ -1,0 +1,241 @@
+"""This node's side of the rendezvous, run by a thread of its own while the launcher does its work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from allranks.doctor.causes import CHANNEL_FAULT, is_cause
+from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
+from allranks.errors import RefusedError
+from allranks.findings import Finding, Who, from_message
+from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.terms import Terms
+
+_TELL_EVERY_SECONDS = 30.0
+# That a failing node waits for the others' account of it: longer than their launchers take for their last words.
+_WORD_SECONDS = 3.0
+# Preparing data may keep Python's lock for long; a lost connection is seen at once all the same.
+PATIENT_SECONDS = 180.0
+# A round is closed by node 0; its answer may be under way for so long.
+ANSWER_SECONDS = 10.0
+MOST_STOPPED = 64  # ranks of a node that are told of
+MOST_ROUNDS = 64
+"""Open at a time, as far as another node may say."""
+
+_T = TypeVar("_T")
+
+
+class Rendezvous:
+    """What node 0 and every other node have in common: what is known, and the thread that talks."""
+
+    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
+        self.own, self.terms, self._say = own, terms, say
+        self.run_id = terms.run_id
+        self.nodes: list[NodeFacts] = []  # by node rank, once all have met
+        self.accounts: dict[int, Mapping[str, Any]] = {}  # by node rank; on node 0, once all are ready
+        self._changed = threading.Condition()
+        self._refused: str | None = None
+        self._stop_reason: str | None = None
+        self._first: Finding | None = None  # what `_stop_reason` tells, as a value
+        self.parting = False  # another node has said good-bye
+        self.stopping = False  # another node was asked to stop the run
+        self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
+        self._leaving: tuple[int, str, Finding | None] | None = None
+        self._ended = False  # the thread that talks
+        self._patient = True
+        self._wake: Callable[[], None] = lambda: None
+        self._up = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks that all nodes together will start."""
+        return sum(node.num_processes for node in self.nodes)
+
+    def gather(self) -> None:
+        """Start talking; returns when all nodes are there and agree. Raises RefusedError."""
+        raise NotImplementedError
+
+    def round(
+        self,
+        name: str,
+        payload: object,
+        deadline_seconds: float | None = None,
+        *,
+        decide: Callable[[Sequence[Any]], object] | None = None,
+    ) -> Any:
+        """Every node hands in a `payload` (plain JSON); when all have, each gets the list of all, by node rank.
+
+        With `decide` each gets what that makes of the list on node 0, where alone it is called; a RefusedError of its
+        is raised everywhere. Raises RefusedError that names who was missing `deadline_seconds` after node 0 came to
+        the round itself; without a deadline it lasts as long as all nodes are alive. A name serves for one round of a
+        run.
+        """
+        raise NotImplementedError
+
+    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
+        """Wait until every node is ready to start its ranks; `facts` must be equal on all. Raises RefusedError.
+
+        `account` is what this node is about to start; node 0 then finds all of them in `accounts`. There is no
+        deadline as long as all nodes are alive: preparing data takes what it takes.
+        """
+        self.round("ready", {"facts": dict(facts), "account": dict(account or {})}, decide=self._all_ready)
+        self._patient = False
+
+    def _all_ready(self, told: Sequence[Any]) -> None:
+        """On node 0: compare what all are about to run, and make room for the launcher. Raises RefusedError."""
+        raise NotImplementedError
+
+    def run(self, work: Coroutine[Any, Any, _T], told: str) -> _T:
+        """Do `work` beside the talking; `told` says what this node is waiting for. Raises what it raises, and
+        RefusedError when another node fails or is lost meanwhile."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # nobody is left to talk to
+            work.close()
+            raise RefusedError(self._stop_reason or f"the other nodes have gone: {told}") from None
+        future.add_done_callback(lambda _: self._set())
+        try:
+            self._wait(future.done, lambda: told)
+            return future.result()
+        finally:
+            future.cancel()
+
+    def stop_reason(self) -> str | None:
+        """Why this node has to stop: another one failed or was lost. None while all is well."""
+        return self._stop_reason
+
+    def stop_finding(self) -> Finding | None:
+        """What `stop_reason` tells, as a value."""
+        return self._first
+
+    def settled_reason(self, known: str) -> str:
+        """The reason to tell, where this node stopped for `known`: what another node felt first may have had a cause.
+
+        Waits as long as a failing node does for the others' account.
+        """
+        before = self._first
+        with self._changed, contextlib.suppress(TimeoutError):
+            if before is not None and not is_cause(before.code):
+                self._changed.wait_for(lambda: self._first is not before or self._ended, _WORD_SECONDS)
+        return self._stop_reason or known
+
+    def fail(self, message: str, finding: Finding | None = None) -> str | None:
+        """Tell the others why this node fails, so that they stop; returns why another one failed, if one did first."""
+        finding = finding or said_elsewhere(message, self.own.id)
+        if self._stop_reason is None:
+            self._tell_failure(message, finding)
+            with self._changed, contextlib.suppress(TimeoutError):
+                # What began elsewhere often shows here first, as a broken connection.
+                self._changed.wait_for(lambda: self._stop_reason is not None, _WORD_SECONDS)
+        if self._first is not None and first_failure([self._first, finding]) is finding:
+            return None  # that one follows from ours
+        return self._stop_reason
+
+    def _hear(self, reason: str, said: object) -> bool:
+        """Called by the talking thread: another node failed, for `reason`, with a finding in its message, or none.
+
+        Whether this comes before what was known.
+        """
+        finding = from_message(said) or said_elsewhere(reason)
+        if not goes_before(finding, self._first):
+            return False
+        self._set(_stop_reason=reason, _first=finding)
+        return True
+
+    def _tell_failure(self, message: str, finding: Finding) -> None:
+        raise NotImplementedError
+
+    def tell_stopped(self, findings: Sequence[Finding]) -> None:
+        """Tell the others which ranks of this node do not run at present; instead of what was told before."""
+        self.stopped[self.own.node_rank] = tuple(findings)
+        self._tell_all({"stopped": [finding.to_message() for finding in findings[:MOST_STOPPED]]})
+
+    def tell_stopping(self) -> None:
+        """Tell the others that this node was asked to stop the run: ranks that are stopped must hear of it."""
+        self._tell_all({"stopping": True})
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _hear_of_ranks(self, node_rank: int, message: Mapping[str, Any]) -> None:
+        """Called by the talking thread with what a node says by `tell_stopped` or `tell_stopping`."""
+        if "stopping" in message:
+            self._set(stopping=True)
+        elif isinstance(said := message["stopped"], list):
+            found = tuple(finding for one in said[:MOST_STOPPED] if (finding := from_message(one)) is not None)
+            self._set(stopped={**self.stopped, node_rank: found})
+
+    def leave(self, code: int, message: str = "", finding: Finding | None = None) -> None:
+        """Say good-bye; `code`, `message` and `finding` tell the others how it ended here."""
+        with self._changed:
+            if self._leaving is not None:
+                return
+            self._leaving = (code, message, finding)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout=3.0)
+
+    def _start_talking(self) -> None:
+        self._thread.start()
+        self._up.wait()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._talk())
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._up.set()
+            self._set(_ended=True)
+
+    async def _talk(self) -> None:
+        raise NotImplementedError
+
+    def _fail(self, error: BaseException) -> str:
+        """A fault of ours in the talking thread: who waits for it must hear of it, and the run ends with its reason."""
+        reason = f"{self.own.name}: what talks to the other nodes failed: {error!r}"
+        if self._leaving is None and self._stop_reason is None:
+            self._hear(reason, Finding(CHANNEL_FAULT, reason, who=Who(self.own.id), known_at=self.own.id).to_message())
+        return reason
+
+    def _set(self, **values: object) -> None:
+        """Called by the talking thread: what it learnt, for the thread that waits."""
+        with self._changed:
+            for name, value in values.items():
+                setattr(self, name, value)
+            self._changed.notify_all()
+
+    def _wait(self, done: Callable[[], bool], told: Callable[[], str], deadline: float | None = None) -> bool:
+        """Wait for `done`, a refusal (raised) or the deadline (False); from time to time `told` says for what."""
+        next_word = time.monotonic() + _TELL_EVERY_SECONDS
+        while True:
+            with self._changed:
+                if not done() and self._refused is None and self._stop_reason is None:
+                    # Short waits: a signal's handler runs only between them.
+                    self._changed.wait(0.2)
+                if self._refused is not None:
+                    raise RefusedError(self._refused)
+                if self._stop_reason is not None:
+                    raise RefusedError(self._stop_reason)
+                if done():
+                    return True
+                if self._ended:
+                    raise RefusedError(f"the other nodes have gone: {told()}")
+            now = time.monotonic()
+            if deadline is not None and now > deadline:
+                return False
+            if now > next_word:
+                next_word = now + _TELL_EVERY_SECONDS
+                self._say(told())
+
+    @property
+    def _silence_seconds(self) -> float:
+        return max(PATIENT_SECONDS, self.terms.silence_seconds) if self._patient else self.terms.silence_seconds
