@@ -1,6 +1,7 @@
 """An adapter in PEFT's format."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,12 +10,19 @@ from safetensors.torch import save_file
 
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
+from allranks.export.compare import compare_adapter
 from allranks.export.full import empty_model
 from allranks.model.adapter import is_trained, refuse_named_module, saved_name
 from allranks.model.complete import adapter_problems, shape_problems
 
 
-def write_adapter(checkpoint: Checkpoint, folder: Path, *, base_model: str | None = None) -> None:
+def write_adapter(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    base_model: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
     """Write adapter_model.safetensors and adapter_config.json, for `PeftModel.from_pretrained`.
 
     Raises:
@@ -34,6 +42,7 @@ def write_adapter(checkpoint: Checkpoint, folder: Path, *, base_model: str | Non
     # A relative path would be looked for wherever the adapter is used.
     config["base_model_name_or_path"] = str(Path(base).resolve()) if Path(base).is_dir() else base
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    compare_adapter(checkpoint, folder / "adapter_model.safetensors", tensors, report)
 
 
 def _check_names(checkpoint: Checkpoint, names: list[str]) -> None:

@@ -93,7 +93,7 @@ def export(
             from allranks.export.adapter import write_adapter
 
             kind = "adapter"
-            write_adapter(checkpoint, folder, base_model=base_model)
+            write_adapter(checkpoint, folder, base_model=base_model, report=report)
             changed = [key for key in ("base_model_config", "overrides_of_model_config") if checkpoint.config.get(key)]
             if changed:
                 report(

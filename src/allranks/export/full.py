@@ -12,6 +12,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
+from allranks.export.compare import compare_full
 from allranks.export.consent import runs_its_own_code
 from allranks.export.safetensors_file import Entry, lay_out, write
 from allranks.model.generation import generation_config
@@ -56,6 +57,7 @@ def write_full_model(
     report(f"writing {layout.total_bytes / 1e9:.2f} GB in {len(layout.files)} file(s)")
     write(folder, layout, tensors())
     write_configs(checkpoint, model, folder, dtype)
+    compare_full(checkpoint, folder, groups, dtype, report)
 
 
 def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:

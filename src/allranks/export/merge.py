@@ -1,17 +1,21 @@
 """An adapter added to its base model."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from allranks.errors import UsageError
 from allranks.export.adapter import write_adapter
 from allranks.export.checkpoint import Checkpoint
+from allranks.export.compare_merged import compare_merged
 from allranks.export.consent import runs_its_own_code
 from allranks.export.full import empty_model, stored_dtype, write_configs
 from allranks.model.generation import generation_config
@@ -65,13 +69,19 @@ def write_merged_model(
         model.resize_token_embeddings(rows, mean_resizing=False)
     with tempfile.TemporaryDirectory(dir=folder.parent) as adapter:
         write_adapter(checkpoint, Path(adapter), base_model=base)
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+        with_adapter = PeftModel.from_pretrained(model, adapter)
+        _part_tied(model)
+        merged = with_adapter.merge_and_unload(safe_merge=True)
     merged = merged.to(dtype)
     _untie(merged)
     merged.generation_config = generation
     report("writing the merged model")
     merged.save_pretrained(folder, max_shard_size=max_shard_bytes)
     write_configs(checkpoint, merged, folder, dtype)
+    if stored_plain := _plain_folder(base, source):
+        compare_merged(checkpoint, stored_plain, folder, dtype, report)
+    else:
+        report("not compared with the trained model: the base model is stored quantized")
 
 
 def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[str, Any]) -> PreTrainedModel:
@@ -96,6 +106,26 @@ def _stored_rows(base: str, source: dict[str, Any], rows: int) -> int:
         return AutoConfig.from_pretrained(base, **source).get_text_config().vocab_size
     except (OSError, ValueError):
         return rows
+
+
+def _part_tied(model: PreTrainedModel) -> None:
+    """Give the output layer a weight of its own where an adapter changes one of it and the embedding, which are tied:
+    in training the other computed on with the base's, and merging changes what both share."""
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if ends[1] is None or not any(isinstance(end, BaseTunerLayer) for end in ends):
+        return
+    first, last = (getattr(end, "base_layer", end) for end in ends)
+    if first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
+
+
+def _plain_folder(base: str, source: dict[str, Any]) -> Path | None:
+    """The folder of the base model's files, which was read just now; None where they are quantized."""
+    folder = Path(base)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(base, revision=source["revision"], local_files_only=True))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return None if config.get("quantization_config") else folder
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -30,17 +30,19 @@ def grow_vocabulary(config: PreTrainedConfig, cfg: RunConfig, tokenizer: Any) ->
         called = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
         ends = (model.get_input_embeddings(), model.get_output_embeddings())
         names = [called[id(end)] for end in ends if end is not None]
-        if cfg.adapter.adapter and names[0] not in (cfg.adapter.lora_modules_to_save or ()):
+        # All of them, also where they are tied: rows that stay as they began are in no file that is exported.
+        if cfg.adapter.adapter and not set(names) <= {*(cfg.adapter.lora_modules_to_save or ())}:
             raise ConfigError(
                 f"the tokenizer has {tokens} tokens and the model {rows} embeddings: the new ones must be trained; set "
                 f"lora_modules_to_save: [{', '.join(names)}], or add no tokens"
             )
-        return _vocabulary_tensors(model)
+        return vocabulary_tensors(model)
 
     return grown
 
 
-def _vocabulary_tensors(model: PreTrainedModel) -> set[str]:
+def vocabulary_tensors(model: PreTrainedModel) -> set[str]:
+    """The names of the tensors that have a row for each token."""
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     return {
         f"{name}.{attribute}"

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from allranks.errors import CheckpointError, UsageError
+from allranks.errors import CheckpointError, ConfigError, UsageError
 from allranks.export.export import export
 from allranks.model.build import build_model
 from tests.tiny_models import VOCABULARY, config_for, one_process, saved_model
@@ -64,6 +64,24 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied embeddings": ("llama-tied", {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}),
     "only the tied embedding": ("llama-tied", {**LORA, "lora_modules_to_save": ["embed_tokens"]}),
     "lora on the embedding": ("llama", {**LORA, "lora_target_linear": False, "lora_target_modules": ["embed_tokens"]}),
+    "lora on the tied embedding": (
+        "llama-tied",
+        {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "embed_tokens"]},
+    ),
+    "lora on the tied output": (
+        "llama-tied",
+        {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "lm_head"]},
+    ),
+    "only the tied output": ("llama-tied", {**LORA, "lora_modules_to_save": ["lm_head"]}),
+    "lora on one and the other whole": (
+        "llama-tied",
+        {
+            **LORA,
+            "lora_target_linear": False,
+            "lora_target_modules": ["embed_tokens"],
+            "lora_modules_to_save": ["lm_head"],
+        },
+    ),
     "tied base": ("llama-tied", LORA),
     "bare parameters": ("qwen3-moe", {**LORA, "lora_target_parameters": ["mlp.experts.gate_up_proj"]}),
     "experts": ("mixtral", {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "v_proj"]}),
@@ -92,6 +110,52 @@ def test_merged_model(tmp_path, name):
     loaded, report = AutoModelForCausalLM.from_pretrained(done.folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "lora on the tied embedding", "tied embeddings"])
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_export_says_that_it_was_compared_and_two_are_the_same(tmp_path, name, merge):
+    architecture, keys = ADAPTERS[name]
+    train(tmp_path, architecture, **keys)
+    said: list[str] = []
+    first = export(tmp_path, tmp_path / "a", merge=merge, report=said.append).folder
+    assert sum(line.startswith("compared with the trained model: all ") for line in said) == 1
+    second = export(tmp_path, tmp_path / "b", merge=merge).folder
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["lora on the tied embedding", "lora on the tied output"])
+def test_a_merge_that_is_not_what_was_trained_is_refused_and_leaves_nothing(tmp_path, monkeypatch, name):
+    architecture, keys = ADAPTERS[name]
+    train(tmp_path, architecture, **keys)
+    monkeypatch.setattr("allranks.export.merge._part_tied", lambda model: None)
+    with pytest.raises(CheckpointError, match=r"not what was trained: .*(embed_tokens|lm_head).* differ"):
+        export(tmp_path, tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-tied"])
+@pytest.mark.parametrize("saved", [["embed_tokens"], ["lm_head"], None])
+def test_new_tokens_whose_rows_would_not_be_kept_are_refused_with_the_key(tmp_path, architecture, saved):
+    with pytest.raises(ConfigError, match=r"set lora_modules_to_save: \[embed_tokens, lm_head\]"):
+        train(tmp_path, architecture, **LORA, lora_modules_to_save=saved, tokenizer=range(VOCABULARY + 1))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-tied"])
+def test_rows_of_new_tokens_are_those_that_were_trained(tmp_path, architecture):
+    keys = {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"], "tokenizer": range(VOCABULARY + 3)}
+    trained = train(tmp_path, architecture, **keys)
+    loaded = AutoModelForCausalLM.from_pretrained(export(tmp_path, merge=True).folder)
+    torch.testing.assert_close(logits_of(loaded), trained.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_rounding_takes_of_the_adapters_change_is_said(tmp_path):
+    train(tmp_path, "llama", **LORA)
+    said: list[str] = []
+    export(tmp_path, merge=True, dtype="bfloat16", report=said.append)
+    [line] = [line for line in said if line.startswith("compared")]
+    assert "rounding to bfloat16 is " in line
 
 
 QUANTIZED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
