@@ -15,6 +15,8 @@ from typing import IO
 
 from allranks import durable
 from allranks.cluster.gpus import count_gpus
+from allranks.cluster.memory import killed_since, memory_kills
+from allranks.doctor.ranks import killed_by
 from allranks.exit_codes import PREEMPTED
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
@@ -37,6 +39,7 @@ class Engine:
         self.start_of_events = self.events.stat().st_size if self.events.exists() else 0
         self._lines: list[str] = []
         self._sent: signal.Signals | None = None
+        self._kills = memory_kills()
         config = self.run.config(placement.node_rank)
         durable.write(config, spec.config, make_parents=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +101,7 @@ class Engine:
         elif self._sent is not None and code == -self._sent:
             code, message = PREEMPTED, BEFORE_TRAINING
         elif code < 0:
-            errors, message = [], f"killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                message += "; the kernel kills so when memory runs out (dmesg tells)"
+            errors, message = [], killed_by(-code, memory=killed_since(self._kills))
         return RankExit(
             self.spec.attempt,
             self.rank,

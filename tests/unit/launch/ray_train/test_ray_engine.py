@@ -1,10 +1,14 @@
 """The environment that a rank gets under Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from allranks.cluster.identity import identify
+from allranks.launch.ray_train import engine as ray_engine
 from allranks.launch.ray_train.coordinator import Placement, RankSpec
-from allranks.launch.ray_train.engine import rank_environment
+from allranks.launch.ray_train.engine import Engine, rank_environment
 
 SPEC = RankSpec(
     run_id="r",
@@ -38,3 +42,17 @@ def test_a_restarted_rank_goes_on_from_the_runs_own_checkpoint():
 def test_rays_own_number_of_threads_does_not_count():
     env = rank_environment({"OMP_NUM_THREADS": "1"}, SPEC, 0, Placement("node0", 0, 0), 1)
     assert env["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("memory", "told"),
+    [("its cgroup ran out of memory", "by the kernel: its cgroup ran out"), ("", "; the kernel has")],
+)
+def test_a_killed_rank_is_told_by_the_kernels_count(tmp_path, monkeypatch, memory, told):
+    monkeypatch.setattr(ray_engine, "killed_since", lambda before: memory)
+    with Engine(replace(SPEC, directory=str(tmp_path)), 1, Placement("node0", 0, 0), 1) as engine:
+        engine._process.kill()
+        assert engine.wait(30)
+        end = engine.end()
+    assert end.code == -9 and end.message.removeprefix("killed by SIGKILL").strip().startswith(told)
+    assert ("want of memory" in end.message) == (memory == "")
