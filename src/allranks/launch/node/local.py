@@ -59,7 +59,8 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
         {"prepared data": inputs.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
     )
     accounts = peers.ready(same, account)
-    _write_record(launch, node, inputs, start.command, added, accounts)
+    if peers.keeps_the_record:
+        _write_record(launch, node, inputs, start.command, added, accounts)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
