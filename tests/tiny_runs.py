@@ -11,7 +11,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from allranks.checkpoint import commit
 from allranks.config.load import resolve_mapping
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
+from allranks.model.train_model import TrainModel
 from allranks.train.checkpoint import CommittingWriter
 from tests.tiny_models import flat_for, make_batch, one_process, saved_model
 

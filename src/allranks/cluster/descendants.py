@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # before any fork: a forked child must not load it
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 5.0  # a process in uninterruptible sleep (a dead NFS server) does not even die of SIGKILL
@@ -19,17 +19,6 @@ def adopt_orphans() -> None:
     """Descendants whose parents end become children of this process, not of init: so a daemon is found too (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def signal_at_parents_end(number: int = signal.SIGKILL) -> None:
-    """The kernel sends `number` to this process when its parent ends, however that happens (Linux)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """For `preexec_fn`: the child is killed when its parent ends."""
-    signal_at_parents_end(signal.SIGKILL)
 
 
 async def end_descendants(keep: Collection[int], grace_seconds: float) -> None:

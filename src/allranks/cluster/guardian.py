@@ -5,7 +5,8 @@ import signal
 import time
 from types import FrameType
 
-from allranks.cluster.descendants import adopt_orphans, descendants, send_signal, signal_at_parents_end
+from allranks.cluster.descendants import adopt_orphans, descendants, send_signal
+from allranks.parent import die_with_parent
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 _KILL_SECONDS = 5.0
@@ -21,7 +22,7 @@ def guard() -> None:
     child = os.fork()
     if child == 0:
         adopt_orphans()  # not inherited
-        signal_at_parents_end(signal.SIGTERM)
+        die_with_parent(signal.SIGTERM)
         return
     _pass_signals_on(child)
     _, status = os.waitpid(child, 0)

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from allranks.cluster.descendants import die_with_parent
 from allranks.cluster.protocol import (
     ANSWER_BYTES,
     GRACE_SECONDS,
@@ -18,6 +17,7 @@ from allranks.cluster.protocol import (
     encode,
     read_message,
 )
+from allranks.parent import die_with_parent
 
 _TAIL_LINES, _TAIL_CHARACTERS = 20, 500
 _CLOSE_SECONDS = GRACE_SECONDS + 5.0  # an agent that was told goodbye ends its job first

@@ -7,8 +7,9 @@ import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from allranks.cluster.descendants import descendants, die_with_parent, end_descendants, reap_orphans, send_signal
+from allranks.cluster.descendants import descendants, end_descendants, reap_orphans, send_signal
 from allranks.cluster.protocol import GRACE_SECONDS
+from allranks.parent import die_with_parent
 
 _CHUNK_BYTES = 65536  # also the longest line: a longer one comes in pieces
 _DRAIN_SECONDS = 2.0  # for output that was still on its way when the last process ended

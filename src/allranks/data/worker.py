@@ -9,7 +9,7 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
-from allranks.observe.parent import die_with_parent
+from allranks.parent import die_with_parent
 
 
 def main(parent_pid: int) -> None:

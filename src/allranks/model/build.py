@@ -1,130 +1,42 @@
 """Build the model that a rank trains. Read `build_model` from top to bottom."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.listing import few
 from allranks.model import attention
-from allranks.model.batch import TorchBatch
 from allranks.model.freeze import freeze_all_but
 from allranks.model.head import LogitsSpec, LossHead, logits_spec
 from allranks.model.isolation import choose_attention, probe_isolation
 from allranks.model.kernels import apply_liger, loss_kernel
 from allranks.model.layers import find_layers
 from allranks.model.loading import fill, plan_loading
-from allranks.model.loss import Losses, PackedKwargs, forward_losses, packed_outputs, takes_logits_to_keep
+from allranks.model.loss import PackedKwargs, takes_logits_to_keep
 from allranks.model.noise import EmbeddingNoise
 from allranks.model.offload import offload_layer_inputs
-from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, reshard, set_gradient_sync, shard
+from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, shard
 from allranks.model.placement import Placement
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
 from allranks.model.quantized.quantize import quantize_layers
-from allranks.model.quantized.settings import Packed, quantization
+from allranks.model.quantized.settings import quantization
 from allranks.model.quantized.stored import gather_packed, stored_settings
-from allranks.model.router import RouterLoss, router_loss
+from allranks.model.router import router_loss
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
+from allranks.model.train_model import TrainModel
 from allranks.model.vocabulary import grow_vocabulary
 from allranks.model.weights import find_weights
 from allranks.model.zero import engine_settings, partition
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
-
-
-@dataclass
-class TrainModel:
-    """A model ready to train.
-
-    `module` is what is called (wrapped or sharded), `hf_model` the model of transformers inside it, whose parameter
-    names are those of the checkpoint. `num_parameters` counts tied weights once, over all ranks. `compiled`: graphs are
-    made for one length of the row; rows should be padded to it.
-    """
-
-    module: nn.Module
-    hf_model: PreTrainedModel
-    config: PreTrainedConfig
-    placement: Placement
-    precision: Precision
-    layer_classes: tuple[str, ...]
-    num_parameters: int
-    num_trainable: int
-    packed: Packed | None
-    peft_config: "LoraConfig | None"
-    sync_each_batch: bool
-    packed_kwargs: PackedKwargs
-    keeps_logits: bool
-    head: LossHead | None
-    router: RouterLoss | None
-    compiled: bool
-    probe: Callable[[], None] | None = None
-    noise: EmbeddingNoise | None = None
-
-    def forward_loss(self, batch: TorchBatch) -> Tensor:
-        """Return the SUM of cross entropy over the batch's labels, float32. Without labels it is 0, with a graph."""
-        return self._losses(batch, None).cross_entropy
-
-    def forward_losses(self, batch: TorchBatch) -> Losses:
-        """Return all that is trained on the batch: that sum, and the router loss's, where the model has one."""
-        return self._losses(batch, self.router)
-
-    def _losses(self, batch: TorchBatch, router: RouterLoss | None) -> Losses:
-        with self._autocast(), self.noise.over(batch.lengths) if self.noise else nullcontext():
-            return forward_losses(
-                self.module,
-                batch,
-                head=self.head,
-                keeps_logits=self.keeps_logits,
-                packed_kwargs=self.packed_kwargs,
-                dtype=self.precision.compute,
-                router=router,
-            )
-
-    @torch.no_grad()
-    def logits(self, batch: TorchBatch) -> Tensor:
-        """Return the logits at every position, [1, T, vocabulary], without a graph. Every rank takes part."""
-        try:
-            with self._autocast():
-                return packed_outputs(
-                    self.module, batch, keep=None, packed_kwargs=self.packed_kwargs, dtype=self.precision.compute
-                ).logits
-        finally:
-            self.reshard()
-
-    def ways(self) -> str:
-        """How attention and loss are computed, and whether layers are compiled: a line for the user."""
-        attends = "each document by itself" if self.packed_kwargs == "documents" else self.config._attn_implementation
-        loss = "from all logits of the labels" if self.head is None else self.head.way
-        routes = f"; router loss x {self.router.coefficient:g}" if self.router else ""
-        return f"attention: {attends}; loss: {loss}{routes}" + ("; layers compiled" if self.compiled else "")
-
-    def reshard(self) -> None:
-        """Make every parameter a shard again (FSDP) after forward passes that no backward pass followed."""
-        reshard(self.module)
-
-    @contextmanager
-    def gradient_sync(self, enabled: bool) -> Iterator[None]:
-        """Around the forward *and* backward pass of a micro-batch: False until the last of a step.
-
-        Gradients are averaged over ranks, as DDP and FSDP do: scale the loss by the world size for a sum.
-        """
-        replicated = self.placement.mesh is not None and self.placement.mesh.ndim == 2
-        set_gradient_sync(self.module, last=enabled, every_batch=self.sync_each_batch, replicated=replicated)
-        yield
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        # FSDP casts by its own policy, parameter by parameter.
-        if self.precision.mixed and self.placement.kind != "fsdp":
-            return torch.autocast(self.placement.device.type, dtype=self.precision.compute)
-        return nullcontext()
+    pass
 
 
 def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) -> TrainModel:

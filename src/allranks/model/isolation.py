@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,9 +12,7 @@ from allranks.errors import ConfigError
 from allranks.model import attention, varlen
 from allranks.model.batch import TorchBatch
 from allranks.model.loss import PackedKwargs
-
-if TYPE_CHECKING:
-    from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 
 # Layer types (`config.layer_types`) whose mixing over time is attention that our function computes in full.
 _PLAIN = {"full_attention", "sliding_attention", "attention"}
@@ -108,7 +105,7 @@ def carries_state(model: nn.Module) -> str:
     return ""
 
 
-def probe_isolation(model: "TrainModel") -> None:
+def probe_isolation(model: TrainModel) -> None:
     """Try on the real weights whether a document's output changes with its neighbour; every rank takes part.
 
     Raises:

@@ -3,7 +3,6 @@
 from allranks.observe.enduring import say, settle_output
 from allranks.observe.events import EventLog, new_events, read_events
 from allranks.observe.output import redirect_rank_output
-from allranks.observe.parent import die_with_parent
 from allranks.observe.progress import Progress
 from allranks.observe.rundir import RunDir
 
@@ -11,7 +10,6 @@ __all__ = [
     "EventLog",
     "Progress",
     "RunDir",
-    "die_with_parent",
     "new_events",
     "read_events",
     "redirect_rank_output",

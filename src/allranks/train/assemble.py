@@ -17,7 +17,7 @@ from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, RunDir
 from allranks.observe.slow_steps import SlowSteps
 from allranks.plan.flops import peak_flops, training_flops_per_token

@@ -10,7 +10,8 @@ from allranks.cluster.identity import identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
-from allranks.observe import die_with_parent, say
+from allranks.observe import say
+from allranks.parent import die_with_parent
 from allranks.train.under_accelerate import (
     check_accelerate,
     forget_accelerate,

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from allranks.data import BatchPlan
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.train.feed import feed
 
 

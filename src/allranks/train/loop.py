@@ -17,7 +17,7 @@ from allranks.checkpoint.state import RunState
 from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.listing import few
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, Progress
 from allranks.observe.slow_steps import SlowSteps
 from allranks.train.checkpoint import Checkpointer

@@ -21,11 +21,12 @@ from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import AllranksError, CheckpointError, OutOfMemoryError
 from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
 from allranks.model.files import model_files
 from allranks.model.placement import place
 from allranks.model.quantized.settings import require_library
+from allranks.model.train_model import TrainModel
 from allranks.model.unseen import unseen_tokens
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
 from allranks.observe.trackers import Trackers, refuse_missing_packages

@@ -16,7 +16,7 @@ from allranks.config.strategy import strategy
 from allranks.doctor.memory import Held, account, gib, shortage, told
 from allranks.doctor.memory_remedies import Ranks, remedies
 from allranks.errors import OutOfMemoryError
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.plan.optimizer_state import state_bytes
 from allranks.train.groups import trained_parameters
 from allranks.train.saved_size import held_here, num_bytes

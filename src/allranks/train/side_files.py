@@ -17,9 +17,9 @@ from allranks.config import RunConfig
 from allranks.data import load_tokenizer
 from allranks.disk import disk_told, refuse_unwritable, told_to_user
 from allranks.errors import AllranksError, ConfigError
-from allranks.model.build import TrainModel
 from allranks.model.generation import generation_config
 from allranks.model.source import model_folder
+from allranks.model.train_model import TrainModel
 from allranks.observe import RunDir
 from allranks.train.save_failure import of_ranks
 from allranks.train.storage import Storage, from_all

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from allranks.errors import ConfigError
 from allranks.model.adapter import adapter_tensors
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
+from allranks.model.train_model import TrainModel
 from tests.tiny_models import config_for, make_batch, one_process, saved_model
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
+from allranks.model.train_model import TrainModel
 from tests.tiny_models import config_for, make_batch, one_process, saved_model
 
 LENGTHS = (4, 16)

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
 from allranks.model.placement import Placement
 from allranks.model.quantized import quantized_layers
+from allranks.model.train_model import TrainModel
 from tests.tiny_models import config_for, make_batch, one_process, saved_model
 
 LORA: dict[str, Any] = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}

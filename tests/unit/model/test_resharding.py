@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
 from allranks.model.placement import Placement
+from allranks.model.train_model import TrainModel
 from tests.tiny_models import config_for, make_batch, saved_model
 
 

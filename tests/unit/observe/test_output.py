@@ -45,7 +45,7 @@ def test_rank_0_without_a_terminal_keeps_its_output(tmp_path):
 
 CHILD = """
 import time
-from allranks.observe import die_with_parent
+from allranks.parent import die_with_parent
 die_with_parent()
 print("up", flush=True)
 time.sleep(60)

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from allranks.cluster.descendants import die_with_parent
 from allranks.cluster.handshake import NotProven, shake_hands
 from allranks.cluster.link import Link, NotOpened
 from allranks.cluster.nodes import Host
 from allranks.cluster.protocol import ANSWER_BYTES
 from allranks.cluster.subtree import OpenLink
 from allranks.cluster.transports.spec import Transport
+from allranks.parent import die_with_parent
 
 _CLOSE_SECONDS = 10.0
 

@@ -10,7 +10,7 @@ from allranks.entry_points import refuse_by_hand
 from allranks.launch.node.temporary import give_back_temporary_folder
 from allranks.observe.enduring import say
 from allranks.observe.output import redirect_rank_output
-from allranks.observe.parent import die_with_parent
+from allranks.parent import die_with_parent
 
 
 def main(words: list[str]) -> NoReturn:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from allranks.cluster.descendants import adopt_orphans, descendants, reap_orphans, send_signal
 from allranks.entry_points import refuse_by_hand
-from allranks.observe.parent import die_with_parent
+from allranks.parent import die_with_parent
 
 # Ranks that are cut off can save nothing; a single node's may. The whole run is to be gone within 15 s.
 _GRACE_SECONDS = 8.0

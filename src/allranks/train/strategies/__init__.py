@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.plan.zero import WORTH_A_WARNING, slow_link_warning, traffic
 from allranks.train.optimizer import make_optimizer
 from allranks.train.strategies.native import Native

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 
 
 class Native:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from allranks.errors import ConfigError
-from allranks.model.build import TrainModel
+from allranks.model.train_model import TrainModel
 from allranks.model.zero import import_deepspeed
 from allranks.train.strategies.flat import FlatRange
 

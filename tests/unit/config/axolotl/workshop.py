@@ -10,7 +10,8 @@ from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.data import BlockSet, load_tokenizer, prepare
 from allranks.data.show import runs
-from allranks.model.build import TrainModel, build_model
+from allranks.model.build import build_model
+from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, RunDir
 from allranks.train.assemble import assemble, block_order
 from allranks.train.loop import Loop
