@@ -9,6 +9,8 @@ class AllranksError(Exception):
     """A failure with a message for the user: what happened, where, what was expected, what to do next."""
 
     exit_code = FAILED
+    ranks: tuple[int, ...] = ()
+    """On which it happened, where every rank raises what happened on some; empty: on the one that raises it."""
 
 
 class UsageError(AllranksError):

@@ -30,7 +30,7 @@ def tell_failure(
     known; the record always has it.
     """
     told = told_to_user(error, "the run cannot go on") or out_of_memory(error)
-    text = "" if told is error else traceback.format_exc()
+    text = "" if told is error else "".join(traceback.format_exception(error))
     message = str(told) if told else f"{type(error).__name__}: {error}"
     events.emit(
         "error",
@@ -39,7 +39,7 @@ def tell_failure(
         host=socket.gethostname(),
         node=identity.node_rank,
         log=log.name if log else None,
-        **_more(told),
+        **_more(told, identity.rank),
         **({"traceback": text} if text else {}),
     )
     if told:
@@ -60,8 +60,10 @@ def print_error(error: AllranksError, identity: Identity) -> None:
         say("\n".join(f"  {line}" for line in lines), file=sys.stderr)
 
 
-def _more(told: AllranksError | None) -> dict[str, Any]:
+def _more(told: AllranksError | None, rank: int) -> dict[str, Any]:
     """What a launcher makes its finding of, beside the message."""
+    if told is not None and told.ranks and rank not in told.ranks:
+        return {"code": causes.PEER_GONE}  # another rank's error, which that one tells as its own
     if isinstance(told, OutOfMemoryError):
         return {"code": causes.OUT_OF_MEMORY, "evidence": list(told.account), "remedy": listed(told.remedies)}
     return {"code": causes.DISK} if isinstance(told, DiskError) else {}

@@ -44,10 +44,13 @@ def of_ranks(failures: Mapping[int, Any]) -> AllranksError:
     told = [f"{'ranks' if len(of) > 1 else 'rank'} {few(of)}: {failures[of[0]]}" for of in ranks.values()]
     first = failures[min(failures)]
     if len(failures) == 1 and min(failures) == 0:
-        return first  # alone, or rank 0's own disk, which its message names
-    if all(isinstance(failure, DiskError) for failure in failures.values()):
-        return DiskError(few(told, between="; "), first.errno, first.host)
-    return CheckpointError(few(told, between="; "))
+        error = first  # alone, or rank 0's own disk, which its message names
+    elif all(isinstance(failure, DiskError) for failure in failures.values()):
+        error = DiskError(few(told, between="; "), first.errno, first.host)
+    else:
+        error = CheckpointError(few(told, between="; "))
+    error.ranks = tuple(sorted(failures))
+    return error
 
 
 def reasons(error: BaseException) -> str:
