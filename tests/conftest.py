@@ -43,6 +43,7 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", only_this_machine)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n`, a file's tests stay in one process, which keeps what they share; so do all that need the lab."""
     for item in items:
