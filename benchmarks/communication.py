@@ -136,7 +136,7 @@ def _be_a_rank(model: str, out: str, cases: dict[str, dict[str, Any]], num_steps
         [event] = read_events(events)
         results[name] = {
             "seconds": seconds[WARM_UP:],
-            "counted": event["node_sends_bytes"][0],
+            "counted": event.node_sends_bytes[0],
             "wire": wire / num_steps,
         }
     if identity.local_rank == 0:

@@ -97,13 +97,14 @@ def _run(workload: Workload, directory: Path, scratch: Path, name: str, num_rank
         sys.exit(f"error: {name}: exit code {process.returncode}\n{said}")
 
     from allranks.observe import RunDir, read_events
+    from allranks.observe.events import StepEvent
 
     events = [list(read_events(RunDir(scratch / "run").events(rank))) for rank in range(num_ranks)]
-    steps = [event for event in events[0] if event["kind"] == "step"][workload.warmup_steps :]
+    steps = [event for event in events[0] if isinstance(event, StepEvent)][workload.warmup_steps :]
     return Measured(
-        sum(event["tokens"] for event in steps) / sum(event["seconds"] for event in steps),
+        sum(event.tokens for event in steps) / sum(event.seconds for event in steps),
         usage.ru_utime + usage.ru_stime,
-        max(event["memory_bytes"] for rank in events for event in rank if event["kind"] == "step"),
+        max(event.memory_bytes for rank in events for event in rank if isinstance(event, StepEvent)),
     )
 
 

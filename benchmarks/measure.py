@@ -119,6 +119,7 @@ def _allranks_record(scratch: Path, spawned: float) -> tuple[dict[str, float], l
     (start of the interpreter included), from there to the first event `imports`.
     """
     from allranks.observe import RunDir, read_events
+    from allranks.observe.events import PhaseEvent, StepEvent
 
     run = RunDir(scratch / "run")
     manifest_written = run.manifest.stat().st_mtime
@@ -127,12 +128,12 @@ def _allranks_record(scratch: Path, spawned: float) -> tuple[dict[str, float], l
     current: str | None = "imports"
     since = manifest_written
     for event in read_events(run.events(0)):
-        if event["kind"] == "phase" and current is not None:
-            phases[current] = phases.get(current, 0.0) + event["t"] - since
-            current, since = _PHASES.get(event["phase"], current), event["t"]
-        elif event["kind"] == "step":
-            steps.append((event["t"], event["tokens"]))
-            device_bytes = max(device_bytes, event["memory_bytes"])
+        if isinstance(event, PhaseEvent) and current is not None:
+            phases[current] = phases.get(current, 0.0) + event.t - since
+            current, since = _PHASES.get(event.phase, current), event.t
+        elif isinstance(event, StepEvent):
+            steps.append((event.t, event.tokens))
+            device_bytes = max(device_bytes, event.memory_bytes)
     return phases, steps, device_bytes
 
 

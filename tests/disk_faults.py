@@ -15,6 +15,7 @@ from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
 from allranks.export.publish import new_folder
 from allranks.observe import EventLog
+from allranks.observe.events import ExitEvent, WarningEvent
 from tests.unit.train.test_checkpoint import make, step
 
 
@@ -45,9 +46,9 @@ def main(place: Path, size: int) -> dict[str, Any]:
     log = EventLog(place / "events.jsonl", 0)
     filling.write_bytes(bytes(size - _used(place) - 4096))
     for number in range(100):
-        log.emit("step", step=number, text="x" * 100)
+        log.write(WarningEvent(step=number, message="x" * 100))
     filling.unlink()
-    log.emit("exit", code=0)
+    log.write(ExitEvent(code=0))
     lines = log.path.read_text().splitlines()
     found["events"] = [len(lines), lines[-1]]
     log.close()

@@ -33,10 +33,10 @@ class Run:
 
     def losses(self) -> dict[int, float]:
         """Loss by step, as rank 0 recorded it; of a step done twice, the later one."""
-        return {int(event["step"]): float(event["loss"]) for event in self.events("step")}
+        return {int(event.step): float(event.loss) for event in self.events("step")}
 
     def events(self, kind: str, rank: int = 0) -> list[dict]:
-        return [event for event in read_events(self.directory.events(rank)) if event["kind"] == kind]
+        return [event for event in read_events(self.directory.events(rank)) if event.kind == kind]
 
 
 @pytest.fixture(scope="session")

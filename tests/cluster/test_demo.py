@@ -13,6 +13,7 @@ from rich.console import Console
 
 from allranks.demo.story import run_demo
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 
 
 def test_the_demo_from_files_to_an_answer(tmp_path: Path) -> None:
@@ -30,8 +31,8 @@ def test_the_demo_from_files_to_an_answer(tmp_path: Path) -> None:
     assert "2 nodes x 1 process" in told
     assert "\n  Q: What does os.path.join do?\n  A: " in told
 
-    steps = [e for e in read_events(RunDir(tmp_path / "demo" / "run").events(0)) if e["kind"] == "step"]
-    assert [e["step"] for e in steps] == list(range(1, 121))  # none lost and none done twice by the change of topology
+    steps = [e for e in read_events(RunDir(tmp_path / "demo" / "run").events(0)) if isinstance(e, StepEvent)]
+    assert [e.step for e in steps] == list(range(1, 121))  # none lost and none done twice by the change of topology
     assert (tmp_path / "demo" / "exported" / "model.safetensors").exists()
 
 

@@ -11,7 +11,7 @@ EVALUATING = {"val_set_size": 0.2, "eval_steps": 3, "max_steps": 12}
 
 
 def eval_losses(run):
-    return {event["step"]: event["eval_loss"] for event in run.events("eval")}
+    return {event.step: event.eval_loss for event in run.events("eval")}
 
 
 def test_the_evaluation_does_not_depend_on_the_ranks(run, tmp_path):
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_ne
     }
     failed = run("--nproc-per-node", "2", expect=1, save_strategy="steps", save_steps=1, **keys)
     assert "not finite" in failed.output and "rank" in failed.output and "Traceback" not in failed.output
-    bad = max(event["step"] for event in failed.events("step"))
+    bad = max(event.step for event in failed.events("step"))
     assert f"step {bad}: the loss is not finite" in failed.output
     assert all(commit.step_of(path) < bad for path in commit.complete_checkpoints(failed.directory.checkpoints))
 

@@ -148,7 +148,7 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run, tmp_path, n
     [saved] = commit.complete_checkpoints(first.directory.checkpoints)
     step = commit.step_of(saved)
     assert commit.verify(saved) == [] and max(first.losses()) == step
-    assert {event["code"] for rank in (0, 1) for event in first.events("exit", rank)} == {75}
+    assert {event.code for rank in (0, 1) for event in first.events("exit", rank)} == {75}
 
     resumed = run("--max-steps", str(step + 3), *RESUME, **keys)
     assert f"at step {step}" in resumed.output

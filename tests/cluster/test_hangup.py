@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
 from tests.cluster.test_launch import ENDLESS, finish, wait_for_steps
 
@@ -48,7 +49,7 @@ def test_closing_the_terminal_saves_and_exits_75(base_config, tmp_path, ranks):
         assert launcher.wait(TIMEOUT_SECONDS) == 75, shown.decode()
     finally:
         launcher.kill()
-    last = max(event["step"] for event in read_events(run.events(0)) if event["kind"] == "step")
+    last = max(event.step for event in read_events(run.events(0)) if isinstance(event, StepEvent))
     assert (run.checkpoint(last) / "COMPLETE").exists()
     for log in run.path.glob("logs/**/*.log"):
         assert "Traceback" not in log.read_text(), log.read_text()

@@ -50,7 +50,7 @@ def test_losses_do_not_depend_on_the_topology(reference, run, tmp_path, world_si
     result = run("--nproc-per-node", str(world_size), **keys)
     assert largest_difference(result.losses(), expected) < TOLERANCE
     for rank in range(world_size):
-        assert [event["loss"] for event in result.events("step", rank)] == list(result.losses().values())
+        assert [event.loss for event in result.events("step", rank)] == list(result.losses().values())
 
 
 def test_a_global_batch_that_does_not_divide_by_the_ranks(reference, run, tmp_path):
@@ -75,9 +75,7 @@ def test_a_mixtures_router_loss_too(run, tiny, tmp_path):
     for name, (arguments, more) in ways.items():
         result = run(*arguments, output_dir=tmp_path / name, **{**keys, **more})
         assert largest_difference(result.losses(), expected.losses()) < TOLERANCE
-        balance = [
-            {event["step"]: event["router_loss"] for event in each.events("step")} for each in (result, expected)
-        ]
+        balance = [{event.step: event.router_loss for event in each.events("step")} for each in (result, expected)]
         assert largest_difference(*balance) < TOLERANCE
     assert min(balance[0].values()) > 1 and "router loss x 1" in expected.output
 
@@ -106,7 +104,7 @@ def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_
     while len(first.events("step")) < kill_after:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.01)
-    ranks = [int(event["pid"]) for rank in (0, 1) for event in first.events("phase", rank) if "pid" in event]
+    ranks = [int(event.pid) for rank in (0, 1) for event in first.events("phase", rank) if event.pid is not None]
     process.send_signal(signal.SIGKILL)
     process.communicate()
     _wait_until_gone(ranks)
@@ -114,13 +112,13 @@ def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_
     resumed = run("--auto-resume-from-checkpoints", "true", **keys)
     assert "resumed" in resumed.output
     assert largest_difference(resumed.losses(), expected) < TOLERANCE
-    again_from = [event["step"] for event in resumed.events("step") if event["t"] > first_event_time(resumed)]
+    again_from = [event.step for event in resumed.events("step") if event.t > first_event_time(resumed)]
     assert again_from[0] > 1, "it started over instead of resuming"
 
 
 def first_event_time(run: Run) -> float:
     """When the second start of a run directory began."""
-    return [event["t"] for event in run.events("phase") if event["phase"] == "data"][-1]
+    return [event.t for event in run.events("phase") if event.phase == "data"][-1]
 
 
 def _run_dir(tmp_path):

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.conftest import TIMEOUT_SECONDS, free_port
 
 # More steps than any of these tests lets run.
@@ -39,7 +40,8 @@ def finish(*launchers) -> list[str]:
 def wait_for_steps(directory: RunDir, launcher, *, ranks: int, steps: int = 2) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not all(
-        sum(event["kind"] == "step" for event in read_events(directory.events(rank))) >= steps for rank in range(ranks)
+        sum(isinstance(event, StepEvent) for event in read_events(directory.events(rank))) >= steps
+        for rank in range(ranks)
     ):
         assert launcher.poll() is None, launcher.communicate()[0]
         assert time.monotonic() < deadline
@@ -70,7 +72,7 @@ def test_two_nodes_train_together_and_leave_a_complete_record(two_nodes, tmp_pat
     assert "step 3/3" not in outputs[1], "no other rank is"
     assert run.agent_log(0).exists() and run.agent_log(1).exists()
     assert run.log(1, 1).exists()
-    losses = [[e["loss"] for e in read_events(run.events(rank)) if e["kind"] == "step"] for rank in (0, 1)]
+    losses = [[e.loss for e in read_events(run.events(rank)) if isinstance(e, StepEvent)] for rank in (0, 1)]
     assert len(losses[0]) == 3 and losses[0] == losses[1]
 
     manifest = json.loads(run.manifest.read_text())
@@ -102,7 +104,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_later(start, run, tmp_path, ranks):
     assert launcher.returncode == 75, output
     done = len(list((tmp_path / "run" / "checkpoints").glob("step-*/COMPLETE")))
     assert done == 1, output
-    step = max(e["step"] for e in read_events(RunDir(tmp_path / "run").events(0)) if e["kind"] == "step")
+    step = max(e.step for e in read_events(RunDir(tmp_path / "run").events(0)) if isinstance(e, StepEvent))
     result = run("--auto-resume-from-checkpoints", "true", **{**ENDLESS, "max_steps": step + 1})
     assert max(result.losses()) == step + 1
 
@@ -177,7 +179,7 @@ def test_restarted_ranks_go_on_from_their_checkpoint(start, tmp_path):
     rank_process(launcher, 1).kill()
     (output,) = finish(launcher)
     assert launcher.returncode == 0, output
-    steps = [event["step"] for event in read_events(run.events(0)) if event["kind"] == "step"]
+    steps = [event.step for event in read_events(run.events(0)) if isinstance(event, StepEvent)]
     assert steps[-1] == 30 and len(steps) - 30 + 6 > 5, steps
 
 

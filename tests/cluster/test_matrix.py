@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
@@ -96,7 +97,7 @@ class Results:
         codes = code.read_text().split() if code.exists() else ["never started"]
         assert set(codes) == {"0"}, f"{name}: exit codes {codes}\n{self.logs(name)}"
         events = read_events(RunDir(self.folder / name).events(0))
-        return {int(event["step"]): float(event[field]) for event in events if event["kind"] == "step"}
+        return {int(event.step): float(getattr(event, field)) for event in events if isinstance(event, StepEvent)}
 
     def logs(self, name: str) -> str:
         files = [*self.folder.glob(f"{name}-*.log"), *(self.folder / name).glob("logs/**/*.log")]

@@ -4,6 +4,7 @@ import json
 import sys
 
 from allranks.observe import read_events
+from allranks.observe.events import CommunicationEvent
 from tests.cluster.lab import Lab
 from tests.cluster.training import make_training
 
@@ -50,9 +51,9 @@ def test_nodes_that_differ_are_refused_and_nodes_whose_names_mean_loopback_meet(
     assert [account["environment"]["GLOO_SOCKET_IFNAME"] for account in accounts.values()] == ["eth0", "eth0"]
     assert len(training.losses()) == 2
     # Whoever reads the output learns what the network has to carry: DDP's float32 gradients, once a step.
-    (event,) = [event for event in read_events(training.run.events(0)) if event["kind"] == "communication"]
-    sent = max(event["node_sends_bytes"])
-    reduced = sum(kind["num_bytes"] for kind in event["collectives"] if kind["op"] == "all_reduce")
+    (event,) = [event for event in read_events(training.run.events(0)) if isinstance(event, CommunicationEvent)]
+    sent = max(event.node_sends_bytes)
+    reduced = sum(kind["num_bytes"] for kind in event.collectives if kind["op"] == "all_reduce")
     assert reduced > 200_000 and 0 <= sent - reduced < 1000
     assert f"between nodes: step 2: each of 2 nodes sends {sent / 1000:.2f} kB a step" in outputs[0]
     assert f"between nodes: each of 2 nodes sends {sent / 1000:.2f} kB a step" in outputs[0]

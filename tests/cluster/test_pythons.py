@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 import allranks
 from allranks.demo.files import DemoFiles
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
 
 # Five commands one after the other, each of which imports torch.
@@ -72,11 +73,11 @@ class Place:
         return done.stdout
 
     def steps(self) -> list[int]:
-        return [int(event["step"]) for event in read_events(RunDir(self.folder / "run").events(0)) if _is_step(event)]
-
-
-def _is_step(event: dict) -> bool:
-    return event["kind"] == "step"
+        return [
+            int(event.step)
+            for event in read_events(RunDir(self.folder / "run").events(0))
+            if isinstance(event, StepEvent)
+        ]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from allranks.checkpoint import commit
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import ExitEvent
 from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, largest_difference
 
 pytestmark = pytest.mark.skipif(
@@ -85,10 +86,10 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_
     assert set(done.losses()) == set(range(1, 61))
     assert largest_difference(done.losses(), alone.losses()) < 1e-5
     exits = [
-        event["code"]
+        event.code
         for rank in (0, 1)
         for event in read_events(done.directory.events(rank))
-        if event["kind"] == "exit" and event["code"] != 1
+        if isinstance(event, ExitEvent) and event.code != 1
     ]
     assert exits == [0, 0], "two ranks, each of which has ended well once"
 

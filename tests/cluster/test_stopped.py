@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from allranks.observe import read_events
+from allranks.observe.events import PhaseEvent
 from tests.cluster.lab import Lab
 from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
 
@@ -23,7 +24,7 @@ def stopped(request: pytest.FixtureRequest, lab: Lab, base_config: dict) -> tupl
     words = [(*TRAIN, "--master-port", 29519, "--node-rank", rank) for rank in range(2)]
     processes = [training.start(rank, command) for rank, command in enumerate(words)]
     training.wait_for_step(3, processes[0])
-    pid = next(event["pid"] for event in read_events(training.run.events(1)) if event["kind"] == "phase")
+    pid = next(event.pid for event in read_events(training.run.events(1)) if isinstance(event, PhaseEvent))
     lab.node(1).run(["kill", "-STOP", str(pid)], check=True)
     return training, processes, pid
 

@@ -32,4 +32,4 @@ def test_a_cut_off_run_goes_on_in_the_same_curves(start, run, tmp_path):
     for curve in (tensorboard_curve(tmp_path / "run", "train/loss"), wandb_curve(tmp_path / "run", "train/loss")):
         assert [step for step, _ in curve] == sorted(losses)
         assert dict(curve) == pytest.approx(losses, rel=1e-5)
-    assert not [event for event in done.events("warning") if "tracker" in event["message"]]
+    assert not [event for event in done.events("warning") if "tracker" in event.message]

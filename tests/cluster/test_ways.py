@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.conftest import largest_difference
 from tests.cluster.lab import Lab
 from tests.cluster.training import make_training
@@ -88,7 +89,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, base_config: dict) -> di
     (folder / "c.yaml").write_text(yaml.safe_dump({**base_config, **STEPS, "output_dir": str(folder / "run")}))
     subprocess.run(TRAIN, check=True, cwd=folder, capture_output=True, timeout=180)
     events = read_events(RunDir(folder / "run").events(0))
-    return {int(event["step"]): float(event["loss"]) for event in events if event["kind"] == "step"}
+    return {int(event.step): float(event.loss) for event in events if isinstance(event, StepEvent)}
 
 
 @pytest.mark.parametrize("way", WAYS)

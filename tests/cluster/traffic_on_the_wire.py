@@ -51,7 +51,7 @@ def main(model: Path, out: Path, cases: dict[str, dict[str, Any]]) -> None:
             step(trained, strategy, identity.world_size)
         sent = bytes_on_the_wire() - before
         results[name] = {
-            "counted": STEPS * event["node_sends_bytes"][nodes[identity.rank]],
+            "counted": STEPS * event.node_sends_bytes[nodes[identity.rank]],
             "on the wire": sent,
             "nodes of the shards": [nodes[rank] for rank in placement.mesh["shard"].mesh] if placement.mesh else [],
             "time-outs": timeouts_of_meshes(),

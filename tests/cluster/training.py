@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 from tests.cluster.lab import Lab
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
@@ -41,7 +42,7 @@ class Training:
 
     def losses(self, rank: int = 0) -> dict[int, float]:
         events = read_events(self.run.events(rank))
-        return {int(event["step"]): float(event["loss"]) for event in events if event["kind"] == "step"}
+        return {int(event.step): float(event.loss) for event in events if isinstance(event, StepEvent)}
 
     def wait_for_step(self, step: int, process: Any) -> None:
         """Wait until rank 0 has done that step."""

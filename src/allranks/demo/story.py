@@ -18,6 +18,7 @@ from allranks.demo.picture import loss_picture
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import StepEvent
 
 _QUESTIONS = ("What does os.path.join do?", "What is the module json for?")
 
@@ -186,7 +187,7 @@ def _watcher(
 
 def _losses(run_dir: RunDir) -> dict[int, float]:
     """Loss by step, from the events of rank 0."""
-    return {event["step"]: float(event["loss"]) for event in read_events(run_dir.events(0)) if event["kind"] == "step"}
+    return {event.step: event.loss for event in read_events(run_dir.events(0)) if isinstance(event, StepEvent)}
 
 
 def _threads() -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.doctor.memory import Held, Shortage, account, gib
 from allranks.errors import ConfigError
 from allranks.findings import Evidence, Finding
+from allranks.observe.events import Event, MemoryEvent, StepEvent
 
 _MOST = 6
 # A decoder layer keeps 34 bytes a token and unit of width for its backward pass, its input 2 of them (Korthikanti et
@@ -120,7 +120,7 @@ def listed(lines: Sequence[str]) -> str:
 
 def with_account(
     killed: Finding,
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     cfg: RunConfig,
     world_size: int,
     on_this_host: int,
@@ -128,13 +128,13 @@ def with_account(
 ) -> Finding:
     """The finding of a rank that the kernel killed for want of memory, with what it had said that it holds, and what to
     change. `events` are those of this start; `limit_bytes`: what the ranks of this host may hold together."""
-    own = [event for event in events if event["rank"] == killed.who.rank]
-    said: Mapping[str, Any] = next((event for event in reversed(own) if event["kind"] == "memory"), {})
-    states = Held(*(int(said.get(f"{name}_bytes", 0)) for name in ("parameters", "gradients", "optimizer")))
+    own = [event for event in events if event.rank == killed.who.rank]
+    said = next((event for event in reversed(own) if isinstance(event, MemoryEvent)), MemoryEvent())
+    states = Held(said.parameters_bytes, said.gradients_bytes, said.optimizer_bytes)
     # A step's memory is that of the device that it is computed on.
-    steps = [event for event in own if event["kind"] == "step"] if said.get("device") == "cpu" else []
+    steps = [event for event in own if isinstance(event, StepEvent)] if said.device == "cpu" else []
     # Killed before its first step was told, it held its part of all that may be held.
-    total = int(steps[-1]["memory_bytes"]) if steps else limit_bytes // on_this_host
+    total = steps[-1].memory_bytes if steps else limit_bytes // on_this_host
     held = replace(states, rest=max(total - states.total, 0))
     try:
         kind, _, _ = strategy(cfg, world_size)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from allranks.doctor import causes
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.findings import Evidence, Finding, Who
+from allranks.observe.events import ErrorEvent, Event
 
 # torchrun's report of a worker that ended with an error, as torch 2.6 to 2.13 print it.
 _WORKER = re.compile(r"rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-?\d+) \(pid: (\d+)\)")
@@ -22,7 +22,7 @@ _BY_SIGNAL = {signal.SIGTERM: causes.STOPPED, signal.SIGABRT: causes.RANK_ABORTE
 
 def first_of_ranks(
     node: int | str,
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[Event],
     tail: str,
     log_of: Callable[[int], Path],
     memory: str | None = None,
@@ -33,10 +33,10 @@ def first_of_ranks(
     (on shared storage) only among themselves. `memory` is what `killed_by` takes. None if nothing tells of a rank.
     """
     killed = [_killed(node, *worker, log_of, memory) for worker in killed_workers(tail)]
-    errors = [event for event in events if event["kind"] == "error"]
-    own = [event for event in errors if event.get("node", node) == node]
-    others = [event for event in errors if event.get("node", node) != node]
-    found = [_error(event, node) for event in [*sorted(own, key=lambda event: event["t"]), *_node_by_node(others)]]
+    errors = [event for event in events if isinstance(event, ErrorEvent)]
+    own = [event for event in errors if event.node in (None, node)]
+    others = [event for event in errors if event.node not in (None, node)]
+    found = [_error(event, node) for event in [*sorted(own, key=lambda event: event.t), *_node_by_node(others)]]
     return first_failure([*killed, *found])
 
 
@@ -84,17 +84,16 @@ def _killed(
     )
 
 
-def _error(event: Mapping[str, Any], known_at: int | str) -> Finding:
-    node, rank, host = event.get("node", known_at), event["rank"], event.get("host")
-    message = str(event.get("message", "no message"))
-    code = event.get("code") or causes.code_of_error(message)
-    who = Who(node, rank, host)
+def _error(event: ErrorEvent, known_at: int | str) -> Finding:
+    node = known_at if event.node is None else event.node
+    code = event.code or causes.code_of_error(event.message)
+    who = Who(node, event.rank, event.host)
     return Finding(
         code,
-        f"{_that_it_failed(who, code)}: {message}",
+        f"{_that_it_failed(who, code)}: {event.message}",
         who=who,
-        evidence=tuple(Evidence(str(line)) for line in event.get("evidence", ())),
-        remedy="\n".join(filter(None, [str(event.get("remedy", "")), _log_of(event, node, known_at)])),
+        evidence=tuple(map(Evidence, event.evidence or ())),
+        remedy="\n".join(filter(None, [event.remedy, _log_of(event, node, known_at)])),
         known_at=known_at,
     )
 
@@ -109,14 +108,13 @@ def _that_it_failed(who: Who, code: str) -> str:
     return f"rank {who.rank} (node {who.node}{on_host}) {'failed first' if causes.is_cause(code) else 'failed'}"
 
 
-def _log_of(event: Mapping[str, Any], node: int | str, known_at: int | str) -> str:
+def _log_of(event: ErrorEvent, node: int | str, known_at: int | str) -> str:
     """Where the rank itself says that its log is; on another node's disk, perhaps."""
-    log, host = event.get("log"), event.get("host")
-    if not log:
+    if not event.log:
         return ""
-    elsewhere = f" (on {host or f'node {node}'})" if node != known_at and not Path(log).is_file() else ""
-    return f"its log: {log}{elsewhere}"
+    elsewhere = f" (on {event.host or f'node {node}'})" if node != known_at and not Path(event.log).is_file() else ""
+    return f"its log: {event.log}{elsewhere}"
 
 
-def _node_by_node(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(events, key=lambda event: (str(event.get("node")), event["t"]))
+def _node_by_node(events: Iterable[ErrorEvent]) -> list[ErrorEvent]:
+    return sorted(events, key=lambda event: (str(event.node), event.t))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from allranks.doctor import causes
 from allranks.findings import Evidence, Finding, Who
+from allranks.observe.events import Event, PhaseEvent, StepEvent, TimeLimitEvent
 
 TRACED = "t"
 WAITING = "D"
 
 
-def rank_stopped(who: Who, pid: int, state: str, seconds: float, events: Iterable[Mapping[str, Any]] = ()) -> Finding:
+def rank_stopped(who: Who, pid: int, state: str, seconds: float, events: Iterable[Event] = ()) -> Finding:
     """A rank that for `seconds` has been in `state`, as proc(5) names them: T, t (held by a debugger) or D.
 
     `events` are its own, in their order; they tell where it is, and how long the others wait for it.
@@ -49,14 +49,14 @@ def _named(who: Who) -> str:
     return "".join(f"{part}, " for part in (f"node {who.node}" if who.node is not None else "", who.host) if part)
 
 
-def _place(events: Iterable[Mapping[str, Any]]) -> tuple[str, int | None]:
-    phase, step, limit = None, None, None
+def _place(events: Iterable[Event]) -> tuple[str, int | None]:
+    phase, step, limit = "", None, None
     for event in events:
-        if event["kind"] == "phase":
-            phase = event.get("phase")
-        elif event["kind"] == "step":
-            step = event.get("step")
-        elif event["kind"] == "time_limit":
-            limit = event.get("seconds")
+        if isinstance(event, PhaseEvent):
+            phase = event.phase
+        elif isinstance(event, StepEvent):
+            step = event.step
+        elif isinstance(event, TimeLimitEvent):
+            limit = event.seconds
     place = f", in phase {phase}" if phase else ""
     return place + (f" after step {step}" if step is not None else ""), limit

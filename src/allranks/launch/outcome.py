@@ -2,7 +2,6 @@
 
 import signal
 from dataclasses import dataclass, replace
-from typing import Any
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.cluster.memory import memory_limit
@@ -18,6 +17,7 @@ from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir, read_events
+from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEvent, PhaseEvent, StepEvent
 
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
 
@@ -61,16 +61,16 @@ def outcome(
     tail = read_from(run.agent_log(node), log_start)
     if ended.lost:
         # What began here may have been felt, and told, first elsewhere.
-        of_node = [event for event in events if event.get("node", node) == node]
+        of_node = [event for event in events if not (isinstance(event, ErrorEvent) and event.node not in (None, node))]
         own = first_of_ranks(node, of_node, tail, lambda rank: run.log(node, rank), ended.memory)
         if own is not None and goes_before(own, elsewhere or said_elsewhere(ended.lost)):
             return _failed(1, node, events, _failure(at, launch, ended, events, tail, cfg))
         return Outcome(1, f"error: {ended.lost}\n  {_left(run, elsewhere or said_elsewhere(ended.lost))}")
     # A restarted rank writes another `exit`: the last one counts.
     codes = {
-        event["rank"]: int(event.get("code", 1))
+        event.rank: event.code
         for event in events
-        if event["kind"] == "exit" and (ranks is None or event["rank"] in ranks)
+        if isinstance(event, ExitEvent) and (ranks is None or event.rank in ranks)
     }
     if ended.killed:
         late = "the ranks did not stop in time and were killed"
@@ -82,7 +82,7 @@ def outcome(
     # DeepSpeed's launcher returns 0 also when the process that watches over the ranks was killed.
     if ended.returncode == 0 and not (launch.launcher == "deepspeed" and len(codes) < launch.nproc_per_node):
         return Outcome(0)
-    if ended.signal is not None and _kept(events) and not any(event["kind"] == "error" for event in events):
+    if ended.signal is not None and _kept(events) and not any(isinstance(event, ErrorEvent) for event in events):
         return _stopped(run, events, ended.signal)
     failing = {code for code in codes.values() if code not in (0, PREEMPTED)}
     code = failing.pop() if len(failing) == 1 else 1
@@ -91,10 +91,10 @@ def outcome(
     return _failed(code, node, events, _failure(at, launch, ended, events, tail, cfg))
 
 
-def _failed(code: int, node: int | str, events: list[dict[str, Any]], finding: Finding) -> Outcome:
+def _failed(code: int, node: int | str, events: list[Event], finding: Finding) -> Outcome:
     """Rank 0 has told node 0's terminal of its own error itself; the other nodes are told all of it."""
     who = finding.who
-    if who.node == node == who.rank == 0 and any(event["kind"] == "error" and event["rank"] == 0 for event in events):
+    if who.node == node == who.rank == 0 and any(isinstance(event, ErrorEvent) and event.rank == 0 for event in events):
         logs = "\n".join(line for line in finding.remedy.splitlines() if line.startswith(("its log: ", "all logs: ")))
         return Outcome(code, printed(replace(told_above(finding), remedy=logs)), finding)
     return failed(code, finding)
@@ -118,39 +118,37 @@ def _left(run: RunDir, cause: Finding) -> str:
     return f"the ranks of this node were ended; {saved}: {again}{how}"
 
 
-def _kept(events: list[dict[str, Any]]) -> str | None:
+def _kept(events: list[Event]) -> str | None:
     """What to tell of a run that a signal ended, or None if it lost steps."""
-    steps = [event["step"] for event in events if event["kind"] == "step"]
-    committed = [event["step"] for event in events if event["kind"] == "checkpoint" and event["state"] == "committed"]
-    if any(event["kind"] == "phase" and event["phase"] == "export" for event in events):
+    steps = [event.step for event in events if isinstance(event, StepEvent)]
+    committed = [event.step for event in events if isinstance(event, CheckpointEvent) and event.state == "committed"]
+    if any(isinstance(event, PhaseEvent) and event.phase == "export" for event in events):
         return _ALL  # no rank enters it before the last checkpoint is committed
     if not steps:
         return _NOTHING
     return _SAVED if max(committed, default=0) >= max(steps) else None
 
 
-def _stopped(run: RunDir, events: list[dict[str, Any]], received: signal.Signals, how: str = "") -> Outcome:
-    steps = [event["step"] for event in events if event["kind"] == "step"]
+def _stopped(run: RunDir, events: list[Event], received: signal.Signals, how: str = "") -> Outcome:
+    steps = [event.step for event in events if isinstance(event, StepEvent)]
     text = _kept(events) or "stopped; the steps after the newest checkpoint in {run} are lost"
     told = text.format(run=run.path, step=max(steps, default=0))
     code = INTERRUPTED if received == signal.SIGINT else PREEMPTED
     return Outcome(code, ": ".join(part for part in (received.name, how, told) if part))
 
 
-def _events(run: RunDir, run_id: str) -> list[dict[str, Any]]:
+def _events(run: RunDir, run_id: str) -> list[Event]:
     """The last events of every rank in this start, in the order of time."""
     events = [
         event
         for path in run.all_events()
         for event in read_events(path, last_bytes=_LAST_EVENTS_BYTES)
-        if event.get("run") == run_id
+        if event.run == run_id
     ]
-    return sorted(events, key=lambda event: event["t"])
+    return sorted(events, key=lambda event: event.t)
 
 
-def _failure(
-    at: Node, launch: Launch, ended: Ended, events: list[dict[str, Any]], tail: str, cfg: RunConfig | None
-) -> Finding:
+def _failure(at: Node, launch: Launch, ended: Ended, events: list[Event], tail: str, cfg: RunConfig | None) -> Finding:
     run, node = at.run, at.name
     found = first_of_ranks(node, events, tail, lambda rank: run.log(node, rank), ended.memory)
     logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"

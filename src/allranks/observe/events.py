@@ -1,112 +1,227 @@
-"""Events: what a rank did and when, one JSON object a line."""
+"""The kinds of events: what a rank did and when. A dataclass each, and how a line of the record becomes one."""
 
+from __future__ import annotations
+
+import functools
 import json
 import math
-import os
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from allranks.disk import disk_error
-from allranks.observe.enduring import say
+_HEAD = ("t", "rank", "run", "other")
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no numbers for them
 
 
-class EventLog:
-    """Appends the events of one rank to `path`; every event is in the file when `emit` returns.
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What all events have. The writer fills in the head: `t` (unix seconds), `rank`, and the run id of this start.
 
-    Each line is `{"t": unix seconds, "rank": …, "kind": …, "run": run id, …}`. The run id comes from ALLRANKS_RUN_ID,
-    which the launcher sets anew at each start: a resumed run appends to the same file.
+    Every field has a default, for lines of an older version; what a newer one wrote besides, or wrote otherwise, is in
+    `other`. A field that is None is not written.
     """
 
-    def __init__(self, path: str | Path, rank: int, *, run_id: str | None = None) -> None:
-        self.path = Path(path)
-        self.rank = rank
-        self.run_id = run_id or os.environ.get("ALLRANKS_RUN_ID")
-        self._failed = self._torn = False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            # The run before was killed in the middle of a line: keep our first event from being glued to it.
-            os.write(self._fd, b"\n")
-        self.start_offset = os.fstat(self._fd).st_size
-        """Bytes in the file before the first event of this log."""
+    kind: ClassVar[str] = ""
+    t: float = 0.0
+    rank: int = 0
+    run: str | None = None
+    other: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Append one event. Values are JSON types or numpy scalars; non-finite numbers become "nan", "inf", "-inf".
-
-        Never raises for a full or vanished disk: losing the record must not lose the run. It says so once on stderr.
-        """
-        event: dict[str, Any] = {"t": round(time.time(), 6), "rank": self.rank, "kind": kind}
-        if self.run_id:
-            event["run"] = self.run_id
-        line = json.dumps(_jsonable(event | fields), separators=(",", ":"), ensure_ascii=False) + "\n"
-        content = (b"\n" if self._torn else b"") + line.encode("utf-8", "replace")
-        written = 0
-        try:
-            # One write system call on a descriptor opened for appending: nothing to flush, also before os._exit.
-            while written < len(content):  # of a line that does not fit on the disk, the rest is refused with a reason
-                written += os.write(self._fd, content[written:])
-            self._torn = False
-        except OSError as error:
-            self._torn = self._torn or written > 0
-            if not self._failed:
-                told = disk_error(error, f"events of rank {self.rank} are lost", self.path)
-                say(f"warning: {told or error}; the run goes on", file=sys.stderr)
-            self._failed = True
-
-    def close(self) -> None:
-        os.close(self._fd)
+    def own_fields(self) -> dict[str, Any]:
+        """What the writer writes after the head: the fields that have a value."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self) if each.name not in _HEAD)
+        return {name: value for name, value in named if value is not None}
 
 
-def read_events(path: str | Path, *, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
-    """The events in a file, oldest first. Lines torn by a kill are skipped; a missing file has no events.
+@dataclass(frozen=True, kw_only=True)
+class PhaseEvent(Event):
+    """A phase was entered: data, rendezvous, mesh, model, train, checkpoint, export, done."""
 
-    `last_bytes` reads only the end of the file: a long run's has hundreds of megabytes.
+    kind: ClassVar[str] = "phase"
+    phase: str = ""
+    pid: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvent(Event):
+    """One optimizer step; loss, tokens and target tokens are those of the global batch."""
+
+    kind: ClassVar[str] = "step"
+    step: int = 0
+    epoch: float = math.nan
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    learning_rate: float = math.nan
+    tokens: int = 0
+    target_tokens: int = 0
+    data_seconds: float = 0.0
+    gc_seconds: float = 0.0
+    router_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalEvent(Event):
+    """An evaluation after `step` steps, which took `seconds`."""
+
+    kind: ClassVar[str] = "eval"
+    step: int = 0
+    eval_loss: float = math.nan
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEvent(Event):
+    """`state`: started (training waited `blocked_seconds` for it) or committed."""
+
+    kind: ClassVar[str] = "checkpoint"
+    step: int = 0
+    state: str = ""
+    path: str = ""
+    blocked_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommunicationEvent(Event):
+    """What one step sends: by all nodes together, by each node, and this rank's collectives of each kind.
+
+    `counted`: whether nothing was missed.
     """
-    if not Path(path).exists():
-        return
-    with Path(path).open("rb") as file:
-        if last_bytes is not None:
-            # The line that this cuts in two is skipped as a torn one.
-            file.seek(max(0, file.seek(0, os.SEEK_END) - last_bytes))
-        yield from _events(file)
+
+    kind: ClassVar[str] = "communication"
+    step: int = 0
+    counted: bool = False
+    between_nodes_bytes: int = 0
+    node_sends_bytes: tuple[int, ...] = ()
+    collectives: tuple[Mapping[str, Any], ...] = ()
 
 
-def new_events(path: str | Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """The events that were written to a file after byte `offset`, and the offset for the next call."""
+@dataclass(frozen=True, kw_only=True)
+class MemoryEvent(Event):
+    """What this rank holds on its `device` once the model is there."""
+
+    kind: ClassVar[str] = "memory"
+    device: str = ""
+    parameters_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimitEvent(Event):
+    """From now on a collective of this rank fails after `seconds`."""
+
+    kind: ClassVar[str] = "time_limit"
+    seconds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningEvent(Event):
+    kind: ClassVar[str] = "warning"
+    message: str = ""
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorEvent(Event):
+    """Why the rank fails. `code`, `evidence` and `remedy` are the finding's, where there was one."""
+
+    kind: ClassVar[str] = "error"
+    message: str = "no message"
+    type: str = ""
+    host: str | None = None
+    node: int | None = None
+    log: str | None = None
+    code: str | None = None
+    evidence: tuple[str, ...] | None = None
+    remedy: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitEvent(Event):
+    """The rank ends with the exit code `code`."""
+
+    kind: ClassVar[str] = "exit"
+    code: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownEvent(Event):
+    """Of a kind that a newer version writes; all its fields are in `other`."""
+
+    name: str = ""
+
+
+KINDS: dict[str, type[Event]] = {
+    each.kind: each
+    for each in (
+        PhaseEvent,
+        StepEvent,
+        EvalEvent,
+        CheckpointEvent,
+        CommunicationEvent,
+        MemoryEvent,
+        TimeLimitEvent,
+        WarningEvent,
+        ErrorEvent,
+        ExitEvent,
+    )
+}
+
+
+def parse_event(line: bytes) -> Event | None:
+    """The event of one line; None for what is none, such as a line torn by a kill or zeros left by a power cut."""
     try:
-        with Path(path).open("rb") as file:
-            file.seek(offset)
-            text = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = text[: text.rfind(b"\n") + 1]  # what follows is being written just now
-    return list(_events(whole.splitlines())), offset + len(whole)
+        found = json.loads(line.decode("utf-8", "replace").strip("\0 \r\n"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not isinstance(kind := found.pop("kind", None), str):
+        return None
+    event = KINDS.get(kind, UnknownEvent)
+    types = _types(event.kind)
+    values: dict[str, Any] = {"name": kind} if event is UnknownEvent else {}
+    other = {}
+    for key, value in found.items():
+        is_known, converted = _converted(value, types[key]) if key in types else (False, None)
+        if is_known:
+            values[key] = converted
+        else:
+            other[key] = value
+    return event(**values, other=other)
 
 
-def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "kind" in event:
-            yield event
+@functools.cache
+def _types(kind: str) -> dict[str, Any]:
+    event = KINDS.get(kind, UnknownEvent)
+    hints = get_type_hints(event)
+    return {each.name: hints[each.name] for each in fields(event) if each.name not in ("other", "name")}
 
 
-def _jsonable(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        # JSON has no NaN; Python's own spelling of it is not JSON, and other readers refuse the whole line.
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return _jsonable(value.item())
-    return str(value)
+def _converted(value: Any, wanted: Any) -> tuple[bool, Any]:
+    """Whether JSON's `value` is one of type `wanted`, and it as such."""
+    origin = get_origin(wanted)
+    if origin is UnionType:
+        tried = (_converted(value, one) for one in get_args(wanted))
+        return next((one for one in tried if one[0]), (False, None))
+    if origin is tuple:
+        items = [_converted(item, get_args(wanted)[0]) for item in value] if isinstance(value, list) else [(False, 0)]
+        return all(fits for fits, _ in items), tuple(item for _, item in items)
+    if origin is Mapping:
+        return isinstance(value, dict), value
+    if wanted is float:
+        if isinstance(value, str) and value in _NOT_FINITE:
+            return True, _NOT_FINITE[value]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                return True, float(value)
+            except OverflowError:
+                return False, None
+        return False, None
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, wanted), value

@@ -15,6 +15,7 @@ from allranks.doctor.memory_remedies import listed
 from allranks.errors import AllranksError, DiskError, OutOfMemoryError
 from allranks.exit_codes import FAILED
 from allranks.observe import EventLog, say
+from allranks.observe.events import ErrorEvent
 
 
 def tell_failure(
@@ -32,15 +33,16 @@ def tell_failure(
     told = told_to_user(error, "the run cannot go on") or out_of_memory(error)
     text = "" if told is error else "".join(traceback.format_exception(error))
     message = str(told) if told else f"{type(error).__name__}: {error}"
-    events.emit(
-        "error",
-        message=message,
-        type=type(error).__name__,
-        host=socket.gethostname(),
-        node=identity.node_rank,
-        log=log.name if log else None,
-        **_more(told, identity.rank),
-        **({"traceback": text} if text else {}),
+    events.write(
+        ErrorEvent(
+            message=message,
+            type=type(error).__name__,
+            host=socket.gethostname(),
+            node=identity.node_rank,
+            log=log.name if log else None,
+            **_more(told, identity.rank),
+            traceback=text or None,
+        )
     )
     if told:
         print_error(told, identity)
@@ -65,5 +67,5 @@ def _more(told: AllranksError | None, rank: int) -> dict[str, Any]:
     if told is not None and told.ranks and rank not in told.ranks:
         return {"code": causes.PEER_GONE}  # another rank's error, which that one tells as its own
     if isinstance(told, OutOfMemoryError):
-        return {"code": causes.OUT_OF_MEMORY, "evidence": list(told.account), "remedy": listed(told.remedies)}
+        return {"code": causes.OUT_OF_MEMORY, "evidence": tuple(told.account), "remedy": listed(told.remedies)}
     return {"code": causes.DISK} if isinstance(told, DiskError) else {}

@@ -19,6 +19,7 @@ from allranks.errors import AllranksError
 from allranks.listing import few
 from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, Progress
+from allranks.observe.events import CheckpointEvent, EvalEvent, PhaseEvent, StepEvent, WarningEvent
 from allranks.observe.slow_steps import SlowSteps
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
@@ -202,12 +203,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def save(loop: Loop) -> Path:
     """Start saving the present step; all ranks call it. Refuses to save a state made from a bad loss."""
     _digest(loop, loop.stats.flush())
-    loop.events.emit("phase", phase="checkpoint", step=loop.step)
+    loop.events.write(PhaseEvent(phase="checkpoint", step=loop.step))
     started = time.perf_counter()
     _finish_saving(loop)  # the one before, so that it is told of, too: the next save would wait for it unseen
     checkpoint = loop.checkpointer.save(loop.step, loop.describe_state(loop))
     blocked = time.perf_counter() - started
-    loop.events.emit("checkpoint", step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked)
+    loop.events.write(CheckpointEvent(step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked))
     if not loop.checkpointer.asynchronous:
         _saved(loop, checkpoint)
     loop._last_read = time.perf_counter()  # none of this is part of the next step's time
@@ -215,7 +216,7 @@ def save(loop: Loop) -> Path:
 
 
 def _saved(loop: Loop, checkpoint: Path) -> None:
-    loop.events.emit("checkpoint", step=step_of(checkpoint), state="committed", path=str(checkpoint))
+    loop.events.write(CheckpointEvent(step=step_of(checkpoint), state="committed", path=str(checkpoint)))
     if loop.progress is not None:
         loop.progress.note(f"step {step_of(checkpoint)}: checkpoint {checkpoint}")
 
@@ -248,17 +249,17 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
         record = loop._records.pop(stats.step)
         loop.last_loss = stats.loss
         memory = loop.memory_bytes()
-        if stats.router_loss is not None:
-            record["router_loss"] = stats.router_loss
-        loop.events.emit(
-            "step",
-            step=stats.step,
-            epoch=round(loop.step_schedule.epoch(stats.step), 6),
-            loss=stats.loss,
-            grad_norm=stats.grad_norm,
-            seconds=round(seconds, 6),
-            memory_bytes=memory,
-            **record,
+        loop.events.write(
+            StepEvent(
+                step=stats.step,
+                epoch=round(loop.step_schedule.epoch(stats.step), 6),
+                loss=stats.loss,
+                grad_norm=stats.grad_norm,
+                seconds=round(seconds, 6),
+                memory_bytes=memory,
+                router_loss=stats.router_loss,
+                **record,
+            )
         )
         if loop.progress is not None:
             slow = loop.slow_steps.read(
@@ -269,7 +270,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
                 between_nodes_bytes=loop.traffic.between_nodes_bytes if loop.traffic else None,
             )
             if slow:
-                loop.events.emit("warning", step=stats.step, message=slow)
+                loop.events.write(WarningEvent(step=stats.step, message=slow))
                 loop.progress.note(slow)
             loop.progress.update(
                 stats.step,
@@ -342,7 +343,7 @@ def _measure(loop: Loop) -> float:
     with loop.garbage.let_go():
         loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
     seconds = time.perf_counter() - started
-    loop.events.emit("eval", step=loop.step, eval_loss=loss, seconds=round(seconds, 6))
+    loop.events.write(EvalEvent(step=loop.step, eval_loss=loss, seconds=round(seconds, 6)))
     if loop.progress is not None:
         loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
     return loss

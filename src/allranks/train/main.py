@@ -29,6 +29,7 @@ from allranks.model.quantized.settings import require_library
 from allranks.model.train_model import TrainModel
 from allranks.model.unseen import unseen_tokens
 from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
+from allranks.observe.events import ExitEvent, MemoryEvent, PhaseEvent, WarningEvent
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.assemble import assemble
@@ -87,7 +88,7 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
             say("\ninterrupted: this step was not finished; checkpoints that are complete are kept", file=sys.stderr)
     except Exception as error:
         code, reason = tell_failure(error, identity, events, log, rank.out_of_memory)
-    events.emit("exit", code=code, reason=reason)
+    events.write(ExitEvent(code=code, reason=reason))
     if rank.trackers is not None:
         rank.trackers.close()
     return code
@@ -190,12 +191,13 @@ class _Rank:
     def _record_memory(self, model: TrainModel) -> None:
         """For the launcher, should the kernel kill this rank: then it can say nothing itself."""
         held = held_later(self.cfg, model, on_gpu=False)
-        self.events.emit(
-            "memory",
-            device=model.placement.device.type,
-            parameters_bytes=held.parameters,
-            gradients_bytes=held.gradients,
-            optimizer_bytes=held.optimizer,
+        self.events.write(
+            MemoryEvent(
+                device=model.placement.device.type,
+                parameters_bytes=held.parameters,
+                gradients_bytes=held.gradients,
+                optimizer_bytes=held.optimizer,
+            )
         )
 
     def _start_trackers(self, loop: Loop, *, fresh: bool) -> None:
@@ -254,7 +256,7 @@ class _Rank:
         return write_result(self.cfg, self.run_dir, checkpoint) if self.identity.rank == 0 else None
 
     def _enter(self, phase: str) -> None:
-        self.events.emit("phase", phase=phase, pid=os.getpid())
+        self.events.write(PhaseEvent(phase=phase, pid=os.getpid()))
         if phase in _TOLD_PHASES:
             self._say(f"{f'{time.monotonic() - self.started:.1f} s':<12}{_TOLD_PHASES[phase]}")
 
@@ -263,7 +265,7 @@ class _Rank:
             say(text)
 
     def _warn(self, text: str) -> None:
-        self.events.emit("warning", message=text)
+        self.events.write(WarningEvent(message=text))
         self._say(f"warning: {text}")
 
     def _warn_of_unseen_tokens(self, model: TrainModel, prepared: Prepared) -> None:

@@ -12,6 +12,7 @@ from torch.distributed import distributed_c10d
 
 from allranks.config.sections.parallel import START_TIMEOUT_SECONDS
 from allranks.observe import EventLog
+from allranks.observe.events import TimeLimitEvent
 from allranks.train.traffic import CHECKPOINT_GROUP
 
 # Once steps follow each other, ranks reach a collective within a moment of each other: a rank that is minutes late
@@ -53,7 +54,7 @@ class TimeLimit:
         if dist.is_initialized() and seconds != self.seconds:
             limit_collectives(seconds)
             self.seconds = seconds
-            self._events.emit("time_limit", seconds=seconds)
+            self._events.write(TimeLimitEvent(seconds=seconds))
 
 
 def limit_collectives(seconds: float) -> None:

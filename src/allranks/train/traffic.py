@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from allranks.observe import EventLog
+from allranks.observe.events import CommunicationEvent
 from allranks.plan.communication import WHOLE_MESSAGE, Collective, over_all_ranks, sentence, tally
 
 # The names that the recorder's notes contain. The order counts: `_all_gather_base`, `allreduce_coalesced`, …
@@ -125,13 +126,14 @@ class TrafficCounter:
         kinds, sent = over_all_ranks([tallied for tallied, _, _ in world], self.nodes)
         missed = sum(missing for _, missing, _ in world)
         unreadable = next((why for _, _, why in world if why), "")
-        self.events.emit(
-            "communication",
-            step=step,
-            counted=bool(kinds) and not missed and not unreadable,
-            between_nodes_bytes=round(sum(sent)),
-            node_sends_bytes=[round(one) for one in sent],
-            collectives=[_event(kind) for kind in mine],
+        self.events.write(
+            CommunicationEvent(
+                step=step,
+                counted=bool(kinds) and not missed and not unreadable,
+                between_nodes_bytes=round(sum(sent)),
+                node_sends_bytes=tuple(round(one) for one in sent),
+                collectives=tuple(_event(kind) for kind in mine),
+            )
         )
         if len(sent) < 2:
             return

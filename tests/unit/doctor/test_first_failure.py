@@ -9,6 +9,7 @@ from allranks.doctor import causes
 from allranks.doctor.first_failure import first_failure, goes_before
 from allranks.doctor.ranks import first_of_ranks
 from allranks.findings import Finding
+from allranks.observe.events import ErrorEvent
 
 # As torch 2.13 prints it.
 WORKER = "  rank      : {} (local_rank: 0)\n  exitcode  : {} (pid: 4711)\n"
@@ -22,7 +23,7 @@ GONE = [
 
 
 def error(rank, node, message, t):
-    return {"kind": "error", "rank": rank, "node": node, "host": f"gpu{node}", "message": message, "t": t}
+    return ErrorEvent(rank=rank, node=node, host=f"gpu{node}", message=message, t=t)
 
 
 def first(events, node=0, tail="", tmp="/nowhere"):

@@ -10,6 +10,7 @@ from allranks.doctor import causes
 from allranks.doctor.memory import Held, Shortage, account, shortage, told
 from allranks.doctor.memory_remedies import Ranks, listed, remedies, with_account
 from allranks.findings import Finding, Who
+from allranks.observe.events import MemoryEvent, StepEvent
 
 GIB = 2**30
 
@@ -140,10 +141,10 @@ def test_memory_in_pieces_and_of_others_is_told_before_the_config():
 
 def test_a_killed_rank_is_told_with_what_it_had_said_that_it_holds():
     killed = Finding(causes.OUT_OF_MEMORY, "rank 1 (node 0) failed first: killed", who=Who(0, 1))
-    event = {"rank": 1, "kind": "memory", "device": "cpu"}
-    memory = {**event, "parameters_bytes": GIB, "gradients_bytes": GIB, "optimizer_bytes": 2 * GIB}
-    other = {"rank": 0, "kind": "step", "memory_bytes": 77 * GIB}
-    step = {"rank": 1, "kind": "step", "memory_bytes": 10 * GIB}
+    sizes = {"parameters_bytes": GIB, "gradients_bytes": GIB, "optimizer_bytes": 2 * GIB}
+    memory = MemoryEvent(rank=1, device="cpu", **sizes)
+    other = StepEvent(rank=0, memory_bytes=77 * GIB)
+    step = StepEvent(rank=1, memory_bytes=10 * GIB)
     found = with_account(killed, [memory, step, other], config(), world_size=2, on_this_host=2)
     text = [one.text for one in found.evidence]
     assert text[-1].endswith("6.0 GiB") and text[-1].startswith("activations and the rest") and len(text) == 4

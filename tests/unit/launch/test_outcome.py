@@ -10,6 +10,7 @@ from allranks.launch.node.this_node import Node
 from allranks.launch.outcome import outcome, stopped
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import EventLog, RunDir
+from allranks.observe.events import KINDS
 
 # As torch 2.13 prints it, of two ranks of which the second was killed and the first lost its connection.
 TORCHRUN_SAYS = """\
@@ -55,7 +56,7 @@ def at(run, name):
 def events(run, rank, *kinds, run_id="now"):
     log = EventLog(run.events(rank), rank, run_id=run_id)
     for kind, fields in kinds:
-        log.emit(kind, **fields)
+        log.write(KINDS[kind](**fields))
     log.close()
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from allranks.observe import EventLog, Progress, say
+from allranks.observe.events import StepEvent
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ WRITER = """
 import os, sys
 from allranks.launch.node.terminal import terminal_path
 from allranks.observe import say, settle_output
+from allranks.observe.events import StepEvent
 with terminal_path() as path:
     print("on a terminal:", os.isatty(1))
     print("buffered", end="")
@@ -106,5 +108,5 @@ def test_a_record_that_cannot_be_written_is_told_to_nobody(tmp_path, closed_term
     log = EventLog(tmp_path / "events.jsonl", 0)
     os.close(log._fd)
     log._fd = os.open("/dev/full", os.O_WRONLY)
-    log.emit("step")
+    log.write(StepEvent())
     log.close()

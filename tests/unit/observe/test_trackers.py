@@ -9,6 +9,7 @@ import pytest
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import EventLog, RunDir, read_events
+from allranks.observe.events import CheckpointEvent, EvalEvent, ExitEvent, PhaseEvent, StepEvent, WarningEvent
 from allranks.observe.trackers import Trackers, choice, chosen_trackers, refuse_missing_packages, start
 from tests.unit.observe import tracker_readers
 
@@ -34,7 +35,7 @@ class OneStart:
     def __init__(self, folder, cfg, first_step=1, fresh=True):
         self.run_dir = RunDir(folder)
         self.events = EventLog(self.run_dir.events(0), 0)
-        self.events.emit("phase", phase="data")
+        self.events.write(PhaseEvent(phase="data"))
         self.warnings = []
         self.step = first_step - 1
         self.trackers = Trackers(
@@ -57,11 +58,11 @@ class OneStart:
                 "tokens": 100,
                 "memory_bytes": 2**30,
             }
-            self.events.emit("step", step=step, loss=10.0 - step + shift, seconds=0.5, **numbers)
+            self.events.write(StepEvent(step=step, loss=10.0 - step + shift, seconds=0.5, **numbers))
         self.step = to_step
 
     def end(self, code=0):
-        self.events.emit("exit", code=code, reason="done")
+        self.events.write(ExitEvent(code=code, reason="done"))
         self.trackers.close()
 
 
@@ -86,12 +87,12 @@ def test_every_step_is_told_once_over_a_crash_and_a_resume(tracker, tmp_path):
     first = OneStart(tmp_path / "run", cfg)
     first.train(to_step=5)
     first.trackers.close()  # without an `exit` event, as for a rank 0 that was killed
-    first.events.emit("step", **{**STEP, "step": 6, "loss": 4.0})  # not told before all was killed
+    first.events.write(StepEvent(**{**STEP, "step": 6, "loss": 4.0}))  # not told before all was killed
     second = OneStart(tmp_path / "run", cfg, first_step=4, fresh=False)
     second.train(to_step=8)
-    second.events.emit("eval", step=8, eval_loss=0.25, seconds=1.0)
-    second.events.emit("checkpoint", step=8, state="committed", path="run/checkpoints/step-8")
-    second.events.emit("warning", message="something odd")
+    second.events.write(EvalEvent(step=8, eval_loss=0.25, seconds=1.0))
+    second.events.write(CheckpointEvent(step=8, state="committed", path="run/checkpoints/step-8"))
+    second.events.write(WarningEvent(message="something odd"))
     second.end()
     log = (tmp_path / "run" / "trackers" / f"{tracker}.log").read_text()
     assert first.warnings == second.warnings == [], log
@@ -150,7 +151,7 @@ def test_a_service_that_never_answers_holds_the_end_up_for_a_bounded_time_only(t
         begun.end()
     assert process.poll() not in (None, 0)
     assert "tracker wandb had not sent everything 2 s after the end" in capsys.readouterr().err
-    assert [event["step"] for event in read_events(begun.run_dir.events(0)) if event["kind"] == "step"] == [1, 2, 3]
+    assert [event.step for event in read_events(begun.run_dir.events(0)) if isinstance(event, StepEvent)] == [1, 2, 3]
 
 
 def test_it_ends_when_rank_0_is_killed(tmp_path):

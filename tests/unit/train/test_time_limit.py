@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from allranks.config.sections.parallel import START_TIMEOUT_SECONDS
 from allranks.observe import EventLog, read_events
+from allranks.observe.events import TimeLimitEvent
 from allranks.train.time_limit import TimeLimit, limit_collectives
 from allranks.train.traffic import CHECKPOINT_GROUP
 from tests.ranks import run_ranks
@@ -82,5 +83,5 @@ def test_every_group_but_that_of_saves_follows_the_steps(tmp_path, monkeypatch, 
             assert of_groups.pop(CHECKPOINT_GROUP) == {1234}
             assert {"default_pg", "a library's own", "mesh_shard"} <= set(of_groups)
             assert all(seconds == {expected[name]} for seconds in of_groups.values()), (name, of_groups)
-        told = [event["seconds"] for event in read_events(tmp_path / f"{rank}.jsonl") if event["kind"] == "time_limit"]
+        told = [event.seconds for event in read_events(tmp_path / f"{rank}.jsonl") if isinstance(event, TimeLimitEvent)]
         assert told == [START_TIMEOUT_SECONDS, 600, 300, START_TIMEOUT_SECONDS, 40]

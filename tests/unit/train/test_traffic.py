@@ -16,6 +16,7 @@ from allranks.model.build import build_model
 from allranks.model.comm_hooks import add_comm_hook, compression_warnings
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
+from allranks.observe.events import CommunicationEvent
 from allranks.train.strategies import make_strategy
 from allranks.train.traffic import TrafficCounter, op_of, steps_to_count
 from tests.ranks import run_ranks
@@ -123,7 +124,7 @@ def alone(tmp_path_factory) -> dict[str, Any]:
 
 def sent(result: dict[str, Any], step_index: int = 0) -> dict[tuple[str, str], Any]:
     """(collective, type) -> bytes of the large messages that rank 0 issued in one step; the small may be among them."""
-    kinds = result["events"][0][step_index]["collectives"]
+    kinds = result["events"][0][step_index].collectives
     large = {(k["op"], k["dtype"]): k["num_bytes"] for k in kinds if k["num_bytes"] > SMALL}
     return {kind: pytest.approx(num_bytes, abs=SMALL) for kind, num_bytes in large.items()}
 
@@ -131,11 +132,11 @@ def sent(result: dict[str, Any], step_index: int = 0) -> dict[tuple[str, str], A
 def test_all_events_say_the_same_of_the_run(together):
     for name, result in together.items():
         mine, other = result["events"]
-        assert [event["step"] for event in mine] == [3, STEPS], name
+        assert [event.step for event in mine] == [3, STEPS], name
         for one, two in zip(mine, other, strict=True):
-            assert one["counted"] and one["kind"] == "communication"
-            assert one["node_sends_bytes"] == two["node_sends_bytes"]
-            assert sum(one["node_sends_bytes"]) == one["between_nodes_bytes"] > 0
+            assert one.counted and isinstance(one, CommunicationEvent)
+            assert one.node_sends_bytes == two.node_sends_bytes
+            assert sum(one.node_sends_bytes) == one.between_nodes_bytes > 0
 
 
 def test_ddp_sends_each_gradient_once_a_step_and_hooks_shrink_it(together):
@@ -144,7 +145,7 @@ def test_ddp_sends_each_gradient_once_a_step_and_hooks_shrink_it(together):
     for name, dtype in (("ddp bf16", "bfloat16"), ("ddp fp16", "float16"), ("fsdp over one rank", "bfloat16")):
         assert sent(together[name]) == {("all_reduce", dtype): 2 * size}
     # With two ranks each sends the message once, and the loss.
-    assert 0 <= together["ddp"]["events"][0][0]["node_sends_bytes"][0] - 4 * size < SMALL
+    assert 0 <= together["ddp"]["events"][0][0].node_sends_bytes[0] - 4 * size < SMALL
 
 
 def test_power_sgd_sends_little_once_it_has_begun(together):
@@ -214,7 +215,7 @@ def test_a_recorder_that_forgets_or_is_off_makes_no_count(tmp_path):
     sizes = ("0", "4", "100")
     mp.spawn(_with_recorder, (sizes, tmp_path), nprocs=len(sizes))
     events = [event for size in sizes for event in read_events(tmp_path / f"{size}.jsonl")]
-    assert [event["counted"] for event in events] == [False, False, True]
+    assert [event.counted for event in events] == [False, False, True]
 
 
 def _with_recorder(number: int, sizes: tuple[str, ...], folder: Path) -> None:

@@ -95,7 +95,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
 
 def _stopped(node: Node, rank: int, pid: int, state: str, seconds: float) -> Finding:
     events = read_events(node.run.events(rank), last_bytes=_LAST_EVENTS_BYTES)
-    own = (event for event in events if event.get("run") == node.run_id)
+    own = (event for event in events if event.run == node.run_id)
     return rank_stopped(Who(node.name, rank, socket.gethostname()), pid, state, seconds, own)
 
 

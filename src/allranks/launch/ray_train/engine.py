@@ -23,7 +23,8 @@ from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
-from allranks.observe import RunDir, new_events
+from allranks.observe import EventFollower, RunDir
+from allranks.observe.events import ErrorEvent, ExitEvent, PhaseEvent
 
 BEFORE_TRAINING = "stopped before it trained"
 
@@ -92,12 +93,12 @@ class Engine:
         if self._process.stdout is not None:
             self._reader.join(timeout=5)  # a child of the engine's that lives on may hold the pipe
         code = self._process.returncode
-        events, _ = new_events(self.events, self.start_of_events)
-        exits = [event for event in events if event["kind"] == "exit"]
-        errors = [event for event in events if event["kind"] == "error"]
-        message = str(errors[0].get("message", "")) if errors else ""
+        events = EventFollower(self.events, self.start_of_events).read()
+        exits = [event for event in events if isinstance(event, ExitEvent)]
+        errors = [event for event in events if isinstance(event, ErrorEvent)]
+        message = errors[0].message if errors else ""
         if code == 0 and exits:
-            code = int(exits[-1]["code"])
+            code = exits[-1].code
         elif self._sent is not None and code == -self._sent:
             code, message = PREEMPTED, BEFORE_TRAINING
         elif code < 0:
@@ -113,8 +114,8 @@ class Engine:
         )
 
     def _is_training(self) -> bool:
-        events, _ = new_events(self.events, self.start_of_events)
-        return any(event["kind"] == "phase" and event["phase"] == "train" for event in events)
+        events = EventFollower(self.events, self.start_of_events).read()
+        return any(isinstance(event, PhaseEvent) and event.phase == "train" for event in events)
 
     def _read(self, output: IO[bytes]) -> None:
         with output:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from allranks.entry_points import refuse_by_hand
-from allranks.observe.events import new_events
+from allranks.observe.events import ExitEvent, PhaseEvent
+from allranks.observe.follow import EventFollower
 from allranks.observe.trackers.forward import Memory, forward
 
 # A curve that is a second old is fresh to the eye.
@@ -37,21 +38,24 @@ def main(end_of_run: int, drain_seconds: float) -> None:
     memory = Memory(Path(spec["folder"]) / f"{name}.json")
     tracker = importlib.import_module(f"allranks.observe.trackers.to_{name}").open_tracker(spec, memory)
     memory.write()
-    end: dict[str, Any] = {}
+    following = EventFollower(spec["events"], memory.offset)
+    end: ExitEvent | None = None
     while True:
         last = ended.is_set()  # asked before reading: all that was written before the end is read after it
-        events, memory.offset = new_events(spec["events"], memory.offset)
+        events, memory.offset = following.read(), following.offset
         for event in events:
             forward(tracker, event, memory, log_every=spec["log_every"], num_steps=spec["num_steps"])
-            if event["kind"] in ("exit", "phase"):  # a phase: there was another start after that exit
+            if isinstance(event, ExitEvent):
                 end = event
+            elif isinstance(event, PhaseEvent):  # there was another start after that exit
+                end = None
         if events:
             tracker.flush()
             memory.write()
         if last:
             break
         ended.wait(_POLL_SECONDS)
-    tracker.finish(end.get("code"), end.get("reason", "rank 0 was killed, or its machine went down"))
+    tracker.finish(*((end.code, end.reason) if end else (None, "rank 0 was killed, or its machine went down")))
 
 
 def _wait_for_the_end(pipe: int, drain_seconds: float, ended: threading.Event) -> None:

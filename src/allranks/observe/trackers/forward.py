@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from allranks import durable
+from allranks.observe.events import CheckpointEvent, ErrorEvent, EvalEvent, Event, StepEvent, WarningEvent
 
 
 class Tracker(Protocol):
@@ -51,35 +52,34 @@ def begin_memory(path: Path, offset: int) -> None:
     durable.write(path, json.dumps({"offset": offset}))
 
 
-def forward(tracker: Tracker, event: Mapping[str, Any], memory: Memory, *, log_every: int, num_steps: int) -> None:
+def forward(tracker: Tracker, event: Event, memory: Memory, *, log_every: int, num_steps: int) -> None:
     """Tell `tracker` of one event, if it is of a kind that trackers show and not one that it was told before."""
-    kind, step = event["kind"], event.get("step", 0)
-    if kind in ("step", "eval"):
-        if step <= memory.last_step.get(kind, 0):
+    if isinstance(event, StepEvent | EvalEvent):
+        if event.step <= memory.last_step.get(event.kind, 0):
             return
-        memory.last_step[kind] = step
-        if kind == "eval" or step % log_every == 0 or step in (1, num_steps):
-            tracker.log(step, measurements(event), event["t"])
-    elif kind == "checkpoint" and event.get("state") == "committed":
-        tracker.note("checkpoint", event["path"], step, event["t"])
-    elif kind in ("warning", "error"):
-        tracker.note(kind, event.get("message", ""), step, event["t"])
+        memory.last_step[event.kind] = event.step
+        if isinstance(event, EvalEvent) or event.step % log_every == 0 or event.step in (1, num_steps):
+            tracker.log(event.step, measurements(event), event.t)
+    elif isinstance(event, CheckpointEvent) and event.state == "committed":
+        tracker.note(event.kind, event.path, event.step, event.t)
+    elif isinstance(event, WarningEvent):
+        tracker.note(event.kind, event.message, event.step or 0, event.t)
+    elif isinstance(event, ErrorEvent):
+        tracker.note(event.kind, event.message, 0, event.t)
 
 
-def measurements(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a `step` or `eval` event, named as by Hugging Face's Trainer where it has them."""
-    if event["kind"] == "eval":
-        values = {"eval/loss": event["eval_loss"], "eval/runtime": event["seconds"]}
-    else:
-        values = {
-            "train/loss": event["loss"],
-            "train/router_loss": event.get("router_loss"),
-            "train/grad_norm": event["grad_norm"],
-            "train/learning_rate": event["learning_rate"],
-            "train/epoch": event["epoch"],
-            "train/tokens_per_second": event["tokens"] / event["seconds"] if event["seconds"] else None,
-            "train/seconds_per_step": event["seconds"],
-            "train/memory_gib": event["memory_bytes"] / 2**30,
-        }
-    # Events hold numbers that are not finite as text.
-    return {name: float(value) for name, value in values.items() if value is not None}
+def measurements(event: StepEvent | EvalEvent) -> dict[str, float]:
+    """The numbers of an event, named as by Hugging Face's Trainer where it has them."""
+    if isinstance(event, EvalEvent):
+        return {"eval/loss": event.eval_loss, "eval/runtime": event.seconds}
+    values = {
+        "train/loss": event.loss,
+        "train/router_loss": event.router_loss,
+        "train/grad_norm": event.grad_norm,
+        "train/learning_rate": event.learning_rate,
+        "train/epoch": event.epoch,
+        "train/tokens_per_second": event.tokens / event.seconds if event.seconds else None,
+        "train/seconds_per_step": event.seconds,
+        "train/memory_gib": event.memory_bytes / 2**30,
+    }
+    return {name: value for name, value in values.items() if value is not None}

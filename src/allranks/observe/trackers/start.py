@@ -15,7 +15,7 @@ from typing import Any
 
 from allranks.config import RunConfig
 from allranks.observe.enduring import say
-from allranks.observe.events import EventLog
+from allranks.observe.event_log import EventLog
 from allranks.observe.rundir import RunDir
 from allranks.observe.secrets import known_secrets, without_secret_values
 from allranks.observe.trackers.choice import chosen_trackers

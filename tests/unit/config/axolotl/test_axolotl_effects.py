@@ -295,7 +295,7 @@ class TestARun:
     def test_the_best_model_is_the_result_although_the_run_saves_by_steps(self, workshop):
         cfg = load("evaluating")
         assert main_rank(cfg, identify({})) == 0
-        losses = {event["step"]: event["eval_loss"] for event in events(cfg, "eval")}
+        losses = {event.step: event.eval_loss for event in events(cfg, "eval")}
         assert losses.pop(0), "eval_on_start"
         best = min(losses, key=losses.__getitem__)
         assert max(losses) == best + 3 * 2, "early_stopping_patience: 3 evaluations, 2 steps apart"
@@ -311,7 +311,7 @@ class TestARun:
     def test_what_is_saved(self, workshop):
         cfg = load("saving")
         assert main_rank(cfg, identify({})) == 0
-        saved = [event["step"] for event in events(cfg, "checkpoint") if event["state"] == "started"]
+        saved = [event.step for event in events(cfg, "checkpoint") if event.state == "started"]
         assert saved == [1, 4, 8], "save_first_step, then saves_per_epoch: 2"
         folder = workshop / cfg.checkpoint.output_dir / "checkpoints"
         assert [step_of(path) for path in complete_checkpoints(folder)] == [8, 4], "save_total_limit: 2"
@@ -321,7 +321,7 @@ class TestARun:
 
 
 def events(cfg, kind):
-    return [event for event in read_events(RunDir(cfg.checkpoint.output_dir).events(0)) if event["kind"] == kind]
+    return [event for event in read_events(RunDir(cfg.checkpoint.output_dir).events(0)) if event.kind == kind]
 
 
 # Keys of our sections whose effect another test asserts, or that need a network.

@@ -13,6 +13,7 @@ from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Who
 from allranks.launch.node import stopped_ranks
 from allranks.launch.node.stopped_ranks import StoppedRanks
+from allranks.observe.events import PhaseEvent, StepEvent, TimeLimitEvent
 
 
 @pytest.fixture
@@ -99,10 +100,10 @@ def test_a_rank_that_waits_in_the_kernel_counts_only_if_it_uses_no_cpu(monkeypat
 
 def test_its_own_events_tell_where_it_is_and_how_long_it_is_waited_for():
     events = [
-        {"kind": "phase", "phase": "train"},
-        {"kind": "time_limit", "seconds": 1800},
-        {"kind": "step", "step": 12},
-        {"kind": "time_limit", "seconds": 300},
+        PhaseEvent(phase="train"),
+        TimeLimitEvent(seconds=1800),
+        StepEvent(step=12),
+        TimeLimitEvent(seconds=300),
     ]
     found = rank_stopped(Who(1, 1, "gpu1"), 7, "T", 3.0, events)
     assert found.what.endswith("state T, in phase train after step 12")
