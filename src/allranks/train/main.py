@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from allranks import interrupt
-from allranks.checkpoint import commit
 from allranks.checkpoint.state import read_state
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
@@ -32,6 +31,7 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.events import ExitEvent, MemoryEvent, PhaseEvent, WarningEvent
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
+from allranks.train.announce import announcement, summary
 from allranks.train.assemble import assemble
 from allranks.train.disk_room import room_warnings
 from allranks.train.failure import print_error, tell_failure
@@ -171,7 +171,7 @@ class _Rank:
             self._warn(text)
         if cfg.parallel.ddp_timeout is not None and not identity.alone:
             self._say(f"a collective that does not finish ends the run after {wait_seconds} s (ddp_timeout)")
-        self._announce(loop, model, f"ZeRO-{placement.zero_stage}" if placement.kind == "zero" else placement.kind)
+        self._tell(announcement(loop, identity.world_size))
 
         outcome = TrainingEnd("done")
         if loop.step >= loop.step_schedule.num_steps:
@@ -185,7 +185,8 @@ class _Rank:
             outcome = self._train(loop)
         written = None if outcome.reason == "preempted" else self._write_result(loop, storage)
         self._enter("done")
-        self._summarise(loop, outcome, written)
+        if identity.rank == 0:
+            self._tell(summary(loop, outcome, self.run_dir, written))
         return outcome
 
     def _record_memory(self, model: TrainModel) -> None:
@@ -264,6 +265,10 @@ class _Rank:
         if self.identity.rank == 0:
             say(text)
 
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._say(line)
+
     def _warn(self, text: str) -> None:
         self.events.write(WarningEvent(message=text))
         self._say(f"warning: {text}")
@@ -272,39 +277,6 @@ class _Rank:
         used, new = (prepared.stats.get(key) for key in ("added_tokens", "new_tokens"))
         if used and (told := unseen_tokens(self.cfg, model.hf_model, used, new or [])):
             self._warn(told)
-
-    def _announce(self, loop: Loop, model: TrainModel, kind: str) -> None:
-        share = model.num_trainable / model.num_parameters
-        packed = f", {model.packed.report(model.num_parameters)}" if model.packed else ""
-        self._say(
-            f"{model.num_parameters / 1e6:,.1f} M parameters{packed}, {model.num_trainable / 1e6:,.2f} M trainable "
-            f"({share:.1%}); {kind} on {self.identity.world_size} rank{'s' if self.identity.world_size > 1 else ''} "
-            f"({model.placement.device.type}); {len(loop.plan.blocks):,} blocks, {loop.plan.global_batch} a step, "
-            f"{loop.step_schedule.num_steps} steps"
-        )
-        self._say(f"  {model.ways()}")
-
-    def _summarise(self, loop: Loop, outcome: TrainingEnd, written: Path | None) -> None:
-        # One of a later step is not of this run: it was passed over as damaged.
-        found = commit.complete_checkpoints(self.run_dir.checkpoints)
-        newest = [path for path in found if commit.step_of(path) <= loop.step]
-        lines = {
-            "done": f"done: {loop.step} steps, loss {loop.last_loss:.4f}",
-            "early": f"stopped at step {loop.step}: {loop.evals_without_improvement} evaluations without improvement",
-            "preempted": f"preempted ({outcome.signal}) at step {loop.step}: saved; start the same command again with "
-            "--auto-resume-from-checkpoints true",
-        }
-        self._say(lines[outcome.reason])
-        if loop.traffic is not None and loop.traffic.told:
-            self._say(f"  between nodes: {loop.traffic.told}")
-        if newest:
-            self._say(f"  checkpoint  {newest[0]}")
-        self._say(f"  run         {self.run_dir.path}  (events/, logs/, checkpoints/)")
-        if written is not None:
-            self._say(f"  {written.name:<11} {written}")
-        elif newest and outcome.reason != "preempted":
-            best = f" --step {commit.step_of(Path(loop.best_checkpoint))}" if loop.best_checkpoint else ""
-            self._say(f"  export      allranks export {self.run_dir.path}{best}")
 
 
 def _set_tf32(cfg: RunConfig, device: torch.device) -> None:
