@@ -26,7 +26,7 @@ def test_a_save_that_some_ranks_disks_refuse_is_an_error_of_those_ranks_only(tmp
     """Every rank raises it, but none that is well may be taken for the first to fail."""
     together = of_ranks({1: FULL, 3: FULL})
     assert str(together) == f"ranks 1, 3: {FULL}" and together.ranks == (1, 3)
-    assert [tell(tmp_path, together, rank)["code"] for rank in range(4)] == ["peer-gone", "disk", "peer-gone", "disk"]
+    assert [tell(tmp_path, together, rank).code for rank in range(4)] == ["peer-gone", "disk", "peer-gone", "disk"]
     both = of_ranks({0: CheckpointError("of its own"), 2: FULL})
     assert both.ranks == (0, 2) and type(both) is CheckpointError
     assert of_ranks({0: FULL}) is FULL and FULL.ranks == (0,)
@@ -38,10 +38,10 @@ def test_a_disks_refusal_has_no_traceback_on_the_terminal_and_one_in_the_record(
     event = tell(tmp_path, error, rank)
     said = capsys.readouterr().err
     assert said.startswith(f"error (rank {rank}): the run cannot go on: the disk is full") and said.count("\n") == 1
-    assert event["code"] == "disk" and "OSError" in event["traceback"]
+    assert event.code == "disk" and "OSError" in event.traceback
     assert "OSError" in (tmp_path / f"{rank}.log").read_text()
 
 
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path, capsys):
     event = tell(tmp_path, ValueError("a fault"))
-    assert "ValueError: a fault" in capsys.readouterr().err and "code" not in event and event["traceback"]
+    assert "ValueError: a fault" in capsys.readouterr().err and event.code is None and event.traceback
