@@ -84,9 +84,13 @@ class ChatEncoder:
                     ranges += [rest] if end and self._trains_end(text[slice(*end)], i in trained, i == last) else []
                 else:
                     ranges += _detailed(text, body, detail, conversation.messages[i], i)
-            if end and self._trains_end(text[slice(*end)], i in trained, i == last):
-                ranges.append(end)
+            ranges += [one for one in turn.ends if self._trains_end(text[slice(*one)], i in trained, i == last)]
         return sorted(span for span in ranges if span[0] < span[1])
+
+    @property
+    def stops(self) -> list[str]:
+        """What ends an assistant's last turn and is trained, token by token."""
+        return [token for token in self.template.stops if self._trains_end(token, True, True)]
 
     def _trains_end(self, token: str, turn_is_trained: bool, is_last: bool) -> bool:
         policy = self.train_on_eos if token == self.eos_token else self.train_on_eot

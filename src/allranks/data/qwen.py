@@ -11,7 +11,8 @@ from allranks.data.drafts import Draft, Piece
 from allranks.data.records import RecordError, excerpt
 from allranks.errors import DataError
 
-_START, _END = "<|im_start|>", "<|im_end|>"
+END = "<|im_end|>"
+_START = "<|im_start|>"
 _SYSTEM = "You are a helpful assistant."
 
 
@@ -22,7 +23,7 @@ class QwenEncoder:
         self.field = spec.field_messages or "conversations"
         self.train_on_inputs = data.train_on_inputs
         self.system = data.default_system_message or _SYSTEM
-        for token in (_START, _END):
+        for token in (_START, END):
             if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1:
                 raise DataError(f"type qwen: the tokenizer has no token {token}; add it with tokens: ['{token}']")
 
@@ -55,6 +56,6 @@ class QwenEncoder:
             Piece(role, trained=self.train_on_inputs),
             Piece("\n", trained=self.train_on_inputs),
             Piece(text, trained=role == "assistant" or self.train_on_inputs),
-            Piece(_END, trained=True),
+            Piece(END, trained=True),
             Piece("\n", trained=True),
         ]

@@ -35,11 +35,17 @@ class Turn:
 
     [start, stop): what the model would write (for an assistant, all that follows the generation prompt).
     end: the token that ends the turn, if there is one; inside [start, stop) or right after it.
+    further: tokens that the template writes right behind that one, to end the turn as well.
     """
 
     start: int
     stop: int
     end: tuple[int, int] | None
+    further: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def ends(self) -> list[tuple[int, int]]:
+        return [self.end, *self.further] if self.end else []
 
 
 class ChatTemplate:
@@ -57,6 +63,7 @@ class ChatTemplate:
         self.marks_generation = _GENERATION.search(self.template) is not None
         self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
         self._ends = _end_tokens(tokenizer, eot_tokens)
+        self._asked_ends = tuple(eot_tokens)
         self._thinking_keys = (*_THINKING_KEYS, *([thinking_key] if thinking_key else []))
         self._literals: dict[tuple, list[str] | None] = {}
         self._writes_tools: bool | None = None
@@ -89,7 +96,38 @@ class ChatTemplate:
             holding[i] = text[turn.start : turn.stop]
             if i not in turns:
                 turns[i] = _limited(turn, generated) if i in assistants and self.marks_generation else turn
-        return text, {i: turns[i] for i in wanted if self._holds(holding[i], messages[i])}
+        found = {i: turns[i] for i in wanted if self._holds(holding[i], messages[i])}
+        return self._stopped(text, messages, found)
+
+    @cached_property
+    def stops(self) -> tuple[str, ...]:
+        """What ends an assistant's last turn, token by token; () where nothing does, or the template refuses a pair."""
+        pair = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
+        try:
+            text, turns = self.turns(pair, None, [1])
+        except RecordError:
+            return ()
+        return tuple(text[slice(*end)] for end in turns[1].ends) if 1 in turns else ()
+
+    @cached_property
+    def header_as_stop(self) -> str | None:
+        """The first special token of the next user's header, where nothing else ends the assistant's turn before it."""
+        blank = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(("user", "assistant", "user"))]
+        literals = self._template_text(blank, None)
+        between = literals[2].lstrip() if literals else ""
+        if literals is None or literals[3].strip():
+            return None
+        return max((token for token in self._ends if between.startswith(token)), key=len, default=None)
+
+    def _stopped(self, text: str, messages: list[dict], turns: dict[int, Turn]) -> tuple[str, dict[int, Turn]]:
+        """With the next header behind a last turn that nothing ends, where eot_tokens names that as the stop."""
+        last = len(messages) - 1
+        turn, stop = turns.get(last), self.header_as_stop if self._asked_ends else None
+        if turn is None or turn.ends or stop not in self._asked_ends or messages[last]["role"] != "assistant":
+            return text, turns
+        assert stop is not None
+        end = (len(text), len(text) + len(stop))
+        return text + stop, {**turns, last: Turn(turn.start, end[0], end)}
 
     def _holds(self, span: str, message: dict) -> bool:
         """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
@@ -203,14 +241,39 @@ class ChatTemplate:
             start = header + len(self._prompt) if header >= 0 else start
         end = self._end_after(text, stop)
         # White space before the end token ("answer </s>") has to be written as well.
-        return Turn(start, end[0] if end else stop, end)
+        return Turn(start, end[0] if end else stop, end, self._further(text, end))
+
+    def _further(self, text: str, end: tuple[int, int] | None) -> tuple[tuple[int, int], ...]:
+        found: list[tuple[int, int]] = []
+        at = end[1] if end else 0
+        for token in self._tail[1:] if end and text[slice(*end)] in self._tail[:1] else ():
+            if not text.startswith(token, at):
+                break
+            found.append((at, at + len(token)))
+            at += len(token)
+        return tuple(found)
+
+    @cached_property
+    def _tail(self) -> tuple[str, ...]:
+        """The special tokens that the template writes in a row behind an assistant's last turn."""
+        pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
+        try:
+            rest = self.render(pair).rpartition("\ue001")[2].lstrip()
+        except RecordError:
+            return ()
+        tokens: list[str] = []
+        while token := max((token for token in self._ends if token and rest.startswith(token)), key=len, default=None):
+            tokens.append(token)
+            rest = rest.removeprefix(token)
+        return tuple(tokens)
 
     def _marked(self, text: str, start: int, stop: int) -> Turn:
         trimmed = len(text[start:stop].rstrip()) + start
         for token in sorted((*self._ends, self._end_text), key=len, reverse=True):
             if token and text.endswith(token, start, trimmed):
                 return Turn(start, stop, (trimmed - len(token), trimmed))
-        return Turn(start, stop, None if text[stop:].strip() == "" else self._end_after(text, stop))
+        end = None if text[stop:].strip() == "" else self._end_after(text, stop)
+        return Turn(start, stop, end, self._further(text, end))
 
     def _end_after(self, text: str, at: int) -> tuple[int, int] | None:
         while text.startswith(" ", at):
@@ -262,7 +325,7 @@ def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
     inside = [(start, stop) for start, stop in generated if start < turn.stop and stop > turn.start]
     if not inside:
         return Turn(turn.stop, turn.stop, None)
-    return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end)
+    return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end, turn.further)
 
 
 def _check_questions(messages: list[dict], text: str) -> None:

@@ -6,15 +6,18 @@ while nothing is lost, and no save can fail on them.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
 from allranks.config import RunConfig
 from allranks.data import load_tokenizer
+from allranks.data.stops import trained_stops
 from allranks.disk import disk_told, refuse_unwritable, told_to_user
 from allranks.errors import AllranksError, ConfigError
 from allranks.model.generation import generation_config
@@ -64,8 +67,20 @@ def make_side_files(
 def _contents(cfg: RunConfig, model: TrainModel, place: Path, warn: Callable[[str], None]) -> dict[str, bytes]:
     base = model_folder(cfg)
     tokenizer = load_tokenizer(cfg)
-    stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    generation, changes = generation_config(base, model.config, stops=stops, pad=tokenizer.pad_token_id)
+    stops = trained_stops(cfg, tokenizer)
+    for line in stops.warnings:
+        warn(line)
+    ids = tokenizer.convert_tokens_to_ids(stops.tokens)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    generation, changes = generation_config(base, model.config, stops=ids, pad=tokenizer.pad_token_id)
+    config = copy.deepcopy(model.config)
+    known = config.get_text_config().eos_token_id
+    if not {*ids} <= {*(known if isinstance(known, list) else [known])}:
+        config.get_text_config().eos_token_id = config.eos_token_id = generation.eos_token_id
+        if stops.only and stops.tokens and not _ends_texts(tokenizer):
+            # Neither the model nor its tokenizer knows this end, and training taught no other.
+            tokenizer.eos_token = stops.tokens[0]
     for line in changes:
         warn(line)
     with (
@@ -73,7 +88,7 @@ def _contents(cfg: RunConfig, model: TrainModel, place: Path, warn: Callable[[st
         tempfile.TemporaryDirectory(dir=place, prefix=".side-files-") as name,
     ):
         folder = Path(name)
-        _written(f"config.json of {base}", lambda: model.config.save_pretrained(folder))
+        _written(f"config.json of {base}", lambda: config.save_pretrained(folder))
         _written(
             f"config.json of {base}",
             lambda: AutoConfig.from_pretrained(folder, trust_remote_code=cfg.model.trust_remote_code),
@@ -87,6 +102,11 @@ def _contents(cfg: RunConfig, model: TrainModel, place: Path, warn: Callable[[st
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
+
+
+def _ends_texts(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its end behind texts by itself: with another end they would be other tokens."""
+    return tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def _written(what: str, write: Callable[[], object]) -> None:

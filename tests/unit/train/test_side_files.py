@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from allranks.errors import ConfigError, UsageError
 from allranks.model.build import build_model
@@ -60,3 +60,19 @@ def test_a_folder_for_checkpoints_that_is_none_is_refused_before_the_first_step(
     (tmp_path / "run" / "checkpoints").write_text("")
     with pytest.raises(UsageError, match="checkpoints cannot be written"):
         made(tmp_path, base)
+
+
+def test_what_stops_a_turn_in_the_trained_text_is_the_end_in_every_file(tmp_path, base):
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.save_pretrained(base)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    data = [{"path": "none.jsonl", "type": "chat_template"}]
+    files, _ = made(tmp_path, base, datasets=data, chat_template="chatml", train_on_eot="turn")
+    (tmp_path / "hf").mkdir()
+    files.write(tmp_path / "hf")
+    written = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    end = written.convert_tokens_to_ids("<|im_end|>")
+    assert written.eos_token == "<|im_end|>" and "<|im_end|>" in written.chat_template
+    assert GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [end, 2]
+    assert AutoConfig.from_pretrained(tmp_path / "hf").eos_token_id == [end, 2]
