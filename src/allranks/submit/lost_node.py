@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from allranks import durable
@@ -43,14 +43,22 @@ def requeue_if_node_lost(scheduler: str, job: str, num_nodes: int, verdict: Path
         return False
     durable.write(record, "".join(f"{line}\n" for line in [*before, " ".join(lost)]))
     ever_lost = list(dict.fromkeys(host for line in [*before, *lost] for host in line.split()))
-    how = _requeue_slurm(job, num_nodes, ever_lost) if scheduler == "slurm" else _requeue_pbs(job, lost, script)
-    if how is None:
+
+    def tell(how: str) -> None:
+        say(f"allranks: {names} was lost: the job is requeued{how} ({len(before) + 1} of at most {MOST_TIMES} times)")
+
+    if scheduler == "slurm":
+        how = _requeue_slurm(job, num_nodes, ever_lost)
+        done = how is not None
+        if how is not None:
+            tell(how)
+    else:
+        done = _requeue_pbs(job, lost, script, tell)
+    if not done:
         say(
             f"allranks: {names} was lost, and the job could not be requeued: submit it again: {script}", file=sys.stderr
         )
-        return False
-    say(f"allranks: {names} was lost: the job is requeued{how} ({len(before) + 1} of at most {MOST_TIMES} times)")
-    return True
+    return done
 
 
 def _requeue_slurm(job: str, num_nodes: int, lost: Sequence[str]) -> str | None:
@@ -75,17 +83,18 @@ def _excluded(job: str) -> list[str]:
     return _output("scontrol", "show", "hostnames", shown[1]).split()
 
 
-def _requeue_pbs(job: str, lost: Sequence[str], script: Path) -> str | None:
+def _requeue_pbs(job: str, lost: Sequence[str], script: Path, tell: Callable[[str], None]) -> bool:
     """No PBS can be told to keep away from a host, so the job has to wait until PBS knows that it is down."""
     deadline = time.monotonic() + _NOTICE_SECONDS
     while not (noticed := all(_is_down(host) for host in lost)) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     how = "" if noticed else f"; PBS has not noticed that in {_NOTICE_SECONDS:.0f} s, and may give it the same node"
     # On most sites qrerun is for operators; then the same script becomes a new job that waits for the end of this one.
+    tell(how)  # before it is done, which kills this process
     if subprocess.run(["qrerun", job], stderr=subprocess.DEVNULL).returncode == 0:
-        return how
+        return True
     again = subprocess.run(["qsub", "-W", f"depend=afterany:{job}", str(script)])
-    return f"{how} as a new job" if again.returncode == 0 else None
+    return again.returncode == 0
 
 
 def _is_down(host: str) -> bool:

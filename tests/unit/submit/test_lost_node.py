@@ -82,8 +82,14 @@ def test_it_is_bounded_and_says_what_to_do_then(cluster, capfd, scheduler):
     assert "not requeued, as it was 5 times before" in said and "submit-1.lost" in said
 
 
-def test_pbs_is_waited_for_until_it_knows_that_the_node_is_down(cluster):
+def test_pbs_is_waited_for_until_it_knows_that_the_node_is_down(cluster, capfd):
+    # Requeueing kills who asks for it.
+    (cluster / "bin" / "qrerun").write_text('#!/bin/sh\necho "qrerun $*" >>"$CALLS"\necho killed\n')
     assert requeue(cluster, "pbs")
+    assert capfd.readouterr().out.splitlines()[-2:] == [
+        "allranks: node1 was lost: the job is requeued (1 of at most 5 times)",
+        "killed",
+    ]
     assert (cluster / "calls.asked").read_text().strip() == "3"
     assert called(cluster) == ["qrerun 77"]
 
