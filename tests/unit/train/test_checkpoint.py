@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from allranks.checkpoint import commit
@@ -12,9 +13,10 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError, DiskError
 from allranks.train import loop as training
-from allranks.train.checkpoint import Checkpointer
-from allranks.train.storage import ALONE, latest_valid
+from allranks.train.checkpoint import Checkpointer, CommittingWriter
+from allranks.train.storage import ALONE, Storage, latest_valid
 from allranks.train.strategies.native import NativeState
+from tests.ranks import run_ranks
 
 
 class Toy(nn.Module):
@@ -271,3 +273,23 @@ def test_a_link_where_a_checkpoint_is_to_be_saved_is_an_error_with_what_to_do(tm
     commit.checkpoint_path(tmp_path / "run", 1).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="in the way of a save and cannot be removed: it is a symbolic link"):
         make(tmp_path / "run").save(1, RunState(1, {}))
+
+
+def test_every_rank_hears_of_a_save_that_failed_on_one(tmp_path):
+    run_ranks(_rank_whose_disk_is_full, tmp_path)
+
+
+def _rank_whose_disk_is_full(rank, folder):
+    group = dist.new_group(backend="gloo")
+    checkpointer = make(folder, group=group, storage=Storage(0, 1, rank, 2), asynchronous=True)
+    if rank == 1:
+
+        def refuse(*args):
+            raise OSError(28, "No space left on device")
+
+        CommittingWriter._write_and_hash = refuse
+    checkpointer.save(1, RunState(1, {}))
+    futures.wait([checkpointer._pending[1]])
+    assert checkpointer.progress == (True, True)
+    with pytest.raises(DiskError, match="rank 1: step 1 is not saved: the disk is full"):
+        checkpointer.wait()
