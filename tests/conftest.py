@@ -1,8 +1,11 @@
 """No test reaches the network, and no test takes more than one core per process."""
 
 import os
+import re
 import signal
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,7 @@ for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+CLUSTER = Path(__file__).parent / "cluster"
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
@@ -43,9 +47,18 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", only_this_machine)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, a file's tests stay in one process, which keeps what they share; so do all that need the lab."""
-    for item in items:
-        group = "lab" if "lab" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`: a file's tests stay in one process, which keeps what they share; so do all that need the lab.
+
+    xdist has marks for this, which it loses with pytest 9.2 (it writes an attribute that pytest does not read).
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    of_the_lab = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\blab\b", path.read_text())}
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "lab" if Path(file).name in of_the_lab else file
+
+    return Scheduling(config, log)

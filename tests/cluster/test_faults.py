@@ -178,7 +178,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_name(start, tmp_path):
     process = start("--nproc-per-node", "2", **{**SAVING, **FSDP, "max_steps": 100000, "save_steps": 100000})
     first = Run(0, "", RunDir(tmp_path / "run"))
     _wait_for_steps(process, first, 2)
-    pid = first.events("phase", rank=1)[-1]["pid"]
+    pid = first.events("phase", rank=1)[-1].pid
     os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output

@@ -142,7 +142,7 @@ def test_what_may_differ_is_noted():
 def test_of_many_nodes_a_few_are_named():
     environments = {f"node{index}": {"NCCL_PROTO": "LL" if index else "Simple"} for index in range(1024)}
     (difference,) = differences(environments)
-    assert difference.message.endswith("Simple on node0, LL on node1, node2, node3, node4 and 1019 more")
+    assert difference.message.endswith("Simple on node0, LL on node1, node2, node3, node4 and 1,019 more")
 
 
 def test_facts_hold_no_secret_and_no_log_file():

@@ -38,11 +38,16 @@ def test_it_says_what_dcps_own_pickle_says(tmp_path):
     assert {index: index.index for index in read.storage_data if index in hints} == hints
 
 
-def test_what_the_engine_saves_holds_no_pickle_of_metadata_and_comes_back(tmp_path):
-    dcp.save(everything(), storage_writer=CommittingWriter(tmp_path, {}), planner=SavePlanner(), no_dist=True)
-    assert not (tmp_path / ".metadata").exists()
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tmp_path / "step-00000001"
+
+
+def test_what_the_engine_saves_holds_no_pickle_of_metadata_and_comes_back(checkpoint):
+    dcp.save(everything(), storage_writer=CommittingWriter(checkpoint, {}), planner=SavePlanner(), no_dist=True)
+    assert not (checkpoint / ".metadata").exists()
     got = {"model": {"whole": torch.empty(2, 3), "ranges.weight": torch.empty(5, 4)}, "optimizer": {"step": 0}}
-    dcp.load(got, storage_reader=reader(tmp_path), planner=planner(), no_dist=True)
+    dcp.load(got, storage_reader=reader(checkpoint), planner=planner(), no_dist=True)
     assert torch.equal(got["model"]["whole"], everything()["model"]["whole"])
     assert torch.equal(got["model"]["ranges.weight"], torch.arange(20.0).view(5, 4))
     assert got["optimizer"] == {"step": 3}
@@ -52,12 +57,12 @@ _ALL_DTYPES = sorted({str(of) for of in vars(torch).values() if isinstance(of, t
 
 
 @pytest.mark.parametrize("dtype", contents.DTYPES)
-def test_every_dtype_of_the_list_can_be_saved(tmp_path, dtype):
+def test_every_dtype_of_the_list_can_be_saved(checkpoint, dtype):
     if not hasattr(torch, dtype):
         pytest.skip(f"torch {torch.__version__} has no {dtype}")
     kind = getattr(torch, dtype)
-    dcp.save({"x": torch.empty(2, dtype=kind)}, storage_writer=CommittingWriter(tmp_path, {}), no_dist=True)
-    entry = reader(tmp_path).read_metadata().state_dict_metadata["x"]
+    dcp.save({"x": torch.empty(2, dtype=kind)}, storage_writer=CommittingWriter(checkpoint, {}), no_dist=True)
+    entry = reader(checkpoint).read_metadata().state_dict_metadata["x"]
     assert isinstance(entry, TensorStorageMetadata) and entry.properties.dtype == kind
 
 
@@ -77,14 +82,14 @@ def test_the_list_lacks_only_what_no_training_saves():
         ("layout", "sparse_coo", "x has the layout 'sparse_coo'"),
     ],
 )
-def test_a_name_that_is_not_on_a_list_is_refused_by_name(tmp_path, key, value, message):
-    dcp.save({"x": torch.zeros(2)}, storage_writer=CommittingWriter(tmp_path, {}), no_dist=True)
-    path = tmp_path / contents.FILE
+def test_a_name_that_is_not_on_a_list_is_refused_by_name(checkpoint, key, value, message):
+    dcp.save({"x": torch.zeros(2)}, storage_writer=CommittingWriter(checkpoint, {}), no_dist=True)
+    path = checkpoint / contents.FILE
     document = json.loads(path.read_text())
     document["tensors"]["x"][key] = value
     path.write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match=message):
-        reader(tmp_path).read_metadata()
+        reader(checkpoint).read_metadata()
 
 
 def test_a_folder_with_neither_says_which_file_is_missing(tmp_path):

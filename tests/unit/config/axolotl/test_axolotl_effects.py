@@ -317,7 +317,7 @@ class TestARun:
         assert [step_of(path) for path in complete_checkpoints(folder)] == [8, 4], "save_total_limit: 2"
         # auto_resume_from_checkpoints finds a checkpoint without the optimizer, and says that it is none to go on from.
         assert main_rank(load("saving", num_epochs="2"), identify({})) != 0
-        assert "save_only_model" in events(cfg, "error")[-1]["message"]
+        assert "save_only_model" in events(cfg, "error")[-1].message
 
 
 def events(cfg, kind):
