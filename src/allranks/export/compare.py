@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
 from allranks.export.consent import runs_its_own_code
+from allranks.listing import few
 from allranks.model.conversion import Conversion
 from allranks.model.loading import LoadPlan, plan_loading
 from allranks.model.weights import find_weights, read_header, read_tensor
@@ -148,9 +149,8 @@ def _same(there: Tensor, wanted: Tensor) -> bool:
 
 def _conclude(checkpoint: Checkpoint, different: list[str], num: int, report: Callable[[str], None], how: str) -> None:
     if different:
-        more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
         raise CheckpointError(
-            f"what was exported of {checkpoint.path} is not what was trained: {', '.join(different[:_SHOWN])}{more} "
+            f"what was exported of {checkpoint.path} is not what was trained: {few(different, _SHOWN)} "
             "differ from what training computed with; nothing was left in the folder. The checkpoint is untouched: "
             "export it without --merge, and please report this"
         )

@@ -12,6 +12,7 @@ from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError, DiskError
+from allranks.observe.events import CheckpointEvent
 from allranks.train import loop as training
 from allranks.train.checkpoint import Checkpointer, CommittingWriter
 from allranks.train.storage import ALONE, Storage, latest_valid
@@ -85,16 +86,15 @@ def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_pa
         checkpointer=checkpointer,
         describe_state=lambda loop: RunState(loop.step, {}),
         stats=SimpleNamespace(flush=list),
-        events=SimpleNamespace(emit=lambda kind, **facts: told.append((kind, facts["step"], facts.get("state")))),
+        events=SimpleNamespace(write=told.append),
         progress=None,
     )
     for loop.step in (1, 2, 3):
         step(checkpointer)
         training.save(loop)
     training._finish_saving(loop)
-    assert [number for kind, number, state in told if (kind, state) == ("checkpoint", "committed")] == [1, 2, 3]
     # Each in its place: a save has begun only when the one before it is told of.
-    order = [(number, state) for kind, number, state in told if kind == "checkpoint"]
+    order = [(event.step, event.state) for event in told if isinstance(event, CheckpointEvent)]
     assert order == [(number, state) for number in (1, 2, 3) for state in ("started", "committed")]
 
 
