@@ -1,6 +1,7 @@
 """Run a function on several gloo ranks of this machine."""
 
 import datetime
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import torch.multiprocessing as mp
 
 # Collectives that do not meet would wait for half an hour.
 _TIMEOUT = datetime.timedelta(seconds=150)
+# A rank is a fork of a process that has imported what takes seconds to import, and has done nothing else.
+_IMPORTED = ["allranks.train.main", "transformers.models.llama.modeling_llama", "peft"]
 
 
 def run_ranks(function: Callable[..., None], *args: Any, num_ranks: int = 2) -> None:
@@ -20,11 +23,17 @@ def run_ranks(function: Callable[..., None], *args: Any, num_ranks: int = 2) -> 
     The ranks meet through a file: a port that was free may be taken before it is used, and the rank that listens there
     may be gone before the others have said good-bye.
     """
+    multiprocessing.set_forkserver_preload(_IMPORTED)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (function, Path(folder) / "store", num_ranks, args), nprocs=num_ranks)
+        arguments = (function, Path(folder) / "store", num_ranks, dict(os.environ), args)
+        mp.start_processes(_rank, arguments, nprocs=num_ranks, start_method="forkserver")
 
 
-def _rank(rank: int, function: Callable[..., None], store: Path, num_ranks: int, args: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, function: Callable[..., None], store: Path, num_ranks: int, env: dict[str, str], args: tuple[Any, ...]
+) -> None:
+    os.environ.clear()  # what the test has set since the first ranks were forked
+    os.environ.update(env)
     method = f"file://{store}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=num_ranks, timeout=_TIMEOUT)
     function(rank, *args)

@@ -1,11 +1,14 @@
-"""A thousand nodes through one head: all of them answer, and the head stays small."""
+"""Hundreds of nodes through one head: all of them answer, and the head stays small.
+
+`python -m benchmarks.fanout` does the same with 1,024, which takes a minute of two cores.
+"""
 
 from allranks.cluster.nodes import parse_hosts, read_hostfile
 from benchmarks.fanout import measure
 
 
-def test_a_head_of_1024_nodes_has_32_connections_and_little_memory():
-    measured = measure(1024)  # asserts that each node told its facts, ran its command, and that its output arrived
+def test_a_head_of_256_nodes_has_32_connections_and_little_memory():
+    measured = measure(256)  # asserts that each node told its facts, ran its command, and that its output arrived
     assert measured["processes"] == 32
     assert measured["peak_mib"] < 100
 
