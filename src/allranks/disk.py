@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from allranks.errors import AllranksError, DiskError, UsageError
+from allranks.listing import si_bytes
 
 _ROOM = "free some room there, or choose another disk"
 _BACK = "see that it is mounted and that nobody removes it, then start again"
@@ -131,18 +132,10 @@ def refuse_unwritable(folder: Path, key: str = "output_dir", option: str = "--ou
         ) from None
 
 
-def shown_bytes(num_bytes: float) -> str:
-    """A size on a disk for the user: powers of 1000, as disks and `df -H` count."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.1f} {unit}"
-    return f"{num_bytes:.0f} bytes"
-
-
 def _room_told(place: Path | None, needed: int | None = None, reclaimed: int = 0) -> str:
-    told = [f"{shown_bytes(needed)} are needed there"] if needed is not None else []
+    told = [f"{si_bytes(needed)} are needed there"] if needed is not None else []
     if place is not None and (found := room(place)) is not None:
-        told.append(f"{shown_bytes(found[0] + reclaimed)} of {shown_bytes(found[1])} are free")
+        told.append(f"{si_bytes(found[0] + reclaimed)} of {si_bytes(found[1])} are free")
     return "".join(f"; {text}" for text in told)
 
 

@@ -13,6 +13,7 @@ import pytest
 from allranks import disk, durable
 from allranks.disk import disk_error, disk_told, refuse_unwritable, told_to_user
 from allranks.errors import DataError, DiskError, UsageError
+from allranks.listing import si_bytes
 from tests.small_disk import run_on_small_disk
 
 HOST = socket.gethostname()
@@ -36,7 +37,7 @@ def test_a_full_disk_says_how_much_is_needed_and_free_and_what_helps_here(tmp_pa
     _, total = disk.room(tmp_path)
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     told = disk_error(error, "no", tmp_path, needed_bytes=lambda: 3_200_000_000, remedy="lower save_total_limit")
-    assert "3.2 GB are needed there" in str(told) and f"of {disk.shown_bytes(total)} are free" in str(told)
+    assert "3.2 GB are needed there" in str(told) and f"of {si_bytes(total)} are free" in str(told)
     assert str(told).endswith("Lower save_total_limit")
 
 

@@ -6,6 +6,7 @@ Nothing of it is left when it returns, so whoever may try again does so by anoth
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from allranks import interrupt
 from allranks.checkpoint.holdings import Held
+from allranks.launch.describe import end_of_node
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
 from allranks.launch.node.supervise import Ended
@@ -22,6 +24,7 @@ from allranks.launch.peers import Peers, join_peers, refusals_told
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
+from allranks.observe import say
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class Work(Protocol):
     def stopped(self, node: Node, received: signal.Signals) -> Outcome:
         """How it ended where a signal came while no launcher ran."""
         ...
+
+
+def told_attempt(launch: Launch, work: Work) -> int:
+    """One attempt, whose end is told on this terminal; returns the exit code."""
+    result = attempt(launch, work)
+    if result.message:
+        say(result.message, file=sys.stderr)
+    elif end := end_of_node(launch, result.exit_code):
+        say(end)
+    return result.exit_code
 
 
 def attempt(launch: Launch, work: Work) -> Outcome:

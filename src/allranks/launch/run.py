@@ -1,7 +1,6 @@
 """Run anyone's program on all nodes, with the same rendezvous, logs, record and clean-up that our own engine has."""
 
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 from allranks import interrupt
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
-from allranks.launch.attempt import Account, attempt
-from allranks.launch.describe import describe_program, end_of_node, speaks_for_all
+from allranks.launch.attempt import Account, told_attempt
+from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
@@ -54,12 +53,7 @@ def run_program(
         return start_all_nodes(everywhere, token)
     launch = replace(resolve(options), token=token)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
-    result = attempt(launch, _AnyProgram(launch, words, program, output_dir, argv))
-    if result.message:
-        say(result.message, file=sys.stderr)
-    elif end := end_of_node(launch, result.exit_code):
-        say(end)
-    return result.exit_code
+    return told_attempt(launch, _AnyProgram(launch, words, program, output_dir, argv))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
-from allranks.launch.attempt import Account, attempt
-from allranks.launch.describe import describe, end_of_node, speaks_for_all
+from allranks.launch.attempt import Account, told_attempt
+from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
@@ -77,12 +77,7 @@ def start(
         refuse_wrong_layer_class(cfg)
         if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
             raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
-    result = attempt(launch, _Training(launch, cfg, argv, fingerprint))
-    if result.message:
-        say(result.message, file=sys.stderr)
-    elif end := end_of_node(launch, result.exit_code):
-        say(end)
-    return result.exit_code
+    return told_attempt(launch, _Training(launch, cfg, argv, fingerprint))
 
 
 @dataclass(frozen=True)

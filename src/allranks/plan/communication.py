@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from allranks.listing import si_bytes
+
 Backend = str
 """`nccl` or `gloo`."""
 
@@ -146,10 +148,7 @@ def sentence(kinds: Sequence[Kind], sent: Sequence[float]) -> str:
 
 def size(num_bytes: float) -> str:
     """In SI units: "1.20 GB"."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.2f} {unit}"
-    return f"{num_bytes:.0f} B"
+    return si_bytes(num_bytes, 2, "B")
 
 
 def _calls(kind: Kind) -> str:

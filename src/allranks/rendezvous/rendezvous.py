@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ MOST_ROUNDS = 64
 _T = TypeVar("_T")
 
 
-class Rendezvous:
+class Rendezvous(ABC):
     """What node 0 and every other node have in common: what is known, and the thread that talks."""
 
     def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
@@ -58,10 +59,11 @@ class Rendezvous:
         """The number of ranks that all nodes together will start."""
         return sum(node.num_processes for node in self.nodes)
 
+    @abstractmethod
     def gather(self) -> None:
         """Start talking; returns when all nodes are there and agree. Raises RefusedError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def round(
         self,
         name: str,
@@ -77,7 +79,6 @@ class Rendezvous:
         the round itself; without a deadline it lasts as long as all nodes are alive. A name serves for one round of a
         run.
         """
-        raise NotImplementedError
 
     def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
         """Wait until every node is ready to start its ranks; `facts` must be equal on all. Raises RefusedError.
@@ -90,7 +91,7 @@ class Rendezvous:
 
     def _all_ready(self, told: Sequence[Any]) -> None:
         """On node 0: compare what all are about to run, and make room for the launcher. Raises RefusedError."""
-        raise NotImplementedError
+        raise NotImplementedError  # no other node is asked
 
     def run(self, work: Coroutine[Any, Any, _T], told: str) -> _T:
         """Do `work` beside the talking; `told` says what this node is waiting for. Raises what it raises, and
@@ -149,8 +150,8 @@ class Rendezvous:
         self._set(_stop_reason=reason, _first=finding)
         return True
 
-    def _tell_failure(self, message: str, finding: Finding) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _tell_failure(self, message: str, finding: Finding) -> None: ...
 
     def tell_stopped(self, findings: Sequence[Finding]) -> None:
         """Tell the others which ranks of this node do not run at present; instead of what was told before."""
@@ -161,8 +162,8 @@ class Rendezvous:
         """Tell the others that this node was asked to stop the run: ranks that are stopped must hear of it."""
         self._tell_all({"stopping": True})
 
-    def _tell_all(self, message: dict[str, Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _tell_all(self, message: dict[str, Any]) -> None: ...
 
     def _hear_of_ranks(self, node_rank: int, message: Mapping[str, Any]) -> None:
         """Called by the talking thread with what a node says by `tell_stopped` or `tell_stopping`."""
@@ -196,8 +197,8 @@ class Rendezvous:
             self._up.set()
             self._set(_ended=True)
 
-    async def _talk(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _talk(self) -> None: ...
 
     def _fail(self, error: BaseException) -> str:
         """A fault of ours in the talking thread: who waits for it must hear of it, and the run ends with its reason."""

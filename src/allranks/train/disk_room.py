@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from allranks.checkpoint.commit import complete_checkpoints
 from allranks.config import RunConfig
-from allranks.disk import room, shown_bytes
+from allranks.disk import room
+from allranks.listing import si_bytes
 from allranks.plan.optimizer_state import state_bytes
 from allranks.train.groups import trained_parameters
 from allranks.train.loop import Loop
@@ -96,11 +97,11 @@ def too_small(disk: Disk, num_new: int, size: float, result: float, keep: int | 
     if not num_new or disk.free >= needed:
         return None
     limit = f" (save_total_limit: {keep}, and the one being written)" if keep and num_new > 1 else ""
-    checkpoints = f"{num_new} checkpoint{'s' * (num_new > 1)} of {shown_bytes(size)}{limit}"
-    besides = f" and its result of {shown_bytes(result)}" if result else ""
+    checkpoints = f"{num_new} checkpoint{'s' * (num_new > 1)} of {si_bytes(size)}{limit}"
+    besides = f" and its result of {si_bytes(result)}" if result else ""
     limiting = "Set save_total_limit" if keep is None else "Lower save_total_limit"
     advice = limiting if num_new > 1 else "Free some room there"
     return (
-        f"on {disk.host} has {shown_bytes(disk.free)} free, and this run needs about {shown_bytes(needed)} there: "
+        f"on {disk.host} has {si_bytes(disk.free)} free, and this run needs about {si_bytes(needed)} there: "
         f"{checkpoints}{besides}. {advice}, or choose another --output-dir, before a save fails"
     )
