@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 
 from allranks import interrupt
+from allranks.collector import collect_rarely
 
 # Imported before Ctrl-C is answered: nothing that takes time.
 TYPE_CHECKING = False
@@ -73,7 +74,10 @@ def begin_as_program(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
     """
     word = orig_argv[-len(argv)]
     module = word.partition("m")[2] if word.startswith("-") else word  # `-m NAME`, or `-mNAME`
-    if module.split(".")[0] != "allranks" or module in _OF_OURS:
+    if module.split(".")[0] != "allranks":
+        return
+    collect_rarely()
+    if module in _OF_OURS:
         return
     if module in _OF_USERS:
         interrupt.end_at_once()

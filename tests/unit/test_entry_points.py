@@ -1,6 +1,7 @@
 """`python -m MODULE` does what its name says or ends with 2: none of our modules does nothing and exits with 0."""
 
 import ast
+import gc
 import importlib.util
 import os
 import pkgutil
@@ -117,3 +118,22 @@ def test_axolotls_older_form_is_a_rank_under_a_launcher_and_the_command_otherwis
     done = python("-m", "allranks.cli.train", "--help", env={**os.environ, **variables})
     assert done.returncode == 0
     assert done.stdout.startswith("usage: python -m allranks.train" if is_rank else "Usage: allranks train")
+
+
+def test_programs_of_ours_look_for_garbage_rarely(monkeypatch):
+    monkeypatch.setattr("allranks.interrupt.end_at_once", lambda: None)
+    before = gc.get_threshold()
+    try:
+        for module, rarely in {
+            "allranks.train": True,
+            "allranks.cluster.agent": True,
+            "torch.distributed.run": False,
+        }.items():
+            gc.set_threshold(700, 10, 10)
+            begin_as_program(["-m"], ["python", "-m", module])
+            assert (gc.get_threshold()[0] >= 50_000) == rarely, module
+    finally:
+        gc.set_threshold(*before)
+    script = "import gc, sys\nsys.argv = ['allranks', '--version']\nfrom allranks.cli.main import main\n"
+    script += "try:\n    main()\nexcept SystemExit:\n    print(gc.get_threshold()[0])"
+    assert int(python("-c", script).stdout.splitlines()[-1]) >= 50_000
