@@ -14,7 +14,8 @@ from allranks.config.sections.optimizer import LrGroup
 from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
 from allranks.config.sections.section import Section, key_help
 from allranks.config.spellings import ATTENTION, RENAMED, VALUES
-from allranks.config.unsupported import FSDP1, LATER, NO_EFFECT, OUT_OF_SCOPE
+from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE
+from allranks.config.unsupported_values import FSDP1, SAME_RESULT
 
 NESTED: dict[str, type[Section]] = {
     "special_tokens": SpecialTokens,
@@ -93,7 +94,12 @@ def markdown() -> str:
     )
     parts.append("## Settings of FSDP1\n\nErrors when switched on.\n\n" + _meanings(FSDP1))
     parts.append("## Out of scope\n\nErrors when switched on.\n\n" + _meanings(OUT_OF_SCOPE))
-    parts.append("## Without effect\n\nAccepted with a warning.\n\n" + _meanings(NO_EFFECT))
+    same = {
+        f"{key}: {as_yaml(value) if isinstance(value, bool) else value}": why
+        for key, values in SAME_RESULT.items()
+        for value, why in values.items()
+    }
+    parts.append("## Without effect\n\nAccepted with a warning.\n\n" + _meanings({**NO_EFFECT, **same}))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 

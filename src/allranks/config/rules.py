@@ -1,5 +1,6 @@
 """What keys say about each other: pairs that exclude each other, keys that need another, and defaults that follow."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -44,7 +45,6 @@ EXCLUSIVE = [
     ("chunked_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
     ("cut_cross_entropy", "liger_fused_linear_cross_entropy", "both make the loss"),
     ("load_in_4bit", "load_in_8bit", "both choose the bits of a frozen weight"),
-    ("lora_target_linear", "lora_target_modules", "both choose the modules"),
     ("resume_from_checkpoint", "auto_resume_from_checkpoints", "both choose the checkpoint to go on from"),
 ]
 """Two keys of which only one may be switched on, and why."""
@@ -72,6 +72,9 @@ ADAPTER_ONLY = [
     "loraplus_lr_ratio",
 ]
 
+MODULE_NAME = re.compile(r"[\w.-]+")
+"""A name of modules, such as `q_proj` or `mlp.down_proj`; anything else is a regular expression."""
+
 TRACKER_ONLY = {
     "wandb": ("wandb_entity", "wandb_name", "wandb_run_id"),
     "mlflow": ("mlflow_tracking_uri", "mlflow_run_name"),
@@ -97,6 +100,10 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
 def unused_keys(config: RunConfig, given: Given) -> list[str]:
     """One line for each key that is allowed to have no effect, because Axolotl's own examples are written so."""
     unused = []
+    if config.adapter.adapter is None:
+        # As in Axolotl: a config for an adapter trains the whole model once that line is gone.
+        why = "has no effect without `adapter: lora`: the whole model is trained"
+        unused += [f"{given.label((key,))}: {why}" for key in ADAPTER_ONLY if given.values.get(key)]
     if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
         unused.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
     tracking = config.tracking
@@ -189,10 +196,11 @@ def _exclusive(config: RunConfig, given: Given) -> Broken:
 def _adapter(config: RunConfig, given: Given) -> Broken:
     adapter = config.adapter
     if adapter.adapter is None:
-        for key in ADAPTER_ONLY:
-            if given.values.get(key):
-                yield key, "has no effect without `adapter: lora`; add that, or remove this key"
         return
+    modules = adapter.lora_target_modules
+    if adapter.lora_target_linear and isinstance(modules, str) and not MODULE_NAME.fullmatch(modules):
+        at = given.label(("lora_target_linear",))
+        yield "lora_target_modules", f"a pattern excludes lora_target_linear ({at}), to which only names can be added"
     for key in ("lora_r", "lora_alpha"):
         if getattr(adapter, key) is None and adapter.lora_model_dir is None:
             yield key, f"required by `adapter: {adapter.adapter}`"

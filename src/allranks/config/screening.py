@@ -5,16 +5,8 @@ from typing import Any
 from allranks.config.config_source import ConfigSource
 from allranks.config.explain import as_yaml
 from allranks.config.run import SECTION_OF
-from allranks.config.unsupported import (
-    FSDP1,
-    FSDP1_SAME,
-    LATER,
-    NO_EFFECT,
-    OUT_OF_SCOPE,
-    REFUSED_VALUES,
-    lookup,
-    secret_variable,
-)
+from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE, lookup, secret_variable
+from allranks.config.unsupported_values import FSDP1, FSDP1_SAME, REFUSED_VALUES, SAME_RESULT
 from allranks.config.yaml_lines import KeyPath
 
 
@@ -30,7 +22,12 @@ def screen(config_source: ConfigSource, *, ignore_unsupported: bool) -> list[str
 
 def _screened(config_source: ConfigSource, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> Any:
     if isinstance(value, list):
-        return [_screened(config_source, (*path, index), item, ignore, warnings) for index, item in enumerate(value)]
+        items = [
+            (index, item)
+            for index, item in enumerate(value)
+            if not _is_same(config_source, (*path, index), item, warnings)
+        ]
+        return [_screened(config_source, (*path, index), item, ignore, warnings) for index, item in items]
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -45,7 +42,9 @@ def _screened(config_source: ConfigSource, path: KeyPath, value: Any, ignore: bo
 
 
 def _is_taken_out(config_source: ConfigSource, path: KeyPath, value: Any, ignore: bool, warnings: list[str]) -> bool:
-    key = ".".join("*" if isinstance(part, int) else part for part in path).removeprefix("test_")
+    key = _generic(path)
+    if _is_same(config_source, path, value, warnings):
+        return True
     refusal = _refusal(path, key, value)
     is_ours = key in SECTION_OF and key not in LATER
     if refusal:
@@ -62,9 +61,25 @@ def _is_taken_out(config_source: ConfigSource, path: KeyPath, value: Any, ignore
     elif reason := lookup(NO_EFFECT, key):
         if value:
             warnings.append(f"{config_source.label(path)}: has no effect: {reason}")
-    elif not (lookup(OUT_OF_SCOPE, key) or key in FSDP1):
+    elif not (lookup(OUT_OF_SCOPE, key) or key in {*FSDP1, *FSDP1_SAME}):
         return False
     return True
+
+
+def _generic(path: KeyPath) -> str:
+    """A path as the tables write it: `datasets.*.type`, for `test_datasets` too."""
+    return ".".join("*" if isinstance(part, int) else part for part in path).removeprefix("test_")
+
+
+def _is_same(config_source: ConfigSource, path: KeyPath, value: Any, warnings: list[str]) -> bool:
+    """Whether a value is one that makes no difference here, which the user is told."""
+    known = SAME_RESULT.get(_generic(path), {})
+    # Not `in`: 1 is equal to True.
+    reason = next((why for same, why in known.items() if same == value and type(same) is type(value)), None)
+    if reason:
+        text = as_yaml(value) if isinstance(value, bool) else value
+        warnings.append(f"{config_source.label(path)}: {text} has no effect: {reason}")
+    return reason is not None
 
 
 def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
@@ -83,4 +98,7 @@ def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
         )
     if topic := lookup(OUT_OF_SCOPE, key):
         return f"{topic}: out of scope; allranks does supervised fine-tuning"
-    return None if value == FSDP1_SAME.get(key) else FSDP1.get(key)
+    if key in FSDP1_SAME and value != FSDP1_SAME[key]:
+        same = f"expected {as_yaml(FSDP1_SAME[key])}, which is what FSDP2 does anyway; remove it"
+        return FSDP1.get(key, f"an FSDP1 setting; {same}")
+    return None if key in FSDP1_SAME else FSDP1.get(key)

@@ -22,6 +22,15 @@ RENAMED = {
     "fsdp_config.version": "fsdp_version",
     "network.timeout": "ddp_timeout",
     "liger_swiglu": "liger_glu_activation",
+    # What DeepSpeed's own models call these fields; it takes both names.
+    **{
+        f"deepspeed.zero_optimization.{name}": f"deepspeed.zero_optimization.stage3_{name}"
+        for name in (
+            *("prefetch_bucket_size", "param_persistence_threshold", "model_persistence_threshold"),
+            *("max_live_parameters", "max_reuse_distance", "gather_16bit_weights_on_model_save"),
+            *("module_granularity_threshold", "use_all_reduce_for_fetch_params", "allgather_sequential"),
+        )
+    },
     "datasets.*.conversation": "datasets.*.chat_template",
     "datasets.*.message_field_role": "datasets.*.message_property_mappings.role",
     "datasets.*.message_field_content": "datasets.*.message_property_mappings.content",
@@ -59,8 +68,19 @@ ON_OFF_OF_YAML = (("network", "infiniband"),)
 LISTS_AS_TEXT = (("network", "hcas"), ("network", "debug_subsystems"))
 """Paths of lists that may be one text with commas, as in the environment variables that they become."""
 
-OFF = {"max_steps": -1, "evals_per_epoch": 0, "saves_per_epoch": 0, "save_total_limit": 0}
-"""Values by which a key says that it is not used, as in transformers."""
+OFF = {
+    "max_steps": -1,
+    **dict.fromkeys(
+        (
+            *("evals_per_epoch", "saves_per_epoch", "eval_steps", "save_steps", "early_stopping_patience"),
+            *("cosine_constant_lr_ratio", "loraplus_lr_ratio", "neftune_noise_alpha", "embedding_lr"),
+            *("embedding_lr_scale", "lr_div_factor", "loss_watchdog_threshold", "loss_watchdog_patience"),
+            *("profiler_steps", "min_sample_len", "ddp_bucket_cap_mb", "chunked_cross_entropy_num_chunks"),
+        ),
+        0,
+    ),
+}
+"""Values by which a key says that it is not used, as in transformers and Axolotl."""
 
 HINTS = {
     "per_device_train_batch_size": "micro_batch_size",
@@ -99,6 +119,8 @@ HINTS = {
 
 def current_spelling(path: KeyPath, value: Any) -> tuple[KeyPath, Any] | None:
     """The path and value that an entry stands for; None for an entry that says nothing."""
+    if path[0] == "deepspeed" and str(path[-1]).startswith(("_comment", "//")):
+        return None  # JSON has no other way to write a comment
     path = _renamed(_without_fsdp_prefix(path))
     if len(path) == 1 and path[0] in OFF and value == OFF[str(path[0])] and not isinstance(value, bool):
         return None

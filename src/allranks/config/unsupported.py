@@ -1,7 +1,6 @@
 """Keys that are known and not (or not yet) supported: one entry a key, or a key's prefix ending in `*`."""
 
 from fnmatch import fnmatchcase
-from typing import Any
 
 from allranks.secret_names import is_secret_name
 
@@ -16,24 +15,11 @@ LATER = {
     "otel_*": "OpenTelemetry metrics",
     "swanlab_*": "the SwanLab tracker",
     "use_swanlab": "the SwanLab tracker",
-    "liger_cross_entropy": "Liger's cross entropy of full logits, which are never made here; "
-    "`liger_fused_linear_cross_entropy` or no key at all saves more",
     "cut_cross_entropy_*": "options of Cut Cross Entropy; it runs with its own",
     "liger_use_token_scaling": "a loss scaled token by token",
-    "liger_rms_norm_gated": "Liger's gated RMSNorm",
-    "liger_kernel_impl": "other implementations of Liger's kernels; set LIGER_KERNEL_IMPL in the environment",
-    "lora_mlp_kernel": "fused LoRA kernels",
-    "lora_qkv_kernel": "fused LoRA kernels",
-    "lora_o_kernel": "fused LoRA kernels",
-    "lora_embedding_kernel": "fused LoRA kernels",
-    "unsloth_*": "Unsloth kernels",
-    "flash_attn_*": "fused kernels of flash-attn",
-    "flash_optimum": "BetterTransformer",
-    "xformers_attention": "xFormers attention; without the key packed documents already take the fastest there is",
     "s2_attention": "shifted sparse attention",
     "sage_attention": "SageAttention",
     "tiled_mlp*": "tiled MLP",
-    "use_kernels": "kernels of the Hub",
     "fp8*": "fp8: its kernels and scales depend on the GPU; use `bf16: true`",
     "peft_layer_replication": "layer replication",
     "peft_trainable_token_indices": "training single tokens; use `lora_modules_to_save: [embed_tokens]`",
@@ -44,12 +30,9 @@ LATER = {
     "lisa_*": "LISA",
     "optim_target_modules": "GaLore",
     "auto_find_batch_size": "finding the batch size",
-    "multipack_real_batches": "Axolotl's batch layout",
-    "batch_flattening": "Axolotl's batch layout; micro-batches are always flattened",
     "push_dataset_to_hub": "uploads to the Hub",
     "push_to_hub": "uploads to the Hub",
     "hub_*": "uploads to the Hub; run `allranks export` and upload its result",
-    "hf_use_auth_token": "a switch for the Hub's token; log in with `hf auth login` or set HF_TOKEN",
     "save_on_each_node": "copies of checkpoints on each node",
     "dynamic_checkpoint": "saving on demand by file; send SIGUSR1 instead",
     "eval_table_size": "tables of generated text",
@@ -80,7 +63,6 @@ LATER = {
     "device": "choosing the device in the config; set CUDA_VISIBLE_DEVICES",
     "use_pose": "PoSE",
     "pose_*": "PoSE",
-    "flex_attn_compile_kwargs": "options of FlexAttention",
     "scaling_softmax*": "scaled softmax",
     "skip_prepare_dataset": "training without preparing the data",
     "streaming": "streaming data",
@@ -94,20 +76,11 @@ LATER = {
     "context_parallel": "context parallelism",
     "context_parallel_*": "context parallelism",
     "expert_parallel_*": "expert parallelism",
-    "expert_backend": "kernels for mixtures of experts",
-    "experts_implementation": "kernels for mixtures of experts",
-    "moe_*": "kernels for mixtures of experts",
-    "use_scattermoe": "kernels for mixtures of experts",
-    "use_sonicmoe": "kernels for mixtures of experts",
-    "autotune_*": "kernels for mixtures of experts",
     "use_dsv4_kernels": "kernels of one model",
-    "use_glm_dsa_kernels": "kernels of one model",
     "dsv4_*": "kernels of one model",
-    "gemma4_*": "kernels of one model",
-    "fused_attn_kernel": "kernels of one model",
-    "large_head_attention": "kernels of one model; use `attn_implementation`",
     "ple_cpu_offload": "offloading parts of one model",
     "nvfp4_*": "quantized training in NVFP4",
+    "gemma4_*_nonexpert": "quantized weights of one model",
     "nonexpert_quantization": "quantized base models",
     "nf4_backend": "choosing the library of 4-bit weights",
     "use_onebitllms": "1.58-bit models",
@@ -137,7 +110,6 @@ LATER = {
     "torch_empty_cache_steps": "emptying the cache by steps",
     "gc_collect_steps": "garbage collection by steps",
     "sync_profiler_*": "the profiler",
-    "pad_to_multiple_of": "padding to a multiple; use `pad_to_sequence_len: true`",
     "balance_labels": "balancing labels; ranks get about as many tokens each, and each label counts the same",
     "label_balance_window_optim_steps": "balancing labels",
     "reinit_weights": "training from random weights",
@@ -189,6 +161,9 @@ OUT_OF_SCOPE = {
 }
 """Not supervised fine-tuning: key or prefix -> what it belongs to."""
 
+_SAME = "the result is the same, at another speed"
+_KERNELS = f"this kernel is not used: {_SAME}"
+
 NO_EFFECT = {
     "strict": "unknown keys are always errors",
     "is_falcon_derived_model": "the architecture is found from the model",
@@ -230,151 +205,28 @@ NO_EFFECT = {
     "total_num_tokens": "tokens are counted",
     "total_supervised_tokens": "tokens are counted",
     "axolotl_config_path": "the config is the one that is named",
+    # Only speed differs.
+    **dict.fromkeys(
+        (
+            *("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel", "use_kernels"),
+            *("fused_attn_kernel", "gemma4_hybrid_attn_impl", "large_head_attention", "use_glm_dsa_kernels"),
+            *("flash_attn_*", "flash_optimum", "unsloth_*", "liger_rms_norm_gated", "liger_kernel_impl"),
+            "flex_attn_compile_kwargs",
+        ),
+        _KERNELS,
+    ),
+    **dict.fromkeys(
+        (*("use_scattermoe", "use_sonicmoe", "experts_implementation", "expert_backend", "moe_*", "autotune_*"),),
+        f"transformers' own code computes the experts: {_SAME}",
+    ),
+    "xformers_attention": f"packed documents take the fastest attention that the device has: {_SAME}",
+    "liger_cross_entropy": "the loss is made without ever holding all logits, which saves more",
+    "multipack_real_batches": "micro-batches are always laid end to end, without padding",
+    "batch_flattening": "micro-batches are always laid end to end, without padding",
+    "pad_to_multiple_of": "micro-batches are laid end to end; `pad_to_sequence_len: true` makes blocks equally long",
+    "hf_use_auth_token": "the Hub's token is used wherever there is one (`hf auth login`, HF_TOKEN)",
 }
 """Axolotl's keys that steer something which does not exist here: key or prefix -> why. Accepted with a note."""
-
-
-FSDP1 = {
-    "fsdp_config.backward_prefetch": "an FSDP1 setting; FSDP2 always prefetches in the backward pass; remove it",
-    "fsdp_config.backward_prefetch_policy": "an FSDP1 setting; FSDP2 always prefetches in the backward pass; remove it",
-    "fsdp_config.forward_prefetch": "an FSDP1 setting; FSDP2 overlaps communication by itself; remove it",
-    "fsdp_config.use_orig_params": "an FSDP1 setting; FSDP2 always keeps the original parameters; remove it",
-    "fsdp_config.sharding_strategy": "an FSDP1 setting; use `reshard_after_forward` (true is FULL_SHARD, false is "
-    "SHARD_GRAD_OP) and `dp_replicate_size` (HYBRID_SHARD)",
-    "fsdp_config.min_num_params": "an FSDP1 setting; FSDP2 shards layer by layer; remove it",
-}
-"""Settings of FSDP1 -> what to do instead."""
-
-FSDP1_SAME: dict[str, Any] = {
-    "fsdp_config.backward_prefetch": "BACKWARD_PRE",
-    "fsdp_config.backward_prefetch_policy": "BACKWARD_PRE",
-    "fsdp_config.use_orig_params": True,
-    "fsdp_config.sharding_strategy": "FULL_SHARD",
-}
-"""Settings of FSDP1 -> the value that says what FSDP2 does anyway, which nobody need be told."""
-
-_SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
-_PARALLEL = "not supported yet; only 1 is"
-_OFFLOAD = "only host memory is supported; use `gradient_checkpointing: offload`"
-
-_PROMPTS = (
-    *("concisechoice", "explainchoice", "jeopardy", "metharme", "orcamini", "pygmalion", "reflection", "summarizetldr"),
-    *("alpaca_chat.load_concise", "alpaca_chat.load_no_prompt", "alpaca_instruct.load_no_prompt"),
-    *("context_qa", "context_qa.load_404", "context_qa.load_v2"),
-    *("creative_acr.load_answer", "creative_acr.load_critique", "creative_acr.load_revise"),
-)
-
-REFUSED_VALUES: dict[str, dict[Any, str]] = {
-    "bnb_config_kwargs.llm_int8_has_fp16_weight": {
-        True: "16-bit weights under an 8-bit product are for training them, and the base model is frozen; remove it"
-    },
-    "bnb_config_kwargs.llm_int8_enable_fp32_cpu_offload": {
-        True: "layers are not placed by hand; use `fsdp_config.offload_params: true` with 4-bit weights"
-    },
-    "fsdp_version": {1: "FSDP1 is deprecated and cannot reshard its checkpoints; use `fsdp_version: 2`"},
-    "fsdp_config.state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
-    "fsdp_config.final_state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
-    "fsdp_config.auto_wrap_policy": {
-        "SIZE_BASED_WRAP": "sharding by size is FSDP1's; use TRANSFORMER_BASED_WRAP",
-        "NO_WRAP": "without wrapping the whole model is gathered at once; use TRANSFORMER_BASED_WRAP",
-    },
-    "fsdp_config.mixed_precision_policy": {
-        "fp16": "float16 needs loss scaling, which does not work with FSDP; use bf16"
-    },
-    "fsdp_config.cpu_ram_efficient_loading": {False: "weights always go straight into the shards; remove it"},
-    "fsdp_config.sync_module_states": {False: "all ranks always start from the same weights; remove it"},
-    "fsdp_config.limit_all_gathers": {False: "FSDP2 always limits them; remove it"},
-    "fsdp.*": {
-        "shard_grad_op": "say it with `fsdp_config.reshard_after_forward: false`",
-        "no_shard": "leave out all fsdp keys: several ranks then use DDP",
-        "hybrid_shard": "say it with `dp_replicate_size`",
-        "hybrid_shard_zero2": "say it with `dp_replicate_size` and `fsdp_config.reshard_after_forward: false`",
-        "offload": "say it with `fsdp_config.offload_params: true`",
-        "size_based_auto_wrap": "layers are always wrapped one by one; use auto_wrap",
-    },
-    "gradient_checkpointing": {"offload_disk": _OFFLOAD, "disk": _OFFLOAD},
-    "activation_offloading": {"disk": _OFFLOAD},
-    "peft_init_lora_weights": dict.fromkeys(
-        ["pissa", "pissa_niter_4", "pissa_niter_16", "olora", "loftq", "corda", "eva", "lora_ga", "orthogonal"],
-        "such first values change the base weights or need data, which an adapter's file cannot tell; leave it out, or "
-        "use gaussian",
-    ),
-    "peft_autocast_adapter_dtype": {False: "an adapter in the base model's type is `bf16: full`; remove it"},
-    "gradient_checkpointing_kwargs.use_reentrant": {
-        True: "the reentrant form fails with FSDP2 and with frozen weights; use `use_reentrant: false`"
-    },
-    "tensor_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
-    "context_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
-    "expert_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
-    "attn_implementation": {
-        "xformers": "not supported; remove it: packed documents then take the fastest attention there is",
-        "sage": "SageAttention has no backward pass that is exact; remove it",
-        "fp8": "attention in fp8 is not supported; remove it",
-        "s2": "shifted sparse attention is not supported; remove it",
-    },
-    "plugins.*": {
-        f"axolotl.integrations.{name}": f"this plugin ({what}) is not supported; remove it"
-        for name, what in {
-            "spectrum.SpectrumPlugin": "Spectrum; name the layers in `unfrozen_parameters`",
-            "kd.KDPlugin": "distillation",
-            "grokfast.GrokfastPlugin": "Grokfast",
-            "lm_eval.LMEvalPlugin": "lm-eval after training; run it on what `allranks export` writes",
-            "llm_compressor.LLMCompressorPlugin": "LLM Compressor",
-            "kernels.KernelsPlugin": "kernels for mixtures of experts",
-            "diffusion.DiffusionPlugin": "diffusion language models",
-            "densemixer.DenseMixerPlugin": "DenseMixer",
-            "swanlab.SwanLabPlugin": "the SwanLab tracker",
-        }.items()
-    },
-    "greater_is_better": {True: "`best` is the smallest evaluation loss; remove it"},
-    "datasets.*.trust_remote_code": {True: "code of data sets is never run; use a data set in Parquet or JSON"},
-    "save_safetensors": {False: "models are always written as safetensors; remove it"},
-    "datasets.*.type": {
-        "sharegpt": "use `type: chat_template` with `field_messages: conversations` and "
-        "`message_property_mappings: {role: from, content: value}`",
-        "llama2_chat": "use `type: chat_template` with the tokenizer's own template",
-        "stepwise_supervised": "reward models are out of scope; allranks does supervised fine-tuning",
-        "_synthetic": "data of random numbers; leave `type` out and give `input_ids` and `labels`",
-        **dict.fromkeys(
-            _PROMPTS, "a prompt of one data set; write it as a mapping under `type`, with `format` and fields"
-        ),
-    },
-    "optimizer": {
-        **dict.fromkeys(
-            [
-                *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
-                *("galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
-                *("apollo_adamw", "apollo_adamw_layerwise"),
-            ],
-            "gradients projected to a low rank are not supported; use `adapter: lora`, or `adamw_torch_8bit`",
-        ),
-        **dict.fromkeys(
-            ["lomo", "adalomo"],
-            "it updates weights within the backward pass, so there is no gradient norm of the global batch to clip or "
-            "to report; use `adafactor`, or `fsdp_config.offload_params: true`",
-        ),
-        **dict.fromkeys(
-            ["schedule_free_radam", "schedule_free_radamw", "schedule_free_adamw", "schedule_free_sgd"],
-            "its weights must be swapped for evaluations and checkpoints, which is not supported; use "
-            "`lr_scheduler: constant` or `warmup_stable_decay` with another optimizer",
-        ),
-        **dict.fromkeys(
-            ["optimi_adamw", "stable_adamw", "grokadamw"],
-            "its library keeps state where a checkpoint does not find it, so a run could not be resumed; use "
-            "adamw_torch_fused",
-        ),
-        **dict.fromkeys(["adamw_anyprecision", "adamw_apex_fused"], "no longer maintained; use adamw_torch_fused"),
-        **dict.fromkeys(["adamw_torch_xla", "adamw_torch_npu_fused"], "for other devices; use adamw_torch_fused"),
-        **dict.fromkeys(["adopt_adamw", "dion"], "not supported; use adamw_torch_fused or muon"),
-    },
-    "lr_scheduler": {
-        **dict.fromkeys(
-            ["reduce_lr_on_plateau", "greedy"],
-            "its rates depend on the losses seen so far, not on the step alone; use cosine, rex or warmup_stable_decay",
-        ),
-    },
-}
-"""Values that deserve a better answer than the list of what is allowed: key -> value -> what to do."""
 
 
 def lookup(table: dict[str, str], key: str) -> str | None:

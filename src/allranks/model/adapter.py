@@ -96,10 +96,8 @@ def linear_names(model: nn.Module) -> list[str]:
 def _new(model: PreTrainedModel, options: Any) -> LoraConfig:
     wanted = options.lora_target_modules
     targets: Any = wanted if isinstance(wanted, str) else list(wanted or [])
-    if options.lora_target_linear:
-        if isinstance(targets, str):
-            raise ConfigError("lora_target_linear: true and a pattern in lora_target_modules exclude each other")
-        targets = sorted({*targets, *linear_names(model)})
+    if options.lora_target_linear:  # both, as in Axolotl: one name, or a list of them, is added to the linear layers
+        targets = sorted({*([targets] if isinstance(targets, str) else targets), *linear_names(model)})
     asked = options.lora_target_parameters
     parameters = [asked] if isinstance(asked, str) else list(asked or []) or None
     return LoraConfig(

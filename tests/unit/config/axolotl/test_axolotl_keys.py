@@ -98,3 +98,68 @@ def test_what_the_first_fsdp_says_that_the_second_does_anyway_passes():
     keys = {"sharding_strategy": "FULL_SHARD", "backward_prefetch": "BACKWARD_PRE", "use_orig_params": True}
     config = resolve_mapping({**MINIMAL, "fsdp_config": {f"fsdp_{key}": value for key, value in keys.items()}})
     assert config.parallel.uses_fsdp and config.parallel.fsdp_settings.reshard_after_forward and config.warnings == ()
+
+
+NOTED = {
+    **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "use_kernels", "fused_attn_kernel"), True),
+    **dict.fromkeys(("xformers_attention", "liger_rms_norm_gated", "use_scattermoe", "flash_attn_fuse_mlp"), True),
+    "experts_implementation": "scattermoe",
+    "attn_implementation": "xformers",
+    "gradient_checkpointing_kwargs.use_reentrant": True,
+    "fsdp_config.cpu_ram_efficient_loading": False,
+    "fsdp_config.fsdp_cpu_ram_efficient_loading": False,
+    "fsdp_config.sync_module_states": False,
+    "fsdp_config.limit_all_gathers": False,
+    "fsdp_config.forward_prefetch": True,
+    "fsdp_config.backward_prefetch": "BACKWARD_POST",
+    "fsdp_config.use_orig_params": False,
+    "lora_r": 8,
+    "lora_target_linear": True,
+}
+
+
+@pytest.mark.parametrize("key", NOTED)
+def test_what_makes_no_difference_to_the_result_is_noted_and_not_refused(key):
+    around = {"gradient_checkpointing": True, "fsdp_version": 2}
+    config = resolve_mapping({**with_key(key, NOTED[key]), **around})
+    (warning,) = config.warnings
+    assert "has no effect" in warning and key.rpartition(".")[2].removeprefix("fsdp_") in warning
+    if key not in ("lora_r", "lora_target_linear"):
+        plain = resolve_mapping({**MINIMAL, **around})
+        assert config.parallel.fsdp_settings == plain.parallel.fsdp_settings
+        assert {**config.flat(), "fsdp_config": None} == {**plain.flat(), "fsdp_config": None}
+
+
+def test_a_plugin_that_makes_no_difference_is_left_out_of_the_list():
+    liger, kernels = "axolotl.integrations.liger.LigerPlugin", "axolotl.integrations.kernels.KernelsPlugin"
+    config = resolve_mapping({**MINIMAL, "plugins": [kernels, liger]})
+    assert config.kernels.plugins == [liger] and "plugins.0: " in config.warnings[0]
+
+
+# Dropped, these would mean more memory, other tokens or other numbers.
+@pytest.mark.parametrize(
+    "key",
+    ["quantize_moe_experts", "tokenizer_use_mistral_common", "llama4_linearized_experts", "tiled_mlp", "qat"]
+    + ["sage_attention", "s2_attention", "ple_cpu_offload", "use_dsv4_kernels", "fp32_norms"],
+)
+def test_what_makes_a_difference_stays_refused(key):
+    with pytest.raises(ConfigError, match=f"{key}: not supported yet"):
+        resolve_mapping(with_key(key, True))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["cosine_constant_lr_ratio", "loraplus_lr_ratio", "neftune_noise_alpha", "early_stopping_patience", "eval_steps"]
+    + ["save_steps", "embedding_lr", "evals_per_epoch", "saves_per_epoch", "loss_watchdog_threshold"],
+)
+def test_0_switches_off_what_cannot_be_0(key):
+    assert resolve_mapping({**MINIMAL, key: 0}).flat() == resolve_mapping(MINIMAL).flat()
+
+
+def test_lora_target_linear_and_modules_are_a_union():
+    adapter = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True}
+    for modules in (["embed_tokens"], "embed_tokens"):
+        config = resolve_mapping({**MINIMAL, **adapter, "lora_target_modules": modules}).adapter
+        assert config.lora_target_linear and config.lora_target_modules == modules
+    with pytest.raises(ConfigError, match="a pattern excludes lora_target_linear"):
+        resolve_mapping({**MINIMAL, **adapter, "lora_target_modules": r".*\.(q|k)_proj"})

@@ -141,3 +141,42 @@ def test_batch_sizes_that_depend_on_the_ranks_are_compared_when_these_are_known(
     with pytest.raises(ConfigError, match="gradient_accumulation_steps: 4 contradicts"):
         strategy(cfg, 8)
     assert strategy(cfg, 4)[0] == "ddp"
+
+
+def test_every_field_is_taken_by_its_name_as_well_as_by_its_alias(load):
+    """DeepSpeed's models are filled by both (`populate_by_name`); Axolotl's own files have some of each."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields.items()
+    aliases = {name: field.alias for name, field in fields if field.alias not in (None, name)}
+    assert "max_live_parameters" in aliases
+    for name, alias in aliases.items():
+        value = name.startswith(("gather", "use_", "allgather")) or 7
+        by_name, by_alias = (load("", {"zero_optimization": {"stage": 3, key: value}}) for key in (name, alias))
+        assert by_name.deepspeed.settings == by_alias.deepspeed.settings, name
+        assert by_name.deepspeed.zero[alias] == value
+        in_yaml = load(f"deepspeed: {{zero_optimization: {{stage: 3, {name}: {str(value).lower()}}}}}\n")
+        assert in_yaml.deepspeed.settings == by_name.deepspeed.settings
+
+
+def test_a_field_under_both_its_names_is_a_contradiction_with_both_lines(load):
+    both = {"max_live_parameters": 1, "stage3_max_live_parameters": 2}
+    said = refusal(load, "", settings={"zero_optimization": {"stage": 3, **both}})
+    assert "ds.json:5: zero_optimization.stage3_max_live_parameters: 2 contradicts" in said and "ds.json:4" in said
+
+
+def test_a_comment_is_a_comment_wherever_it_stands(load):
+    plain = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}, "gradient_clipping": 1.0}
+    noted = {
+        "_comment": "for 8 GPUs",
+        "zero_optimization": {"_comment_2": ["a", "b"], "offload_optimizer": {"_comment": {"a": 1}, "device": "cpu"}},
+        "//": "see the wiki",
+    }
+    noted["zero_optimization"]["stage"], noted["gradient_clipping"] = 2, 1.0
+    assert load("", noted).deepspeed.settings == load("", plain).deepspeed.settings
+
+
+def test_the_section_of_deepspeeds_compiler_is_noted_unless_it_is_switched_on(load):
+    cfg = load("", {"compile": {"disable": False, "backend": "inductor"}, "zero_optimization": {"stage": 1}})
+    assert "compile" not in cfg.deepspeed.settings and "torch_compile" in cfg.warnings[0]
+    assert "own compiler is not supported" in refusal(load, "", settings={"compile": {"deepcompile": True}})

@@ -151,7 +151,6 @@ def test_finetunes_own_names_are_understood():
         (["--saves-per-epoch", "2"], "save_steps"),
         (["--save-strategy", "epoch"], "save_steps"),
         (["--fp16", "true"], "bf16"),
-        (["--lora-target-linear", "true"], "lora_target_modules"),
     ],
 )
 def test_what_the_user_sets_replaces_what_it_excludes(words, gone):

@@ -108,6 +108,11 @@ TAKEN: dict[str, str] = {
 }
 """Dotted key -> what it takes; `auto` too. Mappings that are not opened here are handed on as they are."""
 
+NO_EFFECT = {
+    "compile": "DeepSpeed reads it where its engine compiles the model; here `torch_compile: true` compiles the layers",
+}
+"""Known, and read by nothing here: accepted with a note."""
+
 OPEN = ("comms_logger", "flops_profiler")
 """Mappings whose keys are DeepSpeed's own business."""
 
@@ -161,9 +166,8 @@ REFUSED: dict[str, str] = {
         ("autotuning", "compression_training", "hybrid_engine", "weight_quantization", "sparse_attention", "nebula"),
         "not supported",
     ),
-    **dict.fromkeys(
-        ("sparse_gradients", "progressive_layer_drop", "eigenvalue", "compile", "quantize_training"), "not supported"
-    ),
+    **dict.fromkeys(("sparse_gradients", "progressive_layer_drop", "eigenvalue", "quantize_training"), "not supported"),
+    "compile.deepcompile": "DeepSpeed's own compiler is not supported; `torch_compile: true` compiles the layers",
     "use_data_before_expert_parallelism": "expert parallelism is not supported",
     "seq_parallel_communication_data_type": "sequence parallelism is not supported",
     "log_level": "its messages are shown from warnings on",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks.config.foreign.deepspeed.keys import AUTO, REFUSED, says_nothing
+from allranks.config.foreign.deepspeed.keys import AUTO, NO_EFFECT, REFUSED, says_nothing
 from allranks.config.foreign.deepspeed.rules import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _without_silence(settings: dict[str, Any], above: str = "") -> dict[str, Any
     kept: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{above}{key}"
-        if name in REFUSED and says_nothing(value):
+        if name in NO_EFFECT or (name in REFUSED and says_nothing(value)):
             continue
         kept[key] = _without_silence(value, f"{name}.") if isinstance(value, dict) else value
     return kept

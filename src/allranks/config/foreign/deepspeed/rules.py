@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from allranks.config.explain import as_yaml
-from allranks.config.foreign.deepspeed.keys import AUTO, OPEN, REFUSED, TAKEN, fits, says_nothing
+from allranks.config.foreign.deepspeed.keys import AUTO, NO_EFFECT, OPEN, REFUSED, TAKEN, fits, says_nothing
 from allranks.config.yaml_lines import KeyPath
 
 if TYPE_CHECKING:
@@ -56,14 +56,20 @@ def deepspeed_rules(config: RunConfig, given: Given) -> Broken:
 
 def deepspeed_warnings(config: RunConfig, given: Given) -> list[str]:
     """What a user of transformers' Trainer would not expect."""
+    told = [
+        f"{given.label(('deepspeed', name))}: has no effect: {why}"
+        for name, why in NO_EFFECT.items()
+        if not says_nothing((given.values.get("deepspeed") or {}).get(name))
+    ]
     kind = _value(config, "scheduler.type")
     written = given.values.get("lr_scheduler")
     if not written or kind in (None, AUTO) or written == SCHEDULERS.get(kind):
-        return []
+        return told
     return [
+        *told,
         f"{given.label(('deepspeed', 'scheduler', 'type'))}: {kind} is not taken: {written} runs, as "
         f"{given.label(('lr_scheduler',))} says. (transformers' Trainer takes the JSON's; for that write "
-        f"lr_scheduler: {SCHEDULERS.get(kind)})"
+        f"lr_scheduler: {SCHEDULERS.get(kind)})",
     ]
 
 
@@ -75,6 +81,11 @@ def _keys(settings: dict[str, Any], above: tuple[str, ...]) -> Broken:
         if name in REFUSED:
             if not says_nothing(value):
                 yield at, f"not taken: {REFUSED[name]}"
+        elif name in NO_EFFECT:
+            switches = value.items() if isinstance(value, dict) else ()
+            yield from (
+                one for part, on in switches for one in _keys({part: on}, (*above, key)) if f"{name}.{part}" in REFUSED
+            )
         elif name not in TAKEN:
             siblings = [known.rpartition(".")[2] for known in TAKEN if known.rpartition(".")[0] == ".".join(above)]
             yield at, f"DeepSpeed has no such setting{_nearest(key, siblings)}"
