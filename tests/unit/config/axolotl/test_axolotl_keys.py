@@ -139,8 +139,18 @@ def test_a_plugin_that_makes_no_difference_is_left_out_of_the_list():
 # Dropped, these would mean more memory, other tokens or other numbers.
 @pytest.mark.parametrize(
     "key",
-    ["quantize_moe_experts", "tokenizer_use_mistral_common", "llama4_linearized_experts", "tiled_mlp", "qat"]
-    + ["sage_attention", "s2_attention", "ple_cpu_offload", "use_dsv4_kernels", "fp32_norms"],
+    [
+        "quantize_moe_experts",
+        "tokenizer_use_mistral_common",
+        "llama4_linearized_experts",
+        "tiled_mlp",
+        "qat",
+        "sage_attention",
+        "s2_attention",
+        "ple_cpu_offload",
+        "use_dsv4_kernels",
+        "fp32_norms",
+    ],
 )
 def test_what_makes_a_difference_stays_refused(key):
     with pytest.raises(ConfigError, match=f"{key}: not supported yet"):
@@ -149,8 +159,18 @@ def test_what_makes_a_difference_stays_refused(key):
 
 @pytest.mark.parametrize(
     "key",
-    ["cosine_constant_lr_ratio", "loraplus_lr_ratio", "neftune_noise_alpha", "early_stopping_patience", "eval_steps"]
-    + ["save_steps", "embedding_lr", "evals_per_epoch", "saves_per_epoch", "loss_watchdog_threshold"],
+    [
+        "cosine_constant_lr_ratio",
+        "loraplus_lr_ratio",
+        "neftune_noise_alpha",
+        "early_stopping_patience",
+        "eval_steps",
+        "save_steps",
+        "embedding_lr",
+        "evals_per_epoch",
+        "saves_per_epoch",
+        "loss_watchdog_threshold",
+    ],
 )
 def test_0_switches_off_what_cannot_be_0(key):
     assert resolve_mapping({**MINIMAL, key: 0}).flat() == resolve_mapping(MINIMAL).flat()
