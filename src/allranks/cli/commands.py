@@ -54,6 +54,16 @@ class LazyCommands(TyperGroup):
             return None
         return load_command(cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from allranks.cli.command_words import meant_command
+            from allranks.errors import UsageError
+
+            meant = meant_command(args[0], COMMANDS)
+            near = f"did you mean `allranks {meant}`? " if meant else ""
+            raise UsageError(f"{args[0]}: no such command; {near}`allranks --help` lists all")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])

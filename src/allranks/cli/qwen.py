@@ -63,6 +63,7 @@ def qwen(
 
     if method not in METHODS:
         raise UsageError(f"allranks qwen {method}: expected {', '.join(METHODS)}")
+    model = str(Path(model).expanduser())  # of MODEL; in an option the shell does it
     refuse_quantized(model)
     words, notes = in_our_words(train_words(ctx))
     if deepspeed not in (None, "none"):

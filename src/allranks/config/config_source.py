@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from allranks.config.explain import as_yaml, takes_only_text
+from allranks.config.explain import as_yaml, forms
 from allranks.config.spellings import ATTENTION, current_spelling
 from allranks.config.yaml_lines import KeyPath, parse_yaml
 from allranks.errors import ConfigError
@@ -42,14 +42,10 @@ class ConfigSource:
         flag = flag or flag_name(key)
         written: KeyPath = tuple(int(part) if part.isdecimal() else part for part in key.replace("-", "_").split("."))
         try:
-            value, _ = parse_yaml(text, flag)
+            value = _value_of(written, text, flag)
         except ConfigError as error:
-            if not takes_only_text(written):
-                self.problems.append(f"{flag}: {str(error).removeprefix(f'{flag}:1: ')}")
-                return
-            value = text
-        if not isinstance(value, str | None) and takes_only_text(written):
-            value = text
+            self.problems.append(f"{flag}: {str(error).removeprefix(f'{flag}:1: ')}")
+            return
         spelled = current_spelling(written, value)
         if spelled is None:
             switch = ATTENTION.get(str(written[0]))
@@ -161,6 +157,25 @@ class ConfigSource:
             elif holder is not None and (not isinstance(holder, dict) or isinstance(part, int)):
                 return f"{dotted(here)} has no entry {part}"
         return None
+
+
+def _value_of(written: KeyPath, text: str, flag: str) -> Any:
+    """What an option's text says. A key that takes text takes it as it is, with `#` and `&`; `null` is no value.
+
+    Where it takes a list or a mapping as well, text that is one of these is that.
+    """
+    spelled = current_spelling(written, text)
+    taken = forms(spelled[0] if spelled else written)
+    if "text" not in taken:
+        return parse_yaml(text, flag)[0]
+    if text == "null":
+        return None
+    try:
+        value, _ = parse_yaml(text, flag)
+    except ConfigError:
+        return text
+    is_other = ("list" in taken and isinstance(value, list)) or ("mapping" in taken and isinstance(value, dict))
+    return value if is_other else text
 
 
 def dotted(path: KeyPath) -> str:

@@ -8,9 +8,13 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from allranks.config.names import nearest_value
 from allranks.config.run import SECTIONS
 from allranks.config.sections.section import Section, key_help
 from allranks.config.yaml_lines import KeyPath
+
+Form = Literal["text", "list", "mapping", "value"]
+"""`text` is any; a `value` is a number, a switch or one of some words."""
 
 
 def explain(section: type[Section], error: ValidationError) -> Iterator[tuple[KeyPath, str, set[str] | None]]:
@@ -31,16 +35,28 @@ def explain(section: type[Section], error: ValidationError) -> Iterator[tuple[Ke
         elif detail["type"] == "missing":
             yield path, f"required: {_help(holder, str(path[-1]))}", None
         else:
-            yield path, _mismatch(allowed(field), detail["input"]), None
+            yield path, _mismatch(field, str(path[-1]), detail["input"]), None
 
 
-def takes_only_text(path: KeyPath) -> bool:
-    """Whether the config has nothing but text at a path, so that `2024` or `a: b` given there is text too."""
+def forms(path: KeyPath) -> set[Form]:
+    """What the config takes at a path, as far as a text given there may be it."""
     for section in SECTIONS.values():
         if path[0] in section.model_fields:
             found, _, field = _locate(section, path)
-            return found == path and field is not None and allowed(field).partition(" that ")[0] == "text"
-    return False
+            return (
+                {_form_of(choice) for choice in _alternatives(field)} if found == path and field is not None else set()
+            )
+    return set()
+
+
+def _form_of(annotation: Any) -> Form:
+    if get_origin(annotation) is Annotated:
+        return _form_of(get_args(annotation)[0])
+    if annotation is str:
+        return "text"
+    if get_origin(annotation) is list:
+        return "list"
+    return "mapping" if get_origin(annotation) is dict or _is_section(annotation) else "value"
 
 
 def allowed(field: FieldInfo | Any) -> str:
@@ -64,13 +80,23 @@ def as_yaml(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
 
 
-def _mismatch(expected: str, value: Any) -> str:
+def _mismatch(field: FieldInfo | Any, key: str, value: Any) -> str:
+    expected = allowed(field)
     message = f"expected {expected}, got {as_yaml(value)}"
     if expected.startswith("text") and isinstance(value, bool | int | float):
         return f"{message}; put it in quotes"
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", value.strip(), re.IGNORECASE):
         return f"{message}; leave out the quotes"
-    return message
+    near = nearest_value(key, value, _names(field)) if isinstance(value, str) else None
+    return f"{message}; did you mean {near}?" if near else message
+
+
+def _names(field: FieldInfo | Any) -> list[str]:
+    """The values with a name that a field takes, in lists too."""
+    annotation = field.annotation if isinstance(field, FieldInfo) else field
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if isinstance(choice, str)]
+    return [name for inner in get_args(annotation) for name in _names(inner)]
 
 
 def _choices(annotation: Any, limits: list[Any]) -> list[str]:

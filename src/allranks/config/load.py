@@ -1,5 +1,6 @@
 """Load a config: file and command line -> source -> sections -> rules, with all problems in one report."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from allranks.config.config_source import ConfigSource, dotted, flag_name
 from allranks.config.explain import as_yaml, explain
 from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
-from allranks.config.names import known_keys, nearest_key
+from allranks.config.names import known_keys, meant_key, nearest_key
 from allranks.config.rules import broken_rules, finish, unused_keys
 from allranks.config.run import SECTION_OF, SECTIONS, RunConfig
 from allranks.config.screening import screen
@@ -75,19 +76,55 @@ def _resolve(config_source: ConfigSource, ignore_unsupported: bool) -> RunConfig
             )
         else:
             config_source.problems.append(_unknown(config_source, (key,), known_keys()))
-    sections: dict[str, Section] = {}
-    for name, section_type in SECTIONS.items():
-        try:
-            sections[name] = section_type.model_validate(by_section[name])
-        except ValidationError as error:
-            config_source.problems += _invalid(config_source, section_type, error)
-    if not config_source.problems:
-        config = RunConfig(**sections, source=config_source.source)  # type: ignore[arg-type]
-        config_source.problems += broken_rules(config, config_source)
+    sections = {
+        name: _section(config_source, section_type, by_section[name]) for name, section_type in SECTIONS.items()
+    }
+    config = RunConfig(**sections, source=config_source.source)  # type: ignore[arg-type]
+    config_source.problems += _beside(config_source, broken_rules(config, config_source))
     if config_source.problems:
         raise ConfigError(_report(config_source))
     warnings += [*unused_keys(config, config_source), *deepspeed_warnings(config, config_source)]
     return replace(finish(config, config_source), warnings=tuple(warnings))
+
+
+def _section(config_source: ConfigSource, section_type: type[Section], values: dict[str, Any]) -> Section:
+    """The section of these keys; without those that are wrong, which is told, so that the others can be judged."""
+    try:
+        return section_type.model_validate(values)
+    except ValidationError as error:
+        config_source.problems += _invalid(config_source, section_type, error)
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_context=False)}
+    kept = {key: value for key, value in values.items() if key not in wrong}
+    return section_type.model_validate({**_REQUIRED.get(section_type.__name__, {}), **kept})
+
+
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "ModelConfig": {"base_model": "?"},
+    "DataConfig": {"datasets": [{"path": "?", "type": "completion"}]},
+    "OptimizerConfig": {"learning_rate": 1.0},
+}
+"""A value of each key that has no default: the rest is judged although it is missing or wrong."""
+
+
+def _beside(config_source: ConfigSource, broken: list[str]) -> list[str]:
+    """The broken rules that do not follow from a problem before them: those that name none of its keys."""
+    keys = {key for problem in config_source.problems for key in _named(_placeless(config_source, problem))}
+    return [line for line in broken if not keys & {*re.findall(r"\w+", _placeless(config_source, line))}]
+
+
+def _placeless(config_source: ConfigSource, problem: str) -> str:
+    """A problem without the names of files, whose words may be those of keys."""
+    problem = re.sub(rf"{re.escape(config_source.source)}(:\d+)?: ", "", problem)
+    return re.sub(r"^\S+?:\d+: ", "", problem)  # that of DeepSpeed's settings
+
+
+def _named(problem: str) -> set[str]:
+    """The key that a problem is about, as a whole and its last part, and the one that was probably meant."""
+    label, _, message = problem.partition(": ")
+    meant = re.search(r"did you mean ([\w.-]+)\?", message)
+    names = [label, *([meant[1]] if meant else [])]
+    paths = [name.removeprefix("--").replace("-", "_").split(".") for name in names]
+    return {part for path in paths for part in (path[0], path[-1]) if not part.isdecimal()}
 
 
 def _invalid(config_source: ConfigSource, section_type: type[Section], error: ValidationError) -> list[str]:
@@ -103,6 +140,9 @@ def _invalid(config_source: ConfigSource, section_type: type[Section], error: Va
 
 def _unknown(config_source: ConfigSource, path: KeyPath, siblings: Iterable[str]) -> str:
     label = config_source.label(path)
+    if len(path) == 1:
+        meant = meant_key(str(path[0]), flag=flag_name if label.startswith("--") else str)
+        return f"{label}: unknown key{meant}"
     name = nearest_key(str(path[-1]), siblings)
     if name is None:
         return f"{label}: unknown key; `allranks config schema` lists all"

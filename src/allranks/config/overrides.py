@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from allranks.config.config_source import flag_name
-from allranks.config.names import known_keys, nearest_key
+from allranks.config.names import known_keys, meant_key
 from allranks.config.run import SECTION_OF, SECTIONS
 from allranks.config.unsupported import is_known
 from allranks.errors import UsageError
@@ -50,9 +50,7 @@ def _check_known(key: str) -> None:
     top = key.partition(".")[0]
     if top in known_keys() or is_known(top):
         return
-    near = nearest_key(top, known_keys())
-    hint = f"; did you mean {flag_name(near)}?" if near else "; `allranks config schema` lists all keys"
-    raise UsageError(f"{flag_name(key)}: unknown option or config key{hint}")
+    raise UsageError(f"{flag_name(key)}: unknown option or config key{meant_key(top, flag=flag_name)}")
 
 
 def _is_switch(key: str) -> bool:

@@ -85,8 +85,10 @@ def _is_same(config_source: ConfigSource, path: KeyPath, value: Any, warnings: l
 def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
     """Why a value cannot be used at all."""
     if isinstance(value, list):
-        return next((text for item in value if (text := _refusal((*path, 0), f"{key}.*", item))), None)
-    if isinstance(value, str | int) and value in REFUSED_VALUES.get(key, {}):
+        of_an_item = next((text for item in value if (text := _refusal((*path, 0), f"{key}.*", item))), None)
+        if of_an_item:
+            return of_an_item
+    elif isinstance(value, str | int) and value in REFUSED_VALUES.get(key, {}):
         return f"{as_yaml(value) if isinstance(value, bool) else value}: {REFUSED_VALUES[key][value]}"
     if not value or (key in SECTION_OF and key not in LATER):
         return None

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from allranks.cli.command_words import WORDS, meant_command
 from allranks.cli.commands import COMMANDS, load_command
 
 
@@ -31,6 +32,39 @@ def test_commands_of_later_versions_are_not_there():
         assert importlib.util.find_spec(f"allranks.cli.{name}") is None
 
 
+ALL = {*COMMANDS, "chat", "generate", "evaluate", "init"}
+
+
+@pytest.mark.parametrize(
+    ("word", "command"),
+    [
+        *(
+            ("trian", "train"),
+            ("Train", "train"),
+            ("finetune", "train"),
+            ("sft", "train"),
+            ("pre-process", "preprocess"),
+        ),
+        *(
+            ("inference", "chat"),
+            ("infrence", "chat"),
+            ("webui", "chat"),
+            ("eval", "evaluate"),
+            ("merge_lora", "merge-lora"),
+        ),
+        *(("tokenize", "preprocess"), ("sbatch", "submit"), ("schema", "config"), ("fetch", "demo"), ("xyzzy", None)),
+    ],
+)
+def test_a_word_that_is_no_command_leads_to_the_one_that_was_meant(word, command):
+    assert meant_command(word, ALL) == command
+
+
+def test_only_commands_that_there_are_are_named():
+    for word in WORDS:
+        assert meant_command(word, COMMANDS) in {*COMMANDS, None}
+    assert meant_command("inference", {"generate"}) == "generate" and not set(WORDS) & set(COMMANDS)
+
+
 def test_an_error_of_the_users_is_one_message_on_stderr_and_exit_2(tmp_path):
     done = allranks("train", str(tmp_path / "missing.yaml"))
     assert done.returncode == 2 and done.stdout == ""
@@ -38,7 +72,9 @@ def test_an_error_of_the_users_is_one_message_on_stderr_and_exit_2(tmp_path):
 
 
 def test_wrong_usage_is_exit_2():
-    assert allranks("trian").returncode == 2
+    done = allranks("trian")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: trian: no such command; did you mean `allranks train`? `allranks --help` lists all\n"
     assert allranks("--no-such-option").returncode == 2
 
 

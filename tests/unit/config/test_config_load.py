@@ -390,7 +390,7 @@ BAD = {
     ),
     "later value": ("optimizer: adopt_adamw", ["config.yaml:6: optimizer: adopt_adamw: not supported; use adamw"]),
     "first values from data": (
-        "adapter: lora\npeft_init_lora_weights: eva",
+        "adapter: lora\nlora_r: 8\nlora_alpha: 8\npeft_init_lora_weights: eva",
         ["peft_init_lora_weights: eva: such first"],
     ),
     "two types, one by its name": ("bf16: true\nfloat32: true", ["bf16: excludes float32"]),

@@ -56,7 +56,7 @@ def test_arguments(arguments, overrides):
         (["--lerning-rate", "1"], "--lerning-rate: unknown option or config key; did you mean --learning-rate?"),
         (["--per-device-train-batch-size", "1"], "did you mean --micro-batch-size?"),
         (["--model_max_lenght", "1"], "--model-max-lenght: unknown option or config key; did you mean --sequence-len?"),
-        (["--xyzzy"], "--xyzzy: unknown option or config key; `allranks config schema` lists all keys"),
+        (["--xyzzy"], "--xyzzy: unknown option or config key; `allranks config schema` lists all"),
         (["--no-learning-rate"], "--no-learning-rate: unknown option"),
         (["--learning-rate"], "--learning-rate needs a value, as in `--learning-rate VALUE`"),
         (["--learning-rate", "--seed", "1"], "--learning-rate needs a value"),
@@ -134,14 +134,38 @@ def test_old_spellings_are_one_key(path, overrides, attention):
     assert load_config(path, overrides).model.attn_implementation == attention
 
 
-@pytest.mark.parametrize("text", ["2024", "You are: helpful", "yes", "[a", "# not a comment", "'quoted'", "a\nb"])
+TEXTS = ["2024", "You are: helpful", "yes", "[a", "# not a comment", "'quoted'", "a\nb", "run #3", "&x", "*y", "!z", ""]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "{a: b}", "- a", "1e-4", "null ", " x ", "~x", "%d", "`c`", "@d", "a\tb: c"])
 def test_text_is_taken_as_it_is(path, text):
-    expected = "quoted" if text == "'quoted'" else text
-    if text.startswith("#"):
-        expected = None  # YAML's comment: no value
-    overrides = {"default_system_message": text}
-    found = load_config(path, overrides).data.default_system_message
-    assert found == (expected if "\n" not in text else "a b")
+    assert load_config(path, {"default_system_message": text}).data.default_system_message == text
+    assert load_config(path, {"datasets.0.field_system": text}).data.datasets[0].field_system == text
+    # Under its old name, too.
+    assert load_config(path, {"model_revision": text}).model.revision_of_model == text
+
+
+def test_null_takes_a_text_away(path):
+    assert load_config(path, {"default_system_message": "null"}).data.default_system_message is None
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text])
+def test_text_beside_lists_and_mappings_is_text(path, text):
+    found = load_config(path, {"datasets.0.data_files": text, "output_dir": text})
+    assert found.data.datasets[0].data_files == found.checkpoint.output_dir == text
+
+
+def test_a_list_is_one_where_text_is_taken_as_well(path):
+    mapping = {"fsdp_config": "null", "deepspeed": "{zero_optimization: {stage: 0}}"}
+    found = load_config(path, {"datasets.0.data_files": "[a, 'b #1']", **mapping})
+    assert found.data.datasets[0].data_files == ["a", "b #1"]
+    assert found.deepspeed.settings["zero_optimization"] == {"stage": 0}
+
+
+def test_an_empty_name_is_no_name(path):
+    """As where a shell's variable is not set: `--output-dir "$OUT"`."""
+    with pytest.raises(ConfigError, match="--output-dir: expected text that is not empty, got ''"):
+        load_config(path, {"output_dir": ""})
 
 
 def test_free_mappings_take_any_value(path):

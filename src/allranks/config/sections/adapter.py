@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from allranks.config.sections.section import Section
+from allranks.config.sections.section import FilePath, Section
 
 
 class BnbConfig(Section):
@@ -47,7 +47,7 @@ class AdapterConfig(Section):
     """Bare parameters that get an adapter, such as `mlp.experts.gate_up_proj` of mixtures of experts."""
     lora_modules_to_save: list[str] | None = None
     """Modules trained and saved whole, such as `embed_tokens` and `lm_head`."""
-    lora_model_dir: str | None = None
+    lora_model_dir: FilePath | None = None
     """Folder of an adapter to go on from."""
     lora_fan_in_fan_out: bool = False
     """For models that keep their weights transposed (GPT-2)."""

@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from allranks.config.sections.section import Interval, Section
+from allranks.config.sections.section import FilePath, Interval, Section
 
 
 class CheckpointConfig(Section):
     """The run directory and its checkpoints."""
 
-    output_dir: str = Field("./model-out", min_length=1)
+    output_dir: FilePath = Field("./model-out", min_length=1)
     """The run directory."""
     save_strategy: Literal["steps", "epoch", "best", "no"] | None = None
     """When to save; `steps` if `save_steps` or `saves_per_epoch` is given, else `epoch`; `no`: nothing on the way."""
@@ -28,7 +28,7 @@ class CheckpointConfig(Section):
     """Write checkpoints while training goes on; where that is safe if not given."""
     save_safetensors: Literal[True] = True
     """Accepted: models are always written as safetensors."""
-    resume_from_checkpoint: str | None = None
+    resume_from_checkpoint: FilePath | None = None
     """Checkpoint folder to go on from."""
     auto_resume_from_checkpoints: bool = False
     """Go on from the newest complete checkpoint in `output_dir`, if there is one."""

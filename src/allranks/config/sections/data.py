@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from allranks.config.sections.section import Count, Fraction, Section
+from allranks.config.sections.section import Count, FilePath, Fraction, Section
 
 TrainOnEnd = Literal["all", "turn", "last", "none"]
 
@@ -33,13 +33,13 @@ class PromptFormat(Section):
 class DatasetSpec(Section):
     """One data set of `datasets` or `test_datasets`."""
 
-    path: str = Field(min_length=1)
+    path: FilePath = Field(min_length=1)
     """File, folder or Hub id; or a loader's name (`json`, `csv`, …) with `data_files`."""
     type: str | PromptFormat | None = None
     """Form of the records, such as `chat_template`, `alpaca` or `completion`; or a mapping: your own prompt format."""
     ds_type: Literal["json", "jsonl", "parquet", "csv", "tsv", "text", "arrow"] | None = None
     """File format, where it cannot be told from the name."""
-    data_files: str | list[str] | None = None
+    data_files: FilePath | list[FilePath] | None = None
     """Files to read from `path`."""
     name: str | None = None
     """Configuration (subset) of a data set on the Hub."""
@@ -51,7 +51,7 @@ class DatasetSpec(Section):
     """Accepted: code that comes with a data set is never run."""
     chat_template: str | None = None
     """Template of this data set; the config's `chat_template` if not given."""
-    chat_template_jinja: str | None = None
+    chat_template_jinja: FilePath | None = None
     """A Jinja template, or the path of a file with one, for `chat_template: jinja`."""
     field_messages: str | None = None
     """Column of the list of messages (`messages`)."""
@@ -100,11 +100,11 @@ class DataConfig(Section):
     """The evaluation data."""
     val_set_size: Count | Fraction = 0
     """Part of the training data set aside for evaluation: a fraction below 1, or a number of samples."""
-    dataset_prepared_path: str = "last_run_prepared"
+    dataset_prepared_path: FilePath = "last_run_prepared"
     """Folder of the prepared data sets, relative to the working directory."""
     chat_template: str | None = None
     """`tokenizer_default`, `tokenizer_default_fallback_NAME`, a template's name such as `chatml`, or `jinja`."""
-    chat_template_jinja: str | None = None
+    chat_template_jinja: FilePath | None = None
     """A Jinja template, or the path of a file with one, for `chat_template: jinja`."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables of the template, such as `{enable_thinking: false}`."""

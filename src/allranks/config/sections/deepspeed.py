@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from allranks.config.sections.section import Section
+from allranks.config.sections.section import FilePath, Section
 
 
 class DeepspeedConfig(Section):
     """Training with DeepSpeed ZeRO."""
 
-    deepspeed: dict[str, Any] | str | None = None
+    deepspeed: dict[str, Any] | FilePath | None = None
     """DeepSpeed's own settings: the path of its JSON file (from here or from the config's folder), or a mapping."""
 
     @property

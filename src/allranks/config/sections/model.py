@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from allranks.config.sections.section import Section
+from allranks.config.sections.section import FilePath, Section
 
 AttentionImplementation = Literal[
     "sdpa",
@@ -36,11 +36,11 @@ class SpecialTokens(Section):
 class ModelConfig(Section):
     """The model and its tokenizer."""
 
-    base_model: str = Field(min_length=1)
+    base_model: FilePath = Field(min_length=1)
     """Folder or Hugging Face Hub id of the model to fine-tune."""
-    base_model_config: str | None = None
+    base_model_config: FilePath | None = None
     """Folder or Hub id of the model's configuration, where it is not beside the weights."""
-    tokenizer_config: str | None = None
+    tokenizer_config: FilePath | None = None
     """Folder or Hub id of the tokenizer; the model's own if not given."""
     model_type: str | None = Field(None, pattern=r"^\w+ForCausalLM$")
     """Accepted for Axolotl's sake: the class is found from the model itself."""

@@ -2,16 +2,20 @@
 
 import ast
 import inspect
+import os.path
 import textwrap
 from functools import cache
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 # Every so many steps, or after every such part of the run.
 Interval = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+# A file or folder: `~` is a home, as in a shell. Also of keys that may hold a name of the Hub, which never begins so.
+FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Section(BaseModel):

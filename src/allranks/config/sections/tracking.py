@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from allranks.config.sections.section import Section
+from allranks.config.sections.section import FilePath, Section
 
 
 class TrackingConfig(Section):
@@ -39,7 +39,7 @@ class TrackingConfig(Section):
     """`offline` writes into `trackers/wandb` of the run directory, for `wandb sync`; `disabled` switches it off."""
     use_mlflow: bool | None = None
     """Report to MLflow; `mlflow_experiment_name` switches it on too, unless this is `false`."""
-    mlflow_tracking_uri: str | None = None
+    mlflow_tracking_uri: FilePath | None = None
     """Server or database, such as `http://host:5000` or `sqlite:///a.db`; a file of the run directory if not given."""
     mlflow_experiment_name: str | None = None
     """Experiment of MLflow."""
