@@ -34,7 +34,7 @@ class Evidence:
 class Finding:
     """`code` says the kind of thing in one word (see doctor/causes.py), `what` in a sentence, `remedy` the next action.
 
-    `known_at` is the node that knew it first.
+    `known_at` is the node that knew it first. `said` are a rank's own words, with which `what` then ends.
     """
 
     code: str
@@ -44,6 +44,7 @@ class Finding:
     evidence: Sequence[Evidence] = ()
     remedy: str = ""
     known_at: int | str | None = None
+    said: str = ""
 
     def to_message(self) -> dict[str, Any]:
         """Plain JSON types, bounded in size."""
@@ -58,6 +59,7 @@ class Finding:
             ],
             "remedy": self.remedy[:MAX_TEXT],
             "known_at": self.known_at,
+            "said": self.said[:MAX_TEXT],
         }
 
 
@@ -87,6 +89,7 @@ def from_message(message: object) -> Finding | None:
         ),
         remedy=_text(message.get("remedy")),
         known_at=_name(message.get("known_at")),
+        said=_text(message.get("said")),
     )
 
 
@@ -96,6 +99,11 @@ def printed(finding: Finding) -> str:
     lines += [f"  | {one.text}" for one in finding.evidence]
     lines += [f"  {line}" for line in finding.remedy.splitlines()]
     return "\n".join(lines)
+
+
+def told(finding: Finding) -> str:
+    """The same without the word for its severity, to be put behind another."""
+    return printed(finding).removeprefix(f"{finding.severity}: ")
 
 
 def _text(value: object, most: int = MAX_TEXT) -> str:

@@ -29,7 +29,15 @@ UNREACHABLE = "unreachable"
 PEER_GONE = "peer-gone"
 """A rank or a node felt that another one had gone: its error is of the connection, not its own."""
 STOPPED = "stopped"
-"""Ended because it was told to."""
+"""A rank ended because it was told to, as ranks are whose launcher ends."""
+INTERRUPTED = "interrupted"
+"""Somebody, or a scheduler, asked a node to end the run."""
+STOP_TIMEOUT = "stop-timeout"
+"""Ranks that were asked to save and stop did not within the grace time, and were killed."""
+REFUSED = "refused"
+"""A node refused the config, its options, or what it was to start with."""
+FAULT = "fault"
+"""A fault of allranks itself."""
 
 # How the ends of a broken connection are worded: gloo (torch 2.6 to 2.13), NCCL 2.2x, TCPStore, c10d's watchdog.
 _PEER_GONE = re.compile(
@@ -53,11 +61,15 @@ _ORDER = {
     NODE_LOST: 1,
     UNREACHABLE: 1,
     CHANNEL_FAULT: 1,
+    REFUSED: 1,
+    FAULT: 1,
     # That others then end with a code of their own, or abort, is what follows of it.
     RANK_STOPPED: 2,
     RANK_EXIT: 3,
     RANK_ABORTED: 3,
     NODE_ERROR: 4,
+    INTERRUPTED: 4,
+    STOP_TIMEOUT: 4,
     PEER_GONE: 5,
     STOPPED: 6,
 }
@@ -71,7 +83,7 @@ def code_of_error(message: str) -> str:
 def may_pass(code: str) -> bool:
     """Whether the same start may do better: not after an error of a rank's own, such as a loss that is not a number,
     a mistake in the config, or a full disk."""
-    return code not in (RANK_ERROR, RANK_EXIT, OUT_OF_MEMORY, DISK)
+    return code not in (RANK_ERROR, RANK_EXIT, OUT_OF_MEMORY, DISK, REFUSED, FAULT)
 
 
 def is_cause(code: str) -> bool:

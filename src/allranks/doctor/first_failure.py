@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from allranks.doctor.causes import code_of_error, precedence
-from allranks.findings import Finding, Who
+from allranks.doctor.causes import precedence
+from allranks.findings import Finding
 
 
 def first_failure(findings: Iterable[Finding]) -> Finding | None:
@@ -20,8 +20,3 @@ def first_failure(findings: Iterable[Finding]) -> Finding | None:
 def goes_before(new: Finding, known: Finding | None) -> bool:
     """Whether `new`, which has just come, is what `known` follows from."""
     return known is None or first_failure([known, new]) is new
-
-
-def said_elsewhere(text: str, node: int | str | None = None) -> Finding:
-    """What another node said of its failure, where it sent no value."""
-    return Finding(code_of_error(text), text, who=Who(node), known_at=node)

@@ -91,6 +91,7 @@ def _error(event: ErrorEvent, known_at: int | str) -> Finding:
     return Finding(
         code,
         f"{_that_it_failed(who, code)}: {event.message}",
+        said=event.message,
         who=who,
         evidence=tuple(map(Evidence, event.evidence or ())),
         remedy="\n".join(filter(None, [event.remedy, _log_of(event, node, known_at)])),
@@ -98,9 +99,17 @@ def _error(event: ErrorEvent, known_at: int | str) -> Finding:
     )
 
 
-def told_above(finding: Finding) -> Finding:
-    """The same for a terminal on which the rank has told all of it itself."""
-    return replace(finding, what=f"{_that_it_failed(finding.who, finding.code)}: its message is above", evidence=())
+def without_repeating(finding: Finding, shown: str) -> Finding:
+    """The same for a terminal on which rank 0 has `shown` its error: every rank may fail of the same."""
+    if not shown or finding.said != shown or not finding.what.endswith(shown):
+        return finding
+    return replace(finding, what=f"{finding.what.removesuffix(shown)}its message is above", evidence=())
+
+
+def shown_by_rank_0(node: int | str, events: Iterable[Event]) -> str:
+    """What rank 0 has told of its own error on the terminal of `node`; "" on every other."""
+    told = (event.message for event in events if isinstance(event, ErrorEvent) and event.rank == 0)
+    return next(told, "") if node == 0 else ""
 
 
 def _that_it_failed(who: Who, code: str) -> str:

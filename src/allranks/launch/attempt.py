@@ -14,12 +14,12 @@ from typing import Protocol
 
 from allranks import interrupt
 from allranks.checkpoint.holdings import Held
-from allranks.launch.describe import end_of_node
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.verdict import Verdict, in_this_process
+from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
-from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
-from allranks.launch.outcome import Outcome
 from allranks.launch.peers import Peers, join_peers, refusals_told
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
@@ -62,26 +62,26 @@ class Work(Protocol):
         """What every rank runs."""
         ...
 
-    def conclude(self, peers: Peers, ended: Ended, log_starts: Mapping[Path, int]) -> Outcome:
-        """How it ended, as far as this node can tell. `log_starts`: the sizes that its logs had before."""
+    def conclude(self, started: Started, ended: Ended) -> Verdict:
+        """How it ended, as far as this node can tell."""
         ...
 
-    def stopped(self, node: Node, received: signal.Signals) -> Outcome:
+    def stopped(self, node: Node, received: signal.Signals) -> Verdict:
         """How it ended where a signal came while no launcher ran."""
         ...
 
 
 def told_attempt(launch: Launch, work: Work) -> int:
     """One attempt, whose end is told on this terminal; returns the exit code."""
-    result = attempt(launch, work)
-    if result.message:
-        say(result.message, file=sys.stderr)
-    elif end := end_of_node(launch, result.exit_code):
+    verdict = attempt(launch, work)
+    if verdict.message:
+        say(verdict.message, file=sys.stderr)
+    elif end := end_of_node(launch, verdict.exit_code):
         say(end)
-    return result.exit_code
+    return verdict.exit_code
 
 
-def attempt(launch: Launch, work: Work) -> Outcome:
+def attempt(launch: Launch, work: Work) -> Verdict:
     """Take this node's lock, meet the others, start the ranks and watch over them until their end, and tell the others
     how it ended here. Raises AllranksError for what is refused before any rank starts."""
     with refusals_told(launch):
@@ -99,11 +99,29 @@ def attempt(launch: Launch, work: Work) -> Outcome:
             inputs = work.prepare(account)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
-                return Outcome(code)
+                return in_this_process(code, node.name)
             ended = run_local(launch, work.program(node), peers, inputs)
-            result = peers.ended(work.conclude(peers, ended, log_starts), ended)
+            started = _started(launch, work, peers, log_starts)
+            verdict = peers.ended(work.conclude(started, ended), started, ended)
             tell_head(peers.first_failure())
     except Stopped as stop:
-        result = work.stopped(node, stop.received)
+        verdict = work.stopped(node, stop.received)
     interrupt.means(NO_RANK_LEFT)
-    return result
+    return verdict
+
+
+def _started(launch: Launch, work: Work, peers: Peers, log_starts: Mapping[Path, int]) -> Started:
+    node = peers.node
+    return Started(
+        node.run,
+        node.run_id,
+        node.name,
+        launch.launcher,
+        launch.nproc_per_node,
+        launch.world_size,
+        num_nodes=launch.max_nodes,
+        ranks=peers.ranks,
+        log_starts=log_starts,
+        told_of_none=what_came_before_ranks(launch, node.name),
+        is_ours=work.is_engine,
+    )

@@ -39,6 +39,24 @@ def end_of_node(launch: Launch, code: int, env: Mapping[str, str] = os.environ) 
     return f"{f'node {launch.node_rank}:':<12}{how}"
 
 
+def what_came_before_ranks(launch: Launch, node: int | str) -> str:
+    """What a launcher that started no rank was waiting for, and what to look at."""
+    if launch.is_elastic:
+        return (
+            f"node {node} started no rank: {launch.min_nodes} nodes did not meet at {launch.endpoint} within "
+            f"{launch.join_seconds:.0f} s (c10d rendezvous). Is `allranks` running on the machine that --rdzv-endpoint "
+            "names, is the port open to this node, and do all nodes say the same --nnodes, --rdzv-endpoint and "
+            "--rdzv-id?"
+        )
+    if launch.max_nodes > 1:
+        return (
+            f"node {node} started no rank: the {launch.max_nodes} nodes did not meet at {launch.endpoint} "
+            f"({launch.backend} rendezvous). Is node 0 running there, is the port open to this node, do all nodes say "
+            f"--nnodes {launch.max_nodes} --nproc-per-node {launch.nproc_per_node}, and has each its own --node-rank?"
+        )
+    return "no rank reported anything before it ended"
+
+
 def describe(cfg: RunConfig, launch: Launch, run: RunDir) -> str:
     """Config file, strategy, world size, run directory and what resuming does, one line each."""
     return _lines(

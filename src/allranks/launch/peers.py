@@ -14,17 +14,17 @@ from allranks.checkpoint.holdings import Held
 from allranks.cluster.environments import network_facts
 from allranks.cluster.rank_addresses import rank_addresses
 from allranks.disk import told_to_user
+from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.first_failure import goes_before
+from allranks.doctor.node_errors import CANNOT_GO_ON, node_error
+from allranks.doctor.verdict import Verdict, cut_off, failed, left_by, with_elsewhere
 from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
-from allranks.findings import Finding, printed
+from allranks.findings import Finding, told
 from allranks.launch.describe import speaks_for_all
-from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
-from allranks.launch.outcome import Outcome, failed
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.rdzv_conf import is_host
-from allranks.launch.stop import Stopped
 from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.listing import few
 from allranks.observe import say
@@ -39,8 +39,6 @@ from allranks.rendezvous import (
     tell_node_0,
 )
 
-_FAILED_HERE = "this node cannot go on"
-
 
 @dataclass
 class Peers:
@@ -48,9 +46,9 @@ class Peers:
 
     node: Node
     rendezvous: Rendezvous | None = None
-    code: int = 1
-    message: str = ""
+    code: int = FAILED
     finding: Finding | None = None
+    """How it ended here, for the other nodes."""
 
     def __post_init__(self) -> None:
         self.stopped = StoppedRanks(self.rendezvous)
@@ -92,17 +90,13 @@ class Peers:
         """Whether it is this node that writes the run's manifest; several do where none knows of the others."""
         return self.node.writes_the_manifest if self.rendezvous is None else self.rendezvous.own.node_rank == 0
 
-    def lost(self) -> str | None:
+    def lost(self) -> Finding | None:
         """Why the run cannot go on, if another node failed or was lost."""
-        return self.rendezvous.stop_reason() if self.rendezvous else None
-
-    def elsewhere(self) -> Finding | None:
-        """What `lost` tells, as a value."""
         return self.rendezvous.stop_finding() if self.rendezvous else None
 
     def first_failure(self) -> Finding | None:
         """What this node's end follows from, as far as it knows once it has told the others."""
-        known = self.elsewhere()
+        known = self.lost()
         return known if known is not None and goes_before(known, self.finding) else self.finding
 
     def parting(self) -> bool:
@@ -118,33 +112,26 @@ class Peers:
         """Whether another node was asked to stop the run."""
         return self.rendezvous.stopping if self.rendezvous else False
 
-    def ended(self, result: Outcome, how: Ended) -> Outcome:
-        """Tell the others how it ended here; returns the outcome with what they say of theirs.
+    def ended(self, verdict: Verdict, started: Started, how: Ended) -> Verdict:
+        """Tell the others how it ended here; returns the verdict with what they say of theirs.
 
-        `how.lost` is what another node had said before. Where the result says more than that, it began here all the
+        `how.lost` is what another node had said before. Where the verdict has another reason, it began here all the
         same: a rank that is killed shows first as a broken connection elsewhere.
         """
-        lost = how.lost
-        if cause := self.stopped.cause(result.finding or (self.elsewhere() if lost else None), how.stopped):
-            result, lost = failed(result.exit_code, cause), ""
-        elif how.killed and not lost and (still := self.stopped.known(how.stopped)):
-            result = replace(result, message="\n  ".join([result.message, *(one.what for one in still)]))
-        if self.rendezvous is not None and lost and lost in result.message:
-            self.code = 0  # nothing began here
-            return replace(result, message=result.message.replace(lost, self.rendezvous.settled_reason(lost)))
-        self.code, self.finding = result.exit_code, result.finding
-        if self.rendezvous is None or result.exit_code in (DONE, PREEMPTED):
-            return result
-        said = printed(result.finding) if result.finding is not None else result.message
-        self.message = said.removeprefix("error: ")
-        elsewhere = None if lost else self.rendezvous.fail(self.message, result.finding)
-        if not elsewhere or elsewhere in result.message:
-            return result
-        known = self.rendezvous.stop_finding()
-        if result.finding is not None and known is not None and goes_before(known, result.finding):
-            # What is told first is what the rest follows from.
-            return replace(result, message=f"error: {elsewhere}\n  here, after that: {result.finding.what}")
-        return replace(result, message=f"{result.message}\n  the first to fail was {elsewhere}")
+        left, lost = left_by(started), how.lost
+        if cause := self.stopped.cause(verdict.reason, how.stopped):
+            verdict, lost = failed(verdict.exit_code, cause, left), None
+        elif how.killed and lost is None and (still := self.stopped.known(how.stopped)):
+            verdict = replace(verdict, message="\n  ".join([verdict.message, *(one.what for one in still)]))
+        if self.rendezvous is not None and lost is not None and verdict.reason is lost:
+            self.code = DONE  # nothing began here
+            settled = self.rendezvous.settled_finding(lost)
+            return verdict if settled is lost else cut_off(verdict.exit_code, settled, left)
+        self.code, self.finding = verdict.exit_code, verdict.reason
+        if self.rendezvous is None or verdict.reason is None or verdict.exit_code in (DONE, PREEMPTED):
+            return verdict
+        elsewhere = self.rendezvous.fail(verdict.reason) if lost is None else None
+        return verdict if elsewhere is None else with_elsewhere(verdict, elsewhere, left)
 
 
 @contextlib.contextmanager
@@ -189,22 +176,18 @@ def join_peers(
         addresses = rank_addresses(environment, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl)
         if (found := prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check)) is not None:
             peers.finding = found
-            raise RefusedError(printed(found).removeprefix(f"{found.severity}: "))
+            raise RefusedError(told(found))
         yield peers
-    except (AllranksError, OSError) as error:
-        told = told_to_user(error, _FAILED_HERE)
-        peers.code, peers.message = (told.exit_code, str(told)) if told else (FAILED, repr(error))
-        if told in (error, None):
+    except BaseException as error:
+        # A refusal that another node has told goes on with that one's reason.
+        peers.finding = peers.finding or rendezvous.stop_finding() or node_error(error, peers.node.name)
+        refusal = told_to_user(error, CANNOT_GO_ON)
+        peers.code = refusal.exit_code if refusal else FAILED
+        if refusal in (error, None):
             raise
-        raise told from error
-    except Stopped as stop:
-        peers.message = f"stopped by {stop.received.name} before the start"
-        raise
-    except Exception as error:  # a fault of ours: the others shall read more than that this node failed
-        peers.message = f"allranks itself crashed on this node: {error!r}; its terminal has the traceback"
-        raise
+        raise refusal from error
     finally:
-        rendezvous.leave(peers.code, peers.message, peers.finding)
+        rendezvous.leave(peers.code, peers.finding)
 
 
 @contextlib.contextmanager
@@ -213,12 +196,12 @@ def refusals_told(launch: Launch | None) -> Iterator[None]:
     try:
         yield
     except (AllranksError, OSError) as error:
-        told = told_to_user(error, _FAILED_HERE)
+        refusal = told_to_user(error, CANNOT_GO_ON)
         if launch is not None and launch.meets and not _is_host(launch):
-            tell_node_0(_who(launch), _terms(launch, run_id=""), str(told or error))
-        if told in (error, None):
+            tell_node_0(_who(launch), _terms(launch, run_id=""), str(refusal or error))
+        if refusal in (error, None):
             raise
-        raise told from error
+        raise refusal from error
 
 
 def _who(launch: Launch) -> NodeFacts:

@@ -1,11 +1,14 @@
 """Run anyone's program on all nodes, with the same rendezvous, logs, record and clean-up that our own engine has."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks import interrupt
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.program_end import program_end, stopped_program
+from allranks.doctor.verdict import Verdict
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.attempt import Account, told_attempt
@@ -13,11 +16,7 @@ from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
-from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
-from allranks.launch.outcome import Outcome
-from allranks.launch.peers import Peers
-from allranks.launch.program_outcome import program_outcome
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
@@ -80,8 +79,8 @@ class _AnyProgram:
     def program(self, node: Node) -> Program:
         return self.what
 
-    def conclude(self, peers: Peers, ended: Ended, log_starts: Mapping[Path, int]) -> Outcome:
-        return program_outcome(peers.node, self.launch, ended, log_starts, peers.elsewhere())
+    def conclude(self, started: Started, ended: Ended) -> Verdict:
+        return program_end(started, ended)
 
-    def stopped(self, node: Node, received: signal.Signals) -> Outcome:
-        return Outcome(128 + received, f"{received.name}: stopped before the program was started")
+    def stopped(self, node: Node, received: signal.Signals) -> Verdict:
+        return stopped_program(node.name, received)

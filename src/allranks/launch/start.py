@@ -15,6 +15,9 @@ from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig, load_config
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.training_end import stopped_training, training_end
+from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Account, told_attempt
@@ -22,10 +25,8 @@ from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
-from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
-from allranks.launch.outcome import Outcome, outcome, stopped
-from allranks.launch.peers import Peers, refusals_told
+from allranks.launch.peers import refusals_told
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
@@ -129,21 +130,11 @@ class _Training:
         _write_config(self.cfg, node.run.config(node.name))
         return engine(node.run.config(node.name))
 
-    def conclude(self, peers: Peers, ended: Ended, log_starts: Mapping[Path, int]) -> Outcome:
-        node = peers.node
-        log_start = log_starts.get(node.run.agent_log(node.name), 0)
-        return outcome(
-            node,
-            self.launch,
-            ended,
-            ranks=peers.ranks,
-            log_start=log_start,
-            elsewhere=peers.elsewhere(),
-            cfg=self.cfg,
-        )
+    def conclude(self, started: Started, ended: Ended) -> Verdict:
+        return training_end(started, ended, self.cfg)
 
-    def stopped(self, node: Node, received: signal.Signals) -> Outcome:
-        return stopped(node.run, node.run_id, received)
+    def stopped(self, node: Node, received: signal.Signals) -> Verdict:
+        return stopped_training(node.run, node.run_id, node.name, received)
 
 
 def _where(

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from allranks.checkpoint.holdings import refusal
 from allranks.cluster.interfaces import is_loopback
-from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
+from allranks.doctor.first_failure import first_failure, goes_before
+from allranks.doctor.node_errors import unexplained
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
@@ -24,7 +25,7 @@ from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
 from allranks.rendezvous.introduction import hear_introduction, no_place_for
 from allranks.rendezvous.listen import listen
-from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous
+from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous, told_by
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
@@ -136,9 +137,9 @@ class Head(Rendezvous):
     async def _close_door(self) -> None:
         self._server.close()
 
-    def _tell_failure(self, message: str, finding: Finding) -> None:
+    def _tell_failure(self, finding: Finding) -> None:
         self._failed = finding
-        self._post({"stop": f"{self.own.name}: {message}", "finding": finding.to_message()})
+        self._post({"stop": told_by(self.own, finding).to_message()})
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         self._post({**message, "node": 0})
@@ -213,8 +214,8 @@ class Head(Rendezvous):
 
     def _fail_all(self, error: Exception) -> None:
         """A fault of ours: the other nodes hear of it too."""
-        if self._stop_reason is None:
-            self._broadcast({"stop": self._fail(error), "finding": self._first and self._first.to_message()})
+        if self._first is None:
+            self._broadcast({"stop": self._fail(error).to_message()})
 
     async def _talk(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -239,9 +240,7 @@ class Head(Rendezvous):
             raise
         finally:
             self._server.close()
-            code, message, finding = self._leaving or (1, "", None)
-            said = finding.to_message() if finding else None
-            self._broadcast({"bye": code, "message": message, "finding": said})
+            self._broadcast(self._last_words)
             pending = [task for peer in self._peers.values() for task in peer.tasks]
             if pending:
                 await asyncio.wait(pending, timeout=1.0)
@@ -330,13 +329,12 @@ class Head(Rendezvous):
                     self._hear_of_ranks(peer.facts.node_rank, message)
                     self._broadcast({**message, "node": peer.facts.node_rank}, but=peer)
                 elif "failed" in message:
-                    self._stop_all(peer, wire.printable(message["failed"]), message.get("finding"))
+                    self._stop_all(peer, message["failed"])
                 elif "bye" in message:
                     peer.done = self.parting = True
                     peer.channel.writer.close()
                     if not isinstance(message["bye"], int) or message["bye"] not in (DONE, PREEMPTED):
-                        said = wire.printable(message.get("message") or "failed")
-                        self._stop_all(peer, said, message.get("finding"))
+                        self._stop_all(peer, message.get("finding"))
                     return
         except WireError as error:
             if not peer.done:
@@ -355,19 +353,17 @@ class Head(Rendezvous):
         peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
             reason = f"{peer.facts.name} was lost: {how}"
-            self._stop_all(peer, reason, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())
+            self._stop_all(peer, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
             self._peers.pop(peer.facts.node_rank, None)
 
-    def _stop_all(self, peer: _Peer, reason: str, said: object) -> None:
-        finding = from_message(said) or said_elsewhere(reason, peer.facts.id)
+    def _stop_all(self, peer: _Peer, said: object) -> None:
+        finding = told_by(peer.facts, from_message(said) or unexplained(peer.facts.id, peer.facts.name))
         if self._leaving is None and goes_before(finding, first_failure(filter(None, [self._failed, self._first]))):
-            if not reason.startswith(peer.facts.name):
-                reason = f"{peer.facts.name}: {reason}"
-            self._broadcast({"stop": reason, "finding": finding.to_message()}, but=peer)
-            self._set(_stop_reason=reason, _first=finding)
+            self._broadcast({"stop": finding.to_message()}, but=peer)
+            self._set(_first=finding)
 
 
 class _Disagreement(RefusedError):

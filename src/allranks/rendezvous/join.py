@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
+from allranks.doctor.node_errors import node_error
+from allranks.exit_codes import FAILED
 from allranks.observe import say
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.head import Head
@@ -27,7 +29,8 @@ def join(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> R
     rendezvous = rendezvous or Member(own, terms, say)
     try:
         rendezvous.gather()
-    except BaseException:
-        rendezvous.leave(1, f"{own.name} was stopped before the start")
+    except BaseException as error:
+        # A refusal that another node has told goes on with that one's reason.
+        rendezvous.leave(FAILED, rendezvous.stop_finding() or node_error(error, rendezvous.own.id))
         raise
     return rendezvous

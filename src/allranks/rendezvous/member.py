@@ -67,8 +67,8 @@ class Member(Rendezvous):
         with self._changed:
             return self._answers.pop(name)
 
-    def _tell_failure(self, message: str, finding: Finding) -> None:
-        self._post({"failed": message, "finding": finding.to_message()})
+    def _tell_failure(self, finding: Finding) -> None:
+        self._post({"failed": finding.to_message()})
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         self._post(message)
@@ -100,10 +100,9 @@ class Member(Rendezvous):
             except WireError as error:
                 how = str(error)
                 if self.nodes:
-                    if self._leaving is None and self._stop_reason is None:
+                    if self._leaving is None and self._first is None:
                         host = self.nodes[0]
-                        reason = f"{host.name} was lost: {how}"
-                        self._hear(reason, node_lost(host.id, host.host, reason, self.own.id).to_message())
+                        self._set(_first=node_lost(host.id, host.host, f"{host.name} was lost: {how}", self.own.id))
                     return
                 self._set(_trouble=how)
             finally:
@@ -194,13 +193,12 @@ class Member(Rendezvous):
         elif "trouble" in message:
             self._set(_told=wire.printable(message["trouble"], 1000))
         elif "stop" in message:
-            self._hear(wire.printable(message["stop"]), message.get("finding"))
+            self._hear("another node", message["stop"])
         elif "bye" in message:
             self.parting = True
             if message["bye"] not in (DONE, PREEMPTED):
                 host = self.nodes[0].name if self.nodes else f"{self.terms.host} at {self.terms.endpoint}"
-                said = wire.printable(message.get("message") or "")
-                self._hear(said or f"{host} failed", message.get("finding"))
+                self._hear(host, message.get("finding"), self.nodes[0].id if self.nodes else None)
             return True
         return False
 
@@ -214,8 +212,7 @@ class Member(Rendezvous):
                     message = await self._outbox.get()
             is_last = "bye" in message
             if is_last:
-                code, text, finding = self._leaving or (1, "", None)
-                message = {"bye": code, "message": text, "finding": finding.to_message() if finding else None}
+                message = self._last_words
             try:
                 await channel.send(message)
             except OSError:

@@ -8,12 +8,15 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from allranks.doctor.causes import CHANNEL_FAULT, is_cause
-from allranks.doctor.first_failure import first_failure, goes_before, said_elsewhere
+from allranks.doctor.first_failure import first_failure, goes_before
+from allranks.doctor.node_errors import unexplained
 from allranks.errors import RefusedError
-from allranks.findings import Finding, Who, from_message
+from allranks.exit_codes import FAILED
+from allranks.findings import Finding, Who, from_message, told
 from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.terms import Terms
 
@@ -41,12 +44,11 @@ class Rendezvous(ABC):
         self.accounts: dict[int, Mapping[str, Any]] = {}  # by node rank; on node 0, once all are ready
         self._changed = threading.Condition()
         self._refused: str | None = None
-        self._stop_reason: str | None = None
-        self._first: Finding | None = None  # what `_stop_reason` tells, as a value
+        self._first: Finding | None = None  # why another node failed, as far as that is known
         self.parting = False  # another node has said good-bye
         self.stopping = False  # another node was asked to stop the run
         self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
-        self._leaving: tuple[int, str, Finding | None] | None = None
+        self._leaving: tuple[int, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True
         self._wake: Callable[[], None] = lambda: None
@@ -93,65 +95,63 @@ class Rendezvous(ABC):
         """On node 0: compare what all are about to run, and make room for the launcher. Raises RefusedError."""
         raise NotImplementedError  # no other node is asked
 
-    def run(self, work: Coroutine[Any, Any, _T], told: str) -> _T:
-        """Do `work` beside the talking; `told` says what this node is waiting for. Raises what it raises, and
+    def run(self, work: Coroutine[Any, Any, _T], waiting_for: str) -> _T:
+        """Do `work` beside the talking; `waiting_for` says what this node is waiting for. Raises what it raises, and
         RefusedError when another node fails or is lost meanwhile."""
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # nobody is left to talk to
             work.close()
-            raise RefusedError(self._stop_reason or f"the other nodes have gone: {told}") from None
+            raise RefusedError(self.stop_reason() or f"the other nodes have gone: {waiting_for}") from None
         future.add_done_callback(lambda _: self._set())
         try:
-            self._wait(future.done, lambda: told)
+            self._wait(future.done, lambda: waiting_for)
             return future.result()
         finally:
             future.cancel()
 
-    def stop_reason(self) -> str | None:
-        """Why this node has to stop: another one failed or was lost. None while all is well."""
-        return self._stop_reason
-
     def stop_finding(self) -> Finding | None:
-        """What `stop_reason` tells, as a value."""
+        """Why this node has to stop: another one failed or was lost. None while all is well."""
         return self._first
 
-    def settled_reason(self, known: str) -> str:
-        """The reason to tell, where this node stopped for `known`: what another node felt first may have had a cause.
+    def stop_reason(self) -> str | None:
+        """What `stop_finding` tells, for a message."""
+        return None if self._first is None else told(self._first)
+
+    def settled_finding(self, known: Finding) -> Finding:
+        """Why to stop, where this node did so for `known`: what another node felt first may have had a cause.
 
         Waits as long as a failing node does for the others' account.
         """
-        before = self._first
         with self._changed, contextlib.suppress(TimeoutError):
-            if before is not None and not is_cause(before.code):
-                self._changed.wait_for(lambda: self._first is not before or self._ended, _WORD_SECONDS)
-        return self._stop_reason or known
+            if not is_cause(known.code) and self._first is known:
+                self._changed.wait_for(lambda: self._first is not known or self._ended, _WORD_SECONDS)
+        return self._first or known
 
-    def fail(self, message: str, finding: Finding | None = None) -> str | None:
+    def fail(self, finding: Finding) -> Finding | None:
         """Tell the others why this node fails, so that they stop; returns why another one failed, if one did first."""
-        finding = finding or said_elsewhere(message, self.own.id)
-        if self._stop_reason is None:
-            self._tell_failure(message, finding)
+        if self._first is None:
+            self._tell_failure(finding)
             with self._changed, contextlib.suppress(TimeoutError):
                 # What began elsewhere often shows here first, as a broken connection.
-                self._changed.wait_for(lambda: self._stop_reason is not None, _WORD_SECONDS)
+                self._changed.wait_for(lambda: self._first is not None, _WORD_SECONDS)
         if self._first is not None and first_failure([self._first, finding]) is finding:
             return None  # that one follows from ours
-        return self._stop_reason
+        return self._first
 
-    def _hear(self, reason: str, said: object) -> bool:
-        """Called by the talking thread: another node failed, for `reason`, with a finding in its message, or none.
+    def _hear(self, name: str, said: object, node: int | str | None = None) -> bool:
+        """Called by the talking thread: the node `name` failed, with a finding in its message, or none.
 
         Whether this comes before what was known.
         """
-        finding = from_message(said) or said_elsewhere(reason)
+        finding = from_message(said) or unexplained(node, name)
         if not goes_before(finding, self._first):
             return False
-        self._set(_stop_reason=reason, _first=finding)
+        self._set(_first=finding)
         return True
 
     @abstractmethod
-    def _tell_failure(self, message: str, finding: Finding) -> None: ...
+    def _tell_failure(self, finding: Finding) -> None: ...
 
     def tell_stopped(self, findings: Sequence[Finding]) -> None:
         """Tell the others which ranks of this node do not run at present; instead of what was told before."""
@@ -173,12 +173,12 @@ class Rendezvous(ABC):
             found = tuple(finding for one in said[:MOST_STOPPED] if (finding := from_message(one)) is not None)
             self._set(stopped={**self.stopped, node_rank: found})
 
-    def leave(self, code: int, message: str = "", finding: Finding | None = None) -> None:
-        """Say good-bye; `code`, `message` and `finding` tell the others how it ended here."""
+    def leave(self, code: int, finding: Finding | None = None) -> None:
+        """Say good-bye; `code` and, for a failure, `finding` tell the others how it ended here."""
         with self._changed:
             if self._leaving is not None:
                 return
-            self._leaving = (code, message, finding)
+            self._leaving = (code, finding)
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._wake()
         if self._thread.is_alive():
@@ -200,12 +200,18 @@ class Rendezvous(ABC):
     @abstractmethod
     async def _talk(self) -> None: ...
 
-    def _fail(self, error: BaseException) -> str:
+    def _fail(self, error: BaseException) -> Finding:
         """A fault of ours in the talking thread: who waits for it must hear of it, and the run ends with its reason."""
-        reason = f"{self.own.name}: what talks to the other nodes failed: {error!r}"
-        if self._leaving is None and self._stop_reason is None:
-            self._hear(reason, Finding(CHANNEL_FAULT, reason, who=Who(self.own.id), known_at=self.own.id).to_message())
-        return reason
+        what = f"{self.own.name}: what talks to the other nodes failed: {error!r}"
+        finding = Finding(CHANNEL_FAULT, what, who=Who(self.own.id), known_at=self.own.id)
+        if self._leaving is None and self._first is None:
+            self._set(_first=finding)
+        return finding
+
+    @property
+    def _last_words(self) -> dict[str, Any]:
+        code, finding = self._leaving or (FAILED, None)
+        return {"bye": code, "finding": told_by(self.own, finding).to_message() if finding else None}
 
     def _set(self, **values: object) -> None:
         """Called by the talking thread: what it learnt, for the thread that waits."""
@@ -214,29 +220,36 @@ class Rendezvous(ABC):
                 setattr(self, name, value)
             self._changed.notify_all()
 
-    def _wait(self, done: Callable[[], bool], told: Callable[[], str], deadline: float | None = None) -> bool:
-        """Wait for `done`, a refusal (raised) or the deadline (False); from time to time `told` says for what."""
+    def _wait(self, done: Callable[[], bool], waiting: Callable[[], str], deadline: float | None = None) -> bool:
+        """Wait for `done`, a refusal (raised) or the deadline (False); from time to time `waiting` says for what."""
         next_word = time.monotonic() + _TELL_EVERY_SECONDS
         while True:
             with self._changed:
-                if not done() and self._refused is None and self._stop_reason is None:
+                if not done() and self._refused is None and self._first is None:
                     # Short waits: a signal's handler runs only between them.
                     self._changed.wait(0.2)
                 if self._refused is not None:
                     raise RefusedError(self._refused)
-                if self._stop_reason is not None:
-                    raise RefusedError(self._stop_reason)
+                if (why := self.stop_reason()) is not None:
+                    raise RefusedError(why)
                 if done():
                     return True
                 if self._ended:
-                    raise RefusedError(f"the other nodes have gone: {told()}")
+                    raise RefusedError(f"the other nodes have gone: {waiting()}")
             now = time.monotonic()
             if deadline is not None and now > deadline:
                 return False
             if now > next_word:
                 next_word = now + _TELL_EVERY_SECONDS
-                self._say(told())
+                self._say(waiting())
 
     @property
     def _silence_seconds(self) -> float:
         return max(PATIENT_SECONDS, self.terms.silence_seconds) if self._patient else self.terms.silence_seconds
+
+
+def told_by(node: NodeFacts, finding: Finding) -> Finding:
+    """What a node tells of itself, as it is told on: with its name."""
+    what = finding.what if finding.what.startswith(node.name) else f"{node.name}: {finding.what}"
+    who = finding.who if finding.who.node is not None else replace(finding.who, node=node.id)
+    return replace(finding, what=what, who=who)

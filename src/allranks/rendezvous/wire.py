@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-GREETING = "allranks rendezvous 3"
+GREETING = "allranks rendezvous 4"
 MAX_LINE_BYTES = 4 * 2**20  # a config with some thousand keys is far below
 STRANGERS_BYTES = 64 * 2**10
 """The longest line from somebody of whom nothing is known: who it is and its proof take some hundred bytes."""

@@ -1,6 +1,6 @@
 """Put a job whose run ended because a node was lost back into the queue: the last thing that its batch script does.
 
-Started as `python -m allranks.submit.lost_node slurm|pbs JOB NODES VERDICT SCRIPT`. A scheduler that has not yet
+Started as `python -m allranks.submit.lost_node slurm|pbs JOB NODES LOST_HOSTS SCRIPT`. A scheduler that has not yet
 noticed the loss itself would take the job for failed, for the script ends first."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from allranks import durable
 from allranks.entry_points import refuse_by_hand
 from allranks.observe import say
-from allranks.submit.verdict import read_lost_hosts
+from allranks.submit.lost_hosts import read_lost_hosts
 
 MOST_TIMES = 5
 """Starts again after a lost node, for one script: after so many losses a person should look at the cluster."""
@@ -26,9 +26,9 @@ _NOTICE_SECONDS = 600.0
 _POLL_SECONDS = 2.0
 
 
-def requeue_if_node_lost(scheduler: str, job: str, num_nodes: int, verdict: Path, script: Path) -> bool:
+def requeue_if_node_lost(scheduler: str, job: str, num_nodes: int, lost_hosts: Path, script: Path) -> bool:
     """Whether the job went back into the queue. What is done, or why not, is said in the job's log."""
-    lost = read_lost_hosts(verdict)
+    lost = read_lost_hosts(lost_hosts)
     if not lost:
         return False
     record = script.with_suffix(".lost")

@@ -8,8 +8,8 @@ from allranks import __version__
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir
 from allranks.submit.job import Job
+from allranks.submit.lost_hosts import LOST_HOSTS
 from allranks.submit.quoting import for_bash
-from allranks.submit.verdict import VERDICT
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def render(job: Job, dialect: Dialect) -> str:
         _setup(job),
         [f"export {name}={for_bash(value)}" for name, value in job.options.assigned.items()],
         _newest_checkpoint(job) if job.options.requeue else [],
-        _ask_for_verdict(job, dialect) if _outlives_nodes(job) else [],
+        _ask_for_lost_hosts(job, dialect) if _outlives_nodes(job) else [],
         _train(job, dialect),
         _requeue(dialect) if job.options.requeue else [],
         _after_lost_node(job, dialect) if _outlives_nodes(job) else [],
@@ -114,17 +114,17 @@ def _outlives_nodes(job: Job) -> bool:
     return job.options.requeue and job.options.nodes > 1
 
 
-def _ask_for_verdict(job: Job, dialect: Dialect) -> list[str]:
-    verdict = f'{for_bash(str(job.launch))}/"verdict-{dialect.job_id}.json"'
-    return [f"export {VERDICT}={verdict}", f'rm -f "${VERDICT}"']
+def _ask_for_lost_hosts(job: Job, dialect: Dialect) -> list[str]:
+    path = f'{for_bash(str(job.launch))}/"lost-hosts-{dialect.job_id}.json"'
+    return [f"export {LOST_HOSTS}={path}", f'rm -f "${LOST_HOSTS}"']
 
 
 def _after_lost_node(job: Job, dialect: Dialect) -> list[str]:
     """Before the scheduler has noticed the loss, this script ends, and the job would count as failed."""
     again = [job.python, "-m", "allranks.submit.lost_node", dialect.scheduler]
-    words = [*map(for_bash, again), f'"{dialect.job_id}"', str(job.options.nodes), f'"${VERDICT}"']
+    words = [*map(for_bash, again), f'"{dialect.job_id}"', str(job.options.nodes), f'"${LOST_HOSTS}"']
     return [
-        'if [ "$code" -ne 0 ] && [ -z "$cancelled" ] && [ -e "$' + VERDICT + '" ]; then',
+        'if [ "$code" -ne 0 ] && [ -z "$cancelled" ] && [ -e "$' + LOST_HOSTS + '" ]; then',
         "  trap '' TERM  # requeueing ends this script, and is not all there is to do",
         f"  {' '.join(words)} {for_bash(str(dialect.script))} || true",
         "fi",

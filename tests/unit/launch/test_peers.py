@@ -13,8 +13,11 @@ class Channel:
 
     run_id, nodes, world_size = "now", (), 2
 
-    def leave(self, code, message, finding):
-        self.left = (code, message, finding)
+    def stop_finding(self):
+        return None
+
+    def leave(self, code, finding):
+        self.left = (code, finding)
 
 
 def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, monkeypatch):
@@ -27,5 +30,6 @@ def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, mo
         peers.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), {}, {}),
     ):
         raise KeyError("a fault of ours")
-    code, message, _ = channel.left
-    assert code == 1 and "allranks itself crashed on this node: KeyError('a fault of ours')" in message
+    code, finding = channel.left
+    assert (code, finding.code) == (1, "fault")
+    assert "allranks itself crashed on this node: KeyError('a fault of ours')" in finding.what

@@ -9,9 +9,8 @@ from allranks.errors import RefusedError
 from allranks.rendezvous import NodeFacts, Rendezvous, is_here, prove_pairs, tell_node_0
 from allranks.rendezvous.listen import listen
 from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.nodes import Nodes, facts_of, failure, listening_port, together, until
 from tests.unit.rendezvous.test_pairs import _at
-from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _listening, _until
-from tests.unit.rendezvous.test_rounds import together
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 def _unnumbered(number: int, nnodes: int = 2, **changed: object) -> NodeFacts:
-    return replace(_facts(number, nnodes, **changed), node_rank=-1, has_rank=False)
+    return replace(facts_of(number, nnodes, **changed), node_rank=-1, has_rank=False)
 
 
 def _meet(nodes: Nodes, nnodes: int, hosts: tuple[int, ...] = (0,)) -> list[Rendezvous]:
@@ -58,9 +57,9 @@ def test_they_exchange_rounds_and_reach_each_other(nodes: Nodes) -> None:
 
 def test_a_node_that_is_lost_is_named_by_its_host(nodes: Nodes) -> None:
     joined = _meet(nodes, 3)
-    joined[2].leave(1, "its disk is full")
+    joined[2].leave(1, failure("its disk is full", "disk"))
     for number in (0, 1):
-        _until(joined[number].stop_reason)
+        until(joined[number].stop_reason)
         assert joined[number].stop_reason() == "host2 (pid 102): its disk is full"
         assert joined[number].stop_finding().who.node == "host2"
 
@@ -84,7 +83,7 @@ def test_a_host_that_is_not_there_is_told_by_what_the_user_named() -> None:
 
 def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
     nodes.start(_unnumbered(0, 3), key=0, is_host=True)
-    _listening(nodes)
+    listening_port(nodes)
     nodes.start(_unnumbered(1, 2), key=1)
     results = nodes.wait()
     assert "--nnodes: " in str(results[0]) and "--nnodes: " in str(results[1])
@@ -92,9 +91,9 @@ def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("host_has_rank", [True, False])
 def test_both_kinds_of_rendezvous_do_not_mix(nodes: Nodes, host_has_rank: bool) -> None:
-    kinds = [_facts(0) if host_has_rank else _unnumbered(0), _unnumbered(1) if host_has_rank else _facts(1)]
+    kinds = [facts_of(0) if host_has_rank else _unnumbered(0), _unnumbered(1) if host_has_rank else facts_of(1)]
     nodes.start(kinds[0], key=0, is_host=True, join_seconds=2.0)
-    _listening(nodes)
+    listening_port(nodes)
     nodes.start(kinds[1], key=1)
     results = nodes.wait()
     assert isinstance(results[1], RefusedError)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from allranks.errors import AllranksError
+from allranks.findings import Finding
 from allranks.rendezvous import NodeFacts, Rendezvous, join, wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.terms import Terms
@@ -21,7 +22,7 @@ NONCES = ("of node 0", "of the other")
 MESSAGES = [
     {"pulse": True},
     {"failed": "a \u00e9\n{}"},
-    {"bye": 0, "message": ""},
+    {"bye": 0, "finding": None},
     {"round": "x", "payload": [1, None]},
 ]
 
@@ -196,7 +197,7 @@ def _join_through(change: Callable[[bytes], bytes] = lambda line: line) -> tuple
 
 def test_every_line_after_the_hello_is_proven_up_to_the_good_bye() -> None:
     between, head, member = _join_through()
-    member.leave(1, "out of memory")
+    member.leave(1, Finding("out-of-memory", "out of memory"))
     head.leave(1)
     between.close()
     greeting, hello, *lines = between.lines
@@ -211,7 +212,7 @@ def test_every_line_after_the_hello_is_proven_up_to_the_good_bye() -> None:
 
 def test_a_good_bye_that_was_changed_on_the_way_is_no_success() -> None:
     between, head, member = _join_through(lambda line: line.replace(b'"bye": 1', b'"bye": 0'))
-    member.leave(1, "out of memory")
+    member.leave(1, Finding("out-of-memory", "out of memory"))
     with head._changed:
         head._changed.wait_for(head.stop_reason, 30)
     assert "node 1 (host1) was lost: sent a line that the token does not prove" in head.stop_reason()

@@ -12,7 +12,7 @@ from allranks.rendezvous import NodeFacts, differences, tell_node_0
 from allranks.rendezvous.hidden import Hidden
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import GREETING
-from tests.unit.rendezvous.test_rendezvous import Nodes, _facts, _listening
+from tests.unit.rendezvous.nodes import Nodes, facts_of, listening_port
 
 SECRET = {"learning_rate": "0.00317", "output_dir": '"/home/alice/secret-project"', "seed": "42"}
 VARIABLES = {"NCCL_ALGO": "Ring", "NCCL_IB_HCA": "mlx5_7"}
@@ -32,11 +32,11 @@ def _warned(nodes: Nodes) -> bool:
 
 
 def test_a_stranger_learns_no_value_and_node_0_reads_all(nodes: Nodes) -> None:
-    nodes.start(_facts(0, same=SECRET, environment=VARIABLES))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
-        raw.sendall(json.dumps({"hello": _facts(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+    nodes.start(facts_of(0, same=SECRET, environment=VARIABLES))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        raw.sendall(json.dumps({"hello": facts_of(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
         guess = {"seed": "42", **{f"guess {value}": value for value in SECRET.values()}}
-        stranger = _facts(1, same=guess, environment={"NCCL_ALGO": "Tree"})
+        stranger = facts_of(1, same=guess, environment={"NCCL_ALGO": "Tree"})
         raw.sendall(json.dumps({"facts": stranger.to_message()}).encode() + b"\n")
         heard = raw.makefile().read()
     assert f'"greeting": "{GREETING}"' in heard and "the nodes do not agree" in heard
@@ -55,7 +55,7 @@ def test_a_stranger_learns_no_value_and_node_0_reads_all(nodes: Nodes) -> None:
 
 def test_each_node_reads_its_own_value_beside_the_marks(nodes: Nodes) -> None:
     for rank, value in enumerate(("0.1", "0.1", "0.2")):
-        nodes.start(_facts(rank, 3, same={"learning_rate": value}))
+        nodes.start(facts_of(rank, 3, same={"learning_rate": value}))
     told = {rank: str(error) for rank, error in nodes.wait().items()}
     assert "learning_rate: 0.1 on node 0 (host0), node 1 (host1); 0.2 on node 2 (host2)" in told[0]
     assert "learning_rate: 0.1 on node 0 (host0), node 1 (host1); #" in told[1] and "0.2" not in told[1]
@@ -64,10 +64,10 @@ def test_each_node_reads_its_own_value_beside_the_marks(nodes: Nodes) -> None:
 
 
 def test_a_nodes_own_refusal_is_told_in_full_on_node_0_only(nodes: Nodes) -> None:
-    nodes.start(_facts(0, 3))
-    nodes.start(_facts(1, 3))
+    nodes.start(facts_of(0, 3))
+    nodes.start(facts_of(1, 3))
     nodes_terms = Terms(run_id="", **nodes.terms)
-    assert tell_node_0(_facts(2, 3), nodes_terms, "learning_rate: 0.00317 is too much")
+    assert tell_node_0(facts_of(2, 3), nodes_terms, "learning_rate: 0.00317 is too much")
     told = {rank: str(error) for rank, error in nodes.wait().items()}
     assert "node 2 (host2) refused to start: learning_rate: 0.00317 is too much" in told[0]
     assert "node 2 (host2) refused to start; it says why on its own terminal" in told[1] and "0.00317" not in told[1]
@@ -77,7 +77,7 @@ def test_with_a_token_or_on_this_machine_only_all_is_told_to_all_and_nobody_is_w
     for address, token in (("0.0.0.0", "right"), ("127.0.0.1", "")):
         nodes.results.clear()
         for rank, value in enumerate(("0.1", "0.2")):
-            nodes.start(_facts(rank, same={"learning_rate": value}), address=address, token=token)
+            nodes.start(facts_of(rank, same={"learning_rate": value}), address=address, token=token)
         for error in nodes.wait().values():
             assert isinstance(error, RefusedError)
             assert "learning_rate: 0.1 on node 0 (host0); 0.2 on node 1 (host1)" in str(error)
@@ -101,6 +101,6 @@ def test_no_reader_is_shown_a_value_that_is_not_its_own(has_rank: bool) -> None:
 
 
 def test_marks_of_two_runs_have_nothing_in_common() -> None:
-    group = [_facts(rank, same={"key": str(rank)}) for rank in range(2)]
+    group = [facts_of(rank, same={"key": str(rank)}) for rank in range(2)]
     told = {differences(group, Hidden().but_of(group[1], group))[0] for _ in range(2)}
     assert len(told) == 2

@@ -7,59 +7,19 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from allranks.doctor.causes import PEER_GONE, RANK_ERROR
-from allranks.errors import AllranksError, RefusedError, UsageError
+from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
+from allranks.errors import RefusedError, UsageError
 from allranks.findings import Finding, Who
-from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, join, refusal, tell_node_0, wire
+from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, refusal, tell_node_0, wire
 from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.nodes import Nodes, facts_of, failure, free_port, join_all, listening_port, say_hello, until
 
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def _facts(rank: int, nnodes: int = 2, **changed) -> NodeFacts:
-    values = {"host": f"host{rank}", "num_processes": 1, "pid": 100 + rank, "launcher": "torchrun"}
-    return NodeFacts(node_rank=rank, nnodes=nnodes, **{**values, "same": {"learning_rate": "0.1"}, **changed})
-
-
-class Nodes:
-    """Launchers, each in a thread of its own; what each came to is kept."""
-
-    def __init__(self, **terms) -> None:
-        self.terms = {"address": "127.0.0.1", "port": _free_port(), "join_seconds": 20.0, **terms}
-        self.results: dict[int, Rendezvous | AllranksError] = {}
-        self.said: list[str] = []
-        self._threads: list[threading.Thread] = []
-
-    def start(self, facts: NodeFacts, key: int | None = None, **changed) -> None:
-        terms = Terms(run_id=f"proposed by {facts.node_rank}", **{**self.terms, **changed})
-
-        def work() -> None:
-            try:
-                self.results[facts.node_rank if key is None else key] = join(facts, terms, say=self.said.append)
-            except AllranksError as error:
-                self.results[facts.node_rank if key is None else key] = error
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        self._threads.append(thread)
-
-    def wait(self) -> dict[int, Rendezvous | AllranksError]:
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
-        return self.results
-
-    def leave(self) -> None:
-        for result in self.results.values():
-            if isinstance(result, Rendezvous):
-                result.leave(0)
+GREETING = {"greeting": wire.GREETING, "nonce": "1"}
 
 
 @pytest.fixture
@@ -70,23 +30,8 @@ def nodes() -> Iterator[Nodes]:
     all_nodes.leave()
 
 
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _join(nodes: Nodes, *facts: NodeFacts) -> list[Rendezvous]:
-    for one in facts:
-        nodes.start(one)
-    results = nodes.wait()
-    assert all(isinstance(result, Rendezvous) for result in results.values()), results
-    return [results[rank] for rank in sorted(results)]
-
-
 def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(1, 3), _facts(2, 3, num_processes=4), _facts(0, 3))
+    joined = join_all(nodes, facts_of(1, 3), facts_of(2, 3, num_processes=4), facts_of(0, 3))
     for rendezvous in joined:
         assert rendezvous.run_id == "proposed by 0"
         assert [node.host for node in rendezvous.nodes] == ["host0", "host1", "host2"]
@@ -96,7 +41,7 @@ def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
 
 
 def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0), _facts(1))
+    joined = join_all(nodes, facts_of(0), facts_of(1))
     threads = [threading.Thread(target=rendezvous.ready, args=({"data": "x"},)) for rendezvous in joined]
     for thread in threads:
         thread.start()
@@ -108,7 +53,7 @@ def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> N
 
 
 def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> None:
-    for facts in (_facts(0, 3), _facts(1, 3), _facts(2, 3, same={"learning_rate": "0.2"})):
+    for facts in (facts_of(0, 3), facts_of(1, 3), facts_of(2, 3, same={"learning_rate": "0.2"})):
         nodes.start(facts)
     errors = list(nodes.wait().values())
     assert len(errors) == 3
@@ -118,7 +63,7 @@ def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> 
 
 
 def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0), _facts(1))
+    joined = join_all(nodes, facts_of(0), facts_of(1))
     errors = []
 
     def ready(rendezvous: Rendezvous, data: str) -> None:
@@ -136,7 +81,7 @@ def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
 
 
 def test_node_0_learns_what_every_node_starts(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
     threads = [
         threading.Thread(target=rendezvous.ready, args=({}, {"command": ["torchrun", str(rank)]}))
         for rank, rendezvous in enumerate(joined)
@@ -149,19 +94,19 @@ def test_node_0_learns_what_every_node_starts(nodes: Nodes) -> None:
 
 
 def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
-    nodes.start(_facts(0, 2))
-    nodes.start(_facts(1, 3))
+    nodes.start(facts_of(0, 2))
+    nodes.start(facts_of(1, 3))
     assert all("--nnodes: 2 on node 0 (host0); 3 on node 1 (host1)" in str(error) for error in nodes.wait().values())
 
 
 def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> None:
-    nodes.start(_facts(0, 3))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
-        _hello(raw, _facts(1, 3))
-        nodes.start(_facts(1, 3, host="other"))
-        _until(lambda: 1 in nodes.results)
+    nodes.start(facts_of(0, 3))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, facts_of(1, 3))
+        nodes.start(facts_of(1, 3, host="other"))
+        until(lambda: 1 in nodes.results)
         assert "--node-rank 1 is taken by host1 (pid 101)" in str(nodes.results[1])
-        nodes.start(_facts(2, 3))
+        nodes.start(facts_of(2, 3))
         results = nodes.wait()
         assert isinstance(results[0], Rendezvous)
         assert isinstance(results[2], Rendezvous)
@@ -169,8 +114,8 @@ def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> No
 
 def test_who_is_missing_is_named_at_the_deadline() -> None:
     nodes = Nodes(join_seconds=1.0)
-    nodes.start(_facts(0, 4))
-    nodes.start(_facts(2, 4), join_seconds=20.0)
+    nodes.start(facts_of(0, 4))
+    nodes.start(facts_of(2, 4), join_seconds=20.0)
     error = str(nodes.wait()[0])
     assert "2 of 4 nodes have come" in error
     assert "missing: node 1, 3 (here: node 2 (host2))" in error
@@ -179,21 +124,21 @@ def test_who_is_missing_is_named_at_the_deadline() -> None:
 
 def test_a_node_0_that_is_not_there_is_told_with_the_reason() -> None:
     nodes = Nodes(join_seconds=1.0)
-    nodes.start(_facts(1))
+    nodes.start(facts_of(1))
     assert "connection refused: is node 0 started" in str(nodes.wait()[1])
 
 
 def test_a_name_that_nobody_knows_is_told() -> None:
     nodes = Nodes(join_seconds=1.0, address="no-such-host.invalid")
-    nodes.start(_facts(1))
+    nodes.start(facts_of(1))
     assert "the name no-such-host.invalid is not known on host1" in str(nodes.wait()[1])
-    nodes.start(_facts(0))
+    nodes.start(facts_of(0))
     assert isinstance(nodes.wait()[0], UsageError)
 
 
 def test_an_address_of_another_machine_is_doubted() -> None:
     nodes = Nodes(join_seconds=1.0, address="192.0.2.77")
-    nodes.start(_facts(0))
+    nodes.start(facts_of(0))
     assert "--master-addr 192.0.2.77 is no address of this machine, which has " in str(nodes.wait()[0])
     assert any(said.startswith("warning: --master-addr 192.0.2.77") for said in nodes.said)
 
@@ -201,82 +146,82 @@ def test_an_address_of_another_machine_is_doubted() -> None:
 def test_something_else_on_the_port_is_told() -> None:
     nodes = Nodes(join_seconds=1.0)
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
-        nodes.start(_facts(1))
+        nodes.start(facts_of(1))
         assert "something else than this version of allranks listens there" in str(nodes.wait()[1])
 
 
 def test_a_port_in_use_is_told() -> None:
     nodes = Nodes()
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
-        nodes.start(_facts(0))
+        nodes.start(facts_of(0))
         assert "the port is in use" in str(nodes.wait()[0])
 
 
 def test_a_node_that_fails_stops_the_others_with_its_message(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
-    assert joined[1].fail("rank 1 ran out of memory") is None
+    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    assert joined[1].fail(failure("rank 1 ran out of memory")) is None
     joined[1].leave(1)
     for rendezvous in (joined[0], joined[2]):
-        _until(rendezvous.stop_reason)
+        until(rendezvous.stop_reason)
         assert rendezvous.stop_reason() == "node 1 (host1): rank 1 ran out of memory"
 
 
 def test_a_failing_node_0_stops_the_others(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0), _facts(1))
-    assert joined[0].fail("rank 0 failed") is None
+    joined = join_all(nodes, facts_of(0), facts_of(1))
+    assert joined[0].fail(failure("rank 0 failed")) is None
     joined[0].leave(1)
     assert joined[1].stop_reason() == "node 0 (host0): rank 0 failed"
 
 
 def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
-    threads = [threading.Thread(target=joined[1].fail, args=("killed by SIGKILL",))]
+    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    threads = [threading.Thread(target=joined[1].fail, args=(failure("killed by SIGKILL", RANK_KILLED),))]
     threads[0].start()
-    _until(joined[0].stop_reason)
-    assert joined[0].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
-    assert joined[2].fail("connection closed by peer") == "node 1 (host1): killed by SIGKILL"
+    until(joined[0].stop_reason)
+    felt = failure("connection closed by peer", PEER_GONE)
+    for rank in (0, 2):
+        assert joined[rank].fail(felt).what == "node 1 (host1): killed by SIGKILL"
     threads[0].join()
     assert joined[1].stop_reason() is None
 
 
 @pytest.mark.parametrize("felt_by", [0, 1])
 def test_a_cause_that_is_heard_of_after_its_consequence_is_what_all_are_told(nodes: Nodes, felt_by: int) -> None:
-    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
+    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
     where = 1 - felt_by
     felt = Finding(PEER_GONE, f"rank {felt_by} failed: closed by peer", who=Who(felt_by, felt_by), known_at=felt_by)
     cause = Finding(RANK_ERROR, f"rank {where} failed first: bad row", who=Who(where, where), known_at=where)
-    told: list[str | None] = []
-    failing = threading.Thread(target=lambda: told.append(joined[felt_by].fail(felt.what, felt)))
+    told: list[Finding | None] = []
+    failing = threading.Thread(target=lambda: told.append(joined[felt_by].fail(felt)))
     failing.start()
     for other in (where, 2):
-        _until(joined[other].stop_reason)
+        until(joined[other].stop_reason)
         assert joined[other].stop_reason() == f"node {felt_by} (host{felt_by}): {felt.what}"
-    joined[where].leave(1, cause.what, cause)
+    joined[where].leave(1, cause)
     failing.join()
-    assert told[0] is not None and told[0].endswith(cause.what)
-    assert joined[2].settled_reason("") == told[0]
-    assert joined[2].stop_finding() == cause
+    assert told == [replace(cause, what=f"node {where} (host{where}): {cause.what}")]
+    assert joined[2].settled_finding(joined[2].stop_finding()) == joined[2].stop_finding() == told[0]
 
 
 def test_a_consequence_is_not_told_to_who_knows_the_cause(nodes: Nodes) -> None:
-    joined = _join(nodes, *(_facts(rank, 3) for rank in range(3)))
-    joined[1].leave(1, "rank 1 failed first: bad row", Finding(RANK_ERROR, "rank 1 failed first: bad row"))
-    _until(joined[2].stop_reason)
-    known = joined[2].stop_reason()
+    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
+    joined[1].leave(1, failure("rank 1 failed first: bad row"))
+    until(joined[2].stop_reason)
+    known = joined[2].stop_finding()
     felt = Finding(PEER_GONE, "closed by peer")
-    assert joined[0].fail(felt.what, felt) == known
-    assert joined[2].stop_reason() == known and joined[2].settled_reason("") == known
+    assert joined[0].fail(felt) == known
+    assert joined[2].stop_finding() == known == joined[2].settled_finding(known)
 
 
 def test_a_node_that_leaves_with_an_error_stops_the_others(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0), _facts(1))
-    joined[1].leave(2, "its data is broken")
-    _until(joined[0].stop_reason)
+    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined[1].leave(2, failure("its data is broken", REFUSED))
+    until(joined[0].stop_reason)
     assert joined[0].stop_reason() == "node 1 (host1): its data is broken"
 
 
 def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
-    joined = _join(nodes, _facts(0, 3), _facts(1, 3), _facts(2, 3))
+    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
     joined[1].leave(0)
     joined[0].leave(75)
     time.sleep(0.3)
@@ -284,25 +229,25 @@ def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
 
 
 def test_a_node_that_is_gone_without_a_word_is_lost(nodes: Nodes) -> None:
-    nodes.start(_facts(0, 3))
-    nodes.start(_facts(2, 3))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
-        _hello(raw, _facts(1, 3))
+    nodes.start(facts_of(0, 3))
+    nodes.start(facts_of(2, 3))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, facts_of(1, 3))
         results = nodes.wait()
     for rank in (0, 2):
-        _until(results[rank].stop_reason)
+        until(results[rank].stop_reason)
         assert results[rank].stop_reason() == "node 1 (host1) was lost: the connection was closed"
 
 
 def test_a_node_that_falls_silent_is_lost() -> None:
     nodes = Nodes(silence_seconds=1.5)
-    nodes.start(_facts(0))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
-        _hello(raw, _facts(1))
+    nodes.start(facts_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, facts_of(1))
         rendezvous = nodes.wait()[0]
         raw.sendall(b'{"round": "ready", "payload": {}}\n')
         rendezvous.ready({})
-        _until(rendezvous.stop_reason)
+        until(rendezvous.stop_reason)
         assert "node 1 (host1) was lost: no sign of life" in rendezvous.stop_reason()
     nodes.leave()
 
@@ -319,31 +264,31 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     ids=["http", "pickle", "deep", "half a hello", "empty line"],
 )
 def test_foreign_programs_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> None:
-    nodes.start(_facts(0))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+    nodes.start(facts_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(garbage)
         with contextlib.suppress(ConnectionError):
             while raw.recv(65536):
                 pass
-    nodes.start(_facts(1))
+    nodes.start(facts_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
-    nodes.start(_facts(0))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw, contextlib.suppress(ConnectionError):
+    nodes.start(facts_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw, contextlib.suppress(ConnectionError):
         for _ in range(64):
             raw.sendall(b"x" * 2**20)
         raw.recv(65536)
-    nodes.start(_facts(1))
+    nodes.start(facts_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_node_that_refuses_itself_keeps_nobody_waiting(nodes: Nodes) -> None:
-    nodes.start(_facts(0, 3))
-    nodes.start(_facts(2, 3))
+    nodes.start(facts_of(0, 3))
+    nodes.start(facts_of(2, 3))
     terms = Terms(run_id="", **nodes.terms)
-    assert tell_node_0(_facts(1, 3), terms, "network.interface: \x1bib0 is no interface of this node")
+    assert tell_node_0(facts_of(1, 3), terms, "network.interface: \x1bib0 is no interface of this node")
     results = nodes.wait()
     for rank in (0, 2):
         assert isinstance(results[rank], RefusedError)
@@ -352,27 +297,27 @@ def test_a_node_that_refuses_itself_keeps_nobody_waiting(nodes: Nodes) -> None:
 
 def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusal, "PATIENCE_SECONDS", 0.5)
-    assert not tell_node_0(_facts(1), Terms("127.0.0.1", _free_port(), ""), "a reason")
+    assert not tell_node_0(facts_of(1), Terms("127.0.0.1", free_port(), ""), "a reason")
 
 
 def _head_goes_on(nodes: Nodes) -> None:
-    nodes.start(_facts(1))
+    nodes.start(facts_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        {"hello": _facts(1).hello(), "proof": "é", "nonce": ""},
-        {"hello": _facts(1).hello(), "proof": 7, "nonce": ["\x1b"]},
-        {"hello": {**_facts(1).hello(), "node_rank": 2**80}, "proof": "", "nonce": ""},
+        {"hello": facts_of(1).hello(), "proof": "é", "nonce": ""},
+        {"hello": facts_of(1).hello(), "proof": 7, "nonce": ["\x1b"]},
+        {"hello": {**facts_of(1).hello(), "node_rank": 2**80}, "proof": "", "nonce": ""},
         {"bye": {}},
     ],
     ids=["a proof that is not ASCII", "of another kind", "a number that is none", "bye first"],
 )
 def test_no_first_word_harms_node_0(nodes: Nodes, first: dict, capfd: pytest.CaptureFixture) -> None:
-    nodes.start(_facts(0))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
+    nodes.start(facts_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(json.dumps(first).encode() + b"\n")
         raw.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
@@ -383,8 +328,8 @@ def test_no_first_word_harms_node_0(nodes: Nodes, first: dict, capfd: pytest.Cap
 
 
 def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
-    nodes.start(_facts(0))
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw, contextlib.suppress(ConnectionError):
+    nodes.start(facts_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw, contextlib.suppress(ConnectionError):
         raw.settimeout(20)
         sent = 0
         while sent < 64 * 2**20:
@@ -396,8 +341,8 @@ def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
 def test_idle_connections_take_no_more_than_their_share(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it they are closed at once; when the others have gone, or had their time, nodes come in again."""
     monkeypatch.setattr(head, "_MOST_UNKNOWN", 5)
-    nodes.start(_facts(0))
-    port = _listening(nodes)
+    nodes.start(facts_of(0))
+    port = listening_port(nodes)
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(12)]
         assert sum(map(_is_greeted, idle)) <= 5
@@ -414,16 +359,16 @@ def _is_greeted(raw: socket.socket) -> bool:
 def test_facts_that_do_not_come_whole_are_told_as_such(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> None:
     """As behind a switch that drops large packets: small ones pass."""
     monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.5)
-    nodes.start(_facts(0), join_seconds=2.5)
-    with socket.create_connection(("127.0.0.1", _listening(nodes))) as raw:
-        raw.sendall(json.dumps({"hello": _facts(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+    nodes.start(facts_of(0), join_seconds=2.5)
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        raw.sendall(json.dumps({"hello": facts_of(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
         refused = nodes.wait()[0]
     assert "what it has did not come whole" in str(refused) and "MTU" in str(refused)
 
 
 def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> None:
-    nodes.start(_facts(0))
-    nodes.start(_facts(1, host="\x1b[2J\x07evil", same={"learning\x1b_rate": "\x1b]0;x\x07"}))
+    nodes.start(facts_of(0))
+    nodes.start(facts_of(1, host="\x1b[2J\x07evil", same={"learning\x1b_rate": "\x1b]0;x\x07"}))
     results = nodes.wait()
     for rank in (0, 1):
         text = str(results[rank])
@@ -443,10 +388,10 @@ def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> Non
 )
 def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(nodes: Nodes, answers: list[dict]) -> None:
     with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
-        nodes.start(_facts(1), join_seconds=1.0)
+        nodes.start(facts_of(1), join_seconds=1.0)
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks rendezvous 3", "nonce": "1"}\n')
+            raw.sendall(json.dumps(GREETING).encode() + b"\n")
             raw.makefile().readline()
             raw.sendall(b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
             refused = nodes.wait()[1]
@@ -457,10 +402,10 @@ def test_a_fault_of_ours_ends_the_run_with_its_reason(nodes: Nodes, monkeypatch:
     def broken(self: object) -> bool:
         raise TypeError("unsupported format string")
 
-    joined = _join(nodes, _facts(0), _facts(1))
+    joined = join_all(nodes, facts_of(0), facts_of(1))
     monkeypatch.setattr(wire.Clock, "on_time", broken)
     for rank in (0, 1):
-        _until(joined[rank].stop_reason)
+        until(joined[rank].stop_reason)
     assert "failed: TypeError" in joined[0].stop_reason()
 
 
@@ -476,11 +421,11 @@ def test_a_time_out_of_the_kernels_is_a_lost_connection() -> None:
 
 
 def test_a_token_keeps_others_out(nodes: Nodes) -> None:
-    nodes.start(_facts(0), token="right")
-    nodes.start(_facts(1), key=11, token="wrong")
-    _until(lambda: 11 in nodes.results)
+    nodes.start(facts_of(0), token="right")
+    nodes.start(facts_of(1), key=11, token="wrong")
+    until(lambda: 11 in nodes.results)
     assert "ALLRANKS_TOKEN" in str(nodes.results[11])
-    nodes.start(_facts(1), token="right")
+    nodes.start(facts_of(1), token="right")
     results = nodes.wait()
     assert isinstance(results[0], Rendezvous)
     assert isinstance(results[1], Rendezvous)
@@ -488,18 +433,18 @@ def test_a_token_keeps_others_out(nodes: Nodes) -> None:
 
 def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
     with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
-        nodes.start(_facts(1), token="right")
+        nodes.start(facts_of(1), token="right")
         raw, _ = false_node.accept()
         with raw:
-            raw.sendall(b'{"greeting": "allranks rendezvous 3", "nonce": "1"}\n{"welcome": true}\n')
+            raw.sendall(json.dumps(GREETING).encode() + b'\n{"welcome": true}\n')
             raw.makefile().readline()
-            everyone = [_facts(0).to_message(), _facts(1).to_message()]
+            everyone = [facts_of(0).to_message(), facts_of(1).to_message()]
             raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")
             assert "does not know our ALLRANKS_TOKEN" in str(nodes.wait()[1])
 
 
 def test_unequal_nodes_are_torchruns_alone() -> None:
-    pair = [_facts(0, num_processes=1), _facts(1, num_processes=2)]
+    pair = [facts_of(0, num_processes=1), facts_of(1, num_processes=2)]
     assert differences(pair) == []
     (found,) = differences([NodeFacts(**{**node.to_message(), "launcher": "accelerate"}) for node in pair])
     assert "processes per node: 1 on node 0 (host0); 2 on node 1 (host1)" in found
@@ -507,23 +452,5 @@ def test_unequal_nodes_are_torchruns_alone() -> None:
 
 
 def test_facts_survive_the_wire() -> None:
-    facts = _facts(1, environment={"NCCL_DEBUG": "INFO\n; rm -rf $(x)"})
+    facts = facts_of(1, environment={"NCCL_DEBUG": "INFO\n; rm -rf $(x)"})
     assert NodeFacts.from_message(json.loads(json.dumps(facts.to_message()))) == facts
-
-
-def _listening(nodes: Nodes) -> int:
-    port = nodes.terms["port"]
-
-    def up() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        return False
-
-    _until(up)
-    return port
-
-
-def _hello(raw: socket.socket, facts: NodeFacts) -> None:
-    raw.makefile().readline()
-    raw.sendall(json.dumps({"hello": facts.hello(), "proof": "", "nonce": ""}).encode() + b"\n")
-    raw.sendall(json.dumps({"facts": facts.to_message()}).encode() + b"\n")

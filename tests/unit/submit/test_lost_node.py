@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from allranks.submit import lost_node
+from allranks.submit.lost_hosts import LOST_HOSTS, read_lost_hosts, take_lost_hosts_file, write_lost_hosts
 from allranks.submit.lost_node import MOST_TIMES, requeue_if_node_lost
-from allranks.submit.verdict import VERDICT, read_lost_hosts, take_verdict_file, write_verdict
 
 SCONTROL = """\
 case "$1 $2" in
@@ -28,7 +28,7 @@ PBSNODES += (
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Stand-ins for the schedulers' commands; returns what was called, and has a script and a verdict file."""
+    """Stand-ins for the schedulers' commands; returns what was called, and has a script and a file of lost hosts."""
     folder = tmp_path / "bin"
     folder.mkdir()
     recorders = {name: RECORDER.format(name=name) for name in ("qrerun", "qsub")}
@@ -48,8 +48,8 @@ def called(cluster):
 
 
 def requeue(cluster, scheduler="slurm", lost=("node1",), num_nodes=2):
-    write_verdict(cluster / "verdict.json", lost)
-    return requeue_if_node_lost(scheduler, "77", num_nodes, cluster / "verdict.json", cluster / "submit-1.sh")
+    write_lost_hosts(cluster / "lost-hosts.json", lost)
+    return requeue_if_node_lost(scheduler, "77", num_nodes, cluster / "lost-hosts.json", cluster / "submit-1.sh")
 
 
 def test_slurm_requeues_the_job_and_only_then_takes_the_node_away_from_it(cluster, monkeypatch, capfd):
@@ -109,18 +109,18 @@ def test_a_scheduler_that_refuses_is_said_with_the_script_to_submit(cluster, mon
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"cause": "not-a-number", "hosts": ["a"]}', '{"cause": "node-lost", "hosts": 7}']
 )
-def test_no_other_verdict_requeues(cluster, text):
-    (cluster / "verdict.json").write_text(text)
-    assert not requeue_if_node_lost("slurm", "77", 2, cluster / "verdict.json", cluster / "submit-1.sh")
+def test_no_other_file_requeues(cluster, text):
+    (cluster / "lost-hosts.json").write_text(text)
+    assert not requeue_if_node_lost("slurm", "77", 2, cluster / "lost-hosts.json", cluster / "submit-1.sh")
     assert not requeue_if_node_lost("slurm", "77", 2, cluster / "none", cluster / "submit-1.sh")
     assert called(cluster) == []
 
 
-def test_the_verdict_is_of_the_command_that_started_all_nodes_alone(tmp_path):
-    env = {VERDICT: str(tmp_path / "verdict.json"), "OTHER": "x"}
-    path = take_verdict_file(env)
-    assert env == {"OTHER": "x"} and path is not None and take_verdict_file(env) is None
-    write_verdict(path, ["a", "b"])
+def test_the_file_is_of_the_command_that_started_all_nodes_alone(tmp_path):
+    env = {LOST_HOSTS: str(tmp_path / "lost-hosts.json"), "OTHER": "x"}
+    path = take_lost_hosts_file(env)
+    assert env == {"OTHER": "x"} and path is not None and take_lost_hosts_file(env) is None
+    write_lost_hosts(path, ["a", "b"])
     assert read_lost_hosts(path) == ["a", "b"]
     assert json.loads(path.read_text())["cause"] == "node-lost"
 

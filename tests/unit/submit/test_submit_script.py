@@ -30,7 +30,7 @@ if what.get("wait"):
     while not received:
         signal.pause()
 if what.get("lost") and "train" in sys.argv:
-    pathlib.Path(os.environ["ALLRANKS_VERDICT"]).write_text(json.dumps(what["lost"]))
+    pathlib.Path(os.environ["ALLRANKS_LOST_HOSTS"]).write_text(json.dumps(what["lost"]))
 for path in what.get("saves", []):
     pathlib.Path(path).mkdir(parents=True)
     (pathlib.Path(path) / "COMPLETE").touch()
@@ -463,10 +463,10 @@ def test_a_run_that_ended_for_a_lost_node_is_handed_to_what_requeues_it(place, i
     job = place.job(JobOptions(nodes=2, requeue=True))
     job.launch.mkdir(parents=True)
     text = scripts(job)[index]
-    stale = job.launch / f"verdict-{'77' if index == 0 else '77.server'}.json"
+    stale = job.launch / f"lost-hosts-{'77' if index == 0 else '77.server'}.json"
     stale.write_text("of a start before")
     assert place.finish(text, exit=1) == 1
-    assert json.loads(place.told.read_text())["argv"][:3] == ["-m", "allranks", "train"], "no verdict, no requeue"
+    assert json.loads(place.told.read_text())["argv"][:3] == ["-m", "allranks", "train"], "no lost host, no requeue"
     assert place.finish(text, exit=1, lost={"cause": "node-lost", "hosts": ["node1"]}) == 1
     scheduler, number = ("slurm", "77") if index == 0 else ("pbs", "77.server")
     told = json.loads(place.told.read_text())["argv"]
@@ -475,5 +475,5 @@ def test_a_run_that_ended_for_a_lost_node_is_handed_to_what_requeues_it(place, i
 
 
 @pytest.mark.parametrize("options", [JobOptions(nodes=2), JobOptions(nodes=1, requeue=True)])
-def test_only_a_job_of_several_nodes_that_may_be_requeued_asks_for_a_verdict(place, options):
-    assert not any("ALLRANKS_VERDICT" in text for text in scripts(place.job(options)))
+def test_only_a_job_of_several_nodes_that_may_be_requeued_asks_for_lost_hosts(place, options):
+    assert not any("ALLRANKS_LOST_HOSTS" in text for text in scripts(place.job(options)))

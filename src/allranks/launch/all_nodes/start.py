@@ -32,7 +32,7 @@ from allranks.launch.spec.exports import exported, working_directory
 from allranks.listing import few
 from allranks.observe import say
 from allranks.observe.secrets import without_secret_words
-from allranks.submit.verdict import take_verdict_file, write_verdict
+from allranks.submit.lost_hosts import take_lost_hosts_file, write_lost_hosts
 
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
@@ -61,11 +61,11 @@ def start_all_nodes(start: Everywhere, token: str = "", env: Mapping[str, str] =
     ended. Signals to this process reach the run on every node. Raises RefusedError where the nodes cannot be reached or
     cannot meet, and UsageError. `token` is the user's, where there is one.
     """
-    verdict = take_verdict_file()
+    lost_hosts = take_lost_hosts_file()
     variables, directory = exported(env, start.exports), working_directory(env)
     # It crosses as all variables do, through the agents' standard input, and is shown nowhere.
     token = variables.pop(TOKEN, "") or token or make_token()
-    return asyncio.run(_Start(start, variables, token, directory, verdict).run())
+    return asyncio.run(_Start(start, variables, token, directory, lost_hosts).run())
 
 
 class _Start:
@@ -75,10 +75,10 @@ class _Start:
         variables: Mapping[str, str],
         token: str,
         directory: str,
-        verdict: Path | None = None,
+        lost_hosts: Path | None = None,
     ) -> None:
         self._start, self._variables, self._token = start, variables, token
-        self._directory, self._verdict = directory, verdict
+        self._directory, self._lost_hosts = directory, lost_hosts
         self._names = [host.name for host in start.hosts]
         self._received: list[signal.Signals] = []
         self._running: Fanout | None = None  # once commands run
@@ -197,8 +197,8 @@ class _Start:
         lost = [node for node in failed if ends[node][1].startswith(_LOST)]
         # A node that ends because of another says so.
         elsewhere = {node for node in failed if (known := said.get(node)) and known.who.node not in (None, node)}
-        if lost and self._verdict is not None:
-            write_verdict(self._verdict, [self._names[node] for node in lost])
+        if lost and self._lost_hosts is not None:
+            write_lost_hosts(self._lost_hosts, [self._names[node] for node in lost])
         first = first_failure(known for node in failed if (known := said.get(node)))
         culprit = [node for node in failed if first is not None and first.who.node == node]
         own = [node for node in failed if node not in elsewhere]

@@ -14,6 +14,7 @@ from typing import Any
 from allranks import durable
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
 from allranks.config import RunConfig
+from allranks.doctor.attempt import Ended
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
@@ -21,7 +22,7 @@ from allranks.launch.manifest import launch_options, make_manifest, node_account
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
-from allranks.launch.node.supervise import Ended, supervise
+from allranks.launch.node.supervise import supervise
 from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node

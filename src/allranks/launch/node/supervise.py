@@ -8,13 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
 from allranks.cluster.memory import killed_since, memory_kills
+from allranks.doctor.attempt import Ended
 from allranks.findings import Finding
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
 from allranks.launch.node.stopped_ranks import Describe, StoppedRanks
@@ -36,24 +36,6 @@ _STATES_SECONDS = 1.0  # reading the states of ranks reads a file of each
 _PARTING_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How the agent ended, the first signal that asked us to stop, and whether we had to kill.
-
-    `returncode` is the agent's exit code, or 128 + the number of the signal that ended it. `lost` says why the run
-    could not go on, where that is not in the hands of this node. `memory` says what ran out of memory while it ran, by
-    what the kernel killed for that: "" if nothing did, None where the kernel does not tell.
-    """
-
-    returncode: int
-    signal: signal.Signals | None
-    killed: bool
-    lost: str = ""
-    memory: str | None = None
-    stopped: tuple[Finding, ...] = ()
-    """Of its ranks that did not run."""
-
-
 def supervise(
     command: list[str],
     env: Mapping[str, str],
@@ -63,7 +45,7 @@ def supervise(
     grace_seconds: float,
     num_ranks: int = 0,
     keep_open: Sequence[int] = (),
-    lost: Callable[[], str | None] = lambda: None,
+    lost: Callable[[], Finding | None] = lambda: None,
     parting: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = say,
     describe: Describe | None = None,
@@ -117,13 +99,13 @@ def _watch(
     received: list[signal.Signals],
     grace_seconds: float,
     num_ranks: int,
-    lost: Callable[[], str | None],
+    lost: Callable[[], Finding | None],
     parting: Callable[[], bool],
     say: Callable[[str], None],
     states: _RankStates | None,
     asked: Callable[[], None],
     stopping: Callable[[], bool],
-) -> tuple[bool, str]:
+) -> tuple[bool, Finding | None]:
     """Returns whether everything had to be killed, and what `lost` said."""
     deadline = None
     told: set[int] = set()
@@ -133,7 +115,7 @@ def _watch(
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             agent.wait(_POLL_SECONDS)
-            return False, (agent.returncode and lost()) or ""
+            return False, lost() if agent.returncode else None
         if states is not None:
             states.look(wake=bool(received) or stopping())
         if why := lost():
@@ -174,7 +156,7 @@ def _watch(
                 states.look_at_the_end()
             say("ending all ranks now; the newest complete checkpoint stays valid")
             _kill_tree(agent)
-            return True, ""
+            return True, None
 
 
 class _RankStates:

@@ -53,6 +53,8 @@ class RankExit:
     code: int
     message: str = ""
     log: str = ""
+    cause: str = ""
+    """The kind of its error, where the rank itself knows it."""
     is_shown: bool = False
     """Whether the user has read the message: rank 0 prints its own."""
 

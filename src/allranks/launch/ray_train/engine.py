@@ -16,7 +16,7 @@ from typing import IO
 from allranks import durable
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.memory import killed_since, memory_kills
-from allranks.doctor.ranks import killed_by
+from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.exit_codes import PREEMPTED
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
@@ -96,13 +96,14 @@ class Engine:
         events = EventFollower(self.events, self.start_of_events).read()
         exits = [event for event in events if isinstance(event, ExitEvent)]
         errors = [event for event in events if isinstance(event, ErrorEvent)]
-        message = errors[0].message if errors else ""
+        message, cause = (errors[0].message, errors[0].code or "") if errors else ("", "")
         if code == 0 and exits:
             code = exits[-1].code
         elif self._sent is not None and code == -self._sent:
             code, message = PREEMPTED, BEFORE_TRAINING
         elif code < 0:
-            errors, message = [], killed_by(-code, memory=killed_since(self._kills))
+            memory = killed_since(self._kills)
+            errors, message, cause = [], killed_by(-code, memory=memory), code_of_signal(-code, memory)
         return RankExit(
             self.spec.attempt,
             self.rank,
@@ -110,6 +111,7 @@ class Engine:
             code,
             message,
             str(self.log),
+            cause,
             is_shown=self.rank == 0 and bool(errors),
         )
 

@@ -16,6 +16,7 @@ from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig
+from allranks.doctor.training_end import stopped_training
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.describe import resume_line, strategy_name
 from allranks.launch.manifest import make_manifest, write_manifest
@@ -23,13 +24,12 @@ from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
 from allranks.launch.node.this_node import Node, this_node
-from allranks.launch.outcome import stopped
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
 from allranks.launch.ray_train.coordinator import NAMESPACE, Coordinator, RankSpec, Status, coordinator_name
 from allranks.launch.ray_train.fit import fit
-from allranks.launch.ray_train.outcome import conclude
 from allranks.launch.ray_train.plan import Plan
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
+from allranks.launch.ray_train.verdict import conclude
 from allranks.launch.ray_train.watch import Watch, Watched
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -69,14 +69,14 @@ def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, arg
             stop_if_asked()
             watched = _Start(cfg, options, node, argv, cluster, nodes.exports).run()
     except Stopped as stop:
-        result = stopped(node.run, node.run_id, stop.received)
+        verdict = stopped_training(node.run, node.run_id, node.name, stop.received)
     else:
-        result = conclude(watched, cfg, node.run)
+        verdict = conclude(watched, cfg, node.run)
     finally:
         kill_leftovers(node.run_id, but=os.getpid())
-    if result.message:
-        say(result.message, file=sys.stderr)
-    return result.exit_code
+    if verdict.message:
+        say(verdict.message, file=sys.stderr)
+    return verdict.exit_code
 
 
 @dataclass

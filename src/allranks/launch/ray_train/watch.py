@@ -6,17 +6,18 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allranks.doctor import causes
 from allranks.doctor.ranks import code_of_signal
-from allranks.exit_codes import PREEMPTED
+from allranks.exit_codes import DONE, PREEMPTED
+from allranks.findings import Finding, Who
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.plan import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
-from allranks.launch.ray_train.worker import described
+from allranks.launch.ray_train.worker import LONGEST_MESSAGE, described
 from allranks.observe import say
 
 _POLL_SECONDS = 0.2
@@ -34,7 +35,7 @@ class Watched:
     signal: signal.Signals | None = None
     killed: bool = False
     exits: list[RankExit] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[Finding] = field(default_factory=list)
     committed: int = 0
 
 
@@ -88,7 +89,7 @@ class Watch:
             self._waiting_since = self._reminded = time.monotonic()
             more = f" (and {len(watched.failures) - 1} after it)" if len(watched.failures) > 1 else ""
             if not any(end.code in FINAL_CODES for end in watched.exits):
-                say(f"attempt {status.attempt}: {watched.failures[0]}{more}")
+                say(f"attempt {status.attempt}: {watched.failures[0].what}{more}")
         if self._attempt_started < status.attempt and len(status.placements) == self.wanted.num_workers:
             self._attempt_started, self._waiting_since = status.attempt, math.inf
             if status.attempt > 1:
@@ -134,16 +135,31 @@ class Watch:
         return shortage(self.wanted, self.cluster.nodes(), self.cluster.free())
 
 
-def failed(status: Status, attempt: int) -> list[str]:
+def failed(status: Status, attempt: int) -> list[Finding]:
     """What failed in an attempt, the first cause first: a rank that was killed, a worker that was lost, then errors in
     the order in which the coordinator heard of them; errors of a connection that another rank left come last."""
-    exits = [end for end in status.exits if end.attempt == attempt and end.code not in (0, PREEMPTED)]
-    told = {end.rank for end in exits}
-    lost = [text for rank, text in sorted(status.failures.get(attempt, {}).items()) if rank not in told]
-    killed = [(code_of_signal(-end.code), described(end)) for end in exits if end.code < 0]
-    errors = [(causes.code_of_error(end.message), described(end)) for end in exits if end.code >= 0]
-    known = [*killed, *((causes.NODE_LOST, text) for text in lost), *errors]
-    return [text for _, text in sorted(known, key=lambda one: causes.precedence(one[0]))]
+    exits = [end for end in status.exits if end.attempt == attempt and end.code not in (DONE, PREEMPTED)]
+    heard = {end.rank for end in exits}
+    lost = [
+        Finding(causes.NODE_LOST, text, who=Who(rank=rank))
+        for rank, text in sorted(status.failures.get(attempt, {}).items())
+        if rank not in heard
+    ]
+    killed = [failure_of(end) for end in exits if end.code < 0]
+    errors = [failure_of(end) for end in exits if end.code >= 0]
+    return sorted([*killed, *lost, *errors], key=lambda one: causes.precedence(one.code))
+
+
+def failure_of(end: RankExit) -> Finding:
+    """A rank that ended so."""
+    code = end.cause or (code_of_signal(-end.code) if end.code < 0 else causes.code_of_error(end.message))
+    return Finding(
+        code,
+        described(replace(end, log="")),
+        who=Who(rank=end.rank, host=end.host),
+        remedy=f"its log: {end.log}" if end.log and not end.is_shown else "",
+        said=end.message[:LONGEST_MESSAGE],
+    )
 
 
 def _result(fitting: Any) -> Fitted:

@@ -13,7 +13,7 @@ from allranks.launch.ray_train.reporting import Reporter
 from allranks.launch.ray_train.tail import Tail
 
 _BEAT_SECONDS = 0.5
-_LONGEST_MESSAGE = 500
+LONGEST_MESSAGE = 500
 # One actor answers all workers: with so many a second it is still idle most of the time.
 _BEATS_PER_SECOND = 250
 
@@ -63,5 +63,5 @@ def described(end: RankExit) -> str:
     rank = f"rank {end.rank} on {end.host}"
     if end.is_shown:
         return f"{rank} failed: its message is above"
-    how = f"failed: {end.message[:_LONGEST_MESSAGE]}" if end.message else f"ended with exit code {end.code}"
+    how = f"failed: {end.message[:LONGEST_MESSAGE]}" if end.message else f"ended with exit code {end.code}"
     return f"{rank} {how}; its log: {end.log}" if end.log else f"{rank} {how}"

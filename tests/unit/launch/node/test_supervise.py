@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from allranks.doctor.stopped import rank_stopped
-from allranks.findings import Who
+from allranks.findings import Finding, Who
 from allranks.launch.node.supervise import supervise
 
+LOST = Finding("node-lost", "node 1 is lost")
 RANK = """
 import os, signal, sys, time
 def stop(number, frame):
@@ -120,10 +121,10 @@ def test_the_grace_period_ends_everything(tmp_path):
 
 def test_a_run_that_cannot_go_on_is_ended_at_once(tmp_path):
     def lost():
-        return "node 1 is lost" if (tmp_path / "ready").exists() and (tmp_path / "ready").read_text() else None
+        return LOST if (tmp_path / "ready").exists() and (tmp_path / "ready").read_text() else None
 
     ended = start(tmp_path, "good", lost=lost)
-    assert (ended.killed, ended.lost) == (True, "node 1 is lost")
+    assert (ended.killed, ended.lost) == (True, LOST)
     assert rank_is_dead(tmp_path) and not (tmp_path / "SIGTERM").exists()
 
 
@@ -131,8 +132,8 @@ def test_the_agent_of_a_rank_that_has_died_may_say_so_before_the_end(tmp_path):
     """The others feel the death first, as a broken connection."""
     agent = "import sys, time; time.sleep(0.5); print('last words'); sys.exit(3)"
     settings = {"log": tmp_path / "agent.log", "launch_id": "none", "grace_seconds": 60, "num_ranks": 1}
-    ended = supervise([sys.executable, "-c", agent], os.environ, lost=lambda: "node 0 failed", **settings)
-    assert (tmp_path / "agent.log").read_text() == "last words\n" and ended.lost == "node 0 failed"
+    ended = supervise([sys.executable, "-c", agent], os.environ, lost=lambda: LOST, **settings)
+    assert (tmp_path / "agent.log").read_text() == "last words\n" and ended.lost == LOST
 
 
 def test_a_second_ctrl_c_ends_everything(tmp_path):

@@ -1,4 +1,4 @@
-"""Why a run ended, for the batch script that started it: the one cause for which it starts the job again by itself."""
+"""The hosts for whose loss a run ended, for its batch script, which then starts the job again by itself."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from allranks import durable
 
-VERDICT = "ALLRANKS_VERDICT"
+LOST_HOSTS = "ALLRANKS_LOST_HOSTS"
 """The file that the script reads, where a script waits for one."""
 _NODE_LOST = "node-lost"
 
 
-def take_verdict_file(env: MutableMapping[str, str] = os.environ) -> Path | None:
-    """Where the verdict belongs. Taken out of `env`: it is of the command that started all nodes, not of each node."""
-    path = env.pop(VERDICT, None)
+def take_lost_hosts_file(env: MutableMapping[str, str] = os.environ) -> Path | None:
+    """Where to write them. Taken out of `env`: it is of the command that started all nodes, not of each node."""
+    path = env.pop(LOST_HOSTS, None)
     return Path(path) if path else None
 
 
-def write_verdict(path: Path, lost: Sequence[str]) -> None:
+def write_lost_hosts(path: Path, lost: Sequence[str]) -> None:
     """Keep that the hosts `lost` did not answer any more, for which the run ended."""
     durable.write(path, json.dumps({"cause": _NODE_LOST, "hosts": list(lost)}))
 

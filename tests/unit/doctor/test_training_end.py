@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from allranks.config.load import resolve_mapping
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.training_end import stopped_training, training_end
 from allranks.findings import Finding
-from allranks.launch.node.supervise import Ended
-from allranks.launch.node.this_node import Node
-from allranks.launch.outcome import outcome, stopped
+from allranks.launch.describe import what_came_before_ranks
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import EventLog, RunDir
 from allranks.observe.events import KINDS
@@ -50,7 +50,27 @@ def launch():
 
 
 def at(run, name):
-    return Node(name, run, "now", "launch", [])
+    return run, name
+
+
+def outcome(at, launch, ended, log_start=0, cfg=None):
+    run, node = at
+    started = Started(
+        run,
+        "now",
+        node,
+        launch.launcher,
+        launch.nproc_per_node,
+        launch.world_size,
+        launch.max_nodes,
+        log_starts={run.agent_log(node): log_start},
+        told_of_none=what_came_before_ranks(launch, node),
+    )
+    return training_end(started, ended, cfg)
+
+
+def stopped(run, run_id, received):
+    return stopped_training(run, run_id, 0, received)
 
 
 def events(run, rank, *kinds, run_id="now"):
@@ -128,10 +148,10 @@ def test_a_rank_that_was_killed_is_named_although_it_could_say_nothing(run, laun
 
 def test_a_rank_killed_here_is_the_cause_of_what_another_node_felt_first(run, launch):
     events(run, 1, ("step", {"step": 1}))
-    felt = "node 0 (gpu6): rank 0 (node 0) failed first: Connection reset by peer"
+    felt = Finding("peer-gone", "node 0 (gpu6): rank 0 (node 0) failed: Connection reset by peer")
     run.agent_log(1).parent.mkdir(parents=True)
     run.agent_log(1).write_text("nothing to say")
-    assert outcome(at(run, 1), launch, Ended(137, None, True, felt)).message.startswith(f"error: {felt}")
+    assert outcome(at(run, 1), launch, Ended(137, None, True, felt)).message.startswith(f"error: {felt.what}")
     run.agent_log(1).write_text(TORCHRUN_SAYS)
     found = outcome(at(run, 1), launch, Ended(137, None, True, felt))
     assert found.message.startswith("error: rank 1 (node 1) failed first: killed by SIGKILL") and found.exit_code == 1
@@ -210,7 +230,7 @@ def killed(run, launch, memory):
 
 def test_a_rank_that_the_kernel_killed_for_want_of_memory_is_told_with_what_it_held(run, launch):
     found = killed(run, launch, "its cgroup ran out of memory (the cgroup's limit: 9.0 GiB)")
-    assert found.finding.code == "out-of-memory" and found.exit_code == 1
+    assert found.reason.code == "out-of-memory" and found.exit_code == 1
     lines = found.message.splitlines()
     assert lines[0] == (
         "error: rank 1 (node 0) failed first: killed by SIGKILL (pid 4711) by the kernel: its cgroup ran out of memory "
@@ -222,19 +242,20 @@ def test_a_rank_that_the_kernel_killed_for_want_of_memory_is_told_with_what_it_h
         "  | optimizer states           2.0 GiB",
         "  | activations and the rest   5.0 GiB",
     ]
-    assert "  to need less, what frees most first:" in lines and lines[-1].startswith("  all logs: ")
+    assert "  to need less, what frees most first:" in lines and lines[-2].startswith("  all logs: ")
+    assert "the same command would end in the same way" in lines[-1]
 
 
 def test_a_kill_that_was_not_for_memory_says_so(run, launch):
     found = killed(run, launch, "")
-    assert found.finding.code == "rank-killed" and "has killed nothing for want of memory" in found.message
+    assert found.reason.code == "rank-killed" and "has killed nothing for want of memory" in found.message
     assert "to need less" not in found.message
 
 
 def test_what_is_told_to_other_nodes_holds_the_message_itself(run, launch):
     events(run, 0, ("error", {"message": "no space left", "node": 0}), ("exit", {"code": 1}))
     result = outcome(at(run, 0), launch, ended(1))
-    assert result.finding is not None and result.finding.what == "rank 0 (node 0) failed first: no space left"
+    assert result.reason is not None and result.reason.what == "rank 0 (node 0) failed first: no space left"
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -268,8 +289,8 @@ def test_only_what_may_pass_is_worth_the_same_command_again(run, launch, code, a
         path.mkdir(parents=True)
         (path / "COMPLETE").touch()
     elsewhere = Finding(code, "node 1 (gpu1): step 7: the loss is not finite")
-    cut = Ended(1, None, True, lost=elsewhere.what)
-    message = outcome(at(run, 0), launch, cut, elsewhere=elsewhere).message
+    cut = Ended(1, None, True, lost=elsewhere)
+    message = outcome(at(run, 0), launch, cut).message
     assert ("the same command would end in the same way; once that is mended" in message) is not again
     assert ("start the same command again" in message) is again
     assert ("--auto-resume-from-checkpoints true" in message) is saved

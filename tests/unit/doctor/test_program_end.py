@@ -2,10 +2,9 @@ import signal
 
 import pytest
 
-from allranks.launch.node.supervise import Ended
-from allranks.launch.node.this_node import Node
-from allranks.launch.program_outcome import program_outcome
-from allranks.launch.spec.options import LaunchOptions, resolve
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.program_end import program_end
+from allranks.findings import Finding
 from allranks.observe import RunDir
 
 TORCHRUN = """\
@@ -27,14 +26,14 @@ def node(tmp_path):
     run = RunDir(tmp_path)
     run.logs(0).mkdir(parents=True)
     run.log(0, 1).write_text("of the start before\nlast words of rank 1\n")
-    return Node(0, run, "run", "launch", [])
+    return run
 
 
-def outcome(node, agent_says, returncode, received=None, killed=False, lost="", launcher="torchrun"):
-    node.run.agent_log(0).write_text(agent_says)
-    launch = resolve(LaunchOptions(nproc_per_node=2, launcher=launcher), num_gpus=0)
-    starts = {node.run.log(0, 1): len("of the start before\n")}
-    return program_outcome(node, launch, Ended(returncode, received, killed, lost), starts)
+def outcome(node, agent_says, returncode, received=None, killed=False, lost=None, launcher="torchrun"):
+    node.agent_log(0).write_text(agent_says)
+    starts = {node.log(0, 1): len("of the start before\n")}
+    started = Started(node, "run", 0, launcher, 2, 2, log_starts=starts, is_ours=False)
+    return program_end(started, Ended(returncode, received, killed, lost))
 
 
 def test_done(node):
@@ -45,7 +44,7 @@ def test_the_exit_code_is_that_of_the_rank_that_failed_first(node):
     found = outcome(node, TORCHRUN.format(7), 1)
     assert found.exit_code == 7
     assert found.message.startswith("error: rank 1 (node 0) failed first: exit code 7\n  | last words of rank 1\n")
-    assert "of the start before" not in found.message and str(node.run.log(0, 1)) in found.message
+    assert "of the start before" not in found.message and str(node.log(0, 1)) in found.message
 
 
 def test_a_killed_rank(node):
@@ -70,12 +69,12 @@ def test_deepspeeds_launcher(node):
 
 
 def test_another_node_was_lost(node):
-    found = outcome(node, "", -9, killed=True, lost="node 1 (gpu7) is lost")
+    found = outcome(node, "", -9, killed=True, lost=Finding("node-lost", "node 1 (gpu7) is lost"))
     assert (found.exit_code, found.message.splitlines()[0]) == (1, "error: node 1 (gpu7) is lost")
 
 
 def test_a_rank_killed_here_is_the_cause_of_what_another_node_felt_first(node):
-    felt = "node 0 (gpu6): rank 0 (node 0) failed first: exit code 1"
+    felt = Finding("rank-exit", "node 0 (gpu6): rank 0 (node 0) failed first: exit code 1")
     found = outcome(node, TORCHRUN.format(-9), 137, killed=True, lost=felt)
-    assert "rank 1 (node 0) failed first: killed by SIGKILL" in found.message and felt not in found.message
-    assert felt in outcome(node, TORCHRUN.format(1), 137, killed=True, lost=felt).message
+    assert "rank 1 (node 0) failed first: killed by SIGKILL" in found.message and felt.what not in found.message
+    assert felt.what in outcome(node, TORCHRUN.format(1), 137, killed=True, lost=felt).message

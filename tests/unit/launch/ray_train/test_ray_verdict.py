@@ -5,10 +5,12 @@ import signal
 import pytest
 
 from allranks.config.load import resolve_mapping
+from allranks.doctor import causes
+from allranks.findings import Finding
 from allranks.launch.ray_train.coordinator import RankExit
 from allranks.launch.ray_train.engine import BEFORE_TRAINING
-from allranks.launch.ray_train.outcome import conclude
 from allranks.launch.ray_train.plan import Fitted
+from allranks.launch.ray_train.verdict import conclude
 from allranks.launch.ray_train.watch import Watched
 from allranks.observe import RunDir
 
@@ -25,17 +27,21 @@ def exits(*codes):
     ]
 
 
+def died(*what):
+    return [Finding(causes.NODE_LOST, one) for one in what]
+
+
 @pytest.mark.parametrize(
     ("watched", "code", "said"),
     [
         (Watched(DONE, exits=exits(0, 0)), 0, ""),
         (Watched(DONE, exits=exits(0, 75)), 75, ""),
         (Watched(DONE, signal=signal.SIGINT, exits=exits(75, 75)), 75, ""),
-        (Watched(GAVE_UP, exits=exits(0, 1), failures=["rank 1 died"], committed=40), 1, "step 40 is saved"),
-        (Watched(GAVE_UP, failures=["rank 1 died", "rank 0 too"]), 1, "error: rank 1 died\n  then: rank 0 too"),
+        (Watched(GAVE_UP, exits=exits(0, 1), failures=died("rank 1 died"), committed=40), 1, "step 40 is saved"),
+        (Watched(GAVE_UP, failures=died("rank 1 died", "rank 0 too")), 1, "error: rank 1 died\n  then: rank 0 too"),
         (Watched(GAVE_UP), 1, "last words of Ray"),
         (Watched(Fitted(error="ModuleNotFoundError: No module named 'allranks'")), 1, "not installed on every node"),
-        (Watched(GAVE_UP, exits=exits(2, -9), failures=["x"]), 2, "error: rank 0 on node0 failed: its message"),
+        (Watched(GAVE_UP, exits=exits(2, -9), failures=died("x")), 2, "error: rank 0 on node0 failed: its message"),
         (Watched(stopped="Ray did not start all workers"), 1, "error: Ray did not start"),
         (Watched(signal=signal.SIGTERM), 75, "SIGTERM: stopped before anything was saved"),
         (Watched(DONE, signal=signal.SIGTERM, exits=exits(75, 1)), 75, "SIGTERM: stopped before anything was saved"),
@@ -51,6 +57,6 @@ def exits(*codes):
     ],
 )
 def test_the_exit_code_and_the_message(watched, code, said):
-    outcome = conclude(watched, CFG, RunDir("run"))
-    assert outcome.exit_code == code
-    assert said in outcome.message if said else not outcome.message
+    verdict = conclude(watched, CFG, RunDir("run"))
+    assert verdict.exit_code == code
+    assert said in verdict.message if said else not verdict.message

@@ -1,0 +1,89 @@
+"""How did anyone's program end? Nothing but the launcher's own report and the ranks' output tell it."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from allranks.doctor import causes
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.first_failure import goes_before
+from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.ranks import code_of_signal, killed_by
+from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
+from allranks.exit_codes import DONE, FAILED, INTERRUPTED
+from allranks.findings import Evidence, Finding, Who
+
+# The failure that torchrun's agent, also within Accelerate, saw first; as torch 2.6 to 2.13 print it.
+_ROOT_CAUSE = re.compile(
+    r"Root Cause.*?rank +: (\d+) \(local_rank: \d+\)\s+exitcode +: (-?\d+) \(pid: \d+\)", re.DOTALL
+)
+# DeepSpeed's launcher (0.19) names no rank.
+_DEEPSPEED_CODE = re.compile(r"exits with return code = (-?\d+)")
+_DEEPSPEED_DONE = "exits successfully."
+
+
+def program_end(started: Started, ended: Ended) -> Verdict:
+    """The exit code of this node's command: the program's own, or 128 + the signal that ended it, as shells say it."""
+    agent_log = started.run.agent_log(started.node)
+    tail = read_from(agent_log, started.log_start(agent_log))
+    rank, code = _first_failure(tail)
+    left = left_by(started)
+    if ended.lost is not None:
+        # What began here may have been felt, and told, first elsewhere.
+        own = _finding(started, ended, rank, code) if code is not None else None
+        if own is None or not goes_before(own, ended.lost):
+            return cut_off(FAILED, ended.lost, left)
+    if ended.killed and ended.lost is None:
+        late = not_stopped_in_time(started.node)
+        return failed(INTERRUPTED if ended.signal == signal.SIGINT else FAILED, late, left)
+    if ended.returncode == 0 and not (started.launcher == "deepspeed" and _deepspeed_lost_some(tail, started)):
+        return Verdict(DONE)
+    if ended.signal is not None and (code is None or code < 0):
+        told = "the program was asked to stop, and ended"
+        return interrupted(ended.signal, started.node, told, exit_code=128 + ended.signal)
+    return failed(code if code is not None and code > 0 else FAILED, _finding(started, ended, rank, code), left)
+
+
+def stopped_program(node: int | str, received: signal.Signals) -> Verdict:
+    """Of a program that `received` kept from being started."""
+    return interrupted(received, node, "stopped before the program was started", exit_code=128 + received)
+
+
+def _finding(started: Started, ended: Ended, rank: int | None, code: int | None) -> Finding:
+    run, node = started.run, started.node
+    where = f"rank {rank} (node {node})" if rank is not None else f"a rank of node {node}"
+    log = run.log(node, rank) if rank is not None else run.agent_log(node)
+    lines = last_lines(read_from(log, started.log_start(log)))
+    if code is None:
+        kind = causes.NODE_ERROR
+        what = f"node {node}: {started.launcher} ended with {ended.returncode}; the end of its log:"
+    elif code < 0:
+        kind, what = code_of_signal(-code, ended.memory), f"{where} failed first: {killed_by(-code, '', ended.memory)}"
+    else:
+        kind, what = causes.RANK_EXIT, f"{where} failed first: exit code {code}"
+        if causes.code_of_error("\n".join(lines)) == causes.PEER_GONE:
+            kind = causes.PEER_GONE
+    return Finding(
+        kind,
+        what,
+        who=Who(node, rank),
+        # Rank 0's output is on the terminal already.
+        evidence=tuple(Evidence(line, str(log)) for line in lines) if rank != 0 else (),
+        remedy=f"its log: {log}\nall logs: {run.logs(node)}",
+        known_at=node,
+    )
+
+
+def _first_failure(tail: str) -> tuple[int | None, int | None]:
+    """(rank, exit code) of the rank that failed first, None for what the launcher did not tell."""
+    if found := _ROOT_CAUSE.findall(tail):
+        return int(found[-1][0]), int(found[-1][1])
+    if codes := _DEEPSPEED_CODE.findall(tail):
+        return None, int(codes[-1])
+    return None, None
+
+
+def _deepspeed_lost_some(tail: str, started: Started) -> bool:
+    """Its launcher returns 0 also when the process that watches over the ranks was killed."""
+    return tail.count(_DEEPSPEED_DONE) < started.num_local_ranks

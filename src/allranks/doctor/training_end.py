@@ -1,0 +1,157 @@
+"""How did a training end? The ranks' own events know; torchrun's exit status says only whether all is well."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+from allranks.cluster.memory import memory_limit
+from allranks.config import RunConfig
+from allranks.doctor import causes
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.first_failure import goes_before
+from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.memory_remedies import with_account
+from allranks.doctor.ranks import (
+    code_of_signal,
+    first_of_ranks,
+    killed_by,
+    killed_workers,
+    shown_by_rank_0,
+    without_repeating,
+)
+from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
+from allranks.exit_codes import DONE, FAILED, INTERRUPTED, PREEMPTED
+from allranks.findings import Evidence, Finding, Who
+from allranks.observe import RunDir, read_events
+from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEvent, PhaseEvent, StepEvent
+
+_LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
+
+# What to tell of a run that a signal ended.
+_NOTHING = "stopped before the first step; nothing was lost: start the same command again"
+_ALL = "training is complete and saved; the rest, its result for Hugging Face tools, is made by: allranks export {run}"
+_SAVED = "step {step} is saved in {run}; start the same command again with --auto-resume-from-checkpoints true"
+
+
+def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -> Verdict:
+    """The exit code of this node's command and, for a failure, what failed first, where to look and what to do.
+
+    `cfg` is what was trained, for what to change in it.
+    """
+    run, node = started.run, started.node
+    events = _events(run, started.run_id)
+    tail = read_from(run.agent_log(node), started.log_start(run.agent_log(node)))
+    left = left_by(started)
+    if ended.lost is not None:
+        # What began here may have been felt, and told, first elsewhere.
+        of_node = [event for event in events if not (isinstance(event, ErrorEvent) and event.node not in (None, node))]
+        own = first_of_ranks(node, of_node, tail, lambda rank: run.log(node, rank), ended.memory)
+        if own is not None and goes_before(own, ended.lost):
+            return _failed(started, FAILED, _failure(started, ended, events, tail, cfg), events)
+        shown = without_repeating(ended.lost, shown_by_rank_0(node, events))
+        return cut_off(FAILED, ended.lost, left, shown=shown)
+    # A restarted rank writes another `exit`: the last one counts.
+    codes = {
+        event.rank: event.code
+        for event in events
+        if isinstance(event, ExitEvent) and (started.ranks is None or event.rank in started.ranks)
+    }
+    if ended.killed:
+        late = not_stopped_in_time(node)
+        if ended.signal is not None and _kept(events) == _ALL:
+            return _stopped(run, node, events, ended.signal, late.what)
+        return failed(INTERRUPTED if ended.signal == signal.SIGINT else FAILED, late, left)
+    if codes and len(codes) >= started.num_local_ranks and set(codes.values()) <= {DONE, PREEMPTED}:
+        return Verdict(PREEMPTED if PREEMPTED in codes.values() else DONE)
+    # DeepSpeed's launcher returns 0 also when the process that watches over the ranks was killed.
+    if ended.returncode == 0 and not (started.launcher == "deepspeed" and len(codes) < started.num_local_ranks):
+        return Verdict(DONE)
+    if ended.signal is not None and _kept(events) and not any(isinstance(event, ErrorEvent) for event in events):
+        return _stopped(run, node, events, ended.signal)
+    failing = {code for code in codes.values() if code not in (DONE, PREEMPTED)}
+    code = failing.pop() if len(failing) == 1 else FAILED
+    if not events:
+        return failed(FAILED, _never_started(started, tail, ended.memory), left)
+    return _failed(started, code, _failure(started, ended, events, tail, cfg), events)
+
+
+def stopped_training(run: RunDir, run_id: str, node: int | str, received: signal.Signals) -> Verdict:
+    """Of a run without a launcher that `received` ended while nobody listened for it."""
+    return _stopped(run, node, _events(run, run_id), received)
+
+
+def _failed(started: Started, code: int, reason: Finding, events: list[Event]) -> Verdict:
+    """Rank 0 has told node 0's terminal of its own error itself; the other nodes are told all of it."""
+    shown = without_repeating(reason, shown_by_rank_0(started.node, events))
+    if shown is not reason:
+        logs = [line for line in reason.remedy.splitlines() if line.startswith(("its log: ", "all logs: "))]
+        shown = replace(shown, remedy="\n".join(logs))
+    return failed(code, reason, left_by(started), shown=shown)
+
+
+def _kept(events: list[Event]) -> str | None:
+    """What to tell of a run that a signal ended, or None if it lost steps."""
+    steps = [event.step for event in events if isinstance(event, StepEvent)]
+    committed = [event.step for event in events if isinstance(event, CheckpointEvent) and event.state == "committed"]
+    if any(isinstance(event, PhaseEvent) and event.phase == "export" for event in events):
+        return _ALL  # no rank enters it before the last checkpoint is committed
+    if not steps:
+        return _NOTHING
+    return _SAVED if max(committed, default=0) >= max(steps) else None
+
+
+def _stopped(run: RunDir, node: int | str, events: list[Event], received: signal.Signals, how: str = "") -> Verdict:
+    steps = [event.step for event in events if isinstance(event, StepEvent)]
+    text = _kept(events) or "stopped; the steps after the newest checkpoint in {run} are lost"
+    told = text.format(run=run.path, step=max(steps, default=0))
+    return interrupted(received, node, f"{how}: {told}" if how else told)
+
+
+def _events(run: RunDir, run_id: str) -> list[Event]:
+    """The last events of every rank in this start, in the order of time."""
+    events = [
+        event
+        for path in run.all_events()
+        for event in read_events(path, last_bytes=_LAST_EVENTS_BYTES)
+        if event.run == run_id
+    ]
+    return sorted(events, key=lambda event: event.t)
+
+
+def _failure(started: Started, ended: Ended, events: list[Event], tail: str, cfg: RunConfig | None) -> Finding:
+    run, node = started.run, started.node
+    found = first_of_ranks(node, events, tail, lambda rank: run.log(node, rank), ended.memory)
+    logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"
+    if found is None:
+        return Finding(
+            causes.NODE_ERROR,
+            f"the ranks of node {node} ended without saying why; the end of {run.agent_log(node)}:",
+            who=Who(node),
+            evidence=_lines(tail),
+            remedy=logs,
+            known_at=node,
+        )
+    if found.code == causes.OUT_OF_MEMORY and not found.remedy and cfg is not None:
+        limit = memory_limit()
+        of_host = limit.num_bytes if limit else 0
+        found = with_account(found, events, cfg, started.world_size, started.num_local_ranks, of_host)
+    assert found.who.rank is not None
+    log = run.log(node, found.who.rank)
+    own = f"its log: {log}" if found.who.node == node and log.is_file() else ""
+    told = [found.remedy, own if own not in found.remedy else "", logs]
+    return replace(found, remedy="\n".join(filter(None, told)))
+
+
+def _lines(tail: str) -> tuple[Evidence, ...]:
+    return tuple(Evidence(line) for line in last_lines(tail))
+
+
+def _never_started(started: Started, tail: str, memory: str | None) -> Finding:
+    node, code, rank, head = started.node, causes.NODE_ERROR, None, started.told_of_none
+    if killed := killed_workers(tail):
+        rank, number, pid = killed[0]
+        code = code_of_signal(number, memory)
+        head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})', memory)} before it said anything"
+    what = f"{head}\n  the end of {started.run.agent_log(node)}:"
+    return Finding(code, what, who=Who(node, rank), evidence=_lines(tail), known_at=node)
