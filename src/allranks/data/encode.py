@@ -2,21 +2,30 @@
 
 import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from allranks.data.drafts import tokenize
+from allranks.data.drafts import Draft, tokenize
 from allranks.data.formats import Encoder
-from allranks.data.records import Record, RecordError
+from allranks.data.records import Record, RecordError, excerpt
 from allranks.data.workers import Workers
+from allranks.errors import AllranksError
 
 # A batch ends with whichever comes first: enough work to make handing it over cheap, and little memory.
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 2**20
+# A record nested more deeply is broken: it could not be handed to another process, or written by a template.
+_DEEPEST = 200
+_LONGEST_REASON = 600
+SHOWN_PROBLEMS = 5
 # Below this, starting processes costs more than it saves: the tokenizer itself uses all cores.
 _PARALLEL_BYTES = 8 * 2**20
 
@@ -74,7 +83,10 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
     batch: list[Record] = []
     num_bytes = 0
     for record in records:
-        size = _num_bytes(record.value)
+        try:
+            size = _num_bytes(record.value)
+        except RecursionError:
+            record, size = Record(None, record.where, problem=f"nested more than {_DEEPEST} levels deep"), 8
         if batch and (len(batch) == _BATCH_RECORDS or num_bytes + size > _BATCH_BYTES):
             yield batch
             batch, num_bytes = [], 0
@@ -84,14 +96,18 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _num_bytes(value: Any) -> int:
-    """About what a record takes as text; a list of numbers as its first one."""
-    if isinstance(value, str):
+def _num_bytes(value: Any, deepest: int = _DEEPEST) -> int:
+    """About what a record takes as text; a list of numbers as its first one. Errors: `RecursionError`."""
+    if isinstance(value, (str, bytes)):
         return len(value)
+    if isinstance(value, (dict, list)) and deepest == 0:
+        raise RecursionError
     if isinstance(value, dict):
-        return sum(map(_num_bytes, value.values()))
+        return sum([_num_bytes(item, deepest - 1) for item in value.values()])
     if isinstance(value, list) and value:
-        return 8 * len(value) if isinstance(value[0], (int, float)) else sum(map(_num_bytes, value))
+        if set(map(type, value)) <= {int, float}:
+            return 8 * len(value)
+        return sum([_num_bytes(item, deepest - 1) for item in value])
     return 8
 
 
@@ -111,9 +127,13 @@ def encode_values(
         except RecordError as error:
             problems.append((index, str(error)))
             continue
+        except BaseException as error:
+            problems.append((index, _of_record(error)))
+            continue
         drafts += made
         owners += [index] * len(made)
-    samples = tokenize(drafts, tokenizer)
+    samples, owners, refused = _tokenized(drafts, owners, tokenizer)
+    problems += refused
     has_target = {owner for owner, (_, mask) in zip(owners, samples, strict=True) if mask.any()}
     for index in sorted(set(owners) - has_target):
         problems.append((index, "nothing in it is trained: no turn or text that is to be learned has a token"))
@@ -123,11 +143,71 @@ def encode_values(
     return tokens, mask, np.array([len(t) for t, _ in kept], dtype=np.int64), sorted(problems)
 
 
+def _tokenized(
+    drafts: list[Draft], owners: list[int], tokenizer: Any
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int], list[tuple[int, str]]]:
+    """Tokens and mask of each draft with the record that it is of, and what is wrong with those that have none."""
+    try:
+        return tokenize(drafts, tokenizer), owners, []
+    except BaseException as error:
+        _of_record(error)  # of one of them: of which?
+    samples: list[tuple[np.ndarray, np.ndarray]] = []
+    kept: list[int] = []
+    problems = []
+    for owner, group in groupby(zip(owners, drafts, strict=True), key=itemgetter(0)):
+        own = [draft for _, draft in group]
+        try:
+            samples += tokenize(own, tokenizer)
+            kept += [owner] * len(own)
+        except BaseException as error:
+            problems.append((owner, _lone_surrogate(own) or _of_record(error)))
+    return samples, kept, problems
+
+
+def _of_record(error: BaseException) -> str:
+    """What a library that could not take a record says; raises again what no record is to blame for."""
+    # What panics in Rust is no Exception.
+    of_record = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    if not of_record or isinstance(error, (AllranksError, MemoryError)):
+        raise error
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())
+    return f"it cannot be encoded: {type(error).__name__}: {reason} ({Path(at.filename).name}:{at.lineno})"
+
+
+def _lone_surrogate(drafts: list[Draft]) -> str | None:
+    for piece in chain.from_iterable(drafts):
+        try:
+            piece.text.encode()
+        except UnicodeEncodeError as error:
+            around = piece.text[max(0, error.start - 20) : error.end + 20]
+            return (
+                f"its text holds half of a character (a lone surrogate), which no token stands for: {excerpt(around)}"
+            )
+    return None
+
+
 def _located(batch: list[Record], result: Any) -> Encoded:
     tokens, mask, lengths, problems = result
-    readable = [record for record in batch if record.problem is None]
-    named = [(record.where, record.problem) for record in batch if record.problem is not None]
-    named += [(readable[index].where, message) for index, message in problems]
-    # Only the first few places are ever shown, and finding one in a JSON list takes time.
-    places = [(where() if i < 5 else "", message) for i, (where, message) in enumerate(named)]
+    of_values = dict(problems)
+    named, index = [], 0
+    for record in batch:
+        if record.problem is not None:
+            named.append((record, record.problem))
+            continue
+        if index in of_values:
+            named.append((record, of_values[index]))
+        index += 1
+    # Only the first few are ever shown.
+    places = [(_printable(record.where()), _printable(message)) for record, message in named[:SHOWN_PROBLEMS]]
+    places += [("", "")] * (len(named) - len(places))
     return Encoded(tokens, mask, lengths, places, len(batch))
+
+
+def _printable(message: str) -> str:
+    """A message with parts of the user's data in it as one short line that any terminal and file takes."""
+    if not message.isprintable():
+        message = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message[:_LONGEST_REASON])
+    return message if len(message) <= _LONGEST_REASON else message[: _LONGEST_REASON - 1] + "…"

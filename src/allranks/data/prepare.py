@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from allranks.data.show import source_line
 from allranks.data.sources import locate, read
 from allranks.data.store import Prepared, Report, building, folder_of, lock, open_prepared, write_manifest
 from allranks.errors import DataError
-
-_SHOWN_PROBLEMS = 5
 
 
 def prepare(cfg: RunConfig, *, known: str | None = None, report: Report | None = None) -> Prepared:
@@ -119,7 +117,7 @@ def _collect(work: _Work, specs: list, collection: Collection) -> list[SourceSta
 
 
 def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
-    from allranks.data.encode import encode
+    from allranks.data.encode import SHOWN_PROBLEMS, encode
     from allranks.data.formats import encoder_for
 
     cfg, report, source = work.cfg, work.report, locate(spec)
@@ -141,7 +139,7 @@ def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
         before = stats.records
         stats.records += encoded.num_records
         stats.invalid += len(encoded.problems)
-        problems += encoded.problems[: _SHOWN_PROBLEMS - len(problems)]
+        problems += encoded.problems[: SHOWN_PROBLEMS - len(problems)]
         if stats.invalid and not cfg.data.skip_invalid:
             continue  # the run stops; go on only to count
         collection.add(cfg, encoded, stats)
@@ -159,11 +157,7 @@ def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
 
 
 def _problem_list(path: str, stats: SourceStats, problems: list[tuple[str, str]]) -> str:
-    lines = []
-    for _, same in groupby(problems, key=lambda problem: problem[1]):
-        places, messages = zip(*same, strict=True)
-        lines += [f"  {place}" for place in places[:-1]]  # what is wrong is said once for records in a row
-        lines.append(f"  {places[-1]}: {messages[0]}")
+    lines = [f"  {place}: {message}" for place, message in problems]
     if stats.invalid > len(problems):
         lines.append(f"  … and {stats.invalid - len(problems)} more")
     return "\n".join([f"data set {path}: {stats.invalid} of {stats.records} records are broken:", *lines])

@@ -10,7 +10,7 @@ class Record:
     """One record and where it came from.
 
     value: what was read, normally a dict. problem: why it could not be read (value is None then).
-    where(): names file and line or index; computed when asked, since finding a line in a JSON list takes time.
+    where(): names file and line or row; computed when asked, since most are never asked.
     """
 
     value: Any
@@ -20,6 +20,15 @@ class Record:
 
 class RecordError(Exception):
     """One record cannot be used. The message names the field, what was expected and what was found."""
+
+
+class UnreadableError(Exception):
+    """A file cannot be read on from a place. `where` names file and line or row, `reason` what is wrong."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
 
 
 def excerpt(value: Any, limit: int = 60) -> str:

@@ -6,47 +6,67 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from allranks.data.json_files import open_text
-from allranks.data.records import Record
-from allranks.errors import DataError
+from allranks.data.packed_files import text_lines, undecoded
+from allranks.data.records import Record, UnreadableError
+
+_NUL = "it holds a NUL character: the file is damaged, or not UTF-8"
 
 
 def read_csv(path: Path, delimiter: str) -> Iterator[Record]:
-    """The rows of a CSV file as dicts of text."""
+    """The rows of a CSV file as dicts of text. Quotes are taken strictly: a stray one would change the text."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default, 128 KiB, is less than a long conversation
-    with open_text(path) as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        names: list[str] = []
+    reader = csv.reader(text_lines(path, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        where = partial(_at_line, path, start)
         try:
-            names = next((row for row in reader if row), [])
-            if not names:
-                raise DataError(f"data file {path} is empty")
-            start = reader.line_num + 1
-            for row in reader:
-                where = partial(_at_line, path, start)
-                start = reader.line_num + 1
-                if not row:
-                    continue
-                if len(row) != len(names):
-                    yield Record(None, where, problem=f"{len(row)} columns, but the first line names {len(names)}")
-                else:
-                    yield Record(dict(zip(names, row, strict=True)), where)
+            row = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: after line {reader.line_num}: not UTF-8 text: {error}") from error
+            if "unexpected end of data" in str(error):
+                raise UnreadableError(
+                    where(), 'a quote (") that opens in this record is never closed; nothing behind it can be read'
+                ) from error
+            if names is None:
+                raise UnreadableError(where(), f"not valid CSV: {error}") from error
+            yield Record(None, where, problem=f"not valid CSV: {error}")
+            continue
+        if row is None:
+            break
+        if not row:
+            continue
+        if names is None:
+            names = _checked_names(row, where())
+        elif len(row) != len(names):
+            yield Record(None, where, problem=f"{len(row)} columns, but the first line names {len(names)}")
+        else:
+            problem = _problem("".join(row))
+            yield Record(None if problem else dict(zip(names, row, strict=True)), where, problem=problem)
+    if names is None:
+        raise UnreadableError(str(path), "the file is empty")
 
 
 def read_text(path: Path) -> Iterator[Record]:
     """The lines of a text file as records with the field `text`; blank lines are skipped."""
-    number = 0
-    with open_text(path) as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Record({"text": line.rstrip("\r\n")}, partial(_at_line, path, number))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: after line {number}: not UTF-8 text: {error}") from error
+    for number, line in enumerate(text_lines(path), start=1):
+        if line.strip():
+            problem = _problem(line)
+            value = None if problem else {"text": line.rstrip("\r\n")}
+            yield Record(value, partial(_at_line, path, number), problem=problem)
+
+
+def _checked_names(row: list[str], where: str) -> list[str]:
+    problem = _problem("".join(row))
+    twice = next((name for name in row if row.count(name) > 1), None)
+    if problem is None and twice is not None:
+        problem = f"two columns have the name {twice!r}; one of them would be lost"
+    if problem:
+        raise UnreadableError(where, problem)
+    return row
+
+
+def _problem(text: str) -> str | None:
+    return _NUL if "\x00" in text else undecoded(text)
 
 
 def _at_line(path: Path, number: int) -> str:

@@ -1,6 +1,7 @@
 """Encoding on several processes, which may die at any moment, and what is in memory at a time."""
 
 import os
+import re
 import signal
 
 import psutil
@@ -83,10 +84,40 @@ def test_processes_that_are_killed_while_they_wait_are_noticed(encoder, tokenize
         list(encode(killing(), encoder, tokenizer, workers))
 
 
-def test_what_encoding_raises_comes_out_with_its_place(tokenizer):
-    with Workers(1) as workers, pytest.raises(ZeroDivisionError, match="in the encoder") as raised:
-        list(encode(records(3), raises, tokenizer, workers))
-    assert "in raises" in "".join(raised.value.__notes__)
+@pytest.mark.parametrize("num_processes", [0, 1])
+def test_what_an_encoder_raises_is_said_of_its_record(tokenizer, encoder, num_processes):
+    with Workers(num_processes) as workers:
+        (batch,) = encode(records(3), raises, tokenizer, workers if num_processes else None)
+    assert batch.problems[1][0] == "here:1" and len(batch.problems) == batch.num_records == 3
+    assert re.match(
+        r"it cannot be encoded: ZeroDivisionError: in the encoder \(test_encode.py:\d+\)", batch.problems[1][1]
+    )
+
+
+@pytest.mark.parametrize("num_processes", [0, 1])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"text": "a \ud83d b"}, r"half of a character (a lone surrogate), which no token stands for: 'a \ud83d b'"),
+        ({"text\x1b[2J\n": "a"}, r"no field text; it has text\x1b[2J\n"),
+        ({"text": ["deep"]}, "field text: expected text"),
+    ],
+)
+def test_a_text_that_no_tokenizer_takes_is_one_broken_record(tokenizer, encoder, num_processes, value, message):
+    deep = value
+    for _ in range(150):
+        deep = [deep]
+    mixed = [Record({"text": "one"}, lambda: "here:0"), Record(value, lambda: "here:1"), Record({"text": deep}, str)]
+    mixed.append(Record({"text": [deep, [[[[[[[[deep]]]]]]]]]}, lambda: "here:3"))
+    for _ in range(100):
+        deep = [deep]
+    mixed += [Record({"text": deep}, lambda: "here:4"), Record({"text": "two"}, lambda: "here:5")]
+    with Workers(num_processes) as workers:
+        (batch,) = encode(iter(mixed), encoder, tokenizer, workers if num_processes else None)
+    assert tokenizer.decode(batch.tokens) == "one<|im_end|>two<|im_end|>"
+    assert [place for place, _ in batch.problems] == ["here:1", "", "here:3", "here:4"]
+    assert message in batch.problems[0][1] and batch.problems[0][1].isprintable()
+    assert batch.problems[3][1] == "nested more than 200 levels deep"
 
 
 def test_batches_are_bounded_by_bytes(encoder, tokenizer):

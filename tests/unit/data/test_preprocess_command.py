@@ -40,7 +40,7 @@ def test_json_is_all_there_is_on_stdout(config):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "data.jsonl is empty"),
+        ("", "data.jsonl: the file is empty"),
         ('{"messages": [\n', "data.jsonl:1: not valid JSON"),
         ('{"conv": []}\n', "data.jsonl:1: no field messages or conversations or conversation; it has conv"),
     ],
