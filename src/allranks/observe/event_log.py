@@ -12,6 +12,8 @@ from allranks.disk import disk_error
 from allranks.observe.enduring import say
 from allranks.observe.events import Event
 
+_COMPARED_BYTES = 2**12  # dozens of events, each with its time
+
 
 class EventLog:
     """Appends the events of one rank to `path`; every event is in the file when `write` returns.
@@ -56,6 +58,16 @@ class EventLog:
                 told = disk_error(error, f"events of rank {self.rank} are lost", self.path)
                 say(f"warning: {told or error}; the run goes on", file=sys.stderr)
             self._failed = True
+
+    def is_in_place(self) -> bool:
+        """Whether `path` still leads to what this log has written: not where a mount went away or it was moved."""
+        try:
+            start = max(0, os.fstat(self._fd).st_size - _COMPARED_BYTES)
+            with self.path.open("rb") as file:
+                file.seek(start)
+                return file.read(_COMPARED_BYTES) == os.pread(self._fd, _COMPARED_BYTES, start)
+        except OSError:
+            return False
 
     def close(self) -> None:
         os.close(self._fd)

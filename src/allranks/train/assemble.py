@@ -23,6 +23,7 @@ from allranks.observe.slow_steps import SlowSteps
 from allranks.plan.flops import peak_flops, training_flops_per_token
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.garbage import garbage
+from allranks.train.home import Home
 from allranks.train.loop import Limits, Loop
 from allranks.train.profile import between_steps
 from allranks.train.schedule import learning_rate_schedule
@@ -81,6 +82,7 @@ def assemble(
             only_model=cfg.checkpoint.save_only_model,
             write_extras=side_files.write,
             warn=warn,
+            home=Home(run_dir.path, events.is_in_place),
         ),
         stats=StatsReader(
             rank=identity.rank,

@@ -30,6 +30,7 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import STATE_FILE, RunState, read_state
 from allranks.errors import AllranksError, CheckpointError
 from allranks.model.complete import adapter_problems
+from allranks.train.home import Home
 from allranks.train.save_failure import not_saved, of_ranks, reasons, save_told
 from allranks.train.saved_size import saved_bytes
 from allranks.train.storage import Storage, broadcast_marker
@@ -124,8 +125,10 @@ class Checkpointer:
         only_model: bool = False,
         write_extras: Callable[[Path], None] = lambda folder: None,
         warn: Callable[[str], None] = lambda text: None,
+        home: Home | None = None,
     ) -> None:
         self.directory = directory
+        self.home = home
         self.trained = trained
         self.group = group
         self.storage = storage
@@ -181,6 +184,8 @@ class Checkpointer:
         refused: AllranksError | None = None
         try:
             with save_told(checkpoint, int(num_bytes * self._world_size)):
+                if self.home is not None:
+                    self.home.refuse_another()
                 if self.storage.leads:
                     self._make_room(checkpoint)
                 if self.rank == 0:

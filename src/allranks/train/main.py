@@ -245,6 +245,8 @@ class _Rank:
 
     def _write_result(self, loop: Loop, storage: Storage) -> Path | None:
         """Write the trained adapter or model for Hugging Face tools, where one is wanted; its folder."""
+        if loop.checkpointer.home is not None:
+            loop.checkpointer.home.refuse_another()  # else there seems to be nothing to make a result of
         checkpoint = from_rank_0(result_checkpoint(self.cfg, self.run_dir, loop))
         if checkpoint is None:
             return None
