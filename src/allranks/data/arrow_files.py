@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from allranks.data.columnar import row_restorer
 from allranks.data.packed_files import is_packed
-from allranks.data.records import Record, UnreadableError
+from allranks.data.records import Record, RecordError, UnreadableError
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 8 * 2**20
@@ -68,11 +69,16 @@ def _rows(path: Path, kind: str, batches: Any) -> Iterator[Record]:
         for batch in batches():
             # A damaged offset must not lead into other memory, not even while sizes are summed.
             count = _rows_within(batch.nbytes, batch.num_rows) if _is_sound(batch) else 1
+            restored = row_restorer(batch.schema)
             for start in range(0, batch.num_rows, count):
                 part = batch.slice(start, count)
                 for value, problem in _values(part):
-                    yield Record(value, partial(_at_row, path, row), problem=problem)
+                    where = partial(_at_row, path, row)
                     row += 1
+                    try:
+                        yield Record(value if problem else restored(value), where, problem=problem)
+                    except RecordError as error:
+                        yield Record(None, where, problem=str(error))
     except OSError as error:
         if error.errno is not None:
             raise

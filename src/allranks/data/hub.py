@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from allranks.data.columnar import row_restorer
 from allranks.data.records import Record
 from allranks.errors import DataError
 
@@ -18,8 +19,9 @@ def read_hub(spec: Any) -> Iterator[Record]:
         )
     except Exception as error:  # the library raises many kinds, all of them about reaching or reading the data set
         raise DataError(_unreachable(spec, error)) from error
+    restored = row_restorer(rows.features.arrow_schema, parsed=True)
     for row, value in enumerate(rows):
-        yield Record(value, partial(_at_row, spec.path, spec.split, row))
+        yield Record(restored(value), partial(_at_row, spec.path, spec.split, row))
 
 
 def resolve_commit(spec: Any) -> str:
