@@ -1,12 +1,15 @@
 """`type: chat_template`: conversations through a Jinja chat template, with exact masks per role, turn and end token."""
 
+from dataclasses import replace
 from typing import Any
 
 from allranks.data.conversations import Conversation, ConversationFormat
 from allranks.data.drafts import Draft, Piece
+from allranks.data.forms import fitted
 from allranks.data.records import RecordError
-from allranks.data.templates import template_text
-from allranks.data.turns import ChatTemplate, Turn, refused
+from allranks.data.roles import roles_to_train
+from allranks.data.templates import template_texts
+from allranks.data.turns import ChatTemplate, Turn
 from allranks.errors import DataError
 
 
@@ -15,15 +18,22 @@ class ChatEncoder:
 
     def __init__(self, spec: Any, data: Any, tokenizer: Any):
         if spec.chat_template or spec.chat_template_jinja:
-            template = template_text(spec.chat_template, spec.chat_template_jinja, tokenizer)
+            texts = template_texts(spec.chat_template, spec.chat_template_jinja, tokenizer)
         else:
-            template = template_text(data.chat_template, data.chat_template_jinja, tokenizer)
+            texts = template_texts(data.chat_template, data.chat_template_jinja, tokenizer)
         _check_end_tokens(data.eot_tokens or [], tokenizer)
-        self.template = ChatTemplate(
-            template, tokenizer, data.eot_tokens or [], data.chat_template_kwargs, spec.template_thinking_key
-        )
+        self._names = texts.names
+
+        def made(text: str | None, for_tools: bool) -> ChatTemplate | None:
+            if text is None:
+                return None
+            ends, variables, thinking_key = data.eot_tokens or [], data.chat_template_kwargs, spec.template_thinking_key
+            return ChatTemplate(text, tokenizer, ends, variables, thinking_key, for_tools=for_tools)
+
+        self._default, self._tool_use = made(texts.default, False), made(texts.tool_use, True)
+        self.templates: list[ChatTemplate] = [one for one in (self._default, self._tool_use) if one]
         self.format = ConversationFormat(spec, data.default_system_message)
-        self.roles = set(spec.roles_to_train or data.roles_to_train or ["assistant"])
+        self.roles = roles_to_train(spec, data)
         self.train_on_inputs = data.train_on_inputs
         self.eos_token = tokenizer.eos_token
         self.train_on_eos = spec.train_on_eos or data.train_on_eos or "turn"
@@ -31,38 +41,50 @@ class ChatEncoder:
 
     def __call__(self, record: Any) -> list[Draft]:
         """One draft, or several if the template leaves out of earlier turns what is to be trained in them."""
-        conversation = self.format.read(record)
-        messages, tools = conversation.messages, conversation.tools
-        if self.train_on_inputs:
-            text = self.template.turns(messages, tools, [])[0]
-            return [[Piece(text, trained=True)]]
+        return self.encode(self.format.read(record))
 
+    def encode(self, conversation: Conversation) -> list[Draft]:
+        """The drafts of a conversation."""
+        template = self._template(conversation.tools)
+        messages, tools = fitted(conversation.messages, conversation.tools, template.render)
+        conversation = replace(conversation, messages=messages, tools=tools)
         trained = [i for i in range(len(messages)) if self._is_trained(conversation, i)]
         every_end = {"all", "last"} & {self.train_on_eos, self.train_on_eot}
         wanted = list(range(len(messages))) if every_end else trained
-        text, turns = self.template.turns(messages, tools, wanted)
+        text, turns = template.turns(messages, tools, wanted)
         drafts = []
         ranges = self._ranges(text, turns, [i for i in trained if i in turns], conversation)
         if ranges or len(turns) == len(wanted):
             drafts.append([Piece(text, trained=ranges)])
         for i in trained:
             if i not in turns:
-                drafts.append(self._alone(conversation, i))
+                drafts.append(self._alone(template, conversation, i))
         return drafts
+
+    def _template(self, tools: list[dict] | None) -> ChatTemplate:
+        """The one that transformers chooses."""
+        template = self._tool_use if tools is not None and self._tool_use else self._default
+        if template is None:
+            raise RecordError(
+                f"the tokenizer has no default chat template for it, only {', '.join(self._names)}: set chat_template "
+                "to one of these names"
+            )
+        return template
 
     def _is_trained(self, conversation: Conversation, i: int) -> bool:
         own_word = conversation.train[i]
         if own_word is not None:
             return own_word
         # Where ranges are given, they say what is trained.
-        return conversation.details[i] is not None or conversation.messages[i]["role"] in self.roles
+        roles = {conversation.roles[i], conversation.messages[i]["role"]}
+        return conversation.details[i] is not None or self.train_on_inputs or bool(roles & self.roles)
 
-    def _alone(self, conversation: Conversation, i: int) -> Draft:
+    def _alone(self, template: ChatTemplate, conversation: Conversation, i: int) -> Draft:
         """The conversation up to turn i, in which only that turn is trained."""
         messages = conversation.messages[: i + 1]
-        text, turns = self.template.turns(messages, conversation.tools, [i])
+        text, turns = template.turns(messages, conversation.tools, [i])
         if i not in turns:
-            raise refused(messages, i)
+            raise template.refused(messages, conversation.tools, i)
         return [Piece(text, trained=self._ranges(text, turns, [i], conversation))]
 
     def _ranges(
@@ -90,7 +112,8 @@ class ChatEncoder:
     @property
     def stops(self) -> list[str]:
         """What ends an assistant's last turn and is trained, token by token."""
-        return [token for token in self.template.stops if self._trains_end(token, True, True)]
+        stops = [token for template in self.templates for token in template.stops]
+        return [token for token in dict.fromkeys(stops) if self._trains_end(token, True, True)]
 
     def _trains_end(self, token: str, turn_is_trained: bool, is_last: bool) -> bool:
         policy = self.train_on_eos if token == self.eos_token else self.train_on_eot
@@ -100,7 +123,7 @@ class ChatEncoder:
 def _detailed(
     text: str, body: tuple[int, int], detail: list[tuple[int, int]], message: dict, i: int
 ) -> list[tuple[int, int]]:
-    at = text.find(message["content"], *body)
+    at = text.find(message["content"], *body) if isinstance(message["content"], str) else -1
     if at < 0:
         raise RecordError(
             f"message {i}: character ranges are given, but the chat template changes the message's text, so that they "

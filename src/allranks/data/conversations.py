@@ -5,28 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from allranks.data.records import RecordError, excerpt
+from allranks.data.roles import FUNCTION_CALL, role_map
+from allranks.data.written import function_of
 
 _MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
-_FUNCTION_CALL = "function_call"
-_ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "function": "tool",
-    _FUNCTION_CALL: _FUNCTION_CALL,
-}
+_WEIGHT = "weight"
+_MEDIA = {"image", "image_url", "input_image", "audio", "input_audio", "audio_url", "video", "video_url", "file"}
 _THINKING = ("<think>", "</think>")
+THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""By which messages and templates know the reasoning; transformers takes any of them for each other."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +24,7 @@ class Conversation:
 
     messages: list[dict]
     tools: list[dict] | None
+    roles: list[str]  # of the messages; a call that is a message of its own is a "function_call"
     train: list[bool | None]  # the record's own word; None: by role
     details: list[list[tuple[int, int]] | None]  # character ranges [start, stop) of the content to train; None: all
 
@@ -49,10 +39,10 @@ class ConversationFormat:
         self._content = (mappings.pop("content"),) if "content" in mappings else _CONTENT_KEYS
         self._properties = mappings  # template name -> name in the data
         self._thinking_key = spec.template_thinking_key or "reasoning_content"
+        self.thinking_keys = tuple(dict.fromkeys((*THINKING_KEYS, self._thinking_key)))
         if spec.field_thinking:
             self._properties[self._thinking_key] = spec.field_thinking
-        own_roles = {name: role for role, names in (spec.roles or {}).items() for name in names}
-        self._roles = _ROLES | {role: role for role in spec.roles or {}} | own_roles
+        self.roles = role_map(spec)
         self._tools = spec.field_tools or "tools"
         self._system = spec.field_system or "system"
         self._spec = spec
@@ -76,16 +66,18 @@ class ConversationFormat:
 
         train: list[bool | None] = []
         details: list[list[tuple[int, int]] | None] = []
-        messages = []
+        messages: list[dict] = []
+        roles: list[str] = []
         for i, item in enumerate(raw):
             place = f"field {field}, message {i}"
             if not isinstance(item, dict):
                 raise RecordError(f"{place}: expected an object, found {excerpt(item)}")
-            message = self._message(item, place)
-            if message["role"] == "system" and self._spec.drop_system_message:
+            role, message = self._message(item, place)
+            if role == "system" and self._spec.drop_system_message:
                 continue
             messages.append(message)
-            train.append(self._training(item, place))
+            roles.append(role)
+            train.append(self._training(item, roles[-1], place))
             details.append(self._detail(item, message, place))
         if not messages:
             raise RecordError(f"field {field}: nothing is left without the system message")
@@ -93,9 +85,10 @@ class ConversationFormat:
         system = self._system_message(record)
         if system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
+            roles.insert(0, "system")
             train.insert(0, None)
             details.insert(0, None)
-        return Conversation(messages, _tools(record.get(self._tools), self._tools), train, details)
+        return Conversation(messages, _tools(record.get(self._tools), self._tools), roles, train, details)
 
     def _system_message(self, record: dict) -> str | None:
         if self._spec.drop_system_message:
@@ -109,49 +102,69 @@ class ConversationFormat:
             raise RecordError(f"field {self._system}: expected text, found {excerpt(system)}")
         return system
 
-    def _message(self, item: dict, place: str) -> dict:
+    def _message(self, item: dict, place: str) -> tuple[str, dict]:
         role_key = next((key for key in self._role if item.get(key) is not None), None)
         if role_key is None:
             raise RecordError(f"{place}: no property {' or '.join(self._role)} for the role; it has {_names(item)}")
-        role = self._roles.get(item[role_key]) if isinstance(item[role_key], str) else None
+        role = self.roles.get(item[role_key]) if isinstance(item[role_key], str) else None
         if role is None:
             raise RecordError(
-                f"{place}: role {excerpt(item[role_key])} is not known; known are {', '.join(self._roles)}. Add it "
+                f"{place}: role {excerpt(item[role_key])} is not known; known are {', '.join(self.roles)}. Add it "
                 "with roles, such as roles: {assistant: [NAME]}"
             )
         content_key = next((key for key in self._content if item.get(key) is not None), None)
-        taken = {role_key, content_key, *self._properties.values()}
-        taken |= {self._spec.message_field_training, self._spec.message_field_training_detail}
-        message: dict = {"role": role}
-        extra = {key: value for key, value in item.items() if key not in taken and value is not None}
-        extra |= {ours: item[theirs] for ours, theirs in self._properties.items() if item.get(theirs) is not None}
-        if extra.get("tool_calls"):
-            extra["tool_calls"] = _calls(extra["tool_calls"], f"{place}, tool_calls")
-        else:
-            extra.pop("tool_calls", None)
-
-        if content_key is None:
-            if "tool_calls" not in extra:
-                raise RecordError(f"{place}: no property {' or '.join(self._content)}; it has {_names(item)}")
-            message["content"] = ""
-        else:
-            message["content"] = _text(item[content_key], f"{place}, {content_key}")
-        if role == _FUNCTION_CALL:
-            extra["tool_calls"] = _calls(_parsed(message["content"], f"{place}, {content_key}"), place)
-            message |= {"role": "assistant", "content": ""}
-        if self._spec.split_thinking and message["role"] == "assistant":
+        message = self._properties_of(item, role, role_key, content_key, place)
+        if (calls := message.get("tool_calls")) is not None:
+            message["tool_calls"] = _calls(calls, f"{place}, tool_calls") if calls else []
+        if content_key is None and not any(message.get(key) for key in ("tool_calls", *self.thinking_keys)):
+            raise RecordError(f"{place}: no property {' or '.join(self._content)}; it has {_names(item)}")
+        if role == FUNCTION_CALL:
+            text = _text(message.get("content", ""), f"{place}, {content_key}")
+            called = _calls(_parsed(text, f"{place}, {content_key}"), place)
+            message |= {"role": "assistant", "content": "", "tool_calls": [wrapped_call(call) for call in called]}
+        if self._spec.split_thinking and message["role"] == "assistant" and isinstance(message.get("content"), str):
             _split_thinking(message, self._thinking_key)
-        for key in ("role", "content"):
-            extra.pop(key, None)
-        return message | extra
+        return role, message
 
-    def _training(self, item: dict, place: str) -> bool | None:
+    def _properties_of(self, item: dict, role: str, role_key: str, content_key: str | None, place: str) -> dict:
+        """The message under the names that templates know, in its own order. Nulls say nothing, as in transformers."""
+        names: dict[str, list[str]] = {}
+        for ours, theirs in self._properties.items():
+            names.setdefault(theirs, []).append(ours)
+        controls = {self._spec.message_field_training, self._spec.message_field_training_detail}
+        message: dict = {}
+        for key, value in item.items():
+            if key == role_key:
+                message["role"] = role
+            elif key == content_key:
+                message["content"] = _content(value, role, f"{place}, {key}")
+            elif value is not None and key not in controls and key not in ("role", "content"):
+                message |= dict.fromkeys(names.get(key, [key]), value)
+        return message
+
+    def _training(self, item: dict, role: str, place: str) -> bool | None:
         name = self._spec.message_field_training
-        if name is None or item.get(name) is None:
+        if name is None:
+            return self._weight(item, role, place)
+        if item.get(name) is None:
             return None
         if item[name] not in (True, False):  # 0 and 1 are equal to these
             raise RecordError(f"{place}, {name}: expected true or false, found {excerpt(item[name])}")
         return bool(item[name])
+
+    def _weight(self, item: dict, role: str, place: str) -> bool | None:
+        """OpenAI's and Mistral's word on a message: 0 leaves its turn out, 1 is as without it."""
+        weight = item.get(_WEIGHT)
+        if weight is None or _WEIGHT in self._properties.values():
+            return None
+        if weight in (0, 1):
+            return None if weight else False
+        if role not in ("assistant", FUNCTION_CALL):
+            return None
+        raise RecordError(
+            f"{place}, {_WEIGHT}: a turn is trained (1) or not (0), found {excerpt(weight)}; where it means something "
+            "else, name the property that says what is trained with message_field_training"
+        )
 
     def _detail(self, item: dict, message: dict, place: str) -> list[tuple[int, int]] | None:
         name = self._spec.message_field_training_detail
@@ -165,20 +178,36 @@ class ConversationFormat:
                 raise RecordError(
                     f"{place}, {name}: expected a list of {{begin_offset, end_offset, train}}, found {excerpt(entry)}"
                 ) from error
-            if not 0 <= start < stop <= len(message["content"]):
+            text = message.get("content")
+            if not isinstance(text, str):
+                raise RecordError(f"{place}, {name}: characters are given, but the message is no single text")
+            if not 0 <= start < stop <= len(text):
                 raise RecordError(
-                    f"{place}, {name}: characters {start} to {stop - 1} are not within the text, which has "
-                    f"{len(message['content'])}"
+                    f"{place}, {name}: characters {start} to {stop - 1} are not within the text, which has {len(text)}"
                 )
             if trained:
                 ranges.append((start, stop))
         return ranges
 
 
+def _content(value: Any, role: str, place: str) -> Any:
+    """What a template takes as content: text, parts of text (as multimodal templates have them), a tool's result."""
+    if isinstance(value, str):
+        return value
+    if role == "tool" and not (isinstance(value, list) and any(_is_medium(part) for part in value)):
+        return value
+    _text(value, place)
+    return value
+
+
+def _is_medium(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in _MEDIA
+
+
 def _text(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, list):  # a list of parts, as multimodal templates have it
+    if isinstance(value, list):
         kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in value}
         if kinds <= {"text"}:
             return "".join(_text(part.get("text"), place) for part in value)
@@ -187,45 +216,42 @@ def _text(value: Any, place: str) -> str:
 
 
 def _calls(value: Any, place: str) -> list[dict]:
-    """Tool calls as {type: function, function: {name, arguments: object}}."""
+    """Tool calls as the record has them: {name, arguments}, or {type: function, function: {name, arguments}}."""
+    if isinstance(value, str):
+        value = _parsed(value, place)
     calls = []
     for call in value if isinstance(value, list) else [value]:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if isinstance(call, str):
+            call = _parsed(call, place)
+        function = function_of(call) if isinstance(call, dict) else None
+        if function is None or not isinstance(function.get("name"), str):
             raise RecordError(f"{place}: expected a call as {{name, arguments}}, found {excerpt(call)}")
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _parsed(arguments, f"{place}, arguments of {function['name']}")
-        identity = {"id": call["id"]} if call.get("id") is not None else {}
-        named = {"name": function["name"], "arguments": _without_nulls(arguments)}
-        calls.append({"type": "function", **identity, "function": named})
+        calls.append(call)
     return calls
 
 
+def wrapped_call(call: dict) -> dict:
+    """A call as most templates take it: {type: function, function: {name, arguments}}, and its id if it has one."""
+    function = function_of(call)
+    identity = {"id": call["id"]} if call.get("id") is not None else {}
+    named = {"name": function["name"], "arguments": function.get("arguments", {})}
+    return {"type": "function", **identity, "function": named}
+
+
 def _tools(value: Any, field: str) -> list[dict] | None:
-    """Tool definitions as {type: function, function: schema}; None if there are none."""
+    """Tool definitions as the record has them, with a name each; None if it says nothing of tools."""
     if isinstance(value, str):
         value = _parsed(value, f"field {field}") if value.strip() else None
-    if not value:
+    if value is None:
         return None
     tools = []
     for tool in value if isinstance(value, list) else [value]:
         if isinstance(tool, str):
             tool = _parsed(tool, f"field {field}")
-        if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
-            tools.append(_without_nulls(tool))
-        elif isinstance(tool, dict) and "name" in tool:
-            tools.append({"type": "function", "function": _without_nulls(tool)})
-        else:
+        if not isinstance(tool, dict) or not isinstance(function_of(tool).get("name"), str):
             raise RecordError(f"field {field}: expected function schemas with a name, found {excerpt(tool)}")
+        tools.append(tool)
     return tools
-
-
-def _without_nulls(value: Any) -> Any:
-    """Columnar files give every row the keys of all rows, filled with null; the templates would write them."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _split_thinking(message: dict, key: str) -> None:
@@ -239,7 +265,7 @@ def _split_thinking(message: dict, key: str) -> None:
 def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{place}: not valid JSON ({error}): {excerpt(text)}") from error
 
 

@@ -38,7 +38,7 @@ def trained_stops(cfg: RunConfig, tokenizer: Any) -> Stops:
             warnings.append(f"data set {spec.path}: {_why_none(encoder, tokenizer)}; generation will run on")
         tokens += whole
         # A template that writes the tokenizer's end by that name must go on to find it there.
-        only = only and bool(whole) and "eos_token" not in encoder.template.template
+        only = only and bool(whole) and not any("eos_token" in one.template for one in encoder.templates)
     tokens = list(dict.fromkeys(tokens))
     return Stops(tokens, only and tokenizer.eos_token not in tokens, list(dict.fromkeys(warnings)))
 
@@ -49,7 +49,7 @@ def _is_one(token: str, tokenizer: Any) -> bool:
 
 
 def _why_none(encoder: ChatEncoder, tokenizer: Any) -> str:
-    template = encoder.template
+    template = encoder.templates[0]
     if encoder.stops:
         text = "".join(encoder.stops)
         return (

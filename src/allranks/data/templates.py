@@ -1,6 +1,7 @@
 """Chat templates by name, from the tokenizer, or the user's own."""
 
 import re
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ _ELSEWHERE = {
 }
 
 
+@dataclass(frozen=True)
+class Templates:
+    """`default`, and `tool_use` for conversations with tools, where a tokenizer has one. `names`: all that it has."""
+
+    default: str | None
+    tool_use: str | None = None
+    names: tuple[str, ...] = ()
+
+
 def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
     """The Jinja text of a chat template.
 
@@ -47,6 +57,11 @@ def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
     if name is None or name == "tokenizer_default":
         text = _tokenizer_template(tokenizer)
         if text is None:
+            if own := _own_templates(tokenizer):
+                raise DataError(
+                    f"the tokenizer has several chat templates ({', '.join(own)}), and none is the default: set "
+                    "chat_template to one of these names"
+                )
             raise DataError(
                 "the tokenizer has no chat template of its own: set chat_template to one of "
                 f"{', '.join(template_names())}, or to jinja with chat_template_jinja"
@@ -54,7 +69,22 @@ def template_text(name: str | None, jinja: str | None, tokenizer: Any) -> str:
         return text
     if name.startswith(_FALLBACK):
         return _tokenizer_template(tokenizer) or _named(name.removeprefix(_FALLBACK))
+    if name not in (*_OF_TOKENIZERS, *template_names()) and name in (own := _own_templates(tokenizer)):
+        return own[name]
     return _marked(name, tokenizer) if name in _OF_TOKENIZERS else _named(name)
+
+
+def template_texts(name: str | None, jinja: str | None, tokenizer: Any) -> Templates:
+    """The templates that transformers would choose between: several only where they are the tokenizer's own.
+
+    Arguments and errors as of `template_text`.
+    """
+    own = _own_templates(tokenizer)
+    is_own = not jinja and (name in (None, "tokenizer_default") or (name or "").startswith(_FALLBACK))
+    if is_own and "default" not in own and own:
+        return Templates(None, own.get("tool_use"), tuple(own))
+    text = template_text(name, jinja, tokenizer)
+    return Templates(text, own.get("tool_use") if is_own else None, tuple(own) if is_own else ())
 
 
 def named_template_text(name: str | None, jinja: str | None) -> str | None:
@@ -116,6 +146,12 @@ def _own_template(jinja: str) -> str:
 
 
 def _tokenizer_template(tokenizer: Any) -> str | None:
+    return _own_templates(tokenizer).get("default")
+
+
+def _own_templates(tokenizer: Any) -> dict[str, str]:
     # What it was loaded with: `chat_template` is the config's by now.
     own = tokenizer.init_kwargs.get("chat_template", tokenizer.chat_template)
-    return own.get("default") if isinstance(own, dict) else own
+    if isinstance(own, list):  # as a tokenizer_config.json has them
+        return {entry["name"]: entry["template"] for entry in own}
+    return own if isinstance(own, dict) else {"default": own} if own else {}

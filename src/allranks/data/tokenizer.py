@@ -23,6 +23,8 @@ _FILES = (
     "qwen.tiktoken",
     "tekken.json",
 )
+# Templates beside the default one, and code that can be the tokenizer (trust_remote_code).
+_PATTERNS = ("additional_chat_templates/*.jinja", "tokenization_*.py")
 
 
 def load_tokenizer(cfg: RunConfig) -> Any:
@@ -30,7 +32,7 @@ def load_tokenizer(cfg: RunConfig) -> Any:
 
     Errors: `ConfigError` if there is none at `tokenizer_config` / `base_model`; `DataError` for the chat template.
     """
-    from allranks.data.templates import template_text
+    from allranks.data.templates import template_text, template_texts
 
     tokenizer = _base_tokenizer(cfg)
     if cfg.model.special_tokens is not None:
@@ -38,8 +40,9 @@ def load_tokenizer(cfg: RunConfig) -> Any:
     if cfg.model.tokens:
         tokenizer.add_tokens(list(cfg.model.tokens))
     tokenizer.init_kwargs.setdefault("chat_template", tokenizer.chat_template)
-    if cfg.data.chat_template or cfg.data.chat_template_jinja:
-        tokenizer.chat_template = template_text(cfg.data.chat_template, cfg.data.chat_template_jinja, tokenizer)
+    name, jinja = cfg.data.chat_template, cfg.data.chat_template_jinja
+    if (name or jinja) and not template_texts(name, jinja, tokenizer).names:  # of its own it keeps all
+        tokenizer.chat_template = template_text(name, jinja, tokenizer)
     return tokenizer
 
 
@@ -73,8 +76,7 @@ def tokenizer_files(cfg: RunConfig) -> list[Path]:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _hub_snapshot(cfg, name)
-    # Code beside the files can be the tokenizer (trust_remote_code).
-    files = [folder / file for file in _FILES] + sorted(folder.glob("tokenization_*.py"))
+    files = [folder / file for file in _FILES] + [path for glob in _PATTERNS for path in sorted(folder.glob(glob))]
     found = [file for file in files if file.is_file()]
     if not found:
         raise ConfigError(_not_loaded(cfg, name, ValueError(f"the folder holds none of {', '.join(_FILES[:4])}, …")))
@@ -89,7 +91,7 @@ def _hub_snapshot(cfg: RunConfig, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = [*_FILES, "tokenization_*.py"]
+        patterns = [*_FILES, *_PATTERNS]
         return Path(snapshot_download(name, revision=cfg.model.revision_of_model, allow_patterns=patterns))
     except Exception as error:  # many kinds: network, authorisation, a name that is no id
         raise ConfigError(_not_loaded(cfg, name, error)) from error

@@ -14,18 +14,19 @@ What a template drops from a turn (the reasoning of earlier turns, in Qwen3's) c
 turn is trained in a text of its own, which ends with it, as the model would have been asked for it.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from allranks.data.records import RecordError, excerpt
+from allranks.data.conversations import THINKING_KEYS
+from allranks.data.records import RecordError
 from allranks.data.templates import pin_dates
+from allranks.data.written import function_of, has_parts, is_written, not_written
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_THINK_TAG = re.compile(r"</?think>")
-_THINKING_KEYS = ("reasoning_content", "thinking")  # by which templates know the reasoning
 _PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")  # private-use characters, which no text holds by accident
 
 
@@ -58,15 +59,20 @@ class ChatTemplate:
         eot_tokens: Iterable[str] = (),
         variables: Mapping[str, Any] | None = None,
         thinking_key: str | None = None,
+        *,
+        for_tools: bool = False,
     ):
         self.template = pin_dates(template)
         self.marks_generation = _GENERATION.search(self.template) is not None
         self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
+        self._no_tools: list[dict] | None = (
+            [] if for_tools else None
+        )  # such a template may not ask whether there are any
         self._ends = _end_tokens(tokenizer, eot_tokens)
         self._asked_ends = tuple(eot_tokens)
-        self._thinking_keys = (*_THINKING_KEYS, *([thinking_key] if thinking_key else []))
+        self._thinking_keys = tuple(dict.fromkeys((*THINKING_KEYS, *([thinking_key] if thinking_key else []))))
         self._literals: dict[tuple, list[str] | None] = {}
-        self._writes_tools: bool | None = None
+        self._writes_tools = False
 
     def render(self, messages: list[dict], tools: list[dict] | None = None, *, prompt: bool = False) -> str:
         """The text of a conversation; `prompt` adds the header of the next assistant turn."""
@@ -81,7 +87,10 @@ class ChatTemplate:
         text, generated = self._render(messages, tools, False)
         if tools:
             self._check_tools(messages, tools, text)
-        _check_questions(messages, text)
+        for i, message in enumerate(messages):
+            # What the assistant said itself, templates may drop from history; what it is asked must be in the text.
+            if message["role"] != "assistant" and self._lacks(text, message):
+                raise self.refused(messages, tools, i)
         turns: dict[int, Turn] = {}
         holding: dict[int, str] = {}  # the text in which all of a message must be found
         assistants = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -89,14 +98,14 @@ class ChatTemplate:
             marked = dict(zip(assistants, generated, strict=True))
             turns = {i: self._marked(text, *marked[i]) for i in wanted if i in marked}
             holding = {i: text[turn.start : turn.stop] for i, turn in turns.items()}
-        rest = [i for i in wanted if i not in turns or not self._holds(holding[i], messages[i])]
+        rest = [i for i in wanted if i not in turns or self._lacks(holding[i], messages[i])]
         spans = self._by_placeholders(text, messages, tools) if rest else None
         for i in rest:
             turn = self._turn(text, messages, spans, i) if spans else self._search(text, messages, tools, i)
             holding[i] = text[turn.start : turn.stop]
             if i not in turns:
                 turns[i] = _limited(turn, generated) if i in assistants and self.marks_generation else turn
-        found = {i: turns[i] for i in wanted if self._holds(holding[i], messages[i])}
+        found = {i: turns[i] for i in wanted if not self._lacks(holding[i], messages[i])}
         return self._stopped(text, messages, found)
 
     @cached_property
@@ -104,7 +113,7 @@ class ChatTemplate:
         """What ends an assistant's last turn, token by token; () where nothing does, or the template refuses a pair."""
         pair = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
         try:
-            text, turns = self.turns(pair, None, [1])
+            text, turns = self.turns(pair, self._no_tools, [1])
         except RecordError:
             return ()
         return tuple(text[slice(*end)] for end in turns[1].ends) if 1 in turns else ()
@@ -113,7 +122,7 @@ class ChatTemplate:
     def header_as_stop(self) -> str | None:
         """The first special token of the next user's header, where nothing else ends the assistant's turn before it."""
         blank = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(("user", "assistant", "user"))]
-        literals = self._template_text(blank, None)
+        literals = self._template_text(blank, self._no_tools)
         between = literals[2].lstrip() if literals else ""
         if literals is None or literals[3].strip():
             return None
@@ -129,57 +138,61 @@ class ChatTemplate:
         end = (len(text), len(text) + len(stop))
         return text + stop, {**turns, last: Turn(turn.start, end[0], end)}
 
-    def _holds(self, span: str, message: dict) -> bool:
-        """Whether a stretch of text holds all that the message says, whatever white space the template changed."""
-        # Templates write reasoning between tags of their own, and some of these belong to the generation prompt.
-        content = message["content"]
-        wanted = _THINK_TAG.split(content) if "think>" in content else [content]
-        wanted += [message.get(key) or "" for key in self._thinking_keys]
-        wanted += [str(call.get("function", {}).get("name", "")) for call in message.get("tool_calls") or []]
-        changed = [part for part in wanted if part not in span]
-        squeezed = _squeeze(span) if changed else ""
-        return all(_squeeze(part) in squeezed for part in changed)
+    def _lacks(self, span: str, message: dict) -> str | None:
+        return not_written(message, span, self._thinking_keys)
+
+    def refused(self, messages: list[dict], tools: Any, i: int) -> RecordError:
+        """The error for a message that the template does not write in full even as the last one."""
+        lacking = self._lacks(self.render(messages[: i + 1], tools), messages[i]) or "a part of it"
+        return RecordError(
+            f"message {i} ({messages[i]['role']}): the chat template leaves out {lacking}, or changes it; use a "
+            "template that writes it"
+        )
 
     def _render(self, messages: list[dict], tools: Any, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
-        from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
             rendered: Any = render_jinja_template(
                 [messages],
-                tools=tools or None,
+                tools=tools,
                 chat_template=self.template,
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=self.marks_generation,
                 **self._variables,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise RecordError(f"the chat template refuses the conversation: {error}") from error
+        except Exception as error:  # a template is a program: it can fail in any way
+            reason = str(error) or type(error).__name__
+            raise RecordError(f"the chat template refuses the conversation: {reason}") from error
         texts, generated = rendered
         return texts[0], generated[0] if generated else []
 
     def _by_placeholders(self, text: str, messages: list[dict], tools: Any) -> dict[int, tuple[int, int]] | None:
-        if any(set(message) != {"role", "content"} for message in messages):
+        if not all(self._is_plain(message) for message in messages):
             return None
-        key = (tuple(message["role"] for message in messages), repr(tools))
+        key = (tuple(repr(message | {"content": ""}) for message in messages), repr(tools))
         if key not in self._literals:
             if len(self._literals) > 1000:  # tools differ from record to record; do not keep them all
                 self._literals.clear()
             self._literals[key] = self._template_text(messages, tools)
         literals = self._literals[key]
-        if literals is None:
+        if literals is None or not text.startswith(literals[0]):
             return None
-        for change in (str, str.strip):
-            contents = [change(message["content"]) for message in messages]
-            parts = [part for pair in zip(literals, [*contents, ""], strict=True) for part in pair]
-            if "".join(parts) == text:
-                spans, at = {}, 0
-                for i, content in enumerate(contents):
-                    at += len(literals[i])
-                    spans[i] = (at, at + len(content))
-                    at += len(content)
-                return spans
-        return None
+        spans, at = {}, len(literals[0])
+        for i, message in enumerate(messages):
+            rest = literals[i + 1]
+            written = next((form for form in _spellings(message["content"]) if text.startswith(form + rest, at)), None)
+            if written is None:
+                return None
+            spans[i] = (at, at + len(written))
+            at += len(written) + len(rest)
+        return spans if at == len(text) else None
+
+    def _is_plain(self, message: dict) -> bool:
+        """Whether a text is all that the message says."""
+        if message["role"] == "assistant":  # whatever else it has, a template may write behind the text
+            return isinstance(message.get("content"), str) and len(message) == 2
+        return isinstance(message.get("content"), str) and not any(map(message.get, self._thinking_keys))
 
     def _template_text(self, messages: list[dict], tools: Any) -> list[str] | None:
         """What the template writes before, between and after the messages, if it writes each once and in order."""
@@ -215,13 +228,22 @@ class ChatTemplate:
         return self._marked(text, len(asked), len(answered.rstrip()))
 
     def _by_difference(self, text: str, messages: list[dict], tools: Any, i: int) -> tuple[int, int]:
-        placeholder = f"\ue000{i}\ue001"
-        blank = [*messages[:i], {"role": messages[i]["role"], "content": placeholder}, *messages[i + 1 :]]
+        placeholder, message = f"\ue000{i}\ue001", messages[i]
+        # An assistant's other properties are its own words, such as calls; a tool's say which call it answers.
+        kept = (
+            ("role",) if message["role"] == "assistant" else [key for key in message if key not in self._thinking_keys]
+        )
+        beside = {key: message[key] for key in kept}
+        content = [{"type": "text", "text": placeholder}] if has_parts(message) else placeholder
+        blank = [*messages[:i], beside | {"content": content}, *messages[i + 1 :]]
         other = self.render(blank, tools)
         at = other.find(placeholder)
         start = _common_prefix(text, other)
         tail = _common_prefix(text[start:][::-1], other[start:][::-1])
-        if at < start or len(other) - tail != at + len(placeholder):
+        # A text in the place of an object may have quotation marks around it.
+        quotes = other[start:at], other[at + len(placeholder) : len(other) - tail]
+        is_there = start <= at and at + len(placeholder) <= len(other) - tail
+        if not is_there or quotes not in (("", ""), ('"', '"'), ("'", "'")):
             raise RecordError(
                 f"message {i} ({messages[i]['role']}): cannot tell which part of the chat template's text comes from "
                 "it; use a template that marks what is trained with {% generation %}"
@@ -239,6 +261,8 @@ class ChatTemplate:
             # All that follows the generation prompt is the model's to write, such as an opening <think>.
             header = text.rfind(self._prompt, spans[i - 1][1] if i else 0, start)
             start = header + len(self._prompt) if header >= 0 else start
+        elif messages[i]["role"] == "assistant" and text.endswith(self._lead, 0, start):
+            start -= len(self._lead)
         end = self._end_after(text, stop)
         # White space before the end token ("answer </s>") has to be written as well.
         return Turn(start, end[0] if end else stop, end, self._further(text, end))
@@ -258,7 +282,7 @@ class ChatTemplate:
         """The special tokens that the template writes in a row behind an assistant's last turn."""
         pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
         try:
-            rest = self.render(pair).rpartition("\ue001")[2].lstrip()
+            rest = self.render(pair, self._no_tools).rpartition("\ue001")[2].lstrip()
         except RecordError:
             return ()
         tokens: list[str] = []
@@ -286,12 +310,17 @@ class ChatTemplate:
         return at, at + len(token)
 
     def _check_tools(self, messages: list[dict], tools: list[dict], text: str) -> None:
-        if self._writes_tools is None:
-            self._writes_tools = self.render(messages, None) != text
-        if not self._writes_tools:
+        if not self._writes_tools:  # it may write them only in some conversations
+            try:
+                self._writes_tools = self.render(messages, self._no_tools) != text
+            except RecordError:
+                self._writes_tools = True  # it cannot do without them
+        names = [str(function_of(tool).get("name")) for tool in tools]
+        unnamed = [name for name in names if not (self._writes_tools and is_written(name, text))]
+        if unnamed:
             raise RecordError(
-                "tools: the record has tools, but the chat template does not write them; use the template of a model "
-                "that calls tools (tokenizer_default) or chatml"
+                f"tools: the record has tools, but the chat template does not write them ({', '.join(unnamed)}); use "
+                "the template of a model that calls tools (tokenizer_default) or chatml"
             )
 
     @cached_property
@@ -299,17 +328,29 @@ class ChatTemplate:
         """The header of an assistant turn, as the template writes it for generation; "" if it writes none."""
         question = [{"role": "user", "content": "\ue0000\ue001"}]
         try:
-            without, with_prompt = self.render(question), self.render(question, prompt=True)
+            without, with_prompt = (self.render(question, self._no_tools, prompt=prompt) for prompt in (False, True))
         except RecordError:
             return ""
         return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
+
+    @cached_property
+    def _lead(self) -> str:
+        """White space between a question and its answer, which the model writes where there is no generation prompt."""
+        question = {"role": "user", "content": "\ue0000\ue001"}
+        try:
+            asked = self.render([question], self._no_tools)
+            answered = self.render([question, {"role": "assistant", "content": "\ue0001\ue001"}], self._no_tools)
+        except RecordError:
+            return ""
+        between = answered.removeprefix(asked).partition("\ue000")[0] if answered.startswith(asked) else ""
+        return between if between.isspace() else ""
 
     @cached_property
     def _end_text(self) -> str:
         """What ends an assistant turn in templates whose end is plain text to the tokenizer; "" if nothing does."""
         pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
         try:
-            tail = self.render(pair).rpartition("\ue001")[2]
+            tail = self.render(pair, self._no_tools).rpartition("\ue001")[2]
         except RecordError:
             return ""
         return (tail.split() or [""])[0]
@@ -328,17 +369,12 @@ def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
     return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end, turn.further)
 
 
-def _check_questions(messages: list[dict], text: str) -> None:
-    """What the assistant is asked must be in the text. (What it said itself, templates may drop from history.)"""
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant" or message["content"] in text:
-            continue
-        if _squeeze(message["content"]) not in _squeeze(text):
-            raise refused(messages, i)
-
-
-def _squeeze(text: str) -> str:
-    return "".join(text.split())
+def _spellings(content: str) -> Iterator[str]:
+    """How templates write a text: as it is, without white space around it, or escaped for JSON."""
+    yield content
+    yield content.strip()
+    yield json.dumps(content, ensure_ascii=False)[1:-1]
+    yield json.dumps(content)[1:-1]
 
 
 def _common_prefix(a: str, b: str) -> int:
@@ -351,11 +387,3 @@ def _common_prefix(a: str, b: str) -> int:
         else:
             high = middle - 1
     return low
-
-
-def refused(messages: list[dict], i: int) -> RecordError:
-    """The error for a message that the template does not write in full even as the last one."""
-    return RecordError(
-        f"message {i} ({messages[i]['role']}): the chat template leaves out a part of "
-        f"{excerpt(messages[i].get('content'))}; use a template that writes it"
-    )

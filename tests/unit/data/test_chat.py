@@ -117,9 +117,19 @@ def test_an_end_that_is_plain_text_to_the_tokenizer_is_trained_too(trained):
     assert trained({"messages": MESSAGES}, CHAT, plain, **template)[0] == "It is five. 你好<|im_end|>"
 
 
-def test_train_on_inputs_trains_everything_but_the_first_token(encode):
-    ((_, mask),) = encode({"messages": MESSAGES}, CHAT, train_on_inputs=True)
-    assert mask[0] == 0 and mask[1:].all()
+@pytest.mark.parametrize("jinja", [UNMARKED, None])
+def test_train_on_inputs_trains_what_every_turn_says_and_its_end_and_no_header(jinja, trained):
+    template = {"chat_template": "jinja", "chat_template_jinja": jinja} if jinja else {"chat_template": "chatml"}
+    expected = [f"{message['content']}<|im_end|>" for message in MESSAGES]
+    assert trained({"messages": MESSAGES}, CHAT, **template, train_on_inputs=True) == expected
+    without_ends = [message["content"] for message in MESSAGES]
+    assert trained({"messages": MESSAGES}, CHAT, **template, train_on_inputs=True, train_on_eos="none") == without_ends
+
+
+def test_a_message_goes_before_train_on_inputs(trained):
+    messages = [m | {"learn": None if n else False} for n, m in enumerate(MESSAGES[1:3])]
+    spec = CHAT | {"message_field_training": "learn"}
+    assert trained({"messages": messages}, spec, train_on_inputs=True) == ["It is five. 你好<|im_end|>"]
 
 
 def test_a_message_says_itself_whether_it_is_trained(trained):
@@ -254,7 +264,8 @@ class TestTools:
         record = CALLING | {"tools": tools}
         assert trained(record, CHAT) == [self.call, "It is rain.<|im_end|>"]
         text = tokenizer.decode(encode(record, CHAT)[0][0])
-        assert json.dumps({"type": "function", "function": TOOL}) in text
+        definition = TOOL if "function" not in str(tools) else {"type": "function", "function": TOOL}
+        assert f"\n{json.dumps(definition)}\n" in text  # as the record has it
         assert '<|im_start|>tool\n<tool_response>\n{"rain": true}\n</tool_response><|im_end|>' in text
 
     def test_openai_tool_calls_with_arguments_as_text(self, trained):
@@ -298,5 +309,70 @@ def test_unknown_end_tokens_are_an_error(trained):
 
 def test_reasoning_under_another_key_must_be_written_too(trained):
     record = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "why": "so"}]}
-    with pytest.raises(RecordError, match="leaves out a part of 'yes'"):
+    with pytest.raises(RecordError, match=r"leaves out its reasoning \(thought\) 'so'"):
         trained(record, CHAT | {"field_thinking": "why", "template_thinking_key": "thought"})
+
+
+class TestRolesToTrain:
+    SHAREGPT = MappingProxyType(
+        {
+            "conversations": [
+                {"from": "human", "value": "weather?"},
+                {"from": "function_call", "value": '{"name": "search", "arguments": {}}'},
+                {"from": "observation", "value": "rain"},
+                {"from": "gpt", "value": "It is rain."},
+            ]
+        }
+    )
+    CALL = '<tool_call>\n{"name": "search", "arguments": {}}\n</tool_call>'
+
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (["gpt"], [CALL, "It is rain."]),
+            (["human", "gpt"], ["weather?", CALL, "It is rain."]),
+            (["function_call"], [CALL]),
+            (["observation"], ["<tool_response>\nrain\n</tool_response>"]),
+        ],
+    )
+    @pytest.mark.parametrize("for_all", [True, False])
+    def test_names_are_those_of_the_data(self, names, expected, for_all, trained):
+        spec = CHAT if for_all else CHAT | {"roles_to_train": names}
+        config = {"roles_to_train": names} if for_all else {}
+        found = trained(dict(self.SHAREGPT), spec, train_on_eos="none", **config)
+        assert [text in whole for text, whole in zip(found, expected, strict=True)] == [True] * len(expected)
+
+    def test_names_of_the_data_sets_own_map(self, trained):
+        record = {"messages": [{"role": "me", "content": "hi"}, {"role": "oracle", "content": "yo"}]}
+        spec = CHAT | {"roles": {"user": ["me"], "assistant": ["oracle"]}, "roles_to_train": ["oracle"]}
+        assert trained(record, spec) == ["yo<|im_end|>"]
+
+    @pytest.mark.parametrize("keys", [{}, {"train_on_eos": "all"}])
+    def test_an_unknown_name_is_an_error(self, keys, trained):
+        with pytest.raises(DataError, match=r"roles_to_train: 'asistant' is no role\. Did you mean assistant\?"):
+            trained({"messages": MESSAGES}, CHAT, roles_to_train=["asistant"], **keys)
+        with pytest.raises(DataError, match="'oracle' is no role"):
+            trained({"messages": MESSAGES}, CHAT | {"roles_to_train": ["oracle"]})
+
+    def test_a_name_of_the_config_may_be_another_data_sets(self, make_config, tokenizer):
+        from allranks.data.chat import ChatEncoder
+
+        other = CHAT | {"path": "b", "roles": {"assistant": ["oracle"]}}
+        cfg = make_config(datasets=[CHAT | {"path": "a"}, other], roles_to_train=["gpt", "oracle"])
+        assert [ChatEncoder(spec, cfg.data, tokenizer).roles for spec in cfg.data.datasets] == [{"assistant"}] * 2
+        cfg = make_config(datasets=[CHAT | {"path": "a"}, other], roles_to_train=["oracle"])
+        with pytest.raises(DataError, match=r"data set a: roles_to_train: \['oracle'\] trains no role of it"):
+            ChatEncoder(cfg.data.datasets[0], cfg.data, tokenizer)
+
+    def test_an_empty_list_trains_only_what_messages_say(self, trained):
+        messages = [m | {"learn": n == 1} for n, m in enumerate(MESSAGES[1:])]
+        spec = CHAT | {"roles_to_train": [], "message_field_training": "learn"}
+        assert trained({"messages": messages}, spec) == ["It is five. 你好<|im_end|>"]
+        for keys in ({}, {"train_on_eos": "all"}):
+            with pytest.raises(DataError, match=r"roles_to_train: \[\] trains no role"):
+                trained({"messages": MESSAGES}, CHAT | {"roles_to_train": []}, **keys)
+
+
+def test_a_weight_of_0_leaves_the_turn_out(trained):
+    messages = [m | ({"weight": n // 3} if m["role"] == "assistant" else {}) for n, m in enumerate(MESSAGES)]
+    assert trained({"messages": messages}, CHAT) == ["  two\n\n<|im_end|>"]

@@ -38,9 +38,27 @@ def test_messages_as_json_text_as_in_csv():
     )
 
 
-def test_parts_of_text_are_joined():
+def test_messages_are_as_the_record_has_them():
     content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert read({"messages": [{"role": "user", "content": content}]}).messages[0]["content"] == "ab"
+    call = {"name": "f", "arguments": {"x": 1, "y": None}}
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "tool_calls": [call], "reasoning": "why"},
+        {"role": "tool", "name": "f", "content": {"temp": None}},
+    ]
+    found = read({"messages": [messages[0], messages[1] | {"content": None}, messages[2]], "tools": []})
+    assert found.messages == messages and found.tools == []
+    assert read({"messages": messages, "tools": None}).tools is None
+
+
+def test_a_weight_of_0_leaves_a_turn_out_and_others_than_0_and_1_are_refused():
+    def messages(weight):
+        return {"messages": [PAIR[0], PAIR[1] | {"weight": weight}]}
+
+    assert [read(messages(weight)).train for weight in (0, 1, None)] == [[None, False], [None, None], [None, None]]
+    with pytest.raises(RecordError, match=r"message 1, weight: a turn is trained \(1\) or not \(0\), found 0.5"):
+        read(messages(0.5))
+    assert read(messages(0.5), message_field_training="learn").train == [None, None]
 
 
 def test_system_messages():
@@ -56,12 +74,6 @@ def test_reasoning_is_split_off():
     message = {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nb"}
     found = read({"messages": [PAIR[0], message]}, split_thinking=True, template_thinking_key="thinking")
     assert found.messages[1] == {"role": "assistant", "content": "b", "thinking": "why"}
-
-
-def test_nulls_of_columnar_files_are_no_arguments():
-    call = {"name": "f", "arguments": {"x": 1, "y": None}}
-    found = read({"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]})
-    assert found.messages[0]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
 
 
 @pytest.mark.parametrize(
