@@ -40,6 +40,10 @@ def sample_rules(config: RunConfig, given: Given) -> Broken:
             yield (*path, count_key), f"`{count_key}` and `{index_key}` need each other"
         elif count is not None and index >= count:
             yield (*path, index_key), f"must be below `{count_key}`, {count}"
+    for path, spec in _specs(config):
+        longest = (data.eval_sequence_len if path[0] == "test_datasets" else None) or data.sequence_len
+        if spec.overlap and spec.overlap >= longest:
+            yield (*path, "overlap"), f"must be below the length of a block, {longest}: a piece would hold nothing new"
     if data.min_sample_len and data.min_sample_len > data.sequence_len:
         yield "min_sample_len", f"is above `sequence_len`, {data.sequence_len}: nothing would be left"
     if data.eval_sequence_len not in (None, data.sequence_len) and not data.test_datasets:

@@ -25,10 +25,13 @@ class SourceStats:
     invalid: int = 0
     too_long: int = 0
     truncated: int = 0
+    in_pieces: int = 0  # cut into several documents
     too_short: int = 0
     no_target: int = 0
     duplicates: int = 0
     not_drawn: int = 0  # by `weight`
+    keep_95: int = 0  # the sequence_len that would keep 95 % of the samples whole; 0: it does
+    keep_99: int = 0
 
 
 class Collection:
@@ -39,15 +42,22 @@ class Collection:
         self._tokens_file, self._mask_file = folder / f"{name}.tokens", folder / f"{name}.mask"
         self._lengths: list[np.ndarray] = []
         self._seen: set[bytes] = set()
+        self._excess_lengths: list[int] = []  # of the data set that is being added
+        self._num_of_earlier = 0  # documents of the data sets before it
 
-    def add(self, cfg: RunConfig, encoded: Any, stats: SourceStats) -> None:
-        """Append a batch, without the documents that are too long, too short or seen before."""
+    def add(self, cfg: RunConfig, encoded: Any, stats: SourceStats, overlap: int | None = None) -> None:
+        """Append a batch, without the documents that are too long, too short or seen before.
+
+        overlap: cut those that are too long into pieces, each with so many tokens of the one before as context.
+        """
         data = cfg.data
         tokens_out, mask_out, lengths = [], [], []
         offsets = np.concatenate(([0], np.cumsum(encoded.lengths))).tolist()
         for start, stop in pairwise(offsets):
             tokens, mask = encoded.tokens[start:stop], encoded.mask[start:stop]
-            if len(tokens) > self.sequence_len:
+            is_long = len(tokens) > self.sequence_len
+            if is_long and overlap is None:
+                self._excess_lengths.append(len(tokens))
                 if data.excess_length_strategy == "drop":
                     stats.too_long += 1
                     continue
@@ -71,9 +81,13 @@ class Collection:
                     stats.duplicates += 1
                     continue
                 self._seen.add(key)
-            tokens_out.append(tokens)
-            mask_out.append(mask)
-            lengths.append(len(tokens))
+            pieces = [(tokens, mask)]
+            if is_long and overlap is not None:
+                pieces = cut(tokens, mask, self.sequence_len, overlap)
+                stats.in_pieces += 1
+            tokens_out += [piece for piece, _ in pieces]
+            mask_out += [piece for _, piece in pieces]
+            lengths += [len(piece) for piece, _ in pieces]
         stats.documents += len(lengths)
         if lengths:
             self._lengths.append(np.array(lengths, dtype=np.int64))
@@ -81,6 +95,20 @@ class Collection:
                 file.write(np.concatenate(tokens_out).tobytes())
             with self._mask_file.open("ab") as file:
                 file.write(np.concatenate(mask_out).tobytes())
+
+    def end_source(self, stats: SourceStats) -> None:
+        """Note, once all of a data set is added, which `sequence_len` would keep how much of it."""
+        excess, self._excess_lengths = self._excess_lengths, []
+        first, self._num_of_earlier = self._num_of_earlier, self.num_documents
+        if not excess:
+            return
+        kept = np.concatenate([np.empty(0, np.int64), *self._lengths])[first:]
+        # What was cut counts with its own length, and stands at the end of the others.
+        kept = np.sort(kept)[: max(0, len(kept) - (stats.truncated - stats.no_target))]
+        lengths = np.concatenate([kept, np.sort(np.array(excess, np.int64))])
+        for field, share in (("keep_95", 0.95), ("keep_99", 0.99)):
+            length = int(lengths[int(np.ceil(share * len(lengths))) - 1])
+            setattr(stats, field, length if length > self.sequence_len else 0)
 
     @property
     def num_documents(self) -> int:
@@ -118,3 +146,23 @@ class Collection:
     def remove(self) -> None:
         self._tokens_file.unlink(missing_ok=True)
         self._mask_file.unlink(missing_ok=True)
+
+
+def cut(tokens: np.ndarray, mask: np.ndarray, sequence_len: int, overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A document in pieces of at most `sequence_len` tokens, as Axolotl cuts them; all of it is in them.
+
+    Each piece begins with the last `overlap` tokens of the one before, untrained. A first token is never a target, so
+    that with no overlap the first of each piece is not trained, and with one every token is.
+    """
+    pieces = []
+    start = 0
+    while True:
+        stop = min(start + sequence_len, len(tokens))
+        if stop == len(tokens) - 1 and not overlap and sequence_len > 2:
+            stop -= 1  # a single token that is left would have nothing before it
+        piece = mask[start:stop].copy()
+        piece[: max(1, overlap) if start else 1] = 0
+        pieces.append((tokens[start:stop], piece))
+        if stop == len(tokens):
+            return pieces
+        start = stop - overlap

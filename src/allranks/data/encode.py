@@ -3,7 +3,7 @@
 import gc
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -46,20 +46,25 @@ class Encoded:
 
 
 def encode(
-    records: Iterator[Record], encoder: Encoder, tokenizer: Any, workers: Workers | None = None
+    records: Iterator[Record],
+    encoder: Encoder,
+    tokenizer: Any,
+    workers: Workers | None = None,
+    way_out: Callable[[Any], str | None] = lambda _: None,
 ) -> Iterator[Encoded]:
     """Encode records batch by batch; the result does not depend on `workers`.
 
+    way_out: what to advise for a record that the encoder does not take.
     What is in memory at a time is bounded by bytes: a batch, or two for each of the workers; a record is never divided.
     """
     batches = ((batch, [r.value for r in batch if r.problem is None]) for batch in _batches(records))
     with _frozen():
         if workers is None:
             for batch, values in batches:
-                yield _located(batch, encode_values(values, encoder, tokenizer))
+                yield _located(batch, encode_values(values, encoder, tokenizer), way_out)
         else:
             for batch, result in workers.encode(batches, encoder, tokenizer, _span):
-                yield _located(batch, result)
+                yield _located(batch, result, way_out)
 
 
 def choose_num_processes(asked: int | None, num_bytes: int) -> int:
@@ -189,7 +194,7 @@ def _lone_surrogate(drafts: list[Draft]) -> str | None:
     return None
 
 
-def _located(batch: list[Record], result: Any) -> Encoded:
+def _located(batch: list[Record], result: Any, way_out: Callable[[Any], str | None]) -> Encoded:
     tokens, mask, lengths, problems = result
     of_values = dict(problems)
     named, index = [], 0
@@ -200,8 +205,10 @@ def _located(batch: list[Record], result: Any) -> Encoded:
         if index in of_values:
             named.append((record, of_values[index]))
         index += 1
-    # Only the first few are ever shown.
-    places = [(_printable(record.where()), _printable(message)) for record, message in named[:SHOWN_PROBLEMS]]
+    places = []
+    for record, message in named[:SHOWN_PROBLEMS]:  # more are never shown
+        advice = way_out(record.value)
+        places.append((_printable(record.where()), _printable(message) + (f". {_printable(advice)}" if advice else "")))
     places += [("", "")] * (len(named) - len(places))
     return Encoded(tokens, mask, lengths, places, len(batch))
 

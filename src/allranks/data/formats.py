@@ -21,7 +21,7 @@ _KEYS = {
         *("train_on_eot", "message_field_training", "message_field_training_detail", "drop_system_message"),
         "split_thinking",
     },
-    "completion": {"field", "train_on_eos"},
+    "completion": {"field", "overlap", "train_on_eos"},
     "input_output": {"field"},
     "qwen": {"field_messages"},
     "tokenized": set(),

@@ -13,8 +13,9 @@ from allranks.data.added_tokens import added_tokens
 from allranks.data.blocks import BlockSet
 from allranks.data.collection import Collection, SourceStats
 from allranks.data.fingerprint import fingerprint, split_seed
+from allranks.data.fitting import way_out
 from allranks.data.selection import drawn_documents, mixed, split_off
-from allranks.data.show import source_line
+from allranks.data.show import left_out, length_warnings, source_line
 from allranks.data.sources import locate, read
 from allranks.data.store import Prepared, Report, building, folder_of, lock, open_prepared, write_manifest
 from allranks.errors import DataError
@@ -47,6 +48,8 @@ def prepare(cfg: RunConfig, *, known: str | None = None, report: Report | None =
                 prepared = open_prepared(folder, print_of_data, report)
     if prepared is None:
         raise DataError(f"the prepared data set {folder} cannot be read back; is its disk full or failing?")
+    for line in length_warnings(prepared.stats):
+        report(f"warning: {line}")
     return prepared
 
 
@@ -106,14 +109,7 @@ def _workers(data: Any) -> AbstractContextManager[Any]:
 
 
 def _collect(work: _Work, specs: list, collection: Collection) -> list[SourceStats]:
-    sources = [_collect_one(work, spec, collection) for spec in specs]
-    if collection.num_documents == 0:
-        reasons = ", ".join(f"{count} {what}" for what, count in _dropped(sources).items() if count) or "no record"
-        raise DataError(
-            f"no document is left of {', '.join(source.path for source in sources)}: {reasons}. "
-            f"{'eval_' * (specs is not work.cfg.data.datasets)}sequence_len is {collection.sequence_len}"
-        )
-    return sources
+    return [_collect_one(work, spec, collection) for spec in specs]
 
 
 def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
@@ -133,16 +129,17 @@ def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
     if spec.shards:
         records = islice(records, spec.shards_idx, None, spec.shards)
 
+    overlap = (spec.overlap or 0) if kind == "completion" else None
     problems: list[tuple[str, str]] = []
     report(f"{spec.path}: tokenizing as {kind}")
-    for encoded in encode(records, encoder, work.tokenizer, work.workers):
+    for encoded in encode(records, encoder, work.tokenizer, work.workers, lambda record: way_out(record, spec)):
         before = stats.records
         stats.records += encoded.num_records
         stats.invalid += len(encoded.problems)
         problems += encoded.problems[: SHOWN_PROBLEMS - len(problems)]
         if stats.invalid and not cfg.data.skip_invalid:
             continue  # the run stops; go on only to count
-        collection.add(cfg, encoded, stats)
+        collection.add(cfg, encoded, stats, overlap)
         if before // 10_000 != stats.records // 10_000:
             report(f"{spec.path}: {stats.records} records")
     if stats.records == 0:
@@ -152,7 +149,10 @@ def _collect_one(work: _Work, spec: Any, collection: Collection) -> SourceStats:
         if not cfg.data.skip_invalid:
             raise DataError(f"{message}\nMend the data, or set skip_invalid: true to leave these records out")
         report(message)
+    collection.end_source(stats)
     report(source_line(asdict(stats)))
+    if stats.documents == 0:
+        raise DataError(f"data set {spec.path}: no document is left of it: {_reasons(work, spec, stats, collection)}")
     return stats
 
 
@@ -163,15 +163,14 @@ def _problem_list(path: str, stats: SourceStats, problems: list[tuple[str, str]]
     return "\n".join([f"data set {path}: {stats.invalid} of {stats.records} records are broken:", *lines])
 
 
-def _dropped(sources: list[SourceStats]) -> dict[str, int]:
-    names = {
-        "invalid": "invalid",
-        "too_long": "too long",
-        "too_short": "too short",
-        "no_target": "without a target after truncation",
-        "duplicates": "repeated",
-    }
-    return {text: sum(getattr(source, field) for source in sources) for field, text in names.items()}
+def _reasons(work: _Work, spec: Any, stats: SourceStats, collection: Collection) -> str:
+    """Why no document is left, and what to change."""
+    counts = left_out(asdict(stats))
+    key = "sequence_len" if any(spec is one for one in work.cfg.data.datasets) else "eval_sequence_len"
+    limit = f". {key} is {collection.sequence_len}"
+    if stats.keep_95:
+        limit += f"; {stats.keep_95} would keep 95 % of it, {stats.keep_99} 99 %"
+    return (", ".join(counts) or "no record gave one") + (limit if stats.too_long or stats.no_target else "")
 
 
 def _stats(blocks: BlockSet) -> dict:

@@ -7,6 +7,15 @@ import numpy as np
 
 from allranks.data.store import Prepared
 
+_CHANGED = {"truncated": "truncated", "in_pieces": "of them cut into pieces"}
+_LEFT_OUT = {
+    "invalid": "broken",
+    "too_long": "too long",
+    "too_short": "too short",
+    "no_target": "without a target once truncated",
+    "duplicates": "repeated",
+    "not_drawn": "not drawn (weight)",
+}
 _TRAINED_STYLE, _MASKED_STYLE = "bold green", "dim"
 
 
@@ -62,17 +71,31 @@ def stats_lines(stats: dict) -> list[str]:
 
 def source_line(source: dict) -> str:
     """What became of the records of one data set."""
-    left_out = {
-        "broken": source["invalid"],
-        "too long": source["too_long"],
-        "too short": source["too_short"],
-        "without a target once truncated": source["no_target"],
-        "repeated": source["duplicates"],
-        "not drawn (weight)": source["not_drawn"],
-    }
-    counts = [f"{count:,} {what}" for what, count in left_out.items() if count]
-    truncated = f", {source['truncated']:,} truncated" if source["truncated"] else ""
+    counts = left_out(source)
+    done = [f"{source[field]:,} {what}" for field, what in _CHANGED.items() if source[field]]
     return (
         f"{source['path']} ({source['type']}): {source['records']:,} records -> {source['documents']:,} documents"
-        f"{truncated}{'; left out: ' + ', '.join(counts) if counts else ''}"
+        f"{''.join(f', {text}' for text in done)}{'; left out: ' + ', '.join(counts) if counts else ''}"
     )
+
+
+def left_out(source: dict) -> list[str]:
+    """How many records of a data set were left out, by reason."""
+    return [f"{source[field]:,} {what}" for field, what in _LEFT_OUT.items() if source[field]]
+
+
+def length_warnings(stats: dict) -> list[str]:
+    """A line for each data set of which `sequence_len` leaves out, or cuts, more than 5 % of the samples."""
+    lines = []
+    for key, part in (("sequence_len", stats), ("eval_sequence_len", stats.get("eval", {}))):
+        for source in part.get("datasets", []):
+            if source["keep_95"]:
+                what = "cut" if source["truncated"] else "left out"
+                longer = source["too_long"] + source["truncated"]
+                total = source["documents"] + longer - source["truncated"] + source["no_target"]
+                lines.append(
+                    f"data set {source['path']}: {longer:,} of {total:,} samples ({longer / total:.0%}) are longer "
+                    f"than {key} and {what}; {key}: {source['keep_95']} keeps 95 % "
+                    f"of them whole, {source['keep_99']} keeps 99 %"
+                )
+    return lines

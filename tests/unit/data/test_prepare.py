@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +120,103 @@ class TestLength:
         assert source["too_short"] > 0 and source["documents"] == 40 - source["too_short"]
 
     def test_nothing_left_is_an_error(self, make_config, chat):
-        with pytest.raises(DataError, match=r"no document is left of .*data.jsonl: 40 too long"):
+        message = r"data.jsonl: no document is left of it: 40 too long. sequence_len is 5; \d+ would keep 95 % of it"
+        with pytest.raises(DataError, match=message):
             prepare(make_config(chat, sequence_len=5))
+
+    def test_a_set_of_which_nothing_is_left_is_an_error_beside_others(self, make_config, chat, write_jsonl):
+        long = {"path": str(write_jsonl(records(3, start=10**150), "long.jsonl")), "type": "chat_template"}
+        message = r"long.jsonl: no document is left of it: 3 too long. sequence_len is 128"
+        with pytest.raises(DataError, match=message):
+            prepare(make_config(None, datasets=[chat, long]))
+        with pytest.raises(DataError, match=message.replace("sequence_len is 128", "eval_sequence_len is 64")):
+            prepare(make_config(chat, test_datasets=[long, chat], eval_sequence_len=64))
+        broken = {"path": str(write_jsonl([{"messages": 3}] * 2, "broken.jsonl")), "type": "chat_template"}
+        with pytest.raises(DataError, match=r"broken.jsonl: no document is left of it: 2 broken$"):
+            prepare(make_config(None, datasets=[chat, broken], skip_invalid=True))
+
+    @pytest.mark.parametrize("strategy", ["drop", "truncate"])
+    def test_the_lengths_that_keep_95_and_99_percent_are_said(self, make_config, write_jsonl, strategy):
+        texts = [{"messages": [{"role": "assistant", "content": "five " * count}]} for count in range(10, 110)]
+        keys = {"sequence_len": 1000, "excess_length_strategy": strategy}
+        data = {"path": str(write_jsonl(texts)), "type": "chat_template"}
+        lengths = np.sort(prepare(make_config(data, **keys)).train.token_counts)
+        for index, is_said in ((94, False), (93, True), (50, True)):
+            for _ in range(2):  # the second time it is there already
+                lines = []
+                prepare(make_config(data, **keys | {"sequence_len": int(lengths[index])}), report=lines.append)
+                warnings = [line for line in lines if line.startswith("warning: ")]
+                assert len(warnings) == is_said, warnings
+                if is_said:
+                    what = "left out" if strategy == "drop" else "cut"
+                    assert (
+                        f"{99 - index} of 100 samples ({99 - index}%) are longer than sequence_len and {what}"
+                        in warnings[0]
+                    )
+                    assert (
+                        f"sequence_len: {lengths[94]} keeps 95 % of them whole, {lengths[98]} keeps 99 %" in warnings[0]
+                    )
+
+    def test_each_of_the_suggested_lengths_keeps_what_it_says(self, make_config, write_jsonl):
+        texts = [{"messages": [{"role": "assistant", "content": "five " * (7 * i % 99)}]} for i in range(1, 99)]
+        data = {"path": str(write_jsonl(texts)), "type": "chat_template"}
+        source = prepare(make_config(data, sequence_len=20)).stats["datasets"][0]
+        for share, length in ((0.95, source["keep_95"]), (0.99, source["keep_99"])):
+            for shorter, keeps in ((0, True), (1, False)):
+                found = prepare(make_config(data, sequence_len=length - shorter)).stats["datasets"][0]
+                assert (found["documents"] >= share * found["records"]) == keeps
+
+
+class TestPieces:
+    """Completion texts longer than a block, cut as Axolotl cuts them."""
+
+    @pytest.fixture
+    def texts(self, write_jsonl):
+        texts = ["It is five. " * count for count in (1, 3, 60, 25)] + ["naïve café " * 33]
+        return {"path": str(write_jsonl([{"text": text} for text in texts])), "type": "completion"}
+
+    def pieces(self, make_config, data, **keys):
+        blocks = prepare(make_config(data, shuffle_merged_datasets=False, **keys)).train
+        return [blocks.document(i) for i in range(blocks.num_documents)]
+
+    @pytest.mark.parametrize("length", [7, 16, 33, 100])
+    def test_nothing_is_lost(self, make_config, texts, length, tokenizer):
+        whole = self.pieces(make_config, texts, sequence_len=10_000)
+        found = self.pieces(make_config, texts, sequence_len=length)
+        assert np.array_equal(np.concatenate([t for t, _ in found]), np.concatenate([t for t, _ in whole]))
+        # As Axolotl: each piece but a text's last is as long as a block, and all but its first token is trained.
+        wanted = [min(length, len(t) - at) for t, _ in whole for at in range(0, len(t), length)]
+        joined = [(a, b) for a, b in zip(wanted, [*wanted[1:], 0], strict=True) if b == 1]
+        assert sorted(len(t) for t, _ in found if len(t) < length - 1) == sorted(
+            [size for size in wanted if 1 < size < length - 1] + [2 for _ in joined]
+        )
+        assert all(mask[0] == 0 and mask[1:].all() and len(mask) > 1 for _, mask in found)
+
+    @pytest.mark.parametrize("overlap", [1, 3, 15])
+    def test_with_an_overlap_each_token_is_trained_once(self, make_config, texts, overlap):
+        whole = self.pieces(make_config, texts, sequence_len=10_000)
+        found = self.pieces(make_config, texts | {"overlap": overlap}, sequence_len=16)
+        trained = np.concatenate([tokens[mask == 1] for tokens, mask in found])
+        assert np.array_equal(trained, np.concatenate([tokens[1:] for tokens, _ in whole]))
+        for (before, _), (after, mask) in pairwise(found):
+            if mask[: overlap + 1].sum() <= 1 and len(before) == 16 and not mask[:overlap].any():
+                assert np.array_equal(before[-overlap:], after[:overlap])
+
+    def test_how_many_were_cut_is_counted(self, make_config, texts):
+        lines = []
+        source = prepare(make_config(texts, sequence_len=32), report=lines.append).stats["datasets"][0]
+        assert source["in_pieces"] == 3 and source["too_long"] == 0
+        assert any("5 records -> " in line and "3 of them cut into pieces" in line for line in lines)
+
+    def test_evaluation_has_its_own_length(self, make_config, texts):
+        prepared = prepare(make_config(texts, test_datasets=[texts], sequence_len=64, eval_sequence_len=16))
+        assert prepared.eval.token_counts.max() == 16 and prepared.train.token_counts.max() == 64
+
+    def test_an_overlap_must_leave_room(self, make_config, texts):
+        with pytest.raises(ConfigError, match=r"overlap.*must be below the length of a block, 16"):
+            make_config(texts | {"overlap": 16}, sequence_len=16)
+        with pytest.raises(DataError, match="overlap has no effect with type alpaca; it is for completion"):
+            prepare(make_config(texts | {"overlap": 1, "type": "alpaca"}))
 
 
 class TestEvaluation:
@@ -175,6 +271,17 @@ class TestBrokenRecords:
         prepared = prepare(make_config(broken, skip_invalid=True), report=lines.append)
         assert prepared.train.num_documents == 3 and prepared.stats["datasets"][0]["invalid"] == 3
         assert any("3 of 6 records are broken" in line for line in lines)
+
+    def test_the_reason_stands_at_each_line_with_the_way_out(self, make_config, write_jsonl):
+        rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": "d", "input": ""}, {"\x1b[1m": 1}]
+        data = {"path": str(write_jsonl(rows)), "type": "chat_template"}
+        with pytest.raises(DataError) as caught:
+            prepare(make_config(data))
+        lines = str(caught.value).splitlines()
+        for number in (1, 2):
+            assert f"data.jsonl:{number}: no field messages" in lines[number]
+            assert lines[number].endswith(". use type: alpaca")
+        assert str(caught.value).replace("\n", "").isprintable()
 
     def test_only_some_of_many_are_shown(self, make_config, write_jsonl):
         data = {"path": str(write_jsonl([{"x": i} for i in range(2000)])), "type": "chat_template"}

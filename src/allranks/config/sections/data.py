@@ -67,6 +67,8 @@ class DatasetSpec(Section):
     """Name by which the template knows the reasoning (`reasoning_content`)."""
     field: str | None = None
     """Column of the text for `type: completion` (`text`)."""
+    overlap: int | None = Field(None, ge=0)
+    """Tokens that each piece of a `completion` text longer than `sequence_len` repeats of the one before (0)."""
     roles: dict[str, list[str]] | None = None
     """Role names: template role -> names in the data, such as `{assistant: [gpt, model]}`."""
     roles_to_train: list[str] | None = None
