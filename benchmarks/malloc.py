@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "1m": _thresholds(MIB),
     "4m": _thresholds(4 * MIB),
     "16m": _thresholds(16 * MIB),
+    "32m": _thresholds(32 * MIB),
     "trim": {_TRIM: str(MIB)},
     "arenas": {_ARENAS: "2"},
 }

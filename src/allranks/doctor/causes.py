@@ -18,6 +18,8 @@ RANK_STOPPED = "rank-stopped"
 """A rank does not run although nothing ended it: stopped by a signal, held by a debugger, or waiting in the kernel."""
 RANK_EXIT = "rank-exit"
 """A rank of anyone's program ended with a code of its own."""
+LAUNCHER_KILLED = "launcher-killed"
+"""A signal ended what starts the ranks of a node, which ended with it."""
 NODE_LOST = "node-lost"
 """A node gave no sign of life any more."""
 NODE_ERROR = "node-error"
@@ -44,10 +46,14 @@ _PEER_GONE = re.compile(
     r"connection (?:closed|reset|refused|was closed|was reset) by (?:remote )?peer|connection reset|broken pipe"
     r"|socket closed|remote process exited|ncclRemoteError"
     r"|connectFullMesh|failed to recv|recvValue failed|sendBytes failed"
-    r"|(?:timed out waiting|wait timeout).*\b(?:recv|send|all_?reduce|barrier)"
-    r"|Watchdog caught collective operation timeout"
-    r"|failed to pass monitoredBarrier|Application timeout caused pair closure"
     r"|DistStoreError|another (?:rank|node) (?:has )?failed",
+    re.IGNORECASE | re.DOTALL,
+)
+# How they word that a rank has waited for the others for as long as a collective may take.
+_WAITED = re.compile(
+    r"(?:timed out waiting|wait timeout).*\b(?:recv|send|all_?reduce|barrier)"
+    r"|Watchdog caught collective operation timeout"
+    r"|failed to pass monitoredBarrier|Application timeout caused pair closure",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -58,6 +64,7 @@ _ORDER = {
     OUT_OF_MEMORY: 0,
     RANK_ERROR: 1,
     DISK: 1,
+    LAUNCHER_KILLED: 1,
     NODE_LOST: 1,
     UNREACHABLE: 1,
     CHANNEL_FAULT: 1,
@@ -77,7 +84,12 @@ _ORDER = {
 
 def code_of_error(message: str) -> str:
     """RANK_ERROR or, where the message is of a connection that another one left, PEER_GONE."""
-    return PEER_GONE if _PEER_GONE.search(message) else RANK_ERROR
+    return PEER_GONE if _PEER_GONE.search(message) or waited_in_vain(message) else RANK_ERROR
+
+
+def waited_in_vain(message: str) -> bool:
+    """Whether a rank ended because others did not come to a collective in time: it is one of those that did."""
+    return _WAITED.search(message) is not None
 
 
 def may_pass(code: str) -> bool:

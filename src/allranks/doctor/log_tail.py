@@ -3,6 +3,7 @@
 from pathlib import Path
 
 _LINES = 15
+_TRACEBACK, _REPORT = "Traceback (most recent call last):", "ChildFailedError:"
 
 
 def read_from(path: Path, start: int = 0) -> str:
@@ -16,5 +17,16 @@ def read_from(path: Path, start: int = 0) -> str:
 
 
 def last_lines(text: str) -> list[str]:
-    """The last lines that are not empty."""
-    return [line for line in text.splitlines() if line.strip()][-_LINES:]
+    """The last lines that are not empty; torchrun's own report only where there is nothing else."""
+    lines = _filled(_without_torchruns_report(text)) or _filled(text)
+    return lines[-_LINES:]
+
+
+def _without_torchruns_report(text: str) -> str:
+    """It ends the log: up to 40 lines that say of each rank no more than its exit code."""
+    start = text.rfind(_TRACEBACK, 0, max(text.rfind(_REPORT), 0))
+    return text if start < 0 else text[:start]
+
+
+def _filled(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]

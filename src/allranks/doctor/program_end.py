@@ -8,6 +8,7 @@ import signal
 from allranks.doctor import causes
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.first_failure import goes_before
+from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
@@ -31,7 +32,8 @@ def program_end(started: Started, ended: Ended) -> Verdict:
     left = left_by(started)
     if ended.lost is not None:
         # What began here may have been felt, and told, first elsewhere.
-        own = _finding(started, ended, rank, code) if code is not None else None
+        killed = launcher_killed(started, ended) is not None
+        own = _finding(started, ended, rank, code) if code is not None or killed else None
         if own is None or not goes_before(own, ended.lost):
             return cut_off(FAILED, ended.lost, left)
     if ended.killed and ended.lost is None:
@@ -55,7 +57,9 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
     where = f"rank {rank} (node {node})" if rank is not None else f"a rank of node {node}"
     log = run.log(node, rank) if rank is not None else run.agent_log(node)
     lines = last_lines(read_from(log, started.log_start(log)))
-    if code is None:
+    if code is None and (killed := launcher_killed(started, ended)) is not None:
+        kind, what = killed.code, killed.what
+    elif code is None:
         kind = causes.NODE_ERROR
         what = f"node {node}: {started.launcher} ended with {ended.returncode}; the end of its log:"
     elif code < 0:

@@ -75,13 +75,15 @@ def _killed(
     node: int | str, rank: int, number: int, pid: int, log_of: Callable[[int], Path], memory: str | None
 ) -> Finding:
     log = log_of(rank)
-    return Finding(
-        code_of_signal(number, memory),
-        f"rank {rank} (node {node}) failed first: {killed_by(number, f' (pid {pid})', memory)}",
-        who=Who(node, rank),
-        evidence=tuple(Evidence(line, str(log)) for line in last_lines(read_from(log))),
-        known_at=node,
-    )
+    lines = last_lines(read_from(log))
+    code, said = code_of_signal(number, memory), killed_by(number, f" (pid {pid})", memory)
+    watchdog = next((line for line in reversed(lines) if causes.waited_in_vain(line)), "")
+    if code == causes.RANK_ABORTED and watchdog:
+        code, said = causes.PEER_GONE, watchdog.strip()
+    who = Who(node, rank)
+    what = f"{_that_it_failed(who, code, said)}: {said}"
+    evidence = tuple(Evidence(line, str(log)) for line in lines)
+    return Finding(code, what, said=said if watchdog else "", who=who, evidence=evidence, known_at=node)
 
 
 def _error(event: ErrorEvent, known_at: int | str) -> Finding:
@@ -90,7 +92,7 @@ def _error(event: ErrorEvent, known_at: int | str) -> Finding:
     who = Who(node, event.rank, event.host)
     return Finding(
         code,
-        f"{_that_it_failed(who, code)}: {event.message}",
+        f"{_that_it_failed(who, code, event.message)}: {event.message}",
         said=event.message,
         who=who,
         evidence=tuple(map(Evidence, event.evidence or ())),
@@ -112,9 +114,12 @@ def shown_by_rank_0(node: int | str, events: Iterable[Event]) -> str:
     return next(told, "") if node == 0 else ""
 
 
-def _that_it_failed(who: Who, code: str) -> str:
+def _that_it_failed(who: Who, code: str, message: str) -> str:
     on_host = f", {who.host}" if who.host else ""
-    return f"rank {who.rank} (node {who.node}{on_host}) {'failed first' if causes.is_cause(code) else 'failed'}"
+    how = "failed first" if causes.is_cause(code) else "failed"
+    if code == causes.PEER_GONE and causes.waited_in_vain(message):
+        how = "waited in vain for another rank"
+    return f"rank {who.rank} (node {who.node}{on_host}) {how}"
 
 
 def _log_of(event: ErrorEvent, node: int | str, known_at: int | str) -> str:

@@ -22,7 +22,8 @@ def rank_stopped(who: Who, pid: int, state: str, seconds: float, events: Iterabl
         TRACED: "is held by a debugger",
         WAITING: f"has waited in the kernel for {seconds:.0f} s, for storage or a device that does not answer,",
     }.get(state, "is stopped, as by SIGSTOP,")
-    where, limit = _place(events)
+    where, limit = place(events)
+    where = f", {where}" if where else ""
     on = f" on {who.host}" if who.host else ""
     remedy = {
         TRACED: f"let the debugger go on{on}",
@@ -49,7 +50,8 @@ def _named(who: Who) -> str:
     return "".join(f"{part}, " for part in (f"node {who.node}" if who.node is not None else "", who.host) if part)
 
 
-def _place(events: Iterable[Event]) -> tuple[str, int | None]:
+def place(events: Iterable[Event]) -> tuple[str, int | None]:
+    """How far a rank has come, by its events in their order, and the seconds that its collectives may take."""
     phase, step, limit = "", None, None
     for event in events:
         if isinstance(event, PhaseEvent):
@@ -58,5 +60,5 @@ def _place(events: Iterable[Event]) -> tuple[str, int | None]:
             step = event.step
         elif isinstance(event, TimeLimitEvent):
             limit = event.seconds
-    place = f", in phase {phase}" if phase else ""
-    return place + (f" after step {step}" if step is not None else ""), limit
+    words = [f"in phase {phase}" if phase else "", f"after step {step}" if step is not None else ""]
+    return " ".join(filter(None, words)), limit

@@ -8,8 +8,10 @@ from dataclasses import replace
 from allranks.cluster.memory import memory_limit
 from allranks.config import RunConfig
 from allranks.doctor import causes
+from allranks.doctor.absent import with_absent
 from allranks.doctor.attempt import Ended, Started
-from allranks.doctor.first_failure import goes_before
+from allranks.doctor.first_failure import first_failure, goes_before
+from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.memory_remedies import with_account
 from allranks.doctor.ranks import (
@@ -46,11 +48,12 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
     if ended.lost is not None:
         # What began here may have been felt, and told, first elsewhere.
         of_node = [event for event in events if not (isinstance(event, ErrorEvent) and event.node not in (None, node))]
-        own = first_of_ranks(node, of_node, tail, lambda rank: run.log(node, rank), ended.memory)
+        own = _first(started, ended, of_node, tail)
         if own is not None and goes_before(own, ended.lost):
             return _failed(started, FAILED, _failure(started, ended, events, tail, cfg), events)
-        shown = without_repeating(ended.lost, shown_by_rank_0(node, events))
-        return cut_off(FAILED, ended.lost, left, shown=shown)
+        lost = with_absent(ended.lost, run, events)
+        shown = without_repeating(lost, shown_by_rank_0(node, events))
+        return cut_off(FAILED, lost, left, shown=shown)
     # A restarted rank writes another `exit`: the last one counts.
     codes = {
         event.rank: event.code
@@ -72,7 +75,7 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
     failing = {code for code in codes.values() if code not in (DONE, PREEMPTED)}
     code = failing.pop() if len(failing) == 1 else FAILED
     if not events:
-        return failed(FAILED, _never_started(started, tail, ended.memory), left)
+        return failed(FAILED, launcher_killed(started, ended) or _never_started(started, tail, ended.memory), left)
     return _failed(started, code, _failure(started, ended, events, tail, cfg), events)
 
 
@@ -87,6 +90,7 @@ def _failed(started: Started, code: int, reason: Finding, events: list[Event]) -
     if shown is not reason:
         logs = [line for line in reason.remedy.splitlines() if line.startswith(("its log: ", "all logs: "))]
         shown = replace(shown, remedy="\n".join(logs))
+    reason, shown = (with_absent(finding, started.run, events) for finding in (reason, shown))
     return failed(code, reason, left_by(started), shown=shown)
 
 
@@ -121,7 +125,7 @@ def _events(run: RunDir, run_id: str) -> list[Event]:
 
 def _failure(started: Started, ended: Ended, events: list[Event], tail: str, cfg: RunConfig | None) -> Finding:
     run, node = started.run, started.node
-    found = first_of_ranks(node, events, tail, lambda rank: run.log(node, rank), ended.memory)
+    found = _first(started, ended, events, tail)
     logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"
     if found is None:
         return Finding(
@@ -132,15 +136,22 @@ def _failure(started: Started, ended: Ended, events: list[Event], tail: str, cfg
             remedy=logs,
             known_at=node,
         )
-    if found.code == causes.OUT_OF_MEMORY and not found.remedy and cfg is not None:
+    if found.code == causes.OUT_OF_MEMORY and found.who.rank is not None and not found.remedy and cfg is not None:
         limit = memory_limit()
         of_host = limit.num_bytes if limit else 0
         found = with_account(found, events, cfg, started.world_size, started.num_local_ranks, of_host)
-    assert found.who.rank is not None
-    log = run.log(node, found.who.rank)
-    own = f"its log: {log}" if found.who.node == node and log.is_file() else ""
-    told = [found.remedy, own if own not in found.remedy else "", logs]
+    told = [found.remedy, logs]
+    if found.who.rank is not None and found.who.node == node:
+        log = run.log(node, found.who.rank)
+        own = f"its log: {log}" if log.is_file() else ""
+        told.insert(1, own if own not in found.remedy else "")
     return replace(found, remedy="\n".join(filter(None, told)))
+
+
+def _first(started: Started, ended: Ended, events: list[Event], tail: str) -> Finding | None:
+    run, node = started.run, started.node
+    of_ranks = first_of_ranks(node, events, tail, lambda rank: run.log(node, rank), ended.memory)
+    return first_failure(filter(None, [launcher_killed(started, ended), of_ranks]))
 
 
 def _lines(tail: str) -> tuple[Evidence, ...]:

@@ -78,3 +78,10 @@ def test_a_rank_killed_here_is_the_cause_of_what_another_node_felt_first(node):
     found = outcome(node, TORCHRUN.format(-9), 137, killed=True, lost=felt)
     assert "rank 1 (node 0) failed first: killed by SIGKILL" in found.message and felt.what not in found.message
     assert felt.what in outcome(node, TORCHRUN.format(1), 137, killed=True, lost=felt).message
+
+
+@pytest.mark.parametrize("lost", [None, Finding("peer-gone", "node 1 (gpu1): a rank failed")])
+def test_a_killed_launcher(node, lost):
+    found = outcome(node, "", 128 + signal.SIGKILL, lost=lost)
+    assert found.message.startswith("error: torchrun, the launcher of node 0, was killed by SIGKILL")
+    assert found.reason.code == "launcher-killed" and found.exit_code == 1

@@ -5,6 +5,7 @@ import pytest
 
 from allranks.config.load import resolve_mapping
 from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.first_failure import first_failure
 from allranks.doctor.training_end import stopped_training, training_end
 from allranks.findings import Finding
 from allranks.launch.describe import what_came_before_ranks
@@ -294,3 +295,76 @@ def test_only_what_may_pass_is_worth_the_same_command_again(run, launch, code, a
     assert ("the same command would end in the same way; once that is mended" in message) is not again
     assert ("start the same command again" in message) is again
     assert ("--auto-resume-from-checkpoints true" in message) is saved
+
+
+FELT = {"message": "Read error [10.77.0.2]:50920: Connection reset by peer", "node": 0, "host": "gpu0"}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_launcher_that_was_killed_is_the_cause_of_what_another_node_felt(run, launch, by, heard):
+    """On shared storage the other rank's error is all that any event tells; it may also have been heard of already."""
+    events(run, 0, ("step", {"step": 3}), ("error", FELT), ("exit", {"code": 1}))
+    events(run, 1, ("step", {"step": 3}))
+    felt = Finding("peer-gone", f"node 0 (gpu0): rank 0 (node 0, gpu0) failed: {FELT['message']}", said=FELT["message"])
+    result = outcome(at(run, 1), launch, Ended(128 + by, None, False, felt if heard else None, memory=""))
+    assert result.message.startswith(f"error: torchrun, the launcher of node 1, was killed by {by.name}")
+    assert result.reason.code == "launcher-killed" and result.may_pass
+    for order in ([result.reason, felt], [felt, result.reason]):  # what node 0 makes of both
+        assert first_failure(order) is result.reason
+
+
+@pytest.mark.parametrize("code", [1, 128 + signal.SIGTERM, 128 + signal.SIGINT, 128, 255])
+def test_a_launcher_that_ended_by_itself_or_as_it_was_asked_was_not_killed(run, launch, code):
+    events(run, 0, ("step", {"step": 3}), ("error", FELT), ("exit", {"code": 1}))
+    assert outcome(at(run, 1), launch, Ended(code, None, False, memory="")).reason.code == "peer-gone"
+
+
+def test_a_launcher_that_the_kernel_killed_for_want_of_memory(run, launch):
+    result = outcome(at(run, 1), launch, Ended(137, None, False, memory="the node has 8 GB"))
+    assert result.reason.code == "out-of-memory" and "by the kernel: the node has 8 GB" in result.message
+
+
+TIMED_OUT = [
+    "RuntimeError: [unbound_buffer.cc:78] Timed out waiting 10000ms for recv operation to complete",
+    "RuntimeError: Wait timeout: recv from rank 2",
+    "Rank 0 failed to pass monitoredBarrier in 60000 ms",
+]
+
+
+@pytest.mark.parametrize("message", TIMED_OUT)
+def test_who_waited_is_not_blamed_and_who_did_not_come_is_named(run, launch, message):
+    for rank in (0, 1, 2):
+        events(run, rank, ("time_limit", {"seconds": 300}), ("phase", {"phase": "train"}), ("step", {"step": 7}))
+    for rank in (0, 2):
+        events(run, rank, ("error", {"message": message, "node": 0, "host": "gpu0"}), ("exit", {"code": 1}))
+    run.logs(1).mkdir(parents=True)
+    run.log(1, 1).write_text("Traceback\n")
+    result = outcome(at(run, 0), launch, ended(1))
+    assert "failed" not in result.message.splitlines()[0]
+    assert f"rank 0 (node 0, gpu0) waited in vain for another rank: {message}" in result.reason.what
+    absent = f"rank 1, in phase train after step 7, its log: {run.log(1, 1)}, did not say that it waited"
+    assert absent in result.message and "longer than the 300 s that a collective may take" in result.message
+    # The other node names it too, be it that it reads of it itself or that it is told.
+    for told in (result.reason, replace(result.reason, remedy="")):
+        other = outcome(at(run, 1), launch, Ended(143, None, True, told))
+        assert other.message.count(absent) == 1 and "rank 2, in" not in other.message
+
+
+def test_ranks_that_all_waited_blame_none_of_them(run, launch):
+    for rank in (0, 1):
+        events(run, rank, ("error", {"message": TIMED_OUT[0], "node": 0}), ("exit", {"code": 1}))
+    assert "did not say that it waited" not in outcome(at(run, 0), launch, ended(1)).message
+
+
+def test_a_rank_that_its_collectives_watchdog_aborted_has_waited_for_another(run, launch):
+    """As NCCL's watchdog words it in torch 2.6 to 2.13; written down here, not measured on GPUs."""
+    run.logs(0).mkdir(parents=True)
+    run.agent_log(0).write_text(TORCHRUN_SAYS.replace("exitcode  : -9", "exitcode  : -6"))
+    said = "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE) ran for 600010"
+    run.log(0, 1).write_text(f"{said}\nterminate called\n")
+    events(run, 0, ("phase", {"phase": "train"}), ("step", {"step": 1}))
+    events(run, 1, ("phase", {"phase": "train"}), ("step", {"step": 1}))
+    result = outcome(at(run, 0), launch, ended(1))
+    assert result.reason.code == "peer-gone" and "rank 1 (node 0) waited in vain" in result.message
+    assert "rank 0, in phase train after step 1" in result.message

@@ -1,0 +1,23 @@
+import subprocess
+import sys
+
+from allranks.doctor.log_tail import last_lines
+
+
+def test_what_the_ranks_said_is_not_pushed_out_by_torchruns_report(tmp_path):
+    """Of the real torchrun, whose rank ends before it can tell of itself."""
+    (tmp_path / "p.py").write_text("import there_is_no_such_module\n")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "p.py"]
+    done = subprocess.run(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100)
+    assert "ChildFailedError" in done.stdout and "Root Cause" in done.stdout
+    lines = last_lines(f"of before\n{done.stdout}")
+    assert "ModuleNotFoundError: No module named 'there_is_no_such_module'" in lines
+    assert not any("ChildFailedError" in line or "Root Cause" in line for line in lines)
+
+
+def test_torchruns_report_is_shown_where_there_is_nothing_else():
+    report = "Traceback (most recent call last):\n  File x\ntorch.ChildFailedError: \n====\np FAILED\n"
+    assert last_lines(report)[-1] == "p FAILED"
+    other = "Traceback (most recent call last):\n  File y\nRendezvousTimeoutError\n"
+    assert last_lines(other)[-1] == "RendezvousTimeoutError"
+    assert last_lines("") == []
