@@ -11,7 +11,7 @@ from allranks.checkpoint import commit
 from allranks.observe import RunDir
 from tests.cluster.conftest import Run, largest_difference
 
-SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "logging_steps": 1}
+SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 0, "max_steps": 8, "logging_steps": 1}
 FSDP = {"fsdp_version": 2, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
 RESUME = ("--auto-resume-from-checkpoints", "true")
 

@@ -40,8 +40,8 @@ def show(
 
     overrides = parse_overrides(given(ctx).config)
     resolved = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-    for warning in resolved.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    for line in resolved.remarks:
+        print(line, file=sys.stderr)
     print(json.dumps(resolved.flat(), indent=2) if as_json else resolved.yaml(), end="\n" if as_json else "")
 
 

@@ -42,8 +42,8 @@ def preprocess(
 
     overrides = parse_overrides(given(ctx).config)
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-    for warning in cfg.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    for line in cfg.remarks:
+        typer.echo(line, err=True)
     # SIGTERM (of a scheduler, or `timeout`) cleans up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:

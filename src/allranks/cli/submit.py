@@ -74,8 +74,8 @@ def submit(
         words = [*(word for name in export or () for word in ("--export", name.partition("=")[0])), *words]
     words, overrides, ignore = _as_train_reads(config, words, requeue=requeue, signal_before=signal_before)
     cfg = load_config(config, overrides, ignore_unsupported=ignore)
-    for warning in cfg.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    for line in cfg.remarks:
+        typer.echo(line, err=True)
     options = JobOptions(
         nodes=nodes,
         gpus_per_node=gpus_per_node,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from allranks.config.config_source import ConfigSource, dotted, flag_name
+from allranks.config.differences import differences
 from allranks.config.explain import as_yaml, explain
 from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
 from allranks.config.names import known_keys, meant_key, nearest_key
@@ -84,7 +85,8 @@ def _resolve(config_source: ConfigSource, ignore_unsupported: bool) -> RunConfig
     if config_source.problems:
         raise ConfigError(_report(config_source))
     warnings += [*unused_keys(config, config_source), *deepspeed_warnings(config, config_source)]
-    return replace(finish(config, config_source), warnings=tuple(warnings))
+    notes = tuple(differences(config, config_source))
+    return replace(finish(config, config_source), warnings=tuple(warnings), notes=notes)
 
 
 def _section(config_source: ConfigSource, section_type: type[Section], values: dict[str, Any]) -> Section:

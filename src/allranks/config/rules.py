@@ -263,8 +263,8 @@ def _schedule(config: RunConfig, given: Given) -> Broken:
     if given.values.get("lr_quadratic_warmup"):
         if scheduler in ("one_cycle", "cosine_warmup_with_min_lr"):
             yield "lr_quadratic_warmup", f"{scheduler} has a warm-up of its own"
-        elif not (config.optimizer.warmup_steps or config.optimizer.warmup_ratio):
-            yield "lr_quadratic_warmup", "needs `warmup_steps` or `warmup_ratio`"
+        elif 0 in (config.optimizer.warmup_steps, config.optimizer.warmup_ratio):
+            yield "lr_quadratic_warmup", "needs a warm-up, and `warmup_steps` or `warmup_ratio` is 0"
 
 
 def _saving(config: RunConfig, given: Given) -> Broken:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import yaml
@@ -47,6 +47,13 @@ class RunConfig:
     """The file it was read from."""
     warnings: tuple[str, ...] = ()
     """What the user should be told: keys without effect, keys left out on request."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Where this config means something else than it would in Axolotl."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Notes and warnings as lines for the terminal."""
+        return [*(f"note: {note}" for note in self.notes), *(f"warning: {warning}" for warning in self.warnings)]
 
     @classmethod
     def from_resolved(cls, flat: Mapping[str, Any], *, source: str = "<dict>") -> Self:
@@ -96,9 +103,7 @@ class RunConfig:
 
 
 SECTIONS: dict[str, type[Section]] = {
-    field.name: field.type
-    for field in fields(RunConfig)
-    if isinstance(field.type, type) and issubclass(field.type, Section)
+    part.name: part.type for part in fields(RunConfig) if isinstance(part.type, type) and issubclass(part.type, Section)
 }
 
 SECTION_OF: dict[str, str] = {key: name for name, section in SECTIONS.items() for key in section.model_fields}

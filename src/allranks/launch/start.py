@@ -101,8 +101,8 @@ class _Training:
             _refuse_to_mix_runs(cfg, node.run)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
             refuse_missing_packages(cfg)
-        for warning in cfg.warnings:
-            say(f"warning: {warning}", file=sys.stderr)
+        for line in cfg.remarks:
+            say(line, file=sys.stderr)
         if speaks_for_all(launch):
             say(describe(cfg, launch, node.run))
         variables = network_variables(cfg, launch, node.run.logs(node.name))

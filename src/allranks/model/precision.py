@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from allranks.config import RunConfig
+from allranks.config.sections.precision import ComputeType
 from allranks.errors import ConfigError
 from allranks.model.quantized import quantized_layers
 
@@ -30,7 +31,7 @@ class Precision:
 def resolve_precision(cfg: RunConfig, device: torch.device, kind: str) -> Precision:
     """Turn the config's `precision` section into dtypes.
 
-    - nothing set: float32 throughout;
+    - nothing set: as `bf16: auto`;
     - `bf16: true` (or `auto` where the device can): float32 master weights, bfloat16 compute; frozen weights (the base
       model under LoRA) are held in bfloat16, for they are never updated;
     - `bfloat16: true` or `bf16: full`: bfloat16 throughout;
@@ -38,12 +39,11 @@ def resolve_precision(cfg: RunConfig, device: torch.device, kind: str) -> Precis
       weights and steps on them;
     - `fp16: true`: as `bf16: true` with float16; needs loss scaling, which is there for one process and for DDP only.
 
-    `bf16: auto` on a device without bfloat16, and on CPU, is float32.
+    `bf16: auto` on a GPU without bfloat16 is `fp16: true`, as in Axolotl, or float32 with FSDP; on CPU it is float32.
     """
     asked = cfg.precision.compute
     if asked == "auto":
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        asked = "bfloat16" if can else "float32"
+        asked = _of_device(device, kind)
     if asked == "float32":
         return Precision(torch.float32, torch.float32, torch.float32)
     dtype = getattr(torch, asked)
@@ -52,6 +52,15 @@ def resolve_precision(cfg: RunConfig, device: torch.device, kind: str) -> Precis
     if dtype == torch.float16 and kind == "fsdp":
         raise ConfigError("fp16 does not work with FSDP here (its loss scaling is not sharded); set bf16: true instead")
     return Precision(dtype if cfg.precision.low_precision_weights else torch.float32, dtype, dtype)
+
+
+def _of_device(device: torch.device, kind: str) -> ComputeType:
+    if device.type != "cuda":
+        return "float32"
+    # Older GPUs can compute in bfloat16 too, by way of float32.
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float32" if kind == "fsdp" else "float16"
 
 
 def set_dtypes(model: nn.Module, precision: Precision) -> None:

@@ -78,7 +78,7 @@ def assemble(
             group=_group_for_saving(cfg.parallel.start_timeout_seconds) if dist.is_initialized() else None,
             storage=storage,
             asynchronous=cfg.checkpoint.save_async is not False,
-            keep=cfg.checkpoint.save_total_limit,
+            keep=cfg.checkpoint.num_kept,
             only_model=cfg.checkpoint.save_only_model,
             write_extras=side_files.write,
             warn=warn,

@@ -42,7 +42,7 @@ def room_warnings(cfg: RunConfig, loop: Loop, storage: Storage) -> list[str]:
         disks = [one for folder, _, _, one in everyone if folder == number and one is not None]
         for one in disks[:1]:
             num_new = new_checkpoints(cfg, loop, one.existing)
-            told = too_small(one, num_new, size, result if number == 0 else 0.0, cfg.checkpoint.save_total_limit)
+            told = too_small(one, num_new, size, result if number == 0 else 0.0, cfg.checkpoint.num_kept)
             if told:
                 warnings.append(f"output_dir: {checkpoints.parent} {told}")
     return warnings
@@ -81,7 +81,7 @@ def checkpoint_bytes(cfg: RunConfig, loop: Loop) -> float:
 
 def new_checkpoints(cfg: RunConfig, loop: Loop, existing: int) -> int:
     """The most folders that will be there at once, beside the `existing` ones."""
-    schedule, keep = loop.step_schedule, cfg.checkpoint.save_total_limit
+    schedule, keep = loop.step_schedule, cfg.checkpoint.num_kept
     left = sum(step > loop.step for step in schedule.save_at)
     if loop.save_best:
         left += sum(step > loop.step for step in schedule.eval_at - schedule.save_at)

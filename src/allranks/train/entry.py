@@ -41,8 +41,8 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
     if identity.rank == 0:
         is_alone = identity.local_world_size == identity.world_size and "ALLRANKS_RUN_ID" not in os.environ
         over_ssh = warning_over_ssh() if is_alone and os.environ.get("NNODES") != "1" else None
-        for warning in (*cfg.warnings, *([over_ssh] if over_ssh else [])):
-            say(f"warning: {warning}", file=sys.stderr)
+        for line in (*cfg.remarks, *([f"warning: {over_ssh}"] if over_ssh else [])):
+            say(line, file=sys.stderr)
     if "ALLRANKS_RUN_ID" in os.environ:
         die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
     # Only now: usage and config errors should not wait for torch.

@@ -62,8 +62,13 @@ def learning_rate_schedule(cfg: RunConfig, num_steps: int) -> Multiplier:
 
 
 def num_warmup_steps(cfg: RunConfig, num_steps: int) -> int:
-    """Warm-up steps out of `num_steps`; a `warmup_steps` below 1 is a share of them, as in transformers 5."""
+    """Warm-up steps out of `num_steps`; a `warmup_steps` below 1 is a share of them, as in transformers 5.
+
+    Where neither key is given it is as in Axolotl: 3 % of the steps, at most 100.
+    """
     settings = cfg.optimizer
+    if settings.warmup_steps is None and settings.warmup_ratio is None:
+        return 0 if settings.lr_scheduler == "constant" else min(num_steps * 3 // 100, 100)
     share = settings.warmup_ratio or 0.0
     if settings.warmup_steps is not None:
         if settings.warmup_steps >= 1:

@@ -9,7 +9,14 @@ import pytest
 from allranks.config import load_config
 from allranks.config.load import resolve_mapping
 
-FILE = "base_model: model\nlearning_rate: 1e-4\nstrict: true\ndatasets:\n  - {path: train.jsonl, type: alpaca}\n"
+FILE = """\
+base_model: model
+learning_rate: 1e-4
+strict: true
+sequence_len: 512
+datasets:
+  - {path: train.jsonl, type: alpaca}
+"""
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ def test_a_folder_of_configs_is_counted(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).write_text(text)
     found = configs.survey(tmp_path)
-    assert list(found.accepted) == ["good.yaml"] and "lora_r: has no effect" in found.accepted["good.yaml"][0]
+    assert found.accepted["good.yaml"][0].startswith("note: sequence_len is not given")
+    assert list(found.accepted) == ["good.yaml"] and "lora_r: has no effect" in found.accepted["good.yaml"][1]
     assert list(found.refused) == ["other.yaml", "sub/one.yaml", "sub/two.yml"] and not found.crashed
     assert found.out_of_scope == ["other.yaml"]
     (most, number), second = found.reasons().most_common()

@@ -65,6 +65,27 @@ def test_dtypes(tmp_path, keys, trainable, frozen, compute):
     ]
 
 
+@pytest.mark.parametrize(
+    ("has_bf16", "kind", "trainable", "compute"),
+    [
+        (True, "ddp", "float32", "bfloat16"),
+        (True, "fsdp", "float32", "bfloat16"),
+        (False, "single", "float32", "float16"),
+        (False, "ddp", "float32", "float16"),
+        (False, "zero", "float16", "float16"),
+        (False, "fsdp", "float32", "float32"),
+    ],
+)
+def test_auto_goes_by_what_the_gpu_computes_in(tmp_path, monkeypatch, has_bf16, kind, trainable, compute):
+    """As in Axolotl; bfloat16 that a GPU only emulates does not count."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation
+    )
+    for asked in ("auto", None):
+        precision = resolve_precision(config_for(tmp_path, bf16=asked), torch.device("cuda"), kind)
+        assert (precision.trainable, precision.compute) == (getattr(torch, trainable), getattr(torch, compute))
+
+
 def test_fp16_with_fsdp_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="bf16: true"):
         resolve_precision(config_for(tmp_path, bf16=None, fp16=True), CPU, "fsdp")

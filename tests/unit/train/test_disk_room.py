@@ -66,7 +66,7 @@ def test_the_size_that_is_foretold_is_that_of_what_is_saved_after_a_step(keys):
     ],
 )
 def test_how_many_checkpoints_there_will_be_at_once(keep, existing, left, new):
-    cfg = SimpleNamespace(checkpoint=SimpleNamespace(save_total_limit=keep))
+    cfg = SimpleNamespace(checkpoint=SimpleNamespace(num_kept=keep))
     schedule = SimpleNamespace(save_at=frozenset({5, 10, *range(11, 11 + left)}), eval_at=frozenset())
     assert new_checkpoints(cfg, SimpleNamespace(step_schedule=schedule, step=10, save_best=False), existing) == new
 
@@ -94,7 +94,7 @@ def _two_disks(rank, folder, model):
         patched.setattr(disk_room, "room", lambda path: (int(3 * whole), int(9 * whole)))
         assert room_warnings(cfg, loop, Storage(rank, 2, 0, 1)) == []
         [said] = room_warnings(cfg, loop, Storage(0, 1, rank, 2))
-    assert f"{folder}/{rank} on " in said and "4 checkpoints of" in said and "Set save_total_limit" in said
+    assert f"{folder}/{rank} on " in said and "4 checkpoints of" in said and "Lower save_total_limit" in said
 
 
 def test_each_disk_has_to_hold_its_part_and_a_shared_one_all(tmp_path):

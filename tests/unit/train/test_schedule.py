@@ -46,7 +46,7 @@ def test_rates_are_those_of_transformers(name, options):
 
 
 def test_cosine_min_lr_ratio_is_the_floor():
-    rate = learning_rate_schedule(config(cosine_min_lr_ratio=0.1), 100)
+    rate = learning_rate_schedule(config(cosine_min_lr_ratio=0.1, warmup_steps=0), 100)
     assert rate(0) == 1.0 and rate(100) == pytest.approx(0.1) and min(map(rate, range(200))) >= 0.1
 
 
@@ -76,9 +76,9 @@ def test_unknown_names_and_options_are_refused():
     ("keys", "options"),
     [
         ({"warmup_steps": 10}, {"pct_start": 0.2}),
-        ({}, {"pct_start": 0.3}),
+        ({"warmup_steps": 0}, {"pct_start": 0.3}),
         ({"lr_div_factor": 5.0, "warmup_steps": 25}, {"pct_start": 0.5, "div_factor": 5.0}),
-        ({"lr_scheduler_kwargs": {"anneal_strategy": "linear", "final_div_factor": 100.0}},
+        ({"lr_scheduler_kwargs": {"anneal_strategy": "linear", "final_div_factor": 100.0}, "warmup_ratio": 0.0},
          {"anneal_strategy": "linear", "final_div_factor": 100.0}),
     ],
 )  # fmt: skip
@@ -99,8 +99,19 @@ def test_rex_falls_slowly_at_first_and_to_the_floor():
     rate = learning_rate_schedule(config(lr_scheduler="rex", warmup_steps=10), 110)
     # With the share z left: z / (0.1 + 0.9 z).
     assert [rate(5), rate(10), rate(60), rate(110)] == [0.5, 1.0, pytest.approx(0.5 / 0.55), 0.0]
-    rate = learning_rate_schedule(config(lr_scheduler="rex", cosine_min_lr_ratio=0.2), 100)
+    rate = learning_rate_schedule(config(lr_scheduler="rex", cosine_min_lr_ratio=0.2, warmup_ratio=0.0), 100)
     assert rate(100) == pytest.approx(0.2) and rate(50) == pytest.approx(0.2 + 0.8 * 0.5 / 0.55)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup"), [(10, 0), (33, 0), (34, 1), (100, 3), (3333, 99), (3334, 100), (50_000, 100)]
+)
+def test_without_a_word_the_warm_up_is_axolotls(num_steps, warmup):
+    """3 % of the steps, rounded down, at most 100."""
+    rate = learning_rate_schedule(config(lr_scheduler="constant_with_warmup"), num_steps)
+    assert sum(rate(step) < 1 for step in range(num_steps)) == warmup
+    for none in ({"warmup_steps": 0}, {"warmup_ratio": 0.0}, {"lr_scheduler": "constant"}):
+        assert learning_rate_schedule(config(**{"lr_scheduler": "constant_with_warmup", **none}), num_steps)(0) == 1.0
 
 
 def test_a_quadratic_warm_up():
@@ -112,7 +123,7 @@ def test_a_quadratic_warm_up():
     ("keys", "message"),
     [
         ({"lr_div_factor": 5.0}, "belongs to `lr_scheduler: one_cycle`"),
-        ({"lr_quadratic_warmup": True}, "needs `warmup_steps` or `warmup_ratio`"),
+        ({"lr_quadratic_warmup": True, "warmup_steps": 0}, "needs a warm-up"),
         ({"lr_quadratic_warmup": True, "lr_scheduler": "one_cycle", "warmup_steps": 2}, "a warm-up of its own"),
         ({"lr_scheduler": "reduce_lr_on_plateau"}, "depend on the losses seen so far"),
     ],

@@ -38,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": "adamw_torch",
     "save_strategy": "steps",
     "save_steps": 500,
+    "save_total_limit": 0,
+    "warmup_ratio": 0.0,
     "logging_steps": 500,
 }
 """What finetune.py does without an argument, where it is not what a config without the key does."""

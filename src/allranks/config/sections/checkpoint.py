@@ -18,8 +18,8 @@ class CheckpointConfig(Section):
     """Save every so many steps; below 1, after every such fraction of the run."""
     saves_per_epoch: int | None = Field(None, ge=1)
     """Save so many times an epoch, evenly."""
-    save_total_limit: int | None = Field(None, ge=1)
-    """Keep only the newest checkpoints, this many (and the best, where one is asked for)."""
+    save_total_limit: int = Field(4, ge=0)
+    """Keep only the newest checkpoints, this many (and the best, where one is asked for); 0 keeps all."""
     save_first_step: bool = False
     """Save after the first step too: finds a full disk early."""
     save_only_model: bool = False
@@ -38,3 +38,8 @@ class CheckpointConfig(Section):
     """A smaller loss is better."""
     load_best_model_at_end: bool = False
     """Make the result from the checkpoint with the smallest evaluation loss; each new best is saved besides."""
+
+    @property
+    def num_kept(self) -> int | None:
+        """`save_total_limit`; None for all."""
+        return self.save_total_limit or None

@@ -106,7 +106,8 @@ class OptimizerConfig(Section):
     cosine_constant_lr_ratio: float | None = Field(None, gt=0, lt=1)
     """Cosine: share of the steps after the warm-up over which the rate decays; then it stays at cosine_min_lr_ratio."""
     warmup_steps: Count | Fraction | None = None
-    """Steps of linear warm-up; below 1, a fraction of all steps."""
+    """Steps of linear warm-up; below 1, a fraction of all steps. 3 % of them, at most 100, where neither this nor
+    `warmup_ratio` is given (none with `constant`)."""
     warmup_ratio: float | None = Field(None, ge=0, le=1)
     """Warm-up as a fraction of all steps."""
     lr_quadratic_warmup: bool = False

@@ -8,10 +8,11 @@ ComputeType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class PrecisionConfig(Section):
-    """Number formats. Without any key: bfloat16 if the device has it, else float32."""
+    """Number formats. Without any key: as `bf16: auto`."""
 
     bf16: bool | Literal["auto", "full"] | None = None
-    """bfloat16 for computation (`true`), for the trained weights too (`full`), or if the device has it (`auto`)."""
+    """bfloat16 for computation (`true`), for the trained weights too (`full`), or by the device (`auto`): bfloat16
+    where it has it, float16 on other GPUs (float32 with FSDP), float32 on CPUs."""
     fp16: bool | None = None
     """float16 for computation."""
     float32: bool | None = None

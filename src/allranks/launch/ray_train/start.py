@@ -60,8 +60,8 @@ def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, arg
     node = this_node(cfg.checkpoint.output_dir, resolve(LaunchOptions(grace_seconds=options.grace_seconds)))
     if not cfg.checkpoint.resume_from_checkpoint and not cfg.checkpoint.auto_resume_from_checkpoints:
         refuse_earlier_run(node.run.path, [path.name for path in complete_checkpoints(node.run.checkpoints)])
-    for warning in cfg.warnings:
-        say(f"warning: {warning}", file=sys.stderr)
+    for line in cfg.remarks:
+        say(line, file=sys.stderr)
     os.environ[LAUNCH_ID] = node.run_id  # on all that Ray starts here, should it leave any of it
     size = local_size(cfg.launch, num_cores=usable_cores(), num_gpus=count_gpus())
     try:

@@ -255,7 +255,7 @@ EFFECTS = {
     "save_strategy save_steps": Effect("evaluating", lambda c: steps("save_at")(c)[:2], [5, 10], [10, 20]),
     "saves_per_epoch": Effect("saving", steps("save_at"), [1, 5, 10], [1, 10]),
     "save_first_step": Effect("saving", steps("save_at"), [1, 5, 10], [5, 10]),
-    "save_total_limit": Effect("saving", lambda c: loop(c).checkpointer.keep, 2, None),
+    "save_total_limit": Effect("saving", lambda c: loop(c).checkpointer.keep, 2, 4),
     "save_only_model": Effect("saving", lambda c: loop(c).checkpointer.only_model, True, False),
 }
 
