@@ -41,6 +41,7 @@ class Collection:
         self.sequence_len = sequence_len  # of its blocks, and the most in a document
         self._tokens_file, self._mask_file = folder / f"{name}.tokens", folder / f"{name}.mask"
         self._lengths: list[np.ndarray] = []
+        self._records: list[np.ndarray] = []
         self._seen: set[bytes] = set()
         self._excess_lengths: list[int] = []  # of the data set that is being added
         self._num_of_earlier = 0  # documents of the data sets before it
@@ -51,9 +52,10 @@ class Collection:
         overlap: cut those that are too long into pieces, each with so many tokens of the one before as context.
         """
         data = cfg.data
-        tokens_out, mask_out, lengths = [], [], []
+        tokens_out, mask_out, lengths, records = [], [], [], []
         offsets = np.concatenate(([0], np.cumsum(encoded.lengths))).tolist()
-        for start, stop in pairwise(offsets):
+        digests = _record_digests(encoded, offsets) if data.val_set_size else encoded.records.tolist()
+        for (start, stop), record in zip(pairwise(offsets), digests, strict=True):
             tokens, mask = encoded.tokens[start:stop], encoded.mask[start:stop]
             is_long = len(tokens) > self.sequence_len
             if is_long and overlap is None:
@@ -88,9 +90,11 @@ class Collection:
             tokens_out += [piece for piece, _ in pieces]
             mask_out += [piece for _, piece in pieces]
             lengths += [len(piece) for piece, _ in pieces]
+            records += [record] * len(pieces)
         stats.documents += len(lengths)
         if lengths:
             self._lengths.append(np.array(lengths, dtype=np.int64))
+            self._records.append(np.array(records, dtype=np.uint64))
             with self._tokens_file.open("ab") as file:
                 file.write(np.concatenate(tokens_out).tobytes())
             with self._mask_file.open("ab") as file:
@@ -109,6 +113,11 @@ class Collection:
         for field, share in (("keep_95", 0.95), ("keep_99", 0.99)):
             length = int(lengths[int(np.ceil(share * len(lengths))) - 1])
             setattr(stats, field, length if length > self.sequence_len else 0)
+
+    @property
+    def records(self) -> np.ndarray:
+        """uint64[D]: of which record each document is, equal for equal records. Kept with `val_set_size` only."""
+        return np.concatenate([np.empty(0, np.uint64), *self._records])
 
     @property
     def num_documents(self) -> int:
@@ -146,6 +155,18 @@ class Collection:
     def remove(self) -> None:
         self._tokens_file.unlink(missing_ok=True)
         self._mask_file.unlink(missing_ok=True)
+
+
+def _record_digests(encoded: Any, offsets: list[int]) -> list[int]:
+    """A digest for each document: of all that its record gave."""
+    digests: list[int] = []
+    bounds = [0, *(np.flatnonzero(np.diff(encoded.records)) + 1).tolist(), len(encoded.records)]
+    for first, last in pairwise(bounds):
+        if first < last:
+            tokens = encoded.tokens[offsets[first] : offsets[last]]
+            digest = hashlib.blake2b(tokens.tobytes(), digest_size=8).digest()
+            digests += [int.from_bytes(digest)] * (last - first)
+    return digests
 
 
 def cut(tokens: np.ndarray, mask: np.ndarray, sequence_len: int, overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:

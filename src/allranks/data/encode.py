@@ -34,13 +34,14 @@ _PARALLEL_BYTES = 8 * 2**20
 class Encoded:
     """A batch of encoded records.
 
-    tokens uint32[T], mask uint8[T], lengths int64[D] of the documents; problems: (place, what is wrong) of each record
-    that gave none.
+    tokens uint32[T], mask uint8[T], lengths int64[D] of the documents, records int64[D]: of which record of the batch
+    each is; problems: (place, what is wrong) of each record that gave none.
     """
 
     tokens: np.ndarray
     mask: np.ndarray
     lengths: np.ndarray
+    records: np.ndarray
     problems: list[tuple[str, str]]
     num_records: int
 
@@ -123,8 +124,8 @@ def _span(batch: list[Record]) -> str:
 
 def encode_values(
     values: list[Any], encoder: Encoder, tokenizer: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]:
-    """Tokens, masks and lengths of the documents, and (index of the value, what is wrong with it)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]]]:
+    """Tokens, masks, lengths and values (by index) of the documents, and (index of a value, what is wrong with it)."""
     drafts, owners, problems = [], [], []
     for index, value in enumerate(values):
         try:
@@ -142,10 +143,15 @@ def encode_values(
     has_target = {owner for owner, (_, mask) in zip(owners, samples, strict=True) if mask.any()}
     for index in sorted(set(owners) - has_target):
         problems.append((index, "nothing in it is trained: no turn or text that is to be learned has a token"))
-    kept = [sample for owner, sample in zip(owners, samples, strict=True) if owner in has_target and sample[1].any()]
-    tokens = np.concatenate([t for t, _ in kept]) if kept else np.empty(0, np.uint32)
-    mask = np.concatenate([m for _, m in kept]) if kept else np.empty(0, np.uint8)
-    return tokens, mask, np.array([len(t) for t, _ in kept], dtype=np.int64), sorted(problems)
+    kept = [
+        (owner, *sample)
+        for owner, sample in zip(owners, samples, strict=True)
+        if owner in has_target and sample[1].any()
+    ]
+    tokens = np.concatenate([t for _, t, _ in kept]) if kept else np.empty(0, np.uint32)
+    mask = np.concatenate([m for _, _, m in kept]) if kept else np.empty(0, np.uint8)
+    lengths = np.array([len(t) for _, t, _ in kept], dtype=np.int64)
+    return tokens, mask, lengths, np.array([owner for owner, _, _ in kept], dtype=np.int64), sorted(problems)
 
 
 def _tokenized(
@@ -195,7 +201,7 @@ def _lone_surrogate(drafts: list[Draft]) -> str | None:
 
 
 def _located(batch: list[Record], result: Any, way_out: Callable[[Any], str | None]) -> Encoded:
-    tokens, mask, lengths, problems = result
+    tokens, mask, lengths, records, problems = result
     of_values = dict(problems)
     named, index = [], 0
     for record in batch:
@@ -210,7 +216,7 @@ def _located(batch: list[Record], result: Any, way_out: Callable[[Any], str | No
         advice = way_out(record.value)
         places.append((_printable(record.where()), _printable(message) + (f". {_printable(advice)}" if advice else "")))
     places += [("", "")] * (len(named) - len(places))
-    return Encoded(tokens, mask, lengths, places, len(batch))
+    return Encoded(tokens, mask, lengths, records, places, len(batch))
 
 
 def _printable(message: str) -> str:

@@ -67,7 +67,8 @@ def _build(cfg: RunConfig, folder: Path, report: Report) -> dict:
         work = _Work(cfg, load_tokenizer(cfg), workers, report)
         sources = _collect(work, data.datasets, train)
         held_out_sources = _collect(work, data.test_datasets, held_out) if data.test_datasets else []
-    train_ids, eval_ids = split_off(drawn_documents(data, data.datasets, sources), data.val_set_size, split_seed(cfg))
+    drawn = drawn_documents(data, data.datasets, sources)
+    train_ids, eval_ids = split_off(drawn, train.records, data.val_set_size, split_seed(cfg))
     if data.shuffle_merged_datasets:
         train_ids = mixed(train_ids)
     eval_packing = data.sample_packing if data.eval_sample_packing is None else data.eval_sample_packing

@@ -31,16 +31,39 @@ def drawn_documents(data: Any, specs: list, sources: list[SourceStats]) -> np.nd
     return merged[data.dataset_shard_idx :: data.dataset_shard_num] if data.dataset_shard_num else merged
 
 
-def split_off(documents: np.ndarray, val_set_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Documents for training and for evaluation, each in their order."""
+def split_off(
+    documents: np.ndarray, records: np.ndarray, val_set_size: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Documents for training and for evaluation, each in their order. A record's documents stay together.
+
+    records: for each document, by its id, a number that documents of the same record share.
+    Errors: `DataError` if nothing would be left to train.
+    """
     if not val_set_size:
         return documents, np.empty(0, np.int64)
     total = len(documents)
     count = val_set_size if isinstance(val_set_size, int) else max(1, round(total * val_set_size))
     if count >= total:
         raise DataError(f"val_set_size {val_set_size} takes {count} of {total} documents, and leaves none to train")
-    order = permutation(total, seed)
-    return documents[np.sort(order[count:])], documents[np.sort(order[:count])]
+    _, record_of, sizes = np.unique(records[documents], return_inverse=True, return_counts=True)
+    held_out = np.zeros(len(sizes), bool)
+    drawn = record_of[permutation(total, seed)]
+    left = count
+    for record in drawn[np.sort(np.unique(drawn, return_index=True)[1])].tolist():  # each once, as they come
+        if sizes[record] <= left:
+            held_out[record] = True
+            left -= sizes[record]
+        if not left:
+            break
+    if left == count:  # every record is more than what is asked for
+        held_out[sizes.argmin()] = True
+    if held_out.all():
+        raise DataError(
+            f"val_set_size {val_set_size}: all {total} documents come from one record, or from equal ones, which is "
+            "either trained or evaluated; give evaluation data of its own with test_datasets"
+        )
+    is_held_out = held_out[record_of]
+    return documents[~is_held_out], documents[is_held_out]
 
 
 def mixed(documents: np.ndarray) -> np.ndarray:

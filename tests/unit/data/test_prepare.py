@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,39 @@ class TestEvaluation:
     def test_the_seed_decides_which(self, make_config, chat, tokenizer):
         first, other = (prepare(make_config(chat, val_set_size=5, seed=seed)) for seed in (1, 2))
         assert texts(first.eval, tokenizer) != texts(other.eval, tokenizer)
+
+    @pytest.mark.parametrize("size", [1, 0.3, 6])
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_a_record_is_in_one_of_them_with_all_its_documents(
+        self, make_config, write_jsonl, tokenizer, size, num_processes
+    ):
+        from tests.unit.data.test_chat import THINKING
+
+        talks = []
+        for n in range(8):
+            turns = [("user", f"sum {n}?"), ("assistant", "<think>\nadd\n</think>\n\nfive")] * 2
+            talks.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+        data = {"path": str(write_jsonl([*talks, talks[0], talks[3]])), "type": "chat_template"}
+        template = {"chat_template": "jinja", "chat_template_jinja": THINKING}
+        prepared = prepare(make_config(data, val_set_size=size, dataset_num_proc=num_processes, **template))
+        train, held_out = texts(prepared.train, tokenizer), texts(prepared.eval, tokenizer)
+        assert len(train) + len(held_out) == 20 and len(held_out) in {1: (2,), 0.3: (6,), 6: (6,)}[size]
+        asked = [{re.search(r"sum \d", text)[0] for text in part} for part in (train, held_out)]
+        assert not asked[0] & asked[1] and len(asked[0] | asked[1]) == 8
+
+    def test_the_pieces_of_a_text_are_in_one_of_them(self, make_config, write_jsonl, tokenizer):
+        stories = [{"text": f"story{n} " * 60} for n in range(6)]
+        data = {"path": str(write_jsonl(stories)), "type": "completion"}
+        prepared = prepare(make_config(data, val_set_size=0.4, sequence_len=64))
+        told = [
+            set(re.findall(r"story\d", " ".join(texts(part, tokenizer)))) for part in (prepared.train, prepared.eval)
+        ]
+        assert told[0] and told[1] and not told[0] & told[1]
+
+    def test_one_record_cannot_be_divided(self, make_config, write_jsonl):
+        data = {"path": str(write_jsonl(records(1) * 5)), "type": "chat_template"}
+        with pytest.raises(DataError, match="all 5 documents come from one record, or from equal ones"):
+            prepare(make_config(data, val_set_size=0.4))
 
     def test_all_of_it_is_too_much(self, make_config, chat):
         with pytest.raises(DataError, match="val_set_size 40 takes 40 of 40 documents"):
