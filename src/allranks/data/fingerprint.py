@@ -16,7 +16,7 @@ from allranks.data.templates import named_template_text
 from allranks.data.tokenizer import tokenizer_files
 from allranks.digests import file_sha256
 
-FORMAT_VERSION = 3  # raise it whenever the same inputs give other blocks
+FORMAT_VERSION = 4  # raise it whenever the same inputs give other blocks
 
 _NOT_CONTENT_OF_SPEC = {"path", "data_files", "revision", "trust_remote_code", "chat_template_jinja", "ds_type"}
 _NOT_CONTENT_OF_DATA = {

@@ -6,7 +6,7 @@ from typing import Any
 from allranks.data.drafts import Draft, Piece
 from allranks.data.prompts import text_field
 from allranks.data.records import RecordError, excerpt
-from allranks.data.special import begin_ids, end_ids
+from allranks.data.special import edges
 
 IGNORED_LABEL = -100  # what PyTorch's cross entropy ignores by default
 
@@ -16,7 +16,7 @@ class CompletionEncoder:
 
     def __init__(self, spec: Any, data: Any, tokenizer: Any):
         self.field = spec.field or "text"
-        self.begin, self.end = begin_ids(tokenizer), end_ids(tokenizer, "type completion")
+        self.edges = edges(tokenizer, "type completion")
         self.train_end = (spec.train_on_eos or data.train_on_eos) != "none"
 
     def __call__(self, record: Any) -> list[Draft]:
@@ -25,7 +25,9 @@ class CompletionEncoder:
         text = text_field(record, self.field)
         if not text.strip():
             raise RecordError(f"field {self.field}: empty")
-        return [[Piece(ids=self.begin), Piece(text, trained=True), Piece(ids=self.end, trained=self.train_end)]]
+        begin, text = self.edges.without_begin(text)
+        text, end = self.edges.without_end(text)
+        return [[Piece(ids=begin), Piece(text, trained=True), Piece(ids=end, trained=self.train_end)]]
 
 
 class SegmentEncoder:

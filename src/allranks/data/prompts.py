@@ -8,7 +8,7 @@ from typing import Any
 
 from allranks.data.drafts import Draft, Piece
 from allranks.data.records import RecordError, excerpt
-from allranks.data.special import begin_ids, end_ids
+from allranks.data.special import edges
 from allranks.errors import DataError
 
 
@@ -79,8 +79,7 @@ class PromptEncoder:
     def __init__(self, spec: Any, data: Any, tokenizer: Any):
         self.prompt = _own_format(spec.type) if not isinstance(spec.type, str) else named_prompt(spec.type)
         self.train_on_inputs = data.train_on_inputs
-        self.begin = begin_ids(tokenizer)
-        self.end = end_ids(tokenizer, f"type {spec.type if isinstance(spec.type, str) else '(your own format)'}")
+        self.edges = edges(tokenizer, f"type {spec.type if isinstance(spec.type, str) else '(your own format)'}")
         self.train_end = (spec.train_on_eos or data.train_on_eos) != "none"
 
     def __call__(self, record: Any) -> list[Draft]:
@@ -92,12 +91,14 @@ class PromptEncoder:
         answer = text_field(record, prompt.output)
         if not answer.strip():
             raise RecordError(f"field {prompt.output}: empty, so that there is nothing to train")
+        begin, asked = self.edges.without_begin(self._prompt_text(record))
+        answer, end = self.edges.without_end(answer)
         return [
             [
-                Piece(ids=self.begin, trained=self.train_on_inputs),
-                Piece(self._prompt_text(record), trained=self.train_on_inputs),
+                Piece(ids=begin, trained=self.train_on_inputs),
+                Piece(asked, trained=self.train_on_inputs),
                 Piece(answer, trained=True),
-                Piece(ids=self.end, trained=self.train_end),
+                Piece(ids=end, trained=self.train_end),
             ]
         ]
 

@@ -42,6 +42,13 @@ class TestAlpaca:
         ((tokens, mask),) = encode(ALPACA, {"type": "alpaca"}, begins)
         assert tokens[0] == begins.bos_token_id and (tokens == begins.bos_token_id).sum() == 1 and mask[0] == 0
 
+    def test_a_prompt_and_an_answer_that_bring_their_tokens_have_them_once(self, encode):
+        begins = make_tokenizer(bos="<s>", begin_with_bos=True)
+        record = {"instruction": "Say it", "output": "It is five.<|im_end|>"}
+        ((tokens, mask),) = encode(record, {"type": {"format": "<s>[INST] {instruction} [/INST] "}}, begins)
+        assert begins.decode(tokens) == "<s>[INST] Say it [/INST] It is five.<|im_end|>"
+        assert begins.decode(tokens[mask.astype(bool)]) == "It is five.<|im_end|>"
+
     def test_train_on_inputs(self, encode):
         ((_, mask),) = encode(ALPACA, {"type": "alpaca"}, train_on_inputs=True)
         assert mask[0] == 0 and mask[1:].all()
@@ -117,6 +124,17 @@ class TestCompletion:
     def test_another_field(self, encode, tokenizer):
         ((tokens, _),) = encode({"body": "five"}, {"type": "completion", "field": "body"})
         assert tokenizer.decode(tokens) == "five<|im_end|>"
+
+    @pytest.mark.parametrize("begin", ["", "<s>", "\n<s>"])
+    @pytest.mark.parametrize("end", ["", "<|im_end|>", "<|im_end|>\n"])
+    def test_a_text_that_brings_its_beginning_and_end_has_them_once(self, begin, end, encode, trained):
+        begins = make_tokenizer(bos="<s>", begin_with_bos=True)
+        record = {"text": f"{begin}It is five.{end}"}
+        ((tokens, _),) = encode(record, {"type": "completion"}, begins)
+        assert begins.decode(tokens) == f"{begin or '<s>'}It is five.{end or '<|im_end|>'}"
+        if end != "<|im_end|>\n":
+            [text] = trained(record, {"type": "completion"}, begins, train_on_eos="none")
+            assert not text.endswith("<|im_end|>")
 
     def test_an_empty_text(self, encode):
         with pytest.raises(RecordError, match="field text: empty"):
