@@ -69,6 +69,10 @@ def _rows(path: Path, kind: str, batches: Any) -> Iterator[Record]:
         for batch in batches():
             # A damaged offset must not lead into other memory, not even while sizes are summed.
             count = _rows_within(batch.nbytes, batch.num_rows) if _is_sound(batch) else 1
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"two columns have the name {twice!r}; one of them would be lost")
             restored = row_restorer(batch.schema)
             for start in range(0, batch.num_rows, count):
                 part = batch.slice(start, count)

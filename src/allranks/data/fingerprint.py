@@ -8,6 +8,7 @@ that nodes can compare theirs, and a changed file can never be taken for the old
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
@@ -15,6 +16,7 @@ from allranks.data.sources import locate
 from allranks.data.templates import named_template_text
 from allranks.data.tokenizer import tokenizer_files
 from allranks.digests import file_sha256
+from allranks.errors import DataError
 
 FORMAT_VERSION = 4  # raise it whenever the same inputs give other blocks
 
@@ -69,5 +71,12 @@ def _dataset(spec: Any) -> dict:
         files = spec.data_files
         return settings | {"hub": source.hub_id, "commit": resolve_commit(spec), "data_files": files}
     with ThreadPoolExecutor(8) as threads:  # hashing releases the interpreter lock
-        digests = list(threads.map(file_sha256, [path for path, _ in source.files]))
+        digests = list(threads.map(_digest, [path for path, _ in source.files]))
     return settings | {"files": [(kind, digest) for (_, kind), digest in zip(source.files, digests, strict=True)]}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise DataError(f"data file {path} cannot be read: {error.strerror or error}") from error

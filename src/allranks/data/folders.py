@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from allranks.data.cards import files_by_card
 from allranks.data.packed_files import is_archive, unpacked_name
 from allranks.data.splits import files_by_split
 from allranks.errors import DataError
@@ -30,11 +31,18 @@ _NO_DATA = {
 _NO_DATA_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog", "contributing"}
 
 
-def of_folder(folder: Path, split: str, wanted: str | None = None) -> tuple[tuple[Path, str], ...]:
+def of_folder(
+    folder: Path, split: str, wanted: str | None = None, name: str | None = None
+) -> tuple[tuple[Path, str], ...]:
     """(path, kind) of the files that are data and belong to the split, in the order of their names.
 
-    wanted: the kind to take, where there are several. Errors: `DataError`, `UnreadableError`.
+    wanted: the kind to take, where there are several. name: the configuration, of a folder whose README.md lists some.
+    Errors: `DataError`, `UnreadableError`.
     """
+    card = files_by_card(folder, name)
+    if name and card is None:
+        raise DataError(f"data set {folder}: name is for a data set whose README.md lists configs; remove it")
+    folder, by_split = card or (folder, None)
     visible = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_visible(path.relative_to(folder))]
     kinds = {path: kind for path in visible if (kind := kind_of_name(unpacked_name(path)))}
     if wanted:
@@ -46,10 +54,12 @@ def of_folder(folder: Path, split: str, wanted: str | None = None) -> tuple[tupl
         packed = next((path for path in visible if is_archive(path)), None)
         hint = f"; {packed.name} is packed in a way that is not read: unpack it" if packed else ""
         raise DataError(f"folder {folder} holds no data file ({', '.join(NAMES_OF_KINDS)}){hint}")
-    splits = files_by_split(folder, list(kinds))
+    splits = by_split or files_by_split(folder, list(kinds))
     if split not in splits:
         raise DataError(f"folder {folder} has no split {split!r}: {_listed(folder, splits)}")
-    chosen = splits[split]
+    chosen = [path for path in splits[split] if path in kinds]
+    if not chosen:
+        raise DataError(f"folder {folder}: the files of split {split!r} are not there, or no data (README.md, configs)")
     found = sorted({kinds[path] for path in chosen})
     if len(found) > 1:
         raise DataError(
@@ -99,7 +109,7 @@ def _is_visible(path: Path) -> bool:
 
 def _listed(folder: Path, splits: dict[str, list[Path]]) -> str:
     """The splits that there are, each with one of its files."""
-    named = [f"{split} ({_example(folder, files)})" for split, files in splits.items()]
+    named = [f"{split} ({_example(folder, files)})" if files else split for split, files in splits.items()]
     return f"it has {', '.join(named)}"
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from allranks.data.columnar import row_restorer
-from allranks.data.records import Record
+from allranks.data.records import Record, RecordError
 from allranks.errors import DataError
 
 
@@ -20,8 +20,16 @@ def read_hub(spec: Any) -> Iterator[Record]:
     except Exception as error:  # the library raises many kinds, all of them about reaching or reading the data set
         raise DataError(_unreachable(spec, error)) from error
     restored = row_restorer(rows.features.arrow_schema, parsed=True)
-    for row, value in enumerate(rows):
-        yield Record(restored(value), partial(_at_row, spec.path, spec.split, row))
+    for row in range(len(rows)):
+        where = partial(_at_row, spec.path, spec.split, row)
+        try:
+            value = restored(rows[row])
+        except RecordError as error:
+            yield Record(None, where, problem=str(error))
+        except Exception as error:  # many kinds again, of decoding a damaged cache
+            yield Record(None, where, problem=f"cannot be read: {' '.join(str(error).split())}")
+        else:
+            yield Record(value, where)
 
 
 def resolve_commit(spec: Any) -> str:

@@ -35,7 +35,8 @@ def locate(spec: Any) -> Source:
     except UnreadableError as error:
         raise DataError(f"data set {spec.path}: {error}") from error
     for key in ("name", "revision"):
-        if source.hub_id is None and getattr(spec, key):
+        of_folder = key == "name" and Path(spec.path).expanduser().is_dir() and not spec.data_files
+        if source.hub_id is None and getattr(spec, key) and not of_folder:
             raise DataError(
                 f"data set {spec.path}: {key} is for data sets on the Hub, and this one is local; remove it"
             )
@@ -52,7 +53,7 @@ def _locate(spec: Any) -> Source:
         if spec.data_files:
             return Source(_data_files(path, spec, kind=spec.ds_type))
         split = parse_split(spec.split).name
-        return Source(saved_dataset(path, split) or of_folder(path, split, _format(spec.ds_type)))
+        return Source(saved_dataset(path, split) or of_folder(path, split, _format(spec.ds_type), spec.name))
     if "://" in spec.path:
         raise DataError(f"data set {spec.path}: remote addresses are not read; download it and give the local path")
     if _looks_like_hub_id(spec.path):

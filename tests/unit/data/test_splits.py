@@ -140,3 +140,59 @@ def test_slices_are_those_of_datasets(tmp_path):
     for split in ("train[a:]", "train+test", "train[:120%]", ""):
         with pytest.raises(DataError, match="expected"):
             found(path, split)
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: main/train-*
+  - split: test
+    path:
+    - main/test-a.jsonl
+    - main/test-b.jsonl
+- config_name: other
+  data_dir: other
+- config_name: flat
+  data_files: "*.jsonl"
+---
+# A data set
+"""
+
+
+def test_a_data_card_says_the_files_of_each_configuration(tmp_path):
+    from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+
+    fill(tmp_path, [*(f"main/{name}.jsonl" for name in ("train-0", "test-a", "test-b", "test-c")), "x.jsonl"])
+    fill(tmp_path, ["other/train.jsonl", "other/dev.jsonl"])
+    (tmp_path / "README.md").write_text(CARD)
+    for name in get_dataset_config_names(str(tmp_path)):
+        for split in get_dataset_split_names(str(tmp_path), name):
+            theirs = load_dataset(str(tmp_path), name, split=split, cache_dir=tmp_path / "cache" / ".c")["text"]
+            assert found(tmp_path, split, name=name) == list(theirs)
+    with pytest.raises(DataError, match="has several configurations and no default: set name to one of main, other"):
+        found(tmp_path, "train")
+    with pytest.raises(DataError, match="has no configuration 'mian': set name to one of main, other, flat"):
+        found(tmp_path, "train", name="mian")
+    with pytest.raises(DataError, match=r"has no split 'validation': it has train .main/train-0.jsonl., test"):
+        found(tmp_path, "validation", name="main")
+    (tmp_path / "README.md").write_text(CARD.replace("- config_name: other", "  default: true\n- config_name: other"))
+    assert found(tmp_path, "train") == ["main/train-0.jsonl"]
+    (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
+    with pytest.raises(DataError, match=r"README.md: its head is not valid YAML"):
+        found(tmp_path, "train")
+    (tmp_path / "README.md").write_text("# Nothing\n---\nconfigs:\n---\n")
+    with pytest.raises(DataError, match=r"name is for a data set whose README.md lists configs; remove it"):
+        found(tmp_path, "train", name="main")
+
+
+def test_columns_of_one_name_are_not_lost(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (record,) = read(locate(DatasetSpec(path=str(tmp_path / "a.parquet"))), "train")
+    assert "two columns have the name 'text'" in record.problem

@@ -42,7 +42,7 @@ class DatasetSpec(Section):
     data_files: FilePath | list[FilePath] | None = None
     """Files to read from `path`."""
     name: str | None = None
-    """Configuration (subset) of a data set on the Hub."""
+    """Configuration (subset) of a data set on the Hub, or of a folder whose `README.md` lists some."""
     split: str = "train"
     """Split to read, such as `train` or `train[:10%]`."""
     revision: str | None = None
