@@ -45,7 +45,10 @@ def train(run: Path, name: str, step: int = 7, seed: int = 5, tokenizer: Any = N
     hf = checkpoint / "hf"
     hf.mkdir(parents=True)
     model.config.save_pretrained(hf)
-    (hf / "tokenizer.json").write_text("{}")
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(hf)
+    else:
+        (hf / "tokenizer.json").write_text("{}")
     if model.peft_config is not None:
         model.peft_config.save_pretrained(str(hf))
     state = {"step": step, "adapter": model.peft_config is not None, "config": cfg.flat()}

@@ -1,11 +1,16 @@
 """Evaluation, the best checkpoint, and the losses that end a run."""
 
+import json
+import subprocess
+import sys
+
 import torch
 from safetensors.torch import load_file
 
 from allranks.checkpoint import commit
 from allranks.export.export import export
-from tests.cluster.conftest import largest_difference
+from allranks.inference.evaluate import evaluate
+from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, largest_difference
 
 EVALUATING = {"val_set_size": 0.2, "eval_steps": 3, "max_steps": 12}
 
@@ -15,10 +20,29 @@ def eval_losses(run):
 
 
 def test_the_evaluation_does_not_depend_on_the_ranks(run, tmp_path):
-    alone = run(output_dir=tmp_path / "alone", **EVALUATING)
-    two = run("--nproc-per-node", "2", fsdp_version=2, eval_batch_size=3, **EVALUATING)
+    keys = {**EVALUATING, "save_strategy": "steps", "save_steps": 6, "save_async": False}
+    alone = run(output_dir=tmp_path / "alone", **keys)
+    two = run("--nproc-per-node", "2", fsdp_version=2, eval_batch_size=3, **keys)
     assert sorted(eval_losses(alone)) == [3, 6, 9, 12]
     assert largest_difference(eval_losses(two), eval_losses(alone)) < 1e-5
+    for trained in (alone, two):  # what two ranks saved, too, is read by one process here, and the other way round
+        again = {step: evaluate(str(trained.directory.path), step=step).data[0].score.loss for step in (6, 12)}
+        assert largest_difference(again, {step: eval_losses(alone)[step] for step in again}) < 1e-5
+    assert largest_difference({12: evaluated_by_two_ranks(alone)}, {12: eval_losses(alone)[12]}) < 1e-5
+
+
+def evaluated_by_two_ranks(trained):
+    """The loss that `allranks evaluate` prints under a torchrun of one's own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "allranks"]
+    done = subprocess.run(
+        [*command, "evaluate", str(trained.directory.path), "--json"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["data"][0]["loss"]
 
 
 def test_the_best_checkpoint_is_kept_and_becomes_the_model_when_training_stops_improving(run, tmp_path):

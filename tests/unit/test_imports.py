@@ -10,7 +10,8 @@ import allranks
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "pandas")
 # Rooms that exist to work with tensors.
-MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.", "allranks.checkpoint.dcp.")
+MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.", "allranks.inference.")
+MAY_BE_HEAVY += ("allranks.checkpoint.dcp.",)
 # Runs inside Ray's own processes, not in the command line's, and needs Ray installed.
 MAY_BE_HEAVY += ("allranks.launch.ray_train.trainer",)
 # One for each tracker: runs in the tracker's own process, and needs its library installed.
@@ -54,6 +55,7 @@ def config(tmp_path):
         (["preprocess", "--help"], 0),
         (["export", "--help"], 0),
         (["demo", "--help"], 0),
+        (["evaluate", "--help"], 0),
         (["config", "--help"], 0),
         (["config", "show", "CONFIG"], 0),
         (["config", "schema"], 0),

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("allranks.cli.export", "Write a checkpoint as Hugging Face safetensors: adapter, merged or full model."),
     "merge-lora": ("allranks.cli.export", "Axolotl's name for export."),
     "merge-sharded-fsdp-weights": ("allranks.cli.export", "Axolotl's name for export."),
+    "evaluate": ("allranks.cli.evaluate", "The loss and perplexity of a run, an adapter or a model on data sets."),
     "demo": ("allranks.cli.demo", "Fine-tune a tiny model on this machine as two nodes; no download."),
     "config": ("allranks.cli.config", "Show the resolved config, or the schema of all keys."),
 }
@@ -39,6 +40,7 @@ UNDONE = {
     "export": f"nothing was exported; {_AS_IT_WAS}",
     "merge-lora": f"nothing was merged; {_AS_IT_WAS}",
     "merge-sharded-fsdp-weights": f"nothing was merged; {_AS_IT_WAS}",
+    "evaluate": f"the evaluation was not finished; {_AS_IT_WAS}",
     "demo": "the demo was not finished; what it made is kept in its folder",
 }
 

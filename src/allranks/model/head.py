@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
@@ -64,6 +65,7 @@ class LossHead:
         self._logits = self._module.forward
         self._shrunk = 1.0 if spec.shaping == PLAIN else _NEAR_ZERO
         self._targets: tuple[Tensor, Tensor] | None = None
+        self._each = False
         self._module.forward = self._forward
 
     @property
@@ -72,10 +74,10 @@ class LossHead:
         return "in chunks" if self.kernel is None else f"by {self.kernel.library}"
 
     @contextmanager
-    def targets(self, positions: Tensor, labels: Tensor) -> Iterator[None]:
+    def targets(self, positions: Tensor, labels: Tensor, *, each: bool = False) -> Iterator[None]:
         """While a model's forward pass runs in it, what it returns as logits is the loss at these positions
-        (`loss_of`)."""
-        self._targets = positions, labels
+        (`loss_of`), or with `each` that of each of them (`losses_of`), without a graph."""
+        self._targets, self._each = (positions, labels), each
         try:
             yield
         finally:
@@ -85,11 +87,17 @@ class LossHead:
         """The loss, a scalar, out of what a forward pass between `targets` returned as logits."""
         return logits.view(()) * (1 / (self._shrunk * self.spec.shaping.scale))
 
+    def losses_of(self, logits: Tensor) -> Tensor:
+        """The losses, [L], out of what a forward pass between `targets` with `each` returned as logits."""
+        return logits.view(-1) * (1 / (self._shrunk * self.spec.shaping.scale))
+
     def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._targets is None:
             return self._logits(hidden, *args, **kwargs)
         positions, labels = self._targets
         hidden = hidden[0] if self.spec.keeps else hidden[0].index_select(0, positions)
+        if self._each:
+            return self._losses(hidden, labels).view(1, -1, 1) * self._shrunk
         # The product last: FSDP warns of layers that return a view.
         return self._loss(hidden, labels).view(1, 1, 1) * self._shrunk
 
@@ -105,6 +113,17 @@ class LossHead:
             return self.kernel.run(hidden, module.weight, module.bias, labels, shaping)
         rows = rows_of_a_chunk(*size)
         return linear_cross_entropy(hidden, module.weight, module.bias, labels, rows=rows, shaping=shaping)
+
+    @torch.no_grad()
+    def _losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        vocabulary = getattr(self._module, "out_features", None) or self._module.weight.shape[0]
+        rows = rows_of_a_chunk(len(labels), vocabulary, self.num_chunks)
+        return torch.cat(
+            [
+                cross_entropy(self.spec.shaping(self._logits(part).float()), wanted, reduction="none")
+                for part, wanted in zip(hidden.split(rows), labels.split(rows), strict=True)
+            ]
+        )
 
 
 def logits_spec(model: PreTrainedModel) -> LogitsSpec | None:

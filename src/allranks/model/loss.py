@@ -65,6 +65,29 @@ def forward_losses(
     return Losses(cross_entropy, balance)
 
 
+@torch.no_grad()
+def label_losses(
+    module: nn.Module,
+    batch: TorchBatch,
+    *,
+    head: "LossHead | None",
+    keeps_logits: bool,
+    packed_kwargs: PackedKwargs,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The cross entropy of each label of `batch`, float32 [L], without a graph; arguments as for `forward_losses`."""
+    keep = batch.label_positions if keeps_logits else None
+    if head is not None:
+        with head.targets(batch.label_positions, batch.labels, each=True):
+            outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
+        return head.losses_of(outputs.logits)
+    outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
+    logits = outputs.logits.squeeze(0)
+    if not keeps_logits:
+        logits = logits[batch.label_positions]
+    return F.cross_entropy(logits.float(), batch.labels, reduction="none")
+
+
 def packed_outputs(
     module: nn.Module, batch: TorchBatch, *, keep: Tensor | None, packed_kwargs: PackedKwargs, dtype: torch.dtype
 ) -> Any:

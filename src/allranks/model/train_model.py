@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from allranks.model.batch import TorchBatch
 from allranks.model.head import LossHead
-from allranks.model.loss import Losses, PackedKwargs, forward_losses, packed_outputs
+from allranks.model.loss import Losses, PackedKwargs, forward_losses, label_losses, packed_outputs
 from allranks.model.noise import EmbeddingNoise
 from allranks.model.parallel import reshard, set_gradient_sync
 from allranks.model.placement import Placement
@@ -81,6 +81,19 @@ class TrainModel:
                 ).logits
         finally:
             self.reshard()
+
+    def label_losses(self, batch: TorchBatch) -> Tensor:
+        """Return the cross entropy of each label, float32 [L], without a graph. Every rank takes part; `reshard` when
+        no more follow."""
+        with self._autocast():
+            return label_losses(
+                self.module,
+                batch,
+                head=self.head,
+                keeps_logits=self.keeps_logits,
+                packed_kwargs=self.packed_kwargs,
+                dtype=self.precision.compute,
+            )
 
     def ways(self) -> str:
         """How attention and loss are computed, and whether layers are compiled: a line for the user."""

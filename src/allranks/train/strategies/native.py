@@ -83,13 +83,7 @@ class NativeState:
         self.whole = whole
 
     def contents(self, *, only_model: bool) -> dict[str, Any]:
-        model = get_model_state_dict(self.model, options=replace(_options(), ignore_frozen_params=not self.whole))
-        # DCP's own filter keeps the second name of a tied weight, frozen or not.
-        named = self.model.named_parameters(remove_duplicate=False)
-        once = {name for name, parameter in self.model.named_parameters() if self.whole or parameter.requires_grad}
-        for name in {name for name, _ in named} - once:
-            model.pop(name, None)
-        contents: dict[str, Any] = {"model": model}
+        contents: dict[str, Any] = {"model": trained_state(self.model, whole=self.whole)}
         if not only_model:
             contents["optimizer"] = get_optimizer_state_dict(self.model, self.optimizer, options=_options())
         return contents
@@ -102,6 +96,17 @@ class NativeState:
         set_optimizer_state_dict(self.model, self.optimizer, contents["optimizer"], options=_options())
         for group, configured in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(configured)
+
+
+def trained_state(model: nn.Module, *, whole: bool) -> dict[str, Any]:
+    """The tensors of `model` that a checkpoint holds, each under one name; frozen ones too, if `whole`."""
+    state = get_model_state_dict(model, options=replace(_options(), ignore_frozen_params=not whole))
+    # DCP's own filter keeps the second name of a tied weight, frozen or not.
+    named = model.named_parameters(remove_duplicate=False)
+    once = {name for name, parameter in model.named_parameters() if whole or parameter.requires_grad}
+    for name in {name for name, _ in named} - once:
+        state.pop(name, None)
+    return state
 
 
 def _options() -> StateDictOptions:
