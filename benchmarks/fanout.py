@@ -1,4 +1,4 @@
-"""How long it takes to reach all nodes, ask each for its facts, run a command on each, and let them go.
+"""How long it takes to reach all nodes, ask each for its account, run a command on each, and let them go.
 
 `python -m benchmarks.fanout` prints a table for 1 to 1,024 nodes, which are all this machine: the time is what the
 fan-out itself costs, on so many cores, without any network. `many_nodes` says what stands for ssh.
@@ -52,16 +52,16 @@ async def _head(num_nodes: int) -> dict[str, Any]:
     async with fan_out(parse_hosts(f"node[0-{num_nodes - 1}]"), transport, on_output) as fanout:
         marks.append(time.monotonic())
         assert not fanout.unreachable, list(fanout.unreachable.items())[:3]
-        facts = await fanout.ask_all("facts")
+        accounts = await fanout.ask_all("account")
         marks.append(time.monotonic())
         codes = await asyncio.gather(*(fanout.run(node, ["echo", f"{node}"], {}, "/") for node in fanout.nodes))
         marks.append(time.monotonic())
     marks.append(time.monotonic())
     watch.cancel()
-    assert len(facts) == num_nodes and codes == [0] * num_nodes
+    assert len(accounts) == num_nodes and codes == [0] * num_nodes
     assert said == {node: [f"{node}"] for node in range(num_nodes)}
     seconds = [end - start for start, end in itertools.pairwise(marks)]
-    phases = dict(zip(("connect", "facts", "run", "close"), seconds, strict=True))
+    phases = dict(zip(("connect", "account", "run", "close"), seconds, strict=True))
     return {
         "nodes": num_nodes,
         "seconds": phases,
@@ -92,7 +92,7 @@ def report(rounds: list[list[dict[str, Any]]], load: float) -> str:
         "more are reached through a tree, 32 wide. All nodes share the cores of this machine, whose load average was",
         f"{load:.1f} before the first round.",
         "",
-        "| nodes | connect | facts | run | close | together | processes of the head | head's peak memory, MiB |",
+        "| nodes | connect | account | run | close | together | processes of the head | head's peak memory, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for runs in zip(*rounds, strict=True):

@@ -58,9 +58,9 @@ def be_patient() -> None:
 
 def _serve(path: str) -> None:
     # What an agent uses is imported once, before any fork.
-    from allranks.cluster import agent, facts  # noqa: F401
+    from allranks.cluster import agent, gather  # noqa: F401
 
-    facts.gather_facts()
+    gather.gather_account()
     be_patient()
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)

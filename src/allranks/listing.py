@@ -16,3 +16,10 @@ def si_bytes(num_bytes: float, decimals: int = 1, small: str = "bytes") -> str:
         if num_bytes >= factor:
             return f"{num_bytes / factor:,.{decimals}f} {unit}"
     return f"{num_bytes:.0f} {small}"
+
+
+def printable(value: object, most: int = 10_000) -> str:
+    """Text from elsewhere as it may be shown: cut, and without what a terminal would take for a command."""
+    text = str(value)
+    cut = text if len(text) <= most else f"{text[:most]}…"
+    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in cut)

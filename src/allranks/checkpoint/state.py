@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from allranks.checkpoint import commit
 from allranks.errors import CheckpointError
+from allranks.json_types import is_a
 
 STATE_FILE = "state.json"
 VERSION = 1
@@ -67,7 +67,7 @@ def parse_state(text: str | bytes, where: str | Path) -> RunState:
     if not isinstance(found, dict):
         raise CheckpointError(f"{where} cannot be read: it holds no keys")
     version = found.pop("version", 0)
-    if not _is_a(version, int) or version > VERSION:
+    if not is_a(version, int) or version > VERSION:
         raise CheckpointError(
             f"{where} is of version {version}; this allranks reads up to {VERSION}: use the allranks that wrote it, or "
             "a later one"
@@ -76,7 +76,7 @@ def parse_state(text: str | bytes, where: str | Path) -> RunState:
         if key not in found:
             if key in _REQUIRED:
                 raise CheckpointError(f"{where} does not say {key}, which every version writes: use another checkpoint")
-        elif not _is_a(found[key], kind):
+        elif not is_a(found[key], kind):
             raise CheckpointError(f"{where}: {key} is {str(found[key])[:80]!r}, which no version writes")
     known = {key: found[key] for key in _TYPES if key in found}
     return RunState(**known, other={key: value for key, value in found.items() if key not in _TYPES})
@@ -90,16 +90,3 @@ def read_state(checkpoint: Path) -> RunState:
         return parse_state(path.read_bytes(), path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether JSON's `value` is of a type that a field is annotated with."""
-    if get_origin(kind) is UnionType:
-        return any(_is_a(value, one) for one in get_args(kind))
-    if get_origin(kind) is Mapping:
-        return isinstance(value, dict)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)

@@ -129,10 +129,11 @@ class Agent:
         else:
             self._running.signal(number)
 
-    async def _facts(self, message: Message) -> Message:
-        from allranks.cluster.facts import gather_facts
+    async def _account(self, message: Message) -> Message:
+        from allranks.cluster.gather import gather_account
 
-        return await asyncio.to_thread(gather_facts)  # waking the GPUs' driver may take seconds
+        account = await asyncio.to_thread(gather_account)  # waking the GPUs' driver may take seconds
+        return {"account": account.to_message()}
 
     async def _listen(self, message: Message) -> Message:
         await self._stop_listening(message)
@@ -194,7 +195,7 @@ class Agent:
 
 
 _REQUESTS: dict[str, Callable[[Agent, Message], Awaitable[Message]]] = {
-    "facts": Agent._facts,
+    "account": Agent._account,
     "listen": Agent._listen,
     "stop-listening": Agent._stop_listening,
     "reach": Agent._reach,

@@ -28,7 +28,7 @@ class Difference:
     message: str
 
 
-def network_facts(env: Mapping[str, str] = os.environ) -> dict[str, str]:
+def network_settings(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What a node tells the others of its settings: NCCL_*, TORCH_NCCL_*, TORCH_FR_* and GLOO_*, nccl.conf included.
 
     Of a secret (NCCL_PSK) only a digest is told.
@@ -54,7 +54,7 @@ def differences(
     environments: Mapping[str, Mapping[str, str]],
     shown: Callable[[str, Collection[str]], str] = lambda value, holders: value,
 ) -> list[Difference]:
-    """What differs between nodes, given each node's `network_facts` by its name; those that are refused first.
+    """What differs between nodes, given each node's `network_settings` by its name; those that are refused first.
 
     `shown` writes a value, given the names of the nodes that have it.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allranks.cluster.account import NodeAccount
 from allranks.cluster.fanout import Fanout, NodeLost, NodeRefused
 from allranks.errors import RefusedError
 from allranks.listing import few
@@ -27,13 +28,13 @@ class Address:
 
 
 async def find_address(
-    fanout: Fanout, facts: Sequence[Mapping[str, Any]], port: int, wanted: str | None = None
+    fanout: Fanout, accounts: Sequence[NodeAccount], port: int, wanted: str | None = None
 ) -> Address:
     """The first address of node 0, or `wanted`, that every other node connects to at `port`.
 
-    `facts` are those of all nodes, in order. Raises RefusedError that names each pair that cannot talk.
+    `accounts` are those of all nodes, in order. Raises RefusedError that names each pair that cannot talk.
     """
-    own = {entry["address"]: entry["interface"] for entry in facts[0]["addresses"]}
+    own = {one.address: one.interface for one in accounts[0].addresses}
     candidates = [wanted] if wanted else _ranked(own, fanout.hosts[0].name)
     if not candidates:
         raise RefusedError(f"{fanout.hosts[0]} (node 0) has no address that another node could reach")
@@ -56,7 +57,7 @@ async def find_address(
     reached = [answer["reached"] for answer in answers]
     for address in candidates:
         if all(answer[address]["ok"] for answer in reached):
-            return Address(address, port, own.get(address, ""), _their_interfaces(address, reached, facts))
+            return Address(address, port, own.get(address, ""), _their_interfaces(address, reached, accounts))
     raise RefusedError(_nobody_meets(fanout, candidates, own, port, reached))
 
 
@@ -70,13 +71,9 @@ def _ranked(own: Mapping[str, str], name: str) -> list[str]:
 
 
 def _their_interfaces(
-    address: str, reached: Sequence[Mapping[str, Any]], facts: Sequence[Mapping[str, Any]]
+    address: str, reached: Sequence[Mapping[str, Any]], accounts: Sequence[NodeAccount]
 ) -> dict[int, str]:
-    found = {}
-    for node, answer in enumerate(reached, start=1):
-        theirs = {entry["address"]: entry["interface"] for entry in facts[node]["addresses"]}
-        found[node] = theirs.get(answer[address]["from"], "")
-    return found
+    return {node: accounts[node].interface_of(answer[address]["from"]) for node, answer in enumerate(reached, start=1)}
 
 
 def _nobody_meets(

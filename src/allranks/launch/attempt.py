@@ -5,15 +5,19 @@ Nothing of it is left when it returns, so whoever may try again does so by anoth
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from allranks import interrupt
 from allranks.checkpoint.holdings import Held
+from allranks.cluster.account import NodeAccount
+from allranks.cluster.environments import network_settings
+from allranks.cluster.gather import gather_account
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.verdict import Verdict, in_this_process
 from allranks.launch.describe import end_of_node, what_came_before_ranks
@@ -28,12 +32,12 @@ from allranks.observe import say
 
 
 @dataclass(frozen=True)
-class Account:
-    """What this node brings to the rendezvous: `same` must be equal on all nodes, `variables` are added for its ranks,
-    `held` is what it has of the run's checkpoints."""
+class Checked:
+    """What checking came to on this node alone: `variables` are added for its ranks, `must_match` has to be equal on
+    all nodes, `held` is what it has of the run's checkpoints."""
 
     variables: Mapping[str, str]
-    same: Mapping[str, str]
+    must_match: Mapping[str, str]
     held: Held | None = None
 
 
@@ -46,11 +50,11 @@ class Work(Protocol):
     @property
     def output_dir(self) -> str | Path: ...
 
-    def account(self, node: Node) -> Account:
+    def check(self, node: Node) -> Checked:
         """Check what can be checked alone, and say what is about to happen. Raises AllranksError."""
         ...
 
-    def prepare(self, account: Account) -> RunInputs:
+    def prepare(self, checked: Checked) -> RunInputs:
         """Make ready what the ranks need, after all nodes have met. Raises AllranksError."""
         ...
 
@@ -87,16 +91,18 @@ def attempt(launch: Launch, work: Work) -> Verdict:
     with refusals_told(launch):
         node = this_node(work.output_dir, launch)
         with refusals_leave_nothing(node):
-            account = work.account(node)
+            checked = work.check(node)
         log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
     try:
         with (
             stop_at_once() as stop_if_asked,
             refusals_leave_nothing(node),
-            join_peers(launch, node, account.same, account.variables, account.held, is_engine=work.is_engine) as peers,
+            join_peers(
+                launch, node, own_account(launch, checked), checked.variables, is_engine=work.is_engine
+            ) as peers,
         ):
             node = peers.node
-            inputs = work.prepare(account)
+            inputs = work.prepare(checked)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
                 return in_this_process(code, node.name)
@@ -108,6 +114,17 @@ def attempt(launch: Launch, work: Work) -> Verdict:
         verdict = work.stopped(node, stop.received)
     interrupt.means(NO_RANK_LEFT)
     return verdict
+
+
+def own_account(launch: Launch, checked: Checked) -> NodeAccount:
+    """What this node says about itself to the others."""
+    must_match = {**checked.must_match, **({"--rdzv-id": launch.rdzv_id} if launch.backend == "c10d" else {})}
+    return replace(
+        gather_account(launch.num_gpus),
+        must_match=must_match,
+        network=network_settings({**os.environ, **checked.variables}),
+        checkpoints=checked.held.to_message() if checked.held is not None else None,
+    )
 
 
 def _started(launch: Launch, work: Work, peers: Peers, log_starts: Mapping[Path, int]) -> Started:

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import allranks
 from allranks import durable
+from allranks.cluster.account import NodeStart
 from allranks.launch.spec.options import Launch
 from allranks.observe.secrets import (
     REMOVED,
@@ -23,7 +25,15 @@ from allranks.observe.secrets import (
 )
 from allranks.secret_names import is_secret_name
 
-__all__ = ["REMOVED", "make_manifest", "node_account", "without_secret_values", "without_secrets", "write_manifest"]
+__all__ = [
+    "REMOVED",
+    "make_manifest",
+    "node_start",
+    "started_node",
+    "without_secret_values",
+    "without_secrets",
+    "write_manifest",
+]
 
 # Variables that change how ranks talk, compute or find models.
 _RECORDED = (
@@ -52,7 +62,7 @@ def make_manifest(
     """Everything about a start, with secrets removed by name, by shape, and by what the environment calls one.
 
     `config` and `config_source` are None for a program that is not our engine. `command` and `environment` are of the
-    node that writes it, `nodes` has what is known of each (see `node_account`), `launch` the options that start it
+    node that writes it, `nodes` has what is known of each (see `started_node`), `launch` the options that start it
     again (see `launch_options`). Times are unix seconds.
     """
     known = known_secrets(environment)
@@ -75,18 +85,22 @@ def make_manifest(
     }
 
 
-def node_account(
+def node_start(
     *, processes: int, command: Sequence[str], environment: Mapping[str, str], files: Mapping[str, str]
-) -> dict[str, Any]:
-    """What one node started, for the manifest that node 0 keeps; `files` are those that its launcher read."""
+) -> NodeStart:
+    """What one node starts, for its account and the manifest that node 0 keeps: without secrets."""
     known = known_secrets(environment)
-    return {
-        "host": socket.gethostname(),
-        "processes": processes,
-        "command": without_secret_words(command, known),
-        "environment": recorded_environment(environment),
-        "files": {path: without_secret_lines(text, known) for path, text in files.items()},
-    }
+    return NodeStart(
+        processes=processes,
+        command=without_secret_words(command, known),
+        environment=recorded_environment(environment),
+        files={path: without_secret_lines(text, known) for path, text in files.items()},
+    )
+
+
+def started_node(host: str, start: NodeStart) -> dict[str, Any]:
+    """A node's entry in a manifest."""
+    return {"host": host, **asdict(start)}
 
 
 def without_secret_lines(text: str, known: frozenset[str]) -> str:

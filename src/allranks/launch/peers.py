@@ -7,11 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from allranks.checkpoint.holdings import Held
-from allranks.cluster.environments import network_facts
+from allranks.cluster.account import NodeAccount, NodeStart
 from allranks.cluster.rank_addresses import rank_addresses
 from allranks.disk import told_to_user
 from allranks.doctor.attempt import Ended, Started
@@ -21,6 +19,7 @@ from allranks.doctor.verdict import Verdict, cut_off, failed, left_by, with_else
 from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding, told
+from allranks.launch.agreement import RunAgreement
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import Launch
@@ -29,10 +28,9 @@ from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.listing import few
 from allranks.observe import say
 from allranks.rendezvous import (
-    NodeFacts,
+    Participant,
     Rendezvous,
     Terms,
-    environment_differences,
     is_here,
     join,
     prove_pairs,
@@ -46,6 +44,7 @@ class Peers:
 
     node: Node
     rendezvous: Rendezvous | None = None
+    account: NodeAccount = field(default_factory=NodeAccount)
     code: int = FAILED
     finding: Finding | None = None
     """How it ended here, for the other nodes."""
@@ -54,7 +53,7 @@ class Peers:
         self.stopped = StoppedRanks(self.rendezvous)
 
     @property
-    def nodes(self) -> list[NodeFacts]:
+    def nodes(self) -> list[Participant]:
         """All nodes by rank; empty where they do not meet."""
         return self.rendezvous.nodes if self.rendezvous else []
 
@@ -72,15 +71,17 @@ class Peers:
         first = sum(node.num_processes for node in self.rendezvous.nodes[: own.node_rank])
         return range(first, first + own.num_processes)
 
-    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Wait until all nodes are ready to start their ranks, with equal `facts`. Raises RefusedError.
+    def ready(self, must_match: Mapping[str, str], start: NodeStart) -> dict[str, NodeAccount]:
+        """Wait until all nodes are ready to start their ranks, with equal `must_match`. Raises RefusedError.
 
-        `account` is what this node is about to start; returns the accounts that this node knows, by the nodes' names.
+        `start` is what this node is about to start; returns the accounts that this node knows, by the nodes' names.
         """
+        account = replace(self.account, must_match=must_match, network={}, checkpoints=None, start=start)
         if self.rendezvous is None:
             return {str(self.node.name): account}
-        self.rendezvous.ready(facts, account)
-        known = sorted(self.rendezvous.accounts.items())
+        self.rendezvous.ready(account.to_message())
+        accounts = {rank: NodeAccount.from_message(said) for rank, said in self.rendezvous.accounts.items()}
+        known = sorted(accounts.items())
         hosts = [node.host for node in self.nodes]
         names = [host if hosts.count(host) == 1 else node.name for node, host in zip(self.nodes, hosts, strict=True)]
         return {str(rank) if self.rendezvous.own.has_rank else names[rank]: one for rank, one in known}
@@ -138,42 +139,40 @@ class Peers:
 def join_peers(
     launch: Launch,
     node: Node,
-    same: Mapping[str, str],
+    account: NodeAccount,
     variables: Mapping[str, str],
-    held: Held | None = None,
     *,
     is_engine: bool = True,
 ) -> Iterator[Peers]:
     """Meet the other nodes, and see that ranks on each can talk to those on each other.
 
-    `same` is what must be equal on all, `variables` what the ranks of this node get beside its environment, `held` what
-    it has of the run's checkpoints; `is_engine` says whether they run our engine. Raises RefusedError.
+    `account` is what this node says about itself, `variables` what its ranks get beside its environment; `is_engine`
+    says whether they run our engine. Raises RefusedError.
     """
     if not launch.meets:
-        yield Peers(node)
+        yield Peers(node, account=account)
         return
-    environment = {**os.environ, **variables}
-    if launch.backend == "c10d":
-        same = {**same, "--rdzv-id": launch.rdzv_id}
-    own = replace(_who(launch), same=same, environment=network_facts(environment), held=held)
+    own = replace(_who(launch), account=account.to_message())
     terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
     if speaks:
         say(f"{'rendezvous:':<12}{_going(own, terms)}")
     started = time.monotonic()
-    rendezvous = join(own, terms)
+    rendezvous = join(own, terms, RunAgreement())
     hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
     if speaks:
         say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
-        for difference in environment_differences(rendezvous.nodes):
-            say(f"{'note:':<12}{difference.message}")
-    peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous)
+        for note in rendezvous.notes:
+            say(f"{'note:':<12}{note}")
+    peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous, account)
     if not speaks:
         peers.stopped = StoppedRanks(rendezvous, say=lambda text: None)  # node 0 tells it
     try:
         # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
         uses_nccl = launch.num_gpus > 0
-        addresses = rank_addresses(environment, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl)
+        addresses = rank_addresses(
+            {**os.environ, **variables}, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl
+        )
         if (found := prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check)) is not None:
             peers.finding = found
             raise RefusedError(told(found))
@@ -204,10 +203,10 @@ def refusals_told(launch: Launch | None) -> Iterator[None]:
         raise refusal from error
 
 
-def _who(launch: Launch) -> NodeFacts:
+def _who(launch: Launch) -> Participant:
     by_c10d = launch.backend == "c10d"
     assert by_c10d or launch.node_rank is not None
-    return NodeFacts(
+    return Participant(
         node_rank=-1 if by_c10d or launch.node_rank is None else launch.node_rank,
         has_rank=not by_c10d,
         nnodes=launch.max_nodes,
@@ -239,7 +238,7 @@ def _is_host(launch: Launch) -> bool:
     return is_here(launch.address) if said is None else said
 
 
-def _going(own: NodeFacts, terms: Terms) -> str:
+def _going(own: Participant, terms: Terms) -> str:
     if terms.is_host:
         return f"waiting for {own.nnodes - 1} other node(s) at {terms.endpoint}"
     return f"going to {terms.host} at {terms.endpoint}"

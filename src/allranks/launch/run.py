@@ -11,7 +11,7 @@ from allranks.doctor.program_end import program_end, stopped_program
 from allranks.doctor.verdict import Verdict
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
-from allranks.launch.attempt import Account, told_attempt
+from allranks.launch.attempt import Checked, told_attempt
 from allranks.launch.describe import describe_program, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
@@ -64,14 +64,14 @@ class _AnyProgram:
     argv: Sequence[str]
     is_engine: bool = False
 
-    def account(self, node: Node) -> Account:
+    def check(self, node: Node) -> Checked:
         if speaks_for_all(self.launch):
             say(describe_program(self.words, self.launch, node.run))
         variables = network_variables(None, self.launch, node.run.logs(node.name))
-        return Account(variables, what_must_be_equal(None) if self.launch.max_nodes > 1 else {})
+        return Checked(variables, what_must_be_equal(None) if self.launch.max_nodes > 1 else {})
 
-    def prepare(self, account: Account) -> RunInputs:
-        return RunInputs(self.argv, variables=account.variables)
+    def prepare(self, checked: Checked) -> RunInputs:
+        return RunInputs(self.argv, variables=checked.variables)
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         return None

@@ -20,7 +20,7 @@ from allranks.doctor.training_end import stopped_training, training_end
 from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
-from allranks.launch.attempt import Account, told_attempt
+from allranks.launch.attempt import Checked, told_attempt
 from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
@@ -95,7 +95,7 @@ class _Training:
     def output_dir(self) -> str:
         return self.cfg.checkpoint.output_dir
 
-    def account(self, node: Node) -> Account:
+    def check(self, node: Node) -> Checked:
         cfg, launch = self.cfg, self.launch
         if not launch.meets:  # else node 0 refuses, for all nodes at once
             _refuse_to_mix_runs(cfg, node.run)
@@ -107,12 +107,12 @@ class _Training:
             say(describe(cfg, launch, node.run))
         variables = network_variables(cfg, launch, node.run.logs(node.name))
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
-        return Account(variables, same, _held(cfg, node.run))
+        return Checked(variables, same, _held(cfg, node.run))
 
-    def prepare(self, account: Account) -> RunInputs:
+    def prepare(self, checked: Checked) -> RunInputs:
         from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
-        inputs = RunInputs(self.argv, self.cfg, prepare(self.cfg, report=say).fingerprint, account.variables)
+        inputs = RunInputs(self.argv, self.cfg, prepare(self.cfg, report=say).fingerprint, checked.variables)
         _refuse_other_data(inputs, self.fingerprint)
         return inputs
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from allranks.checkpoint.holdings import refusal
+from allranks.cluster.account_differences import Shown, in_full
 from allranks.cluster.interfaces import is_loopback
 from allranks.doctor.first_failure import first_failure, goes_before
 from allranks.doctor.node_errors import unexplained
@@ -18,13 +18,13 @@ from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
-from allranks.listing import few
+from allranks.listing import few, printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel
-from allranks.rendezvous.facts import NodeFacts, differences
 from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
 from allranks.rendezvous.introduction import hear_introduction, no_place_for
 from allranks.rendezvous.listen import listen
+from allranks.rendezvous.participant import Accounts, Agreement, Participant, differences
 from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous, told_by
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
@@ -38,7 +38,7 @@ _MOST_REJECTED = 64
 
 @dataclass
 class _Peer:
-    facts: NodeFacts
+    node: Participant
     channel: Channel
     heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
     done: bool = False  # it said good-bye
@@ -46,8 +46,8 @@ class _Peer:
 
 
 class Head(Rendezvous):
-    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
-        super().__init__(own, terms, say)
+    def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
+        super().__init__(own, terms, agreement, say)
         self._peers: dict[int, _Peer] = {}
         self._withdrawn: dict[int, tuple[str, str]] = {}  # by node rank: who will not come, and why
         self._rejected: set[str] = set()
@@ -74,21 +74,28 @@ class Head(Rendezvous):
             settle = time.monotonic() + _SETTLE_SECONDS
             self._wait(lambda: len(self._peers) + len(self._withdrawn) >= self.own.nnodes - 1, self._missing, settle)
         with self._changed:
-            nodes = [self.own, *(peer.facts for _, peer in sorted(self._peers.items()))]
+            nodes = [self.own, *(peer.node for _, peer in sorted(self._peers.items()))]
         if self._withdrawn:
             withdrawn = [self._withdrawn[rank] for rank in sorted(self._withdrawn)]
             briefly = "\n  ".join(f"{name} refused to start; it says why on its own terminal" for name, _ in withdrawn)
-            in_full = "\n  ".join(f"{name} refused to start: {reason}" for name, reason in withdrawn)
-            self._refuse(in_full, lambda peer: briefly if self._hidden else in_full)
+            whole = "\n  ".join(f"{name} refused to start: {reason}" for name, reason in withdrawn)
+            self._refuse(whole, lambda peer: briefly if self._hidden else whole)
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
-        if lost := refusal({node.name: node.held for node in nodes if node.held is not None}):
-            self._refuse(lost)
-        self.nodes = nodes
+        accounts = _accounts(nodes)
+        if refusal := self.agreement.refusal(accounts):
+            self._refuse(refusal)
+        self.nodes = [replace(node, account={}) for node in nodes]
+        self.notes = self.agreement.notes(accounts, in_full)
         # Of 64 nodes what has been compared would be megabytes, and each is sent to each.
-        told = [replace(node, held=None, same={}).to_message() for node in nodes]
-        self._post({"go": {"run": self.run_id, "nodes": told}})
+        for_others = self.notes
+        if self._hidden is not None and self.notes:
+            for_others = [*self.agreement.notes(accounts, self._hidden.from_all), HIDDEN_NOTE]
+        for peer in self._peers.values():
+            peer.node = replace(peer.node, account={})
+        told = [node.hello() for node in self.nodes]
+        self._post({"go": {"run": self.run_id, "nodes": told, "notes": for_others}})
 
     def round(
         self,
@@ -122,15 +129,17 @@ class Head(Rendezvous):
         return answer
 
     def _all_ready(self, told: Sequence[Any]) -> None:
-        alike = []
+        ready = []
         for node, said in zip(self.nodes, told, strict=True):
-            said = said if isinstance(said, dict) else {}
-            facts, account = said.get("facts"), said.get("account")
-            self.accounts[node.node_rank] = account if isinstance(account, dict) else {}
-            known = facts.items() if isinstance(facts, dict) else ()
-            alike.append(replace(node, same={str(key): str(value) for key, value in known}))
-        if differences(alike):
-            raise _Disagreement(alike)
+            account = said if isinstance(said, dict) else {}
+            try:
+                self.agreement.check(account)
+            except ValueError as error:
+                raise RefusedError(f"{node.name} does not say what it starts: {error}") from None
+            self.accounts[node.node_rank] = account
+            ready.append(replace(node, account=account))
+        if self._differences(ready):
+            raise _Disagreement(ready)
         # The launcher's own store listens on this port next.
         self.run(self._close_door(), "closing the port")
 
@@ -145,15 +154,15 @@ class Head(Rendezvous):
         self._post({**message, "node": 0})
 
     def _all_came_or_differ(self) -> bool:
-        nodes = [self.own, *(peer.facts for peer in self._peers.values())]
-        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or bool(differences(nodes))
+        nodes = [self.own, *(peer.node for peer in self._peers.values())]
+        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or bool(self._differences(nodes))
 
     def _missing(self) -> str:
         missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
         shown = f"node {few(missing)}"
         if not self.own.has_rank:
             shown = f"{len(missing)} node(s)"
-        came = few([peer.facts.name for _, peer in sorted(self._peers.items())])
+        came = few([peer.node.name for _, peer in sorted(self._peers.items())])
         rejected = f"; turned away: {'; '.join(sorted(self._rejected)[:4])}" if self._rejected else ""
         return (
             f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: "
@@ -168,13 +177,16 @@ class Head(Rendezvous):
             f"to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
         )
 
-    def _refuse_differences(self, nodes: Sequence[NodeFacts]) -> None:
+    def _differences(self, nodes: Sequence[Participant], shown: Shown = in_full) -> list[str]:
+        return [*differences(nodes), *self.agreement.differences(_accounts(nodes), shown)]
+
+    def _refuse_differences(self, nodes: Sequence[Participant]) -> None:
         def told(peer: _Peer) -> str:
             if self._hidden is None:
                 return _disagreement(found)
-            return _disagreement([*differences(nodes, self._hidden.but_of(peer.facts, nodes)), HIDDEN_NOTE])
+            return _disagreement([*self._differences(nodes, self._hidden.but_of(peer.node, nodes)), HIDDEN_NOTE])
 
-        if found := differences(nodes):
+        if found := self._differences(nodes):
             self._refuse(_disagreement(found), told)
 
     def _refuse(self, text: str, told: Callable[[_Peer], str] | None = None) -> NoReturn:
@@ -285,37 +297,37 @@ class Head(Rendezvous):
 
     def _reject(self, who: str) -> None:
         if len(self._rejected) < _MOST_REJECTED:
-            self._rejected.add(wire.printable(who, 300))
+            self._rejected.add(printable(who, 300))
 
     async def _take_up(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
         """Whoever came, if it has a place among the nodes."""
-        came = await hear_introduction(lines, writer, self.terms, self.run_id)
-        facts = came.facts
-        refusal = no_place_for(facts, self.own, {rank: peer.facts for rank, peer in self._peers.items()})
+        came = await hear_introduction(lines, writer, self.terms, self.run_id, self.agreement.check)
+        node = came.node
+        refusal = no_place_for(node, self.own, {rank: peer.node for rank, peer in self._peers.items()})
         if came.refuses is not None:
             if refusal is None:
-                self._hear_refusal(facts, came.refuses)
+                self._hear_refusal(node, came.refuses)
             await came.channel.send({"heard": True})
             return None
         if refusal is not None:
             await came.channel.send({"refused": refusal})
-            self._reject(f"{facts.name}: {refusal}")
+            self._reject(f"{node.name}: {refusal}")
             return None
         with self._changed:
-            if not facts.has_rank:
+            if not node.has_rank:
                 free = next(rank for rank in range(1, self.own.nnodes) if rank not in self._peers)
-                facts = replace(facts, node_rank=free)
-            peer = self._peers[facts.node_rank] = _Peer(facts, came.channel)
+                node = replace(node, node_rank=free)
+            peer = self._peers[node.node_rank] = _Peer(node, came.channel)
             self._changed.notify_all()
         return peer
 
-    def _hear_refusal(self, facts: NodeFacts, reason: str) -> None:
+    def _hear_refusal(self, node: Participant, reason: str) -> None:
         """A node will not come: all others need not wait for it."""
         if self.nodes:
             return
         with self._changed:
-            key = facts.node_rank if facts.has_rank else -1 - len(self._withdrawn)
-            self._withdrawn[key] = facts.name, reason
+            key = node.node_rank if node.has_rank else -1 - len(self._withdrawn)
+            self._withdrawn[key] = node.name, reason
             self._changed.notify_all()
 
     async def _watch(self, peer: _Peer) -> None:
@@ -326,8 +338,8 @@ class Head(Rendezvous):
                 if "round" in message:
                     self._hand_in(peer, message)
                 elif "stopped" in message or "stopping" in message:
-                    self._hear_of_ranks(peer.facts.node_rank, message)
-                    self._broadcast({**message, "node": peer.facts.node_rank}, but=peer)
+                    self._hear_of_ranks(peer.node.node_rank, message)
+                    self._broadcast({**message, "node": peer.node.node_rank}, but=peer)
                 elif "failed" in message:
                     self._stop_all(peer, message["failed"])
                 elif "bye" in message:
@@ -341,37 +353,41 @@ class Head(Rendezvous):
                 self._lost(peer, str(error))
 
     def _hand_in(self, peer: _Peer, message: Mapping[str, Any]) -> None:
-        name = wire.printable(message["round"], 100)
+        name = printable(message["round"], 100)
         with self._changed:
             if name not in self._rounds and len(self._rounds) >= MOST_ROUNDS:
                 raise WireError("takes part in rounds that there are not")
-            self._rounds.setdefault(name, {})[peer.facts.node_rank] = message.get("payload")
+            self._rounds.setdefault(name, {})[peer.node.node_rank] = message.get("payload")
             self._changed.notify_all()
 
     def _lost(self, peer: _Peer, how: str) -> None:
         peer.done = True
         peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
-            reason = f"{peer.facts.name} was lost: {how}"
-            self._stop_all(peer, node_lost(peer.facts.id, peer.facts.host, reason, self.own.id).to_message())
+            reason = f"{peer.node.name} was lost: {how}"
+            self._stop_all(peer, node_lost(peer.node.id, peer.node.host, reason, self.own.id).to_message())
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
-            self._peers.pop(peer.facts.node_rank, None)
+            self._peers.pop(peer.node.node_rank, None)
 
     def _stop_all(self, peer: _Peer, said: object) -> None:
-        finding = told_by(peer.facts, from_message(said) or unexplained(peer.facts.id, peer.facts.name))
+        finding = told_by(peer.node, from_message(said) or unexplained(peer.node.id, peer.node.name))
         if self._leaving is None and goes_before(finding, first_failure(filter(None, [self._failed, self._first]))):
             self._broadcast({"stop": finding.to_message()}, but=peer)
             self._set(_first=finding)
 
 
-class _Disagreement(RefusedError):
+class _Disagreement(Exception):
     """What the nodes are about to start is not the same."""
 
-    def __init__(self, nodes: Sequence[NodeFacts]) -> None:
-        super().__init__(_disagreement(differences(nodes)))
+    def __init__(self, nodes: Sequence[Participant]) -> None:
+        super().__init__()
         self.nodes = nodes
+
+
+def _accounts(nodes: Sequence[Participant]) -> Accounts:
+    return [(node.name, node.account) for node in nodes]
 
 
 def _disagreement(found: Sequence[str]) -> str:
@@ -382,7 +398,7 @@ async def _send_quietly(peer: _Peer, message: Mapping[str, Any]) -> None:
     # A peer that cannot be reached is found out by its silence.
     with contextlib.suppress(OSError, RuntimeError):
         if "go" in message:
-            message = {"go": {**message["go"], "you": peer.facts.node_rank}}
+            message = {"go": {**message["go"], "you": peer.node.node_rank}}
         await peer.channel.send(message)
 
 

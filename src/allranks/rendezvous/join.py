@@ -9,24 +9,27 @@ from dataclasses import replace
 from allranks.doctor.node_errors import node_error
 from allranks.exit_codes import FAILED
 from allranks.observe import say
-from allranks.rendezvous.facts import NodeFacts
 from allranks.rendezvous.head import Head
 from allranks.rendezvous.listen import PortInUse
 from allranks.rendezvous.member import Member
+from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import Rendezvous
 from allranks.rendezvous.terms import Terms
 
 
-def join(own: NodeFacts, terms: Terms, *, say: Callable[[str], None] = say) -> Rendezvous:
-    """Wait until all nodes are there and agree. Raises RefusedError that names who is missing, or what differs."""
+def join(own: Participant, terms: Terms, agreement: Agreement, *, say: Callable[[str], None] = say) -> Rendezvous:
+    """Wait until all nodes are there and agree, as `agreement` sees it.
+
+    Raises RefusedError that names who is missing, or what differs.
+    """
     rendezvous: Rendezvous | None = None
     if own.node_rank == 0:
-        rendezvous = Head(own, terms, say)
+        rendezvous = Head(own, terms, agreement, say)
     elif not own.has_rank and terms.is_host:
         # Of several launchers on the machine that c10d's endpoint names, the first is the host.
         with contextlib.suppress(PortInUse):
-            rendezvous = Head(replace(own, node_rank=0), terms, say)
-    rendezvous = rendezvous or Member(own, terms, say)
+            rendezvous = Head(replace(own, node_rank=0), terms, agreement, say)
+    rendezvous = rendezvous or Member(own, terms, agreement, say)
     try:
         rendezvous.gather()
     except BaseException as error:

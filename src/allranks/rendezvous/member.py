@@ -1,4 +1,4 @@
-"""Every other node's side of the rendezvous: it goes to node 0, says its facts, and hears what to do."""
+"""Every other node's side of the rendezvous: it goes to node 0, hands in its account, and hears what to do."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding
+from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
-from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
 _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
+_MOST_NOTES = 64
 
 
 class Member(Rendezvous):
-    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
-        super().__init__(own, terms, say)
+    def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
+        super().__init__(own, terms, agreement, say)
         self._trouble = "still trying"
         self._told = ""  # what node 0 last said of our coming
         self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
@@ -137,7 +139,7 @@ class Member(Rendezvous):
             return
         lines.limit = wire.MAX_LINE_BYTES
         if "welcome" in first:
-            await channel.send({"facts": self.own.to_message()})
+            await channel.send({"account": dict(self.own.account)})
             now = time.monotonic()
             self._set(_trouble="", _heard=now, _reached=self._reached or now)
         elif self._take_in(first):
@@ -168,30 +170,31 @@ class Member(Rendezvous):
     def _take_in(self, message: dict[str, Any]) -> bool:
         """Take in what node 0 says; True when that was the last word."""
         if "refused" in message:
-            self._set(_refused=wire.printable(message["refused"]))
+            self._set(_refused=printable(message["refused"]))
             return True
         if "go" in message:
             try:
-                nodes = [NodeFacts.from_message(node) for node in message["go"]["nodes"]]
+                nodes = [Participant.from_message(node) for node in message["go"]["nodes"]]
                 if len(nodes) != self.own.nnodes:
                     raise ValueError(f"it has {len(nodes)} nodes")
                 own = self.own if self.own.has_rank else replace(self.own, node_rank=int(message["go"]["you"]))
                 if not 0 < own.node_rank < len(nodes):
                     raise ValueError(f"it has no place for {self.own.name}")
+                notes = [printable(note, 1000) for note in message["go"].get("notes", [])[:_MOST_NOTES]]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise WireError(f"its list of nodes cannot be read: {error}") from None
-            self._set(run_id=wire.printable(message["go"].get("run"), 100), own=own, nodes=nodes)
+            self._set(notes=notes, run_id=printable(message["go"].get("run"), 100), own=own, nodes=nodes)
         elif "round" in message:
             if not self.nodes or len(self._answers) >= MOST_ROUNDS:
                 raise WireError("answers what nobody asked")
             with self._changed:
-                self._answers[wire.printable(message["round"], 100)] = message.get("answer")
+                self._answers[printable(message["round"], 100)] = message.get("answer")
                 self._changed.notify_all()
         elif "stopped" in message or "stopping" in message:
             if isinstance(node := message.get("node"), int) and 0 <= node < len(self.nodes):
                 self._hear_of_ranks(node, message)
         elif "trouble" in message:
-            self._set(_told=wire.printable(message["trouble"], 1000))
+            self._set(_told=printable(message["trouble"], 1000))
         elif "stop" in message:
             self._hear("another node", message["stop"])
         elif "bye" in message:

@@ -19,8 +19,8 @@ from allranks.cluster.rank_addresses import RankAddress, ephemeral_ports
 from allranks.doctor.pairs import Place, unreachable
 from allranks.errors import RefusedError
 from allranks.findings import Finding, from_message
+from allranks.listing import printable
 from allranks.rendezvous.rendezvous import Rendezvous
-from allranks.rendezvous.wire import printable
 
 _ROUND_SECONDS = 60.0
 """For what takes milliseconds, on nodes that are busy with something else."""

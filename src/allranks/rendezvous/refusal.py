@@ -8,7 +8,7 @@ import time
 
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import introduce
-from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.participant import Participant
 from allranks.rendezvous.terms import Terms
 
 PATIENCE_SECONDS = 5.0
@@ -16,14 +16,14 @@ PATIENCE_SECONDS = 5.0
 _RETRY_SECONDS = 0.3
 
 
-def tell_node_0(own: NodeFacts, terms: Terms, reason: str) -> bool:
+def tell_node_0(own: Participant, terms: Terms, reason: str) -> bool:
     """Tell node 0 that this node will not come, and why; returns whether it was heard. Raises nothing."""
     with contextlib.suppress(OSError, TimeoutError, RuntimeError):
         return asyncio.run(_tell(own, terms, reason))
     return False
 
 
-async def _tell(own: NodeFacts, terms: Terms, reason: str) -> bool:
+async def _tell(own: Participant, terms: Terms, reason: str) -> bool:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, TimeoutError, wire.WireError):
@@ -37,7 +37,7 @@ async def _tell(own: NodeFacts, terms: Terms, reason: str) -> bool:
     return False
 
 
-async def _say(lines: wire.Lines, writer: asyncio.StreamWriter, own: NodeFacts, terms: Terms, reason: str) -> bool:
+async def _say(lines: wire.Lines, writer: asyncio.StreamWriter, own: Participant, terms: Terms, reason: str) -> bool:
     channel, first = await introduce(lines, writer, own.hello(), terms)
     if "welcome" not in first:
         return False

@@ -17,7 +17,7 @@ from allranks.doctor.node_errors import unexplained
 from allranks.errors import RefusedError
 from allranks.exit_codes import FAILED
 from allranks.findings import Finding, Who, from_message, told
-from allranks.rendezvous.facts import NodeFacts
+from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.terms import Terms
 
 _TELL_EVERY_SECONDS = 30.0
@@ -37,10 +37,11 @@ _T = TypeVar("_T")
 class Rendezvous(ABC):
     """What node 0 and every other node have in common: what is known, and the thread that talks."""
 
-    def __init__(self, own: NodeFacts, terms: Terms, say: Callable[[str], None]) -> None:
-        self.own, self.terms, self._say = own, terms, say
+    def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
+        self.own, self.terms, self.agreement, self._say = own, terms, agreement, say
         self.run_id = terms.run_id
-        self.nodes: list[NodeFacts] = []  # by node rank, once all have met
+        self.nodes: list[Participant] = []  # by node rank, once all have met; without what the others handed in
+        self.notes: list[str] = []  # in what the nodes differ, and may
         self.accounts: dict[int, Mapping[str, Any]] = {}  # by node rank; on node 0, once all are ready
         self._changed = threading.Condition()
         self._refused: str | None = None
@@ -82,13 +83,13 @@ class Rendezvous(ABC):
         run.
         """
 
-    def ready(self, facts: Mapping[str, str], account: Mapping[str, Any] | None = None) -> None:
-        """Wait until every node is ready to start its ranks; `facts` must be equal on all. Raises RefusedError.
+    def ready(self, account: Mapping[str, Any]) -> None:
+        """Wait until every node is ready to start its ranks, and all agree by their accounts. Raises RefusedError.
 
-        `account` is what this node is about to start; node 0 then finds all of them in `accounts`. There is no
-        deadline as long as all nodes are alive: preparing data takes what it takes.
+        Node 0 then finds all of them in `accounts`. There is no deadline as long as all nodes are alive: preparing data
+        takes what it takes.
         """
-        self.round("ready", {"facts": dict(facts), "account": dict(account or {})}, decide=self._all_ready)
+        self.round("ready", dict(account), decide=self._all_ready)
         self._patient = False
 
     def _all_ready(self, told: Sequence[Any]) -> None:
@@ -248,7 +249,7 @@ class Rendezvous(ABC):
         return max(PATIENT_SECONDS, self.terms.silence_seconds) if self._patient else self.terms.silence_seconds
 
 
-def told_by(node: NodeFacts, finding: Finding) -> Finding:
+def told_by(node: Participant, finding: Finding) -> Finding:
     """What a node tells of itself, as it is told on: with its name."""
     what = finding.what if finding.what.startswith(node.name) else f"{node.name}: {finding.what}"
     who = finding.who if finding.who.node is not None else replace(finding.who, node=node.id)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-GREETING = "allranks rendezvous 4"
+GREETING = "allranks rendezvous 5"
 MAX_LINE_BYTES = 4 * 2**20  # a config with some thousand keys is far below
 STRANGERS_BYTES = 64 * 2**10
 """The longest line from somebody of whom nothing is known: who it is and its proof take some hundred bytes."""
@@ -92,10 +92,3 @@ def read(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise WireError("does not speak allranks' language")
     return message
-
-
-def printable(value: object, most: int = 10_000) -> str:
-    """Text from the wire as it may be shown: cut, and without what a terminal would take for a command."""
-    text = str(value)
-    cut = text if len(text) <= most else f"{text[:most]}…"
-    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in cut)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from allranks.cluster.environments import must_be_equal, network_facts
+from allranks.cluster.environments import must_be_equal, network_settings
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.identity import Identity
 from allranks.cluster.nccl_variables import settings
@@ -56,4 +56,4 @@ def equal_settings(cfg: RunConfig, env: Mapping[str, str] = os.environ) -> dict[
     names of interfaces and adapters are a node's own."""
     flat = cfg.flat()
     flat.pop("network", None)
-    return flat | must_be_equal(network_facts(env))
+    return flat | must_be_equal(network_settings(env))

@@ -101,7 +101,7 @@ def test_a_node_that_cannot_be_connected_to_is_not_a_command_that_failed(ssh):
     async def work(fanout):
         codes = [await fanout.run(node, ["sh", "-c", "exit 255"], {}, "/") for node in fanout.nodes]
         with pytest.raises(NodeLost, match="Connection refused"):
-            await fanout.ask(1, "facts")
+            await fanout.ask(1, "account")
         return codes, fanout.unreachable
 
     codes, unreachable = on("n0,gone1,locked2", work)
@@ -126,7 +126,7 @@ def test_an_interpreter_that_is_missing_or_lacks_allranks(ssh, tmp_path):
 
 def test_what_a_login_shell_prints_is_no_message(ssh):
     async def work(fanout):
-        return (await fanout.ask(0, "facts"))["python"]
+        return (await fanout.ask(0, "account"))["account"]["python"]
 
     assert on("chatty0", work) == sys.executable
 
@@ -256,9 +256,9 @@ def test_messages_that_are_none_end_the_link_not_the_head(ssh):
         lost = {}
         for node in range(2):
             with pytest.raises(NodeLost) as error:
-                await fanout.ask(node, "facts")
+                await fanout.ask(node, "account")
             lost[node] = str(error.value)
-        return lost, (await fanout.ask(2, "facts"))["gpus"]
+        return lost, (await fanout.ask(2, "account"))["account"]["num_gpus"]
 
     lost, gpus = on("lying0,flooding1,n2", work)
     assert "not a message: b'rm -rf /" in lost[0]

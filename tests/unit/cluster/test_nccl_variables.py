@@ -3,7 +3,7 @@
 import pytest
 
 from allranks.cluster import nccl_catalogue as catalogue
-from allranks.cluster.environments import differences, must_be_equal, network_facts
+from allranks.cluster.environments import differences, must_be_equal, network_settings
 from allranks.cluster.nccl_lookalikes import NEVER_EXISTED, REMOVED, REPLACED, TORCHS_OWN
 from allranks.cluster.nccl_variables import doubts, from_files, settings, unreadable
 
@@ -146,7 +146,7 @@ def test_of_many_nodes_a_few_are_named():
 
 
 def test_facts_hold_no_secret_and_no_log_file():
-    facts = network_facts({"NCCL_PSK": "p" * 40, "NCCL_DEBUG_FILE": "/x", "NCCL_DEBUG": "INFO", "HOME": "/"})
+    facts = network_settings({"NCCL_PSK": "p" * 40, "NCCL_DEBUG_FILE": "/x", "NCCL_DEBUG": "INFO", "HOME": "/"})
     assert facts["NCCL_DEBUG"] == "INFO" and "p" * 10 not in facts["NCCL_PSK"]
     assert facts.keys() == {"NCCL_DEBUG", "NCCL_PSK"}
 

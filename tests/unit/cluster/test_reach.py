@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from allranks.cluster.account import NodeAccount, NodeAddress
 from allranks.cluster.fanout import NodeRefused
 from allranks.cluster.nodes import parse_hosts
 from allranks.cluster.reach import find_address
@@ -37,10 +38,10 @@ class Network:
         ]
 
 
-def facts(*own):
+def accounts(*own):
     others = [[(f"10.0.0.{node}", f"eth{node}")] for node in (1, 2)]
     return [
-        {"addresses": [{"address": address, "interface": interface} for address, interface in entries]}
+        NodeAccount(addresses=[NodeAddress(interface, address) for address, interface in entries])
         for entries in (list(own), *others)
     ]
 
@@ -50,7 +51,7 @@ ALL = {(node, address) for node in (1, 2) for address, _ in OWN}
 
 
 def find(network, wanted=None, own=OWN):
-    return asyncio.run(find_address(network, facts(*own), 29500, wanted))
+    return asyncio.run(find_address(network, accounts(*own), 29500, wanted))
 
 
 def test_no_bridge_and_rather_ipv4_in_the_kernels_order():

@@ -10,8 +10,9 @@ from allranks.launch.manifest import (
     code_state,
     launch_options,
     make_manifest,
-    node_account,
+    node_start,
     package_versions,
+    started_node,
     write_manifest,
 )
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -57,13 +58,13 @@ def everywhere(secret, name="hub_token"):
     words = ["train", f"--{name}", secret, f"--{name}={secret}", f"--env={name}={secret}", "--seed", "7"]
     environment = {f"HF_{name.upper()}": secret, "NCCL_DEBUG": "INFO"}
     files = {"launch/accelerate.yaml": f"{name}: {secret}\nnum_machines: 2\n", "hosts": f"{name}={secret} slots=2\n"}
-    account = node_account(processes=2, command=words, environment=environment, files=files)
+    start = node_start(processes=2, command=words, environment=environment, files=files)
     return manifest(
         argv=words,
         config={name: secret, "overrides_of_model_config": {name: secret, "list": [{name: secret}]}, "seed": 7},
         environment=environment,
         command=words,
-        nodes={"0": account, "1": account},
+        nodes={"0": started_node("gpu0", start), "1": started_node("gpu1", start)},
         launch={"launcher_args": [f"--{name}={secret}"]},
     )
 

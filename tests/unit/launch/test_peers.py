@@ -2,6 +2,7 @@
 
 import pytest
 
+from allranks.cluster.account import NodeAccount
 from allranks.launch import peers
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -11,7 +12,7 @@ from allranks.observe import RunDir
 class Channel:
     """Stands in for a rendezvous that has been reached."""
 
-    run_id, nodes, world_size = "now", (), 2
+    run_id, nodes, notes, world_size = "now", (), (), 2
 
     def stop_finding(self):
         return None
@@ -22,12 +23,12 @@ class Channel:
 
 def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, monkeypatch):
     channel = Channel()
-    monkeypatch.setattr(peers, "join", lambda own, terms: channel)
+    monkeypatch.setattr(peers, "join", lambda own, terms, agreement: channel)
     monkeypatch.setattr(peers, "prove_pairs", lambda rendezvous, own, **options: None)
     launch = resolve(LaunchOptions(nnodes="2", node_rank=1, master_addr="node0"), num_gpus=0)
     with (
         pytest.raises(KeyError),
-        peers.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), {}, {}),
+        peers.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), NodeAccount(), {}),
     ):
         raise KeyError("a fault of ours")
     code, finding = channel.left

@@ -9,7 +9,7 @@ from allranks.config import load_config
 from allranks.config.load import resolve_mapping
 from allranks.errors import UsageError
 from allranks.launch import rerun as module
-from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
+from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
 from allranks.launch.rerun import from_manifest
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.where import NodeOptions
@@ -34,7 +34,9 @@ def record(tmp_path, monkeypatch):
         }
         environment = environment or {}
         accounts = {
-            str(rank): node_account(processes=processes, command=["torchrun"], environment=environment, files={})
+            str(rank): started_node(
+                f"gpu{rank}", node_start(processes=processes, command=["torchrun"], environment=environment, files={})
+            )
             for rank, processes in enumerate((2, 1))
         }
         made = make_manifest(

@@ -7,11 +7,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from allranks.cluster.account import NodeAccount, NodeStart
+from allranks.cluster.account_differences import Shown, in_full
 from allranks.errors import AllranksError
 from allranks.findings import Finding
-from allranks.rendezvous import NodeFacts, Rendezvous, join
+from allranks.launch.agreement import RunAgreement
+from allranks.rendezvous import Participant, Rendezvous, differences, join
 from allranks.rendezvous.terms import Terms
 
 
@@ -20,9 +23,25 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def facts_of(rank: int, nnodes: int = 2, **changed) -> NodeFacts:
-    values = {"host": f"host{rank}", "num_processes": 1, "pid": 100 + rank, "launcher": "torchrun"}
-    return NodeFacts(node_rank=rank, nnodes=nnodes, **{**values, "same": {"learning_rate": "0.1"}, **changed})
+SAME = {"learning_rate": "0.1"}
+
+
+def node_of(rank: int, nnodes: int = 2, *, same=SAME, environment=None, held=None, **changed) -> Participant:
+    """A node with an account: what must match, its settings of the network, and what it has of checkpoints."""
+    values = {"host": f"host{rank}", "num_processes": 1, "pid": 100 + rank, "launcher": "torchrun", **changed}
+    account = NodeAccount(must_match=same, network=environment or {}, checkpoints=held and held.to_message())
+    return Participant(node_rank=rank, nnodes=nnodes, **values, account=account.to_message())
+
+
+def differing(nodes: Sequence[Participant], shown: Shown = in_full) -> list[str]:
+    """All that node 0 refuses these nodes for."""
+    accounts = [(node.name, node.account) for node in nodes]
+    return [*differences(nodes), *RunAgreement().differences(accounts, shown)]
+
+
+def ready(rendezvous: Rendezvous, same: Mapping[str, str], **start) -> None:
+    """This node is ready to start, which must match; `start` is what it starts."""
+    rendezvous.ready(NodeAccount(host=rendezvous.own.host, must_match=same, start=NodeStart(**start)).to_message())
 
 
 class Nodes:
@@ -34,14 +53,16 @@ class Nodes:
         self.said: list[str] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, facts: NodeFacts, key: int | None = None, **changed) -> None:
-        terms = Terms(run_id=f"proposed by {facts.node_rank}", **{**self.terms, **changed})
+    def start(self, node: Participant, key: int | None = None, **changed) -> None:
+        terms = Terms(run_id=f"proposed by {node.node_rank}", **{**self.terms, **changed})
 
         def work() -> None:
             try:
-                self.results[facts.node_rank if key is None else key] = join(facts, terms, say=self.said.append)
+                self.results[node.node_rank if key is None else key] = join(
+                    node, terms, RunAgreement(), say=self.said.append
+                )
             except AllranksError as error:
-                self.results[facts.node_rank if key is None else key] = error
+                self.results[node.node_rank if key is None else key] = error
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -78,14 +99,14 @@ def listening_port(nodes: Nodes) -> int:
     return port
 
 
-def say_hello(raw: socket.socket, facts: NodeFacts) -> None:
+def say_hello(raw: socket.socket, node: Participant) -> None:
     raw.makefile().readline()
-    raw.sendall(json.dumps({"hello": facts.hello(), "proof": "", "nonce": ""}).encode() + b"\n")
-    raw.sendall(json.dumps({"facts": facts.to_message()}).encode() + b"\n")
+    raw.sendall(json.dumps({"hello": node.hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+    raw.sendall(json.dumps({"account": dict(node.account)}).encode() + b"\n")
 
 
-def join_all(nodes: Nodes, *facts: NodeFacts) -> list[Rendezvous]:
-    for one in facts:
+def join_all(nodes: Nodes, *node: Participant) -> list[Rendezvous]:
+    for one in node:
         nodes.start(one)
     results = nodes.wait()
     assert all(isinstance(result, Rendezvous) for result in results.values()), results

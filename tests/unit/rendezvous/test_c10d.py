@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from allranks.errors import RefusedError
-from allranks.rendezvous import NodeFacts, Rendezvous, is_here, prove_pairs, tell_node_0
+from allranks.rendezvous import Participant, Rendezvous, is_here, prove_pairs, tell_node_0
 from allranks.rendezvous.listen import listen
 from allranks.rendezvous.terms import Terms
-from tests.unit.rendezvous.nodes import Nodes, facts_of, failure, listening_port, together, until
+from tests.unit.rendezvous.nodes import Nodes, failure, listening_port, node_of, ready, together, until
 from tests.unit.rendezvous.test_pairs import _at
 
 
@@ -21,8 +21,8 @@ def nodes() -> Iterator[Nodes]:
     all_nodes.leave()
 
 
-def _unnumbered(number: int, nnodes: int = 2, **changed: object) -> NodeFacts:
-    return replace(facts_of(number, nnodes, **changed), node_rank=-1, has_rank=False)
+def _unnumbered(number: int, nnodes: int = 2, **changed: object) -> Participant:
+    return replace(node_of(number, nnodes, **changed), node_rank=-1, has_rank=False)
 
 
 def _meet(nodes: Nodes, nnodes: int, hosts: tuple[int, ...] = (0,)) -> list[Rendezvous]:
@@ -49,7 +49,7 @@ def test_the_nodes_meet_and_get_numbers_that_all_know(nodes: Nodes, hosts: tuple
 def test_they_exchange_rounds_and_reach_each_other(nodes: Nodes) -> None:
     joined = _meet(nodes, 3)
     assert together(joined, lambda one: prove_pairs(one, [_at(one.own.node_rank)])) == [None] * 3
-    together(joined, lambda one: one.ready({"data": "x"}, {"host": one.own.host}))
+    together(joined, lambda one: ready(one, {"data": "x"}))
     assert [account["host"] for _, account in sorted(joined[0].accounts.items())] == [
         node.host for node in joined[0].nodes
     ]
@@ -91,7 +91,7 @@ def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("host_has_rank", [True, False])
 def test_both_kinds_of_rendezvous_do_not_mix(nodes: Nodes, host_has_rank: bool) -> None:
-    kinds = [facts_of(0) if host_has_rank else _unnumbered(0), _unnumbered(1) if host_has_rank else facts_of(1)]
+    kinds = [node_of(0) if host_has_rank else _unnumbered(0), _unnumbered(1) if host_has_rank else node_of(1)]
     nodes.start(kinds[0], key=0, is_host=True, join_seconds=2.0)
     listening_port(nodes)
     nodes.start(kinds[1], key=1)

@@ -13,10 +13,12 @@ import pytest
 
 from allranks.errors import AllranksError
 from allranks.findings import Finding
-from allranks.rendezvous import NodeFacts, Rendezvous, join, wire
+from allranks.launch.agreement import RunAgreement
+from allranks.rendezvous import Rendezvous, join, wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
+from tests.unit.rendezvous.nodes import node_of
 
 NONCES = ("of node 0", "of the other")
 MESSAGES = [
@@ -157,10 +159,6 @@ class Between:
         self._server.close()
 
 
-def _facts(rank: int) -> NodeFacts:
-    return NodeFacts(rank, 2, 1, f"host{rank}", 100 + rank, "torchrun", same={"learning_rate": "0.1"})
-
-
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -174,7 +172,7 @@ def joining(port: int, rank: int, token: str = "right", seconds: float = 20.0) -
     def work() -> None:
         try:
             terms = Terms("127.0.0.1", port, "run", token, join_seconds=seconds)
-            result.append(join(_facts(rank), terms, say=lambda text: None))
+            result.append(join(node_of(rank), terms, RunAgreement(), say=lambda text: None))
         except AllranksError as error:
             result.append(error)
 
@@ -206,7 +204,7 @@ def test_every_line_after_the_hello_is_proven_up_to_the_good_bye() -> None:
     for _, line in lines:
         int(line[:64], 16)
         words |= json.loads(line[64:]).keys()
-    assert {"welcome", "facts", "go", "bye"} <= words
+    assert {"welcome", "account", "go", "bye"} <= words
     assert not any(b"right" in line for _, line in between.lines)
 
 

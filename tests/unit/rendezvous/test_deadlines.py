@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from allranks.errors import RefusedError
+from allranks.launch.agreement import RunAgreement
 from allranks.rendezvous import Rendezvous, channel, introduction, join, member, wire
 from allranks.rendezvous import head as head_module
 from allranks.rendezvous.terms import Terms
-from tests.unit.rendezvous.nodes import Nodes, facts_of, join_all, listening_port, say_hello, together, until
+from tests.unit.rendezvous.nodes import Nodes, join_all, listening_port, node_of, say_hello, together, until
 
 GREETING = {"greeting": wire.GREETING, "nonce": "1"}
-GO = {"go": {"run": "x", "nodes": [facts_of(0).to_message(), facts_of(1).to_message()]}, "proof": ""}
+GO = {"go": {"run": "x", "nodes": [node_of(0).to_message(), node_of(1).to_message()]}, "proof": ""}
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def false_node_0(says: list[dict], *, pulses: bool, reads: bool = True) -> Itera
 
 def _come_to(port: int) -> Rendezvous:
     terms = Terms("127.0.0.1", port, "", join_seconds=0.5, silence_seconds=1.0)
-    return join(facts_of(1), terms, say=lambda text: None)
+    return join(node_of(1), terms, RunAgreement(), say=lambda text: None)
 
 
 @pytest.mark.usefixtures("soon")
@@ -115,7 +116,7 @@ FAULTS = {
 def test_whatever_of_ours_breaks_every_node_ends_and_one_says_what_it_was(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
+    joined = join_all(nodes, *(node_of(rank, 3) for rank in range(3)))
 
     def broken(*_: object, **__: object) -> None:
         raise TypeError("a fault of ours")
@@ -131,7 +132,7 @@ def test_whatever_of_ours_breaks_every_node_ends_and_one_says_what_it_was(
 
 @pytest.mark.usefixtures("soon")
 def test_an_answer_that_cannot_be_sent_ends_the_run(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     together(joined, lambda one: one.round("r", 1, decide=lambda payloads: object()))
     for one in joined:
         until(one.stop_reason)
@@ -150,14 +151,14 @@ def test_a_stranger_that_finds_a_fault_of_ours_ends_nothing(
         return real(*words)
 
     monkeypatch.setattr(introduction, "proves", proves)
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(json.dumps({"hello": {}}).encode() + b"\n")
         with contextlib.suppress(ConnectionError):
             while raw.recv(65536):
                 pass
     with socket.create_connection(("127.0.0.1", nodes.terms["port"])) as raw:
-        say_hello(raw, facts_of(1))
+        say_hello(raw, node_of(1))
         assert isinstance(nodes.wait()[0], Rendezvous)
     assert "Traceback" not in capfd.readouterr().err
 
@@ -189,10 +190,10 @@ def small_packets_only(port: int) -> Iterator[int]:
 
 @pytest.mark.usefixtures("soon")
 def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes) -> None:
-    nodes.start(facts_of(0), join_seconds=2.0)
+    nodes.start(node_of(0), join_seconds=2.0)
     with small_packets_only(listening_port(nodes)) as port:
         large = {f"key {number}": "x" * 100 for number in range(100)}
-        nodes.start(facts_of(1, same=large), port=port, join_seconds=3.0)
+        nodes.start(node_of(1, same=large), port=port, join_seconds=3.0)
         results = nodes.wait()
     for rank in (0, 1):
         assert "what it has did not come whole" in str(results[rank]) and "MTU" in str(results[rank])

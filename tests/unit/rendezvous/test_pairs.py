@@ -14,7 +14,7 @@ from allranks.doctor.pairs import Place, unreachable
 from allranks.errors import RefusedError
 from allranks.findings import Finding
 from allranks.rendezvous import prove_pairs
-from tests.unit.rendezvous.nodes import Nodes, facts_of, join_all, together
+from tests.unit.rendezvous.nodes import Nodes, join_all, node_of, together
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def _at(rank: int) -> RankAddress:
 
 
 def test_nodes_that_reach_each_other_find_nothing(nodes: Nodes) -> None:
-    joined = join_all(nodes, *(facts_of(rank, 4) for rank in range(4)))
+    joined = join_all(nodes, *(node_of(rank, 4) for rank in range(4)))
     assert together(joined, lambda one: prove_pairs(one, [_at(one.own.node_rank)])) == [None] * 4
     assert [one.stop_reason() for one in joined] == [None] * 4
 
 
 def test_who_is_not_reached_is_named_on_all_nodes(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Node 1 offers a port where nobody listens."""
-    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
+    joined = join_all(nodes, *(node_of(rank, 3) for rank in range(3)))
     with socket.socket() as bound:
         bound.bind(("127.0.0.2", 0))  # and does not listen
         port = bound.getsockname()[1]
@@ -186,7 +186,7 @@ def test_what_to_do_depends_on_what_failed() -> None:
 
 
 def test_a_node_that_offers_nonsense_is_named(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     nonsense = {"nonce": 3, "ports": [], "at": [{"address": "; rm -rf"}], "skip": False}
     work = [lambda one: prove_pairs(one, [_at(0)]), lambda one: one.round("where ranks will listen", nonsense, 9)]
     results = together(joined, lambda one: work[one.own.node_rank](one))
@@ -195,7 +195,7 @@ def test_a_node_that_offers_nonsense_is_named(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("skips", [0, 1])
 def test_one_node_that_wants_no_check_spares_all_of_them_it(nodes: Nodes, skips: int) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     elsewhere = RankAddress("192.0.2.9", "eth9", "gloo")
     at = [elsewhere if rank == skips else _at(rank) for rank in (0, 1)]
     work = [lambda one, rank=rank: prove_pairs(one, [at[rank]], skip=rank == skips) for rank in (0, 1)]
@@ -204,7 +204,7 @@ def test_one_node_that_wants_no_check_spares_all_of_them_it(nodes: Nodes, skips:
 
 
 def test_an_address_that_this_node_does_not_have_is_told(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     elsewhere = RankAddress("192.0.2.9", "eth9", "gloo")
     with pytest.raises(
         RefusedError, match=r"node 0 \(host0\) cannot listen at 192.0.2.9, where its ranks will: Cannot"

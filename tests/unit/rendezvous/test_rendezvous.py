@@ -12,12 +12,24 @@ from dataclasses import replace
 
 import pytest
 
+from allranks.cluster.account import NodeAccount
 from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
 from allranks.errors import RefusedError, UsageError
 from allranks.findings import Finding, Who
-from allranks.rendezvous import NodeFacts, Rendezvous, differences, head, refusal, tell_node_0, wire
+from allranks.rendezvous import Participant, Rendezvous, head, refusal, tell_node_0, wire
 from allranks.rendezvous.terms import Terms
-from tests.unit.rendezvous.nodes import Nodes, facts_of, failure, free_port, join_all, listening_port, say_hello, until
+from tests.unit.rendezvous.nodes import (
+    Nodes,
+    differing,
+    failure,
+    free_port,
+    join_all,
+    listening_port,
+    node_of,
+    ready,
+    say_hello,
+    until,
+)
 
 GREETING = {"greeting": wire.GREETING, "nonce": "1"}
 
@@ -31,18 +43,18 @@ def nodes() -> Iterator[Nodes]:
 
 
 def test_all_nodes_learn_of_each_other_and_share_one_run(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(1, 3), facts_of(2, 3, num_processes=4), facts_of(0, 3))
+    joined = join_all(nodes, node_of(1, 3), node_of(2, 3, num_processes=4), node_of(0, 3))
     for rendezvous in joined:
         assert rendezvous.run_id == "proposed by 0"
         assert [node.host for node in rendezvous.nodes] == ["host0", "host1", "host2"]
         assert rendezvous.world_size == 6
         assert rendezvous.stop_reason() is None
-    assert all(not node.same for node in joined[1].nodes), "what was compared goes to node 0 only"
+    assert all(not node.account for node in joined[1].nodes), "what was compared goes to node 0 only"
 
 
 def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
-    threads = [threading.Thread(target=rendezvous.ready, args=({"data": "x"},)) for rendezvous in joined]
+    joined = join_all(nodes, node_of(0), node_of(1))
+    threads = [threading.Thread(target=ready, args=(rendezvous, {"data": "x"})) for rendezvous in joined]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -53,7 +65,7 @@ def test_the_port_is_free_for_the_launcher_once_all_are_ready(nodes: Nodes) -> N
 
 
 def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> None:
-    for facts in (facts_of(0, 3), facts_of(1, 3), facts_of(2, 3, same={"learning_rate": "0.2"})):
+    for facts in (node_of(0, 3), node_of(1, 3), node_of(2, 3, same={"learning_rate": "0.2"})):
         nodes.start(facts)
     errors = list(nodes.wait().values())
     assert len(errors) == 3
@@ -63,15 +75,15 @@ def test_differing_facts_refuse_every_node_with_the_difference(nodes: Nodes) -> 
 
 
 def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     errors = []
 
-    def ready(rendezvous: Rendezvous, data: str) -> None:
+    def refused(rendezvous: Rendezvous, data: str) -> None:
         with pytest.raises(RefusedError) as caught:
-            rendezvous.ready({"data": data})
+            ready(rendezvous, {"data": data})
         errors.append(str(caught.value))
 
-    threads = [threading.Thread(target=ready, args=(m, d)) for m, d in zip(joined, ("aa", "bb"), strict=True)]
+    threads = [threading.Thread(target=refused, args=(m, d)) for m, d in zip(joined, ("aa", "bb"), strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,32 +93,35 @@ def test_data_that_differs_is_refused_before_the_start(nodes: Nodes) -> None:
 
 
 def test_node_0_learns_what_every_node_starts(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    joined = join_all(nodes, node_of(0, 3), node_of(1, 3), node_of(2, 3))
     threads = [
-        threading.Thread(target=rendezvous.ready, args=({}, {"command": ["torchrun", str(rank)]}))
+        threading.Thread(target=ready, args=(rendezvous, {}), kwargs={"command": ["torchrun", str(rank)]})
         for rank, rendezvous in enumerate(joined)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert dict(sorted(joined[0].accounts.items())) == {rank: {"command": ["torchrun", str(rank)]} for rank in range(3)}
+    told = {rank: NodeAccount.from_message(account) for rank, account in joined[0].accounts.items()}
+    assert {rank: list(one.start.command) for rank, one in told.items()} == {
+        rank: ["torchrun", str(rank)] for rank in range(3)
+    }
 
 
 def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
-    nodes.start(facts_of(0, 2))
-    nodes.start(facts_of(1, 3))
+    nodes.start(node_of(0, 2))
+    nodes.start(node_of(1, 3))
     assert all("--nnodes: 2 on node 0 (host0); 3 on node 1 (host1)" in str(error) for error in nodes.wait().values())
 
 
 def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> None:
-    nodes.start(facts_of(0, 3))
+    nodes.start(node_of(0, 3))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
-        say_hello(raw, facts_of(1, 3))
-        nodes.start(facts_of(1, 3, host="other"))
+        say_hello(raw, node_of(1, 3))
+        nodes.start(node_of(1, 3, host="other"))
         until(lambda: 1 in nodes.results)
         assert "--node-rank 1 is taken by host1 (pid 101)" in str(nodes.results[1])
-        nodes.start(facts_of(2, 3))
+        nodes.start(node_of(2, 3))
         results = nodes.wait()
         assert isinstance(results[0], Rendezvous)
         assert isinstance(results[2], Rendezvous)
@@ -114,8 +129,8 @@ def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> No
 
 def test_who_is_missing_is_named_at_the_deadline() -> None:
     nodes = Nodes(join_seconds=1.0)
-    nodes.start(facts_of(0, 4))
-    nodes.start(facts_of(2, 4), join_seconds=20.0)
+    nodes.start(node_of(0, 4))
+    nodes.start(node_of(2, 4), join_seconds=20.0)
     error = str(nodes.wait()[0])
     assert "2 of 4 nodes have come" in error
     assert "missing: node 1, 3 (here: node 2 (host2))" in error
@@ -124,21 +139,21 @@ def test_who_is_missing_is_named_at_the_deadline() -> None:
 
 def test_a_node_0_that_is_not_there_is_told_with_the_reason() -> None:
     nodes = Nodes(join_seconds=1.0)
-    nodes.start(facts_of(1))
+    nodes.start(node_of(1))
     assert "connection refused: is node 0 started" in str(nodes.wait()[1])
 
 
 def test_a_name_that_nobody_knows_is_told() -> None:
     nodes = Nodes(join_seconds=1.0, address="no-such-host.invalid")
-    nodes.start(facts_of(1))
+    nodes.start(node_of(1))
     assert "the name no-such-host.invalid is not known on host1" in str(nodes.wait()[1])
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     assert isinstance(nodes.wait()[0], UsageError)
 
 
 def test_an_address_of_another_machine_is_doubted() -> None:
     nodes = Nodes(join_seconds=1.0, address="192.0.2.77")
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     assert "--master-addr 192.0.2.77 is no address of this machine, which has " in str(nodes.wait()[0])
     assert any(said.startswith("warning: --master-addr 192.0.2.77") for said in nodes.said)
 
@@ -146,19 +161,19 @@ def test_an_address_of_another_machine_is_doubted() -> None:
 def test_something_else_on_the_port_is_told() -> None:
     nodes = Nodes(join_seconds=1.0)
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
-        nodes.start(facts_of(1))
+        nodes.start(node_of(1))
         assert "something else than this version of allranks listens there" in str(nodes.wait()[1])
 
 
 def test_a_port_in_use_is_told() -> None:
     nodes = Nodes()
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
-        nodes.start(facts_of(0))
+        nodes.start(node_of(0))
         assert "the port is in use" in str(nodes.wait()[0])
 
 
 def test_a_node_that_fails_stops_the_others_with_its_message(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    joined = join_all(nodes, node_of(0, 3), node_of(1, 3), node_of(2, 3))
     assert joined[1].fail(failure("rank 1 ran out of memory")) is None
     joined[1].leave(1)
     for rendezvous in (joined[0], joined[2]):
@@ -167,14 +182,14 @@ def test_a_node_that_fails_stops_the_others_with_its_message(nodes: Nodes) -> No
 
 
 def test_a_failing_node_0_stops_the_others(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     assert joined[0].fail(failure("rank 0 failed")) is None
     joined[0].leave(1)
     assert joined[1].stop_reason() == "node 0 (host0): rank 0 failed"
 
 
 def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    joined = join_all(nodes, node_of(0, 3), node_of(1, 3), node_of(2, 3))
     threads = [threading.Thread(target=joined[1].fail, args=(failure("killed by SIGKILL", RANK_KILLED),))]
     threads[0].start()
     until(joined[0].stop_reason)
@@ -187,7 +202,7 @@ def test_who_fails_second_hears_of_the_first(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("felt_by", [0, 1])
 def test_a_cause_that_is_heard_of_after_its_consequence_is_what_all_are_told(nodes: Nodes, felt_by: int) -> None:
-    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
+    joined = join_all(nodes, *(node_of(rank, 3) for rank in range(3)))
     where = 1 - felt_by
     felt = Finding(PEER_GONE, f"rank {felt_by} failed: closed by peer", who=Who(felt_by, felt_by), known_at=felt_by)
     cause = Finding(RANK_ERROR, f"rank {where} failed first: bad row", who=Who(where, where), known_at=where)
@@ -204,7 +219,7 @@ def test_a_cause_that_is_heard_of_after_its_consequence_is_what_all_are_told(nod
 
 
 def test_a_consequence_is_not_told_to_who_knows_the_cause(nodes: Nodes) -> None:
-    joined = join_all(nodes, *(facts_of(rank, 3) for rank in range(3)))
+    joined = join_all(nodes, *(node_of(rank, 3) for rank in range(3)))
     joined[1].leave(1, failure("rank 1 failed first: bad row"))
     until(joined[2].stop_reason)
     known = joined[2].stop_finding()
@@ -214,14 +229,14 @@ def test_a_consequence_is_not_told_to_who_knows_the_cause(nodes: Nodes) -> None:
 
 
 def test_a_node_that_leaves_with_an_error_stops_the_others(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     joined[1].leave(2, failure("its data is broken", REFUSED))
     until(joined[0].stop_reason)
     assert joined[0].stop_reason() == "node 1 (host1): its data is broken"
 
 
 def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
-    joined = join_all(nodes, facts_of(0, 3), facts_of(1, 3), facts_of(2, 3))
+    joined = join_all(nodes, node_of(0, 3), node_of(1, 3), node_of(2, 3))
     joined[1].leave(0)
     joined[0].leave(75)
     time.sleep(0.3)
@@ -229,10 +244,10 @@ def test_nodes_that_end_well_disturb_nobody(nodes: Nodes) -> None:
 
 
 def test_a_node_that_is_gone_without_a_word_is_lost(nodes: Nodes) -> None:
-    nodes.start(facts_of(0, 3))
-    nodes.start(facts_of(2, 3))
+    nodes.start(node_of(0, 3))
+    nodes.start(node_of(2, 3))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
-        say_hello(raw, facts_of(1, 3))
+        say_hello(raw, node_of(1, 3))
         results = nodes.wait()
     for rank in (0, 2):
         until(results[rank].stop_reason)
@@ -241,12 +256,12 @@ def test_a_node_that_is_gone_without_a_word_is_lost(nodes: Nodes) -> None:
 
 def test_a_node_that_falls_silent_is_lost() -> None:
     nodes = Nodes(silence_seconds=1.5)
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
-        say_hello(raw, facts_of(1))
+        say_hello(raw, node_of(1))
         rendezvous = nodes.wait()[0]
         raw.sendall(b'{"round": "ready", "payload": {}}\n')
-        rendezvous.ready({})
+        ready(rendezvous, {})
         until(rendezvous.stop_reason)
         assert "node 1 (host1) was lost: no sign of life" in rendezvous.stop_reason()
     nodes.leave()
@@ -264,31 +279,31 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     ids=["http", "pickle", "deep", "half a hello", "empty line"],
 )
 def test_foreign_programs_are_turned_away_and_named(nodes: Nodes, garbage: bytes) -> None:
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(garbage)
         with contextlib.suppress(ConnectionError):
             while raw.recv(65536):
                 pass
-    nodes.start(facts_of(1))
+    nodes.start(node_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_line_without_end_is_cut_off(nodes: Nodes) -> None:
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw, contextlib.suppress(ConnectionError):
         for _ in range(64):
             raw.sendall(b"x" * 2**20)
         raw.recv(65536)
-    nodes.start(facts_of(1))
+    nodes.start(node_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 def test_a_node_that_refuses_itself_keeps_nobody_waiting(nodes: Nodes) -> None:
-    nodes.start(facts_of(0, 3))
-    nodes.start(facts_of(2, 3))
+    nodes.start(node_of(0, 3))
+    nodes.start(node_of(2, 3))
     terms = Terms(run_id="", **nodes.terms)
-    assert tell_node_0(facts_of(1, 3), terms, "network.interface: \x1bib0 is no interface of this node")
+    assert tell_node_0(node_of(1, 3), terms, "network.interface: \x1bib0 is no interface of this node")
     results = nodes.wait()
     for rank in (0, 2):
         assert isinstance(results[rank], RefusedError)
@@ -297,26 +312,26 @@ def test_a_node_that_refuses_itself_keeps_nobody_waiting(nodes: Nodes) -> None:
 
 def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusal, "PATIENCE_SECONDS", 0.5)
-    assert not tell_node_0(facts_of(1), Terms("127.0.0.1", free_port(), ""), "a reason")
+    assert not tell_node_0(node_of(1), Terms("127.0.0.1", free_port(), ""), "a reason")
 
 
 def _head_goes_on(nodes: Nodes) -> None:
-    nodes.start(facts_of(1))
+    nodes.start(node_of(1))
     assert isinstance(nodes.wait()[0], Rendezvous)
 
 
 @pytest.mark.parametrize(
     "first",
     [
-        {"hello": facts_of(1).hello(), "proof": "é", "nonce": ""},
-        {"hello": facts_of(1).hello(), "proof": 7, "nonce": ["\x1b"]},
-        {"hello": {**facts_of(1).hello(), "node_rank": 2**80}, "proof": "", "nonce": ""},
+        {"hello": node_of(1).hello(), "proof": "é", "nonce": ""},
+        {"hello": node_of(1).hello(), "proof": 7, "nonce": ["\x1b"]},
+        {"hello": {**node_of(1).hello(), "node_rank": 2**80}, "proof": "", "nonce": ""},
         {"bye": {}},
     ],
     ids=["a proof that is not ASCII", "of another kind", "a number that is none", "bye first"],
 )
 def test_no_first_word_harms_node_0(nodes: Nodes, first: dict, capfd: pytest.CaptureFixture) -> None:
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(json.dumps(first).encode() + b"\n")
         raw.shutdown(socket.SHUT_WR)
@@ -328,7 +343,7 @@ def test_no_first_word_harms_node_0(nodes: Nodes, first: dict, capfd: pytest.Cap
 
 
 def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw, contextlib.suppress(ConnectionError):
         raw.settimeout(20)
         sent = 0
@@ -341,7 +356,7 @@ def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
 def test_idle_connections_take_no_more_than_their_share(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it they are closed at once; when the others have gone, or had their time, nodes come in again."""
     monkeypatch.setattr(head, "_MOST_UNKNOWN", 5)
-    nodes.start(facts_of(0))
+    nodes.start(node_of(0))
     port = listening_port(nodes)
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(12)]
@@ -359,16 +374,16 @@ def _is_greeted(raw: socket.socket) -> bool:
 def test_facts_that_do_not_come_whole_are_told_as_such(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> None:
     """As behind a switch that drops large packets: small ones pass."""
     monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.5)
-    nodes.start(facts_of(0), join_seconds=2.5)
+    nodes.start(node_of(0), join_seconds=2.5)
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
-        raw.sendall(json.dumps({"hello": facts_of(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+        raw.sendall(json.dumps({"hello": node_of(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
         refused = nodes.wait()[0]
     assert "what it has did not come whole" in str(refused) and "MTU" in str(refused)
 
 
 def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> None:
-    nodes.start(facts_of(0))
-    nodes.start(facts_of(1, host="\x1b[2J\x07evil", same={"learning\x1b_rate": "\x1b]0;x\x07"}))
+    nodes.start(node_of(0))
+    nodes.start(node_of(1, host="\x1b[2J\x07evil", same={"learning\x1b_rate": "\x1b]0;x\x07"}))
     results = nodes.wait()
     for rank in (0, 1):
         text = str(results[rank])
@@ -388,7 +403,7 @@ def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> Non
 )
 def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(nodes: Nodes, answers: list[dict]) -> None:
     with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
-        nodes.start(facts_of(1), join_seconds=1.0)
+        nodes.start(node_of(1), join_seconds=1.0)
         raw, _ = false_node.accept()
         with raw:
             raw.sendall(json.dumps(GREETING).encode() + b"\n")
@@ -402,7 +417,7 @@ def test_a_fault_of_ours_ends_the_run_with_its_reason(nodes: Nodes, monkeypatch:
     def broken(self: object) -> bool:
         raise TypeError("unsupported format string")
 
-    joined = join_all(nodes, facts_of(0), facts_of(1))
+    joined = join_all(nodes, node_of(0), node_of(1))
     monkeypatch.setattr(wire.Clock, "on_time", broken)
     for rank in (0, 1):
         until(joined[rank].stop_reason)
@@ -421,11 +436,11 @@ def test_a_time_out_of_the_kernels_is_a_lost_connection() -> None:
 
 
 def test_a_token_keeps_others_out(nodes: Nodes) -> None:
-    nodes.start(facts_of(0), token="right")
-    nodes.start(facts_of(1), key=11, token="wrong")
+    nodes.start(node_of(0), token="right")
+    nodes.start(node_of(1), key=11, token="wrong")
     until(lambda: 11 in nodes.results)
     assert "ALLRANKS_TOKEN" in str(nodes.results[11])
-    nodes.start(facts_of(1), token="right")
+    nodes.start(node_of(1), token="right")
     results = nodes.wait()
     assert isinstance(results[0], Rendezvous)
     assert isinstance(results[1], Rendezvous)
@@ -433,24 +448,24 @@ def test_a_token_keeps_others_out(nodes: Nodes) -> None:
 
 def test_a_false_node_0_without_the_token_is_found_out(nodes: Nodes) -> None:
     with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
-        nodes.start(facts_of(1), token="right")
+        nodes.start(node_of(1), token="right")
         raw, _ = false_node.accept()
         with raw:
             raw.sendall(json.dumps(GREETING).encode() + b'\n{"welcome": true}\n')
             raw.makefile().readline()
-            everyone = [facts_of(0).to_message(), facts_of(1).to_message()]
+            everyone = [node_of(0).to_message(), node_of(1).to_message()]
             raw.sendall(json.dumps({"go": {"run": "x", "nodes": everyone}, "proof": ""}).encode() + b"\n")
             assert "does not know our ALLRANKS_TOKEN" in str(nodes.wait()[1])
 
 
 def test_unequal_nodes_are_torchruns_alone() -> None:
-    pair = [facts_of(0, num_processes=1), facts_of(1, num_processes=2)]
-    assert differences(pair) == []
-    (found,) = differences([NodeFacts(**{**node.to_message(), "launcher": "accelerate"}) for node in pair])
+    pair = [node_of(0, num_processes=1), node_of(1, num_processes=2)]
+    assert differing(pair) == []
+    (found,) = differing([replace(node, launcher="accelerate") for node in pair])
     assert "processes per node: 1 on node 0 (host0); 2 on node 1 (host1)" in found
     assert "--launcher torchrun" in found
 
 
-def test_facts_survive_the_wire() -> None:
-    facts = facts_of(1, environment={"NCCL_DEBUG": "INFO\n; rm -rf $(x)"})
-    assert NodeFacts.from_message(json.loads(json.dumps(facts.to_message()))) == facts
+def test_a_participant_survives_the_wire() -> None:
+    facts = node_of(1, environment={"NCCL_DEBUG": "INFO\n; rm -rf $(x)"})
+    assert Participant.from_message(json.loads(json.dumps(facts.to_message()))) == facts

@@ -110,11 +110,11 @@ class _Arrivals:
 
 
 def _own_addresses(server: asyncio.Server) -> list[tuple[str, int]]:
-    from allranks.cluster.facts import addresses  # psutil: agents, which import this module too, start without it
+    from allranks.cluster.gather import addresses  # psutil: agents, which import this module too, start without it
 
     # With port 0, IPv4 and IPv6 have a port each.
     ports = {listening.family == socket.AF_INET6: listening.getsockname()[1] for listening in server.sockets}
-    own = [entry["address"] for entry in addresses()]
+    own = [one.address for one in addresses()]
     return [(address, ports[":" in address]) for address in own if (":" in address) in ports]
 
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import allranks
+from allranks.cluster.account import NodeAccount
 from allranks.cluster.fanout import Fanout, NodeLost, NodeRefused, fan_out
 from allranks.cluster.link import NotOpened
 from allranks.cluster.nodes import Host
@@ -107,10 +107,10 @@ class _Start:
         start = self._start
         async with fan_out(start.hosts, start.transport, self._screen.show) as fanout:
             _refuse_unreachable(fanout)
-            facts = await self._facts(fanout)
+            accounts = await self._accounts(fanout)
             address = Address("", start.port, "", {})
-            if len(facts) > 1:
-                address = await find_address(fanout, facts, start.port, start.address)
+            if len(accounts) > 1:
+                address = await find_address(fanout, accounts, start.port, start.address)
             commands = [
                 by_hand(
                     start.words,
@@ -122,24 +122,25 @@ class _Start:
                 )
                 for node, host in enumerate(start.hosts)
             ]
-            await self._screen.show(0, "stdout", self._description(facts, address, commands[0]))
+            await self._screen.show(0, "stdout", self._description(accounts, address, commands[0]))
             return await self._run_commands(fanout, commands)
 
-    async def _facts(self, fanout: Fanout) -> list[dict[str, Any]]:
+    async def _accounts(self, fanout: Fanout) -> list[NodeAccount]:
         try:
-            facts = await fanout.ask_all("facts")
+            answers = await fanout.ask_all("account")
         except (NodeLost, NodeRefused) as error:
             raise RefusedError(f"{self._names[error.node]} was lost: {error}") from None
-        versions = [(name, fact["allranks"]) for name, fact in zip(self._names, facts, strict=True)]
+        accounts = [NodeAccount.from_message(answer["account"]) for answer in answers]
+        versions = [(name, account.allranks) for name, account in zip(self._names, accounts, strict=True)]
         others = [f"{name} has {version}" for name, version in versions if version != allranks.__version__]
         if others:
             raise RefusedError(f"allranks is {allranks.__version__} here, but {few(others)}: install the same there")
-        return facts
+        return accounts
 
-    def _description(self, facts: Sequence[Mapping[str, Any]], address: Address, command: Sequence[str]) -> list[str]:
+    def _description(self, accounts: Sequence[NodeAccount], address: Address, command: Sequence[str]) -> list[str]:
         start = self._start
         lines = {"nodes": f"{len(self._names)} over {start.transport.kind}: {few(self._names)}"}
-        gpus = [str(fact["gpus"]) for fact in facts]
+        gpus = [str(account.num_gpus) for account in accounts]
         if set(gpus) != {"0"}:
             lines["GPUs"] = (
                 f"{gpus[0]} on each node" if len(set(gpus)) == 1 else f"{few(gpus)}, in the order of the nodes"

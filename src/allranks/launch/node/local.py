@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 from allranks import durable
+from allranks.cluster.account import NodeStart
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
 from allranks.config import RunConfig
 from allranks.doctor.attempt import Ended
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
-from allranks.launch.manifest import launch_options, make_manifest, node_account, write_manifest
+from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
@@ -55,13 +56,14 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     for path, text in start.files.items():
         durable.write(path, text, make_parents=True)
     added = {**inputs.variables, **start.variables, **_run_variables(launch, node, inputs, peers.world_size)}
-    account = _account(launch, node, start, added)
-    same = (
+    own = _node_start(launch, node, start, added)
+    must_match = (
         {"prepared data": inputs.fingerprint or ""} if program.is_engine else {"program": shlex.join(program.words())}
     )
-    accounts = peers.ready(same, account)
+    accounts = peers.ready(must_match, own)
+    hosts = {name: started_node(account.host, account.start or NodeStart()) for name, account in accounts.items()}
     if peers.keeps_the_record:
-        _write_record(launch, node, inputs, start.command, added, accounts)
+        _write_record(launch, node, inputs, start.command, added, hosts)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
@@ -104,7 +106,8 @@ def prepare_this_process(launch: Launch, node: Node, inputs: RunInputs) -> None:
     """Write the manifest, and make this process ready to be the only rank itself."""
     added = {**inputs.variables, **thread_variables(launch), **_run_variables(launch, node, inputs)}
     start = Starting([sys.executable, "-m", "allranks", *inputs.argv])
-    _write_record(launch, node, inputs, start.command, added, {str(node.name): _account(launch, node, start, added)})
+    own = started_node(socket.gethostname(), _node_start(launch, node, start, added))
+    _write_record(launch, node, inputs, start.command, added, {str(node.name): own})
     # Torch reads OMP_NUM_THREADS when it is imported, which is why it is not imported before.
     os.environ.update(added)
 
@@ -122,16 +125,17 @@ def _run_variables(launch: Launch, node: Node, inputs: RunInputs, world_size: in
     return variables
 
 
-def _account(launch: Launch, node: Node, start: Starting, added: Mapping[str, str]) -> dict[str, Any]:
+def _node_start(launch: Launch, node: Node, start: Starting, added: Mapping[str, str]) -> NodeStart:
     """What this node starts, also kept beside its logs: node 0's manifest has it only where the nodes meet."""
-    account = node_account(
+    own = node_start(
         processes=launch.nproc_per_node,
         command=start.command,
         environment={**os.environ, **added},
         files={os.path.relpath(path, node.run.path): text for path, text in start.files.items()},
     )
-    write_manifest(node.run.logs(node.name) / "launch.json", {"run": node.run_id, **account})
-    return account
+    entry = started_node(socket.gethostname(), own)
+    write_manifest(node.run.logs(node.name) / "launch.json", {"run": node.run_id, **entry})
+    return own
 
 
 def _write_record(
@@ -140,7 +144,7 @@ def _write_record(
     inputs: RunInputs,
     command: Sequence[str],
     added: Mapping[str, str],
-    accounts: Mapping[str, Mapping[str, Any]],
+    nodes: Mapping[str, Mapping[str, Any]],
 ) -> None:
     manifest = make_manifest(
         run_id=node.run_id,
@@ -148,7 +152,7 @@ def _write_record(
         config=inputs.cfg.flat() if inputs.cfg else None,
         config_source=inputs.cfg.source if inputs.cfg else None,
         fingerprint=inputs.fingerprint,
-        nodes=accounts,
+        nodes=nodes,
         command=command,
         environment={**os.environ, **added},
         launch=launch_options(launch),

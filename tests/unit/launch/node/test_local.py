@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from allranks.doctor.attempt import Ended
 from allranks.launch.node import local
 from allranks.launch.node.local import RunInputs, run_local
-from allranks.launch.node.supervise import Ended
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import engine
 from allranks.observe import RunDir
-from allranks.rendezvous import NodeFacts
+from allranks.rendezvous import Participant
 
 
 @dataclass
 class Met:
     """A rendezvous where all are ready; node 0 knows what each starts."""
 
-    own: NodeFacts
-    nodes: list[NodeFacts]
+    own: Participant
+    nodes: list[Participant]
     accounts: dict[int, dict] = field(default_factory=dict)
     world_size: int = 2
 
-    def ready(self, facts: object, account: dict) -> None:
+    def ready(self, account: dict) -> None:
         self.accounts = {} if self.own.node_rank else dict.fromkeys((0, 1), account)
 
 
@@ -38,7 +38,7 @@ def test_only_node_0_writes_it_where_the_nodes_have_met(
     monkeypatch.setattr(local, "supervise", lambda *_, **__: Ended(0, None, False))
     place = {"static": {"node_rank": rank, "master_addr": "h"}, "c10d": {"rdzv_endpoint": "h"}}[backend]
     launch = resolve(LaunchOptions(nnodes="2", rdzv_backend=backend, **place), num_gpus=0)
-    nodes = [NodeFacts(one, 2, 1, f"h{one}", 1, "torchrun", has_rank=backend == "static") for one in (0, 1)]
+    nodes = [Participant(one, 2, 1, f"h{one}", 1, "torchrun", has_rank=backend == "static") for one in (0, 1)]
     node = Node(rank if backend == "static" else f"h{rank}", RunDir(tmp_path), "run", "launch", [])
     run_local(launch, engine(tmp_path / "c.yaml"), Peers(node, Met(nodes[rank], nodes)), RunInputs(["train"]))
     manifest = RunDir(tmp_path).manifest
