@@ -39,6 +39,8 @@ def preprocess(
     from allranks.config.overrides import parse_overrides
     from allranks.data import load_tokenizer, prepare
     from allranks.data.show import show_samples, stats_lines
+    from allranks.model.files import stored_config
+    from allranks.model.positions import position_warning
 
     overrides = parse_overrides(given(ctx).config)
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
@@ -50,6 +52,8 @@ def preprocess(
         prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
     finally:
         signal.signal(signal.SIGTERM, before)
+    if told := position_warning(stored_config(cfg), cfg):
+        typer.echo(f"warning: {told}", err=True)
     interrupt.means(f"not all was shown; the prepared data set is whole: {prepared.path}")
     if as_json:
         found = {"path": str(prepared.path), "fingerprint": prepared.fingerprint, "stats": prepared.stats}

@@ -76,6 +76,8 @@ class ConfigSource:
 
     def label(self, path: KeyPath) -> str:
         """Where a value was written: `config.yaml:12: learning_rate` or `--learning-rate`."""
+        if path not in self._labels:  # a mapping that came to be by a key with another name, such as its part
+            path = next((known for known in self._labels if known[: len(path)] == path), path)
         for length in range(len(path), 0, -1):
             found = self._labels.get(path[:length])
             if found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from allranks.config.dataset_types import wrong_type
 from allranks.config.run import RunConfig
 from allranks.config.yaml_lines import KeyPath
 
@@ -28,6 +29,14 @@ def template_rules(config: RunConfig, given: Given) -> Broken:
     for number in config.model.added_tokens_overrides or {}:
         if not number.isdecimal():
             yield ("added_tokens_overrides", number), "expected the number of a token, such as 128011"
+
+
+def type_rules(config: RunConfig, given: Given) -> Broken:
+    """Types of data sets, and keys that theirs does not read."""
+    for path, spec in _specs(config):
+        wrong = wrong_type(spec)
+        if wrong:
+            yield (*path, wrong[0]), wrong[1]
 
 
 def sample_rules(config: RunConfig, given: Given) -> Broken:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from allranks.config.data_rules import sample_rules, template_rules
+from allranks.config.data_rules import sample_rules, template_rules, type_rules
 from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
 from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
@@ -90,7 +90,7 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     """One line for each rule that the config breaks."""
     checks = (
         *(_exclusive, _adapter, _quantization, _optimizer, _schedule, _saving, _evaluation),
-        *(template_rules, sample_rules, _precision, _parallel, _network, _launch, _watchdog),
+        *(template_rules, type_rules, sample_rules, _precision, _parallel, _network, _launch, _watchdog),
         *(_kernels, deepspeed_rules),
     )
     broken = [entry for check in checks for entry in check(config, given)]

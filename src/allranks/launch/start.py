@@ -36,6 +36,7 @@ from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions, find_nodes
 from allranks.launch.stop import NO_RANK_LEFT
 from allranks.model.layer_names import refuse_wrong_layer_class
+from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir, say
 from allranks.observe.trackers import refuse_missing_packages
 
@@ -75,6 +76,7 @@ def start(
             if layers := layer_class(launch.accelerate, cfg):
                 overrides = {**overrides, LAYER_CLASS: layers}
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+        refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
             raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")

@@ -23,6 +23,7 @@ from allranks.model.noise import EmbeddingNoise
 from allranks.model.offload import offload_layer_inputs
 from allranks.model.parallel import checkpoint_activations, compile_layers, replicate, shard
 from allranks.model.placement import Placement
+from allranks.model.positions import position_warning
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
 from allranks.model.quantized.quantize import quantize_layers
 from allranks.model.quantized.settings import quantization
@@ -51,6 +52,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     precision = resolve_precision(cfg, placement.device, placement.kind)
     folder = model_folder(cfg)
     config = read_config(cfg, folder)
+    position_warning(config.to_dict(), cfg)  # what cannot be; the rest is told by who starts the run
     before = stored_settings(config, cfg, folder)
     quantized = quantization(cfg, placement, precision, before)
     stored = find_weights(folder)

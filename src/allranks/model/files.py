@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from allranks.config import RunConfig
 from allranks.digests import file_sha256
@@ -53,6 +53,17 @@ def model_files(cfg: RunConfig, *, from_hub: bool = False) -> dict[str, str]:
         if folder is not None and folder.is_dir():
             found |= {f"{key}: {file}": described for file, described in _described(folder).items()}
     return found
+
+
+def stored_config(cfg: RunConfig) -> dict[str, Any]:
+    """The base model's config.json with `overrides_of_model_config`; empty where it is not here yet, or no JSON."""
+    name = cfg.model.base_model_config or cfg.model.base_model
+    folder = Path(name) if Path(name).is_dir() else _cached_snapshot(name, cfg.model.revision_of_model)
+    try:
+        found = json.loads(((folder or Path(name)) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {**found, **(cfg.model.overrides_of_model_config or {})} if isinstance(found, dict) else {}
 
 
 def _described(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
+from allranks.model.positions import position_warning
 from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, RunDir
 from allranks.observe.slow_steps import SlowSteps
@@ -26,7 +27,7 @@ from allranks.train.garbage import garbage
 from allranks.train.home import Home
 from allranks.train.loop import Limits, Loop
 from allranks.train.profile import between_steps
-from allranks.train.schedule import learning_rate_schedule
+from allranks.train.schedule import learning_rate_schedule, warmup_warning
 from allranks.train.side_files import make_side_files
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader
@@ -60,7 +61,8 @@ def assemble(
     strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
     if strategy.engine_settings is not None and identity.rank == 0:
         durable.write(run_dir.deepspeed, json.dumps(strategy.engine_settings, indent=2) + "\n")
-    for line in strategy_warnings(cfg, model, identity, num_micro_batches):
+    of_config = (position_warning(model.config.to_dict(), cfg), warmup_warning(cfg, step_schedule.num_steps))
+    for line in (*strategy_warnings(cfg, model, identity, num_micro_batches), *filter(None, of_config)):
         warn(line)
     side_files = make_side_files(cfg, model, storage, run_dir, warn)
     return Loop(

@@ -77,6 +77,19 @@ def num_warmup_steps(cfg: RunConfig, num_steps: int) -> int:
     return math.ceil(share * num_steps)
 
 
+def warmup_warning(cfg: RunConfig, num_steps: int) -> str | None:
+    """What to tell of a warm-up that the run does not outlast, as in a trial of a few steps."""
+    warmup = num_warmup_steps(cfg, num_steps)
+    if warmup < num_steps or warmup <= 1 or cfg.optimizer.lr_scheduler in _WITH_OWN_WARMUP:
+        return None
+    key = "warmup_ratio" if cfg.optimizer.warmup_steps is None else "warmup_steps"
+    last = learning_rate_schedule(cfg, num_steps)(num_steps - 1)
+    return (
+        f"{key}: the warm-up takes {warmup} steps and the run has {num_steps}, so the learning rate gets no further "
+        f"than {last:.0%} of learning_rate; lower {key}, unless this is a trial"
+    )
+
+
 def _constant(steps: Span, *, base: float) -> Multiplier:
     return lambda step: 1.0
 

@@ -486,8 +486,8 @@ BAD = {
         ["config.yaml:7: chat_template_jinja: needs `chat_template: jinja`, not chatml"],
     ),
     "a data set's template": (
-        "test_datasets:\n  - path: a\n    chat_template: jinja",
-        ["config.yaml:8: test_datasets.0.chat_template: `jinja` needs"],
+        "test_datasets:\n  - {path: a, type: chat_template, chat_template: jinja}",
+        ["config.yaml:7: test_datasets.0.chat_template: `jinja` needs"],
     ),
     "half a shard": (
         "test_datasets:\n  - path: a\n    shards: 2",

@@ -140,7 +140,7 @@ TEXTS = ["2024", "You are: helpful", "yes", "[a", "# not a comment", "'quoted'",
 @pytest.mark.parametrize("text", [*TEXTS, "{a: b}", "- a", "1e-4", "null ", " x ", "~x", "%d", "`c`", "@d", "a\tb: c"])
 def test_text_is_taken_as_it_is(path, text):
     assert load_config(path, {"default_system_message": text}).data.default_system_message == text
-    assert load_config(path, {"datasets.0.field_system": text}).data.datasets[0].field_system == text
+    assert load_config(path, {"datasets.0.name": text}).data.datasets[0].name == text
     # Under its old name, too.
     assert load_config(path, {"model_revision": text}).model.revision_of_model == text
 

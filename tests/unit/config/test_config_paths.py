@@ -20,7 +20,6 @@ PATHS = {
     "chat_template_jinja": lambda c: c.data.chat_template_jinja,
     "datasets.0.path": lambda c: c.data.datasets[0].path,
     "datasets.0.data_files": lambda c: c.data.datasets[0].data_files,
-    "datasets.0.chat_template_jinja": lambda c: c.data.datasets[0].chat_template_jinja,
     "lora_model_dir": lambda c: c.adapter.lora_model_dir,
     "mlflow_tracking_uri": lambda c: c.tracking.mlflow_tracking_uri,
 }

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from allranks.config import RunConfig
+from allranks.config import RunConfig, dataset_types
 from allranks.config.foreign.words import ADVICE, VALUES
 from allranks.config.load import resolve_mapping
 from allranks.config.names import known_keys
@@ -101,3 +101,31 @@ def test_all_problems_are_told_at_once_those_between_keys_too():
 def test_what_follows_from_another_problem_is_not_told_as_one_more(keys, number):
     text = said(**keys)
     assert len(text.splitlines()[1:]) + (number == 1) == number, text
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ({"type": "alpca"}, "datasets.0.type: 'alpca' is not known; did you mean alpaca?"),
+        ({"type": "chat-template"}, "did you mean chat_template?"),
+        ({"type": "xyzzy"}, "is not known. Types: chat_template, completion,"),
+        ({"type": "completion:chat"}, "only prompt types such as alpaca have a style"),
+        ({"type": "alpaca", "field_messages": "m"}, "datasets.0.field_messages: has no effect with type alpaca"),
+        (
+            {"type": "alpaca", "message_field_role": "m"},
+            "datasets.0.message_field_role: has no effect with type alpaca",
+        ),
+        ({"field": "text"}, "datasets.0.field: has no effect with type tokenized; it is for completion"),
+    ],
+)
+def test_a_wrong_type_of_a_data_set_is_found_from_the_config(spec, part):
+    """Before the tokenizer's library is imported, which takes seconds."""
+    assert part in said(datasets=[{"path": "d", **spec}])
+    assert part.replace("datasets", "test_datasets") in said(test_datasets=[{"path": "d", **spec}])
+
+
+def test_the_types_are_those_that_have_a_reader():
+    from allranks.data import formats, prompts
+
+    assert set(dataset_types.TYPES) == set(formats._TYPES)
+    assert tuple(prompts.PROMPT_TYPES) == dataset_types.PROMPT_TYPES

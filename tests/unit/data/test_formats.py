@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from allranks.data.records import RecordError
-from allranks.errors import DataError, UsageError
+from allranks.errors import ConfigError, DataError, UsageError
 from tests.unit.data.conftest import make_tokenizer
 
 ALPACA = {"instruction": "Say it", "input": "now", "output": "It is five."}
@@ -282,7 +282,7 @@ def test_types_that_do_not_exist(type_name, message, encode):
     ],
 )
 def test_keys_without_effect_are_errors(spec, message, encode):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message.replace(" has", ": has", 1)):
         encode({}, spec)
 
 

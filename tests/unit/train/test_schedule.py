@@ -4,7 +4,7 @@ from transformers.optimization import get_scheduler
 
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
-from allranks.train.schedule import learning_rate_schedule
+from allranks.train.schedule import learning_rate_schedule, warmup_warning
 
 
 def config(**keys):
@@ -131,3 +131,12 @@ def test_a_quadratic_warm_up():
 def test_what_a_schedule_cannot_use_is_refused(keys, message):
     with pytest.raises(ConfigError, match=message):
         config(**keys)
+
+
+def test_a_warm_up_that_the_run_does_not_outlast_is_told():
+    told = warmup_warning(config(warmup_steps=100), 2)
+    assert told and "takes 100 steps and the run has 2" in told and "no further than 1%" in told
+    assert warmup_warning(config(warmup_steps=100), 101) is None
+    assert warmup_warning(config(), 3) is warmup_warning(config(warmup_steps=0), 1) is None
+    whole = warmup_warning(config(warmup_ratio=1.0), 50)
+    assert whole and whole.startswith("warmup_ratio")
