@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "4m": _thresholds(4 * MIB),
     "16m": _thresholds(16 * MIB),
     "32m": _thresholds(32 * MIB),
+    "16m-trim256m": {_MMAP: str(16 * MIB), _TRIM: str(256 * MIB)},
+    "4m-trim256m": {_MMAP: str(4 * MIB), _TRIM: str(256 * MIB)},
     "trim": {_TRIM: str(MIB)},
     "arenas": {_ARENAS: "2"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import replace
 
@@ -29,6 +30,9 @@ from allranks.observe import RunDir, read_events
 from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEvent, PhaseEvent, StepEvent
 
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
+
+# Of a rank that ended before it could tell of itself: no second start mends what is installed.
+_IMPORT_FAILED = re.compile(r"^(?:ModuleNotFoundError|ImportError|SyntaxError): ", re.MULTILINE)
 
 # What to tell of a run that a signal ended.
 _NOTHING = "stopped before the first step; nothing was lost: start the same command again"
@@ -164,5 +168,7 @@ def _never_started(started: Started, tail: str, memory: str | None) -> Finding:
         rank, number, pid = killed[0]
         code = code_of_signal(number, memory)
         head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})', memory)} before it said anything"
+    elif _IMPORT_FAILED.search(tail):
+        code = causes.RANK_ERROR
     what = f"{head}\n  the end of {started.run.agent_log(node)}:"
     return Finding(code, what, who=Who(node, rank), evidence=_lines(tail), known_at=node)

@@ -368,3 +368,13 @@ def test_a_rank_that_its_collectives_watchdog_aborted_has_waited_for_another(run
     result = outcome(at(run, 0), launch, ended(1))
     assert result.reason.code == "peer-gone" and "rank 1 (node 0) waited in vain" in result.message
     assert "rank 0, in phase train after step 1" in result.message
+
+
+@pytest.mark.parametrize("said", ["ModuleNotFoundError: No module named 'peft'", "ImportError: libcudart.so.12"])
+def test_ranks_that_could_not_import_a_library_are_not_to_be_started_again_as_they_are(run, launch, said):
+    run.agent_log(0).parent.mkdir(parents=True)
+    run.agent_log(0).write_text(f"Traceback (most recent call last):\n{said}\n{TORCHRUN_SAYS.replace('-9', '1')}")
+    result = outcome(at(run, 0), launch, ended(1))
+    assert said in result.message and "the same command would end in the same way" in result.message
+    run.agent_log(0).write_text("torch.distributed.DistNetworkError: Connection refused\n")
+    assert outcome(at(run, 0), launch, ended(1)).may_pass

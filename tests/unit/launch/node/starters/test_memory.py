@@ -12,7 +12,7 @@ from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import Program, engine
 from allranks.observe import RunDir
 
-SET = {"MALLOC_MMAP_THRESHOLD_": "16777216", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+SET = {"MALLOC_MMAP_THRESHOLD_": "16777216", "MALLOC_TRIM_THRESHOLD_": "268435456"}
 
 
 def started(tmp_path, monkeypatch, program, *, num_gpus=0, **env):
