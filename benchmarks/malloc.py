@@ -14,13 +14,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import allranks_config
-from benchmarks.workload import Workload, write
+from benchmarks.rounds import in_rounds
+from benchmarks.workload import Workload
 
 KIB, MIB = 2**10, 2**20
 _MMAP, _TRIM, _ARENAS = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"
@@ -64,20 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no such setting: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
 
     workload = Workload(warmup_steps=2, measured_steps=6)
-    rounds: list[dict[str, Measured]] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        directory = Path(folder) / "workload"
-        write(workload, directory)
-        for number in range(1, options.rounds + 1):
-            measured = {}
-            for name in chosen if number % 2 else reversed(chosen):
-                measured[name] = one = _run(workload, directory, Path(folder) / f"{number}-{name}", name, options.ranks)
-                print(
-                    f"round {number}  {name:10}{one.tokens_per_second:8.0f} tokens/s{one.cpu_seconds:8.1f} s of CPU"
-                    f"{one.peak_bytes / MIB:8.0f} MiB",
-                    flush=True,
-                )
-            rounds.append({name: measured[name] for name in chosen})
+
+    def shown(name: str, one: Measured) -> str:
+        speed = f"{one.tokens_per_second:8.0f} tokens/s{one.cpu_seconds:8.1f} s of CPU"
+        return f"{name:10}{speed}{one.peak_bytes / MIB:8.0f} MiB"
+
+    def measure_one(name: str, directory: Path, scratch: Path) -> Measured:
+        return _run(workload, directory, scratch, name, options.ranks)
+
+    rounds = in_rounds(workload, chosen, options.rounds, measure_one, shown)
     lines = _table(rounds, chosen)
     print("\n" + "\n".join(lines))
     if not options.no_report:
@@ -97,7 +92,7 @@ def _run(workload: Workload, directory: Path, scratch: Path, name: str, num_rank
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         said = (scratch / "output.log").read_text(errors="replace")[-3000:]
-        sys.exit(f"error: {name}: exit code {process.returncode}\n{said}")
+        raise RuntimeError(f"exit code {process.returncode}\n{said}")
 
     from allranks.observe import RunDir, read_events
     from allranks.observe.events import StepEvent

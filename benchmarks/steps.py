@@ -8,15 +8,14 @@ Part of `make bench`. Rounds and fresh processes as in benchmarks.cpu.
 import argparse
 import datetime
 import statistics
-import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.measure import Measurement, measure
-from benchmarks.workload import Workload, write
+from benchmarks.rounds import in_rounds
+from benchmarks.workload import Workload
 
 BASE = "base"
 
@@ -50,25 +49,17 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no such variant: {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}")
 
     workload = Workload(warmup_steps=1, measured_steps=3)
-    rounds: list[dict[str, Measurement]] = []
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        directory = Path(folder) / "workload"
-        write(workload, directory)
-        for number in range(1, options.rounds + 1):
-            measured = {}
-            for index, name in enumerate(chosen if number % 2 else reversed(chosen)):
-                shown, changes = VARIANTS[name][0], dict(VARIANTS[name][1])
-                if changes.get("sample_packing") is False:
-                    changes["micro_batch_size"] = workload.documents_per_step
-                scratch = Path(folder) / f"{number}-{index}"
-                try:
-                    measured[name] = measure("allranks", workload, directory, scratch, changes=changes)
-                except RuntimeError as error:
-                    sys.exit(f"error: {name}: {error}")
-                one = measured[name]
-                print(f"round {number}  {shown:46}{one.tokens_per_second:8.0f} tokens/s", flush=True)
-            rounds.append({name: measured[name] for name in chosen})
 
+    def measure_one(name: str, directory: Path, scratch: Path) -> Measurement:
+        changes = dict(VARIANTS[name][1])
+        if changes.get("sample_packing") is False:
+            changes["micro_batch_size"] = workload.documents_per_step
+        return measure("allranks", workload, directory, scratch, changes=changes)
+
+    def shown(name: str, one: Measurement) -> str:
+        return f"{VARIANTS[name][0]:46}{one.tokens_per_second:8.0f} tokens/s"
+
+    rounds = in_rounds(workload, chosen, options.rounds, measure_one, shown)
     lines = _table(rounds, chosen)
     print("\n" + "\n".join(lines))
     if not options.no_report:

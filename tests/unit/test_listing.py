@@ -36,3 +36,15 @@ def test_nobody_counts_what_is_left_for_themselves():
         if re.search(r"len\(\w+\) - \w+\} (?:\w+ )?more", line)
     ]
     assert own == []
+
+
+def test_nobody_writes_sizes_on_disks_and_networks_for_themselves():
+    """`si_bytes` does; memory, in powers of 1024, is written in doctor/memory.py."""
+    top = Path(allranks.__file__).parent
+    own = [
+        f"{path.relative_to(top)}: {line.strip()}"
+        for path in top.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"\} ?[kMGT]B\b", line) and path.name != "listing.py"
+    ]
+    assert own == []

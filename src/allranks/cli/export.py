@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from allranks import interrupt
+from allranks.listing import si_bytes
 
 _Source = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run directory, one checkpoint, or the run's config.yaml.")
@@ -125,7 +126,7 @@ def _run(
         facts = {"kind": done.kind, "folder": str(done.folder), "checkpoint": str(done.checkpoint), "step": done.step}
         typer.echo(json.dumps({**facts, "num_bytes": done.num_bytes}, indent=1))
     else:
-        typer.echo(f"{done.kind} of step {done.step}: {done.folder} ({done.num_bytes / 1e6:,.1f} MB)")
+        typer.echo(f"{done.kind} of step {done.step}: {done.folder} ({si_bytes(done.num_bytes)})")
 
 
 def _bytes(text: str) -> int:

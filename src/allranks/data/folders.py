@@ -8,6 +8,7 @@ from allranks.data.cards import files_by_card
 from allranks.data.packed_files import is_archive, unpacked_name
 from allranks.data.splits import files_by_split
 from allranks.errors import DataError
+from allranks.listing import few
 
 KINDS = {
     ".json": "json",
@@ -114,5 +115,4 @@ def _listed(folder: Path, splits: dict[str, list[Path]]) -> str:
 
 
 def _example(folder: Path, files: Sequence[Path]) -> str:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{files[0].relative_to(folder)}{more}"
+    return few([file.relative_to(folder) for file in files], 1)

@@ -15,6 +15,7 @@ from allranks.export.checkpoint import Checkpoint
 from allranks.export.compare import compare_full
 from allranks.export.consent import runs_its_own_code
 from allranks.export.safetensors_file import Entry, lay_out, write
+from allranks.listing import si_bytes
 from allranks.model.generation import generation_config
 
 
@@ -54,7 +55,7 @@ def write_full_model(
             yield from converted(group, checkpoint.read(group))
 
     layout = lay_out(list(entries()), max_shard_bytes)
-    report(f"writing {layout.total_bytes / 1e9:.2f} GB in {len(layout.files)} file(s)")
+    report(f"writing {si_bytes(layout.total_bytes, 2)} in {len(layout.files)} file(s)")
     write(folder, layout, tensors())
     write_configs(checkpoint, model, folder, dtype)
     compare_full(checkpoint, folder, groups, dtype, report)

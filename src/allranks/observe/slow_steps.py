@@ -4,6 +4,8 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
+from allranks.listing import si_bytes
+
 # Batches of other lengths make a step two or three times as long; five times is another thing.
 _TIMES = 5.0
 # So much longer than usual, all slow steps together, before it is worth a line: a hiccup of a short step is not.
@@ -75,10 +77,9 @@ class SlowSteps:
             return ""
         if not num_bytes:
             return "look at the network between the nodes, and at the load of each node"
-        size, rate = num_bytes / 1e6, num_bytes / seconds / 1e6
         return (
-            f"{size:,.1f} MB cross between nodes in a step, here {rate:,.2f} MB/s: look at the network between them, "
-            "and at the load of each node"
+            f"{si_bytes(num_bytes)} cross between nodes in a step, here {si_bytes(num_bytes / seconds, 2)}/s: look at "
+            "the network between them, and at the load of each node"
         )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from allranks.listing import si_bytes
+
 
 @dataclass(frozen=True)
 class ZeroTraffic:
@@ -45,11 +47,11 @@ WORTH_A_WARNING = 125e6
 def slow_link_warning(found: ZeroTraffic, *, num_nodes: int, local_ranks: int, hpz: int) -> str:
     """ZeRO-3's traffic in words, with the seconds that it takes over usual links, and what would be less."""
     links = ", ".join(f"{_seconds(found.zero3, gigabits)} at {gigabits} Gbit/s" for gigabits in (10, 100, 400))
-    better = f"ZeRO-2 would move {_size(found.zero2)}"
+    better = f"ZeRO-2 would move {si_bytes(found.zero2)}"
     if hpz <= 1 and local_ranks > 1:
         better += f"; zero_hpz_partition_size: {local_ranks} saves about a third"
     return (
-        f"ZeRO-3 over {num_nodes} nodes: each node receives up to {_size(found.zero3)} in every step, which takes "
+        f"ZeRO-3 over {num_nodes} nodes: each node receives up to {si_bytes(found.zero3)} in every step, which takes "
         f"{links}, where computing does not hide it. {better}"
     )
 
@@ -57,7 +59,3 @@ def slow_link_warning(found: ZeroTraffic, *, num_nodes: int, local_ranks: int, h
 def _seconds(num_bytes: float, gigabits: int) -> str:
     seconds = num_bytes * 8 / (gigabits * 1e9)
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"

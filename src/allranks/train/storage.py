@@ -21,6 +21,7 @@ from allranks.checkpoint import commit
 from allranks.checkpoint.holdings import lost_files
 from allranks.cluster.identity import Identity
 from allranks.errors import CheckpointError, RefusedError
+from allranks.listing import si_bytes
 
 CHUNK_BYTES = 64 * 2**20
 """Sent at a time: large enough for the network, small beside a shard."""
@@ -172,7 +173,7 @@ def replicate(checkpoint: Path, storage: Storage, say: Callable[[str], None] = l
 
 
 def _announce(name: str, num_files: int, num_bytes: int) -> str:
-    text = f"{name}: sending {num_files} file{'s' * (num_files > 1)} ({num_bytes / 1e9:.2f} GB) to nodes that lack them"
+    text = f"{name}: sending {num_files} file{'s' * (num_files > 1)} ({si_bytes(num_bytes, 2)}) to nodes that lack them"
     if num_bytes > LARGE_BYTES:
         text += "; with output_dir on a file system that all nodes share, nothing would have to be sent"
     return text
