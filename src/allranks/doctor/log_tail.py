@@ -24,8 +24,13 @@ def last_lines(text: str) -> list[str]:
 
 def _without_torchruns_report(text: str) -> str:
     """It ends the log: up to 40 lines that say of each rank no more than its exit code."""
-    start = text.rfind(_TRACEBACK, 0, max(text.rfind(_REPORT), 0))
-    return text if start < 0 else text[:start]
+    report = text.rfind(_REPORT)
+    if report < 0:
+        return text
+    start = text.rfind(_TRACEBACK, 0, report)
+    if start < 0 or "raise ChildFailedError" not in text[start:report]:  # that traceback is a rank's
+        start = text.rfind("\n", 0, report) + 1
+    return text[:start]
 
 
 def _filled(text: str) -> list[str]:
