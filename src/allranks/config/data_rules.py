@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from allranks.config.dataset_types import wrong_type
+from allranks.config.dataset_types import PROMPT_TYPES, wrong_type
 from allranks.config.run import RunConfig
 from allranks.config.yaml_lines import KeyPath
 
@@ -61,6 +62,35 @@ def sample_rules(config: RunConfig, given: Given) -> Broken:
         yield "sample_packing_sequentially", "needs `sample_packing: true`"
     if data.curriculum_sampling and data.sample_packing and data.sample_packing_sequentially is False:
         yield "sample_packing_sequentially", "must be true for `curriculum_sampling`: else packing changes the order"
+
+
+def unused_template(config: RunConfig, given: Given) -> Iterator[str]:
+    """A line for a `chat_template` that no data set goes through, as many of Axolotl's configs have it."""
+    specs = [spec for _, spec in _specs(config)]
+    key = "chat_template" if config.data.chat_template else "chat_template_jinja"
+    if not getattr(config.data, key) or any(_goes_through(spec) for spec in specs):
+        return
+    name = config.data.chat_template or "jinja"
+    kinds = sorted({spec.type.partition(":")[0] for spec in specs if spec.type and isinstance(spec.type, str)})
+    prompts = [kind for kind in kinds if kind in PROMPT_TYPES]
+    if prompts:
+        way = f"; `type: {prompts[0]}:{name}` sends its records through it"
+    else:
+        way = f"; `chat_template: {name}` in it sends it through that" if any(map(_is_own_prompt, specs)) else ""
+    why = "has no effect on what is trained: no data set goes through it"
+    yield f"{given.label((key,))}: {why}{way}. The exported tokenizer has it"
+
+
+def _is_own_prompt(spec: Any) -> bool:
+    return spec.type is not None and not isinstance(spec.type, str)
+
+
+def _goes_through(spec: Any) -> bool:
+    """Whether a data set takes the config's chat template."""
+    if spec.type == "chat_template":
+        return not (spec.chat_template or spec.chat_template_jinja)
+    named = spec.type.partition(":")[2] if isinstance(spec.type, str) else spec.chat_template
+    return "jinja" in (named, spec.chat_template) and not spec.chat_template_jinja
 
 
 def _specs(config: RunConfig) -> list[tuple[KeyPath, Any]]:

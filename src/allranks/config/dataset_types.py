@@ -24,7 +24,8 @@ PROMPT_TYPES = (
     "alpaca_w_system.load_chat",
     "alpaca_w_system.load_open_orca",
 )
-"""Records with an instruction and an answer; such a type may have a style: `alpaca:chat`."""
+"""Records with an instruction and an answer; such a type may have a style (`alpaca:chat`) or a chat template."""
+PROMPT_STYLES = ("instruct", "chat", "chatml")
 
 # What says where the records are, whatever their type.
 _SOURCE_KEYS = {"path", "type", "ds_type", "data_files", "name", "split", "revision", "shards", "shards_idx", "weight"}
@@ -42,6 +43,7 @@ _KEYS: dict[str, set[str]] = {
     "tokenized": set(),
 }
 _PROMPT_KEYS = {"train_on_eos"}
+_TEMPLATE_KEYS = {"chat_template", "chat_template_jinja", "roles_to_train", "train_on_eos", "train_on_eot"}
 
 TYPES = (*(name for name in _KEYS if name != "tokenized"), *PROMPT_TYPES)
 """All values of `type`; a mapping is a prompt format of the user's own, and none means tokenized records."""
@@ -52,7 +54,7 @@ def wrong_type(spec: DatasetSpec) -> tuple[str, str] | None:
     if not spec.type:
         return _without_effect(spec, "tokenized")
     if not isinstance(spec.type, str):
-        return _without_effect(spec, "a prompt format of your own")
+        return _wrong_prompt(spec, "a prompt format of your own")
     name = spec.type.partition(":")[0]
     if name.partition(".")[0] == "sharegpt":
         return "type", (
@@ -67,13 +69,38 @@ def wrong_type(spec: DatasetSpec) -> tuple[str, str] | None:
         )
     if ":" in spec.type and name not in PROMPT_TYPES:
         return "type", f"{spec.type!r}: only prompt types such as alpaca have a style after ':'"
-    return _without_effect(spec, name)
+    return _wrong_prompt(spec, name) if name in PROMPT_TYPES else _without_effect(spec, name)
 
 
-def _without_effect(spec: DatasetSpec, type_name: str) -> tuple[str, str] | None:
+def is_prompt(spec: DatasetSpec) -> bool:
+    """Whether the records of a known type are instructions: a prompt and its answer."""
+    return bool(spec.type) and (not isinstance(spec.type, str) or spec.type.partition(":")[0] in PROMPT_TYPES)
+
+
+def template_of(spec: DatasetSpec) -> str | None:
+    """The chat template that an instruction data set names, behind its type's colon or as `chat_template`."""
+    behind = spec.type.partition(":")[2] if isinstance(spec.type, str) else ""
+    beside = spec.chat_template or ("jinja" if spec.chat_template_jinja else None)
+    return beside if behind in ("", *PROMPT_STYLES) else behind
+
+
+def _wrong_prompt(spec: DatasetSpec, type_name: str) -> tuple[str, str] | None:
+    template = template_of(spec)
+    if template is None:
+        return _without_effect(spec, type_name)
+    behind = spec.type.partition(":")[2] if isinstance(spec.type, str) else ""
+    beside = spec.chat_template or ("jinja" if spec.chat_template_jinja else behind)
+    if behind and beside != behind:
+        return "chat_template", f"{beside} and type {spec.type} name two; remove one of them"
+    return _without_effect(spec, f"{type_name} through a chat template", _TEMPLATE_KEYS)
+
+
+def _without_effect(
+    spec: DatasetSpec, type_name: str, keys_of_prompts: set[str] = _PROMPT_KEYS
+) -> tuple[str, str] | None:
     """No key is ignored: one that the type does not read is an error, unless it is false or empty."""
     given = {key for key in spec.model_fields_set if getattr(spec, key)}
-    without_effect = sorted(given - _SOURCE_KEYS - _KEYS.get(type_name, _PROMPT_KEYS))
+    without_effect = sorted(given - _SOURCE_KEYS - _KEYS.get(type_name, keys_of_prompts))
     if not without_effect:
         return None
     key = without_effect[0]

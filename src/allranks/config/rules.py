@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from allranks.config.data_rules import sample_rules, template_rules, type_rules
+from allranks.config.data_rules import sample_rules, template_rules, type_rules, unused_template
 from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
 from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
@@ -106,6 +106,7 @@ def unused_keys(config: RunConfig, given: Given) -> list[str]:
         unused += [f"{given.label((key,))}: {why}" for key in ADAPTER_ONLY if given.values.get(key)]
     if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
         unused.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
+    unused += unused_template(config, given)
     tracking = config.tracking
     for tracker, keys in TRACKER_ONLY.items():
         project = TRACKER_PROJECTS[tracker]

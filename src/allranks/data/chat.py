@@ -1,7 +1,7 @@
 """`type: chat_template`: conversations through a Jinja chat template, with exact masks per role, turn and end token."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from allranks.data.conversations import Conversation, ConversationFormat
 from allranks.data.drafts import Draft, Piece
@@ -13,10 +13,19 @@ from allranks.data.turns import ChatTemplate, Turn
 from allranks.errors import DataError
 
 
+class Reader(Protocol):
+    """What reads a record as a conversation."""
+
+    def read(self, record: Any) -> Conversation:
+        """Errors: `RecordError`."""
+        ...
+
+
 class ChatEncoder:
     """Turns records into drafts. Settings of the data set go before those of the config."""
 
-    def __init__(self, spec: Any, data: Any, tokenizer: Any):
+    def __init__(self, spec: Any, data: Any, tokenizer: Any, *, reader: Reader | None = None):
+        """reader: what reads the records, if they are no conversations."""
         if spec.chat_template or spec.chat_template_jinja:
             texts = template_texts(spec.chat_template, spec.chat_template_jinja, tokenizer)
         else:
@@ -32,7 +41,7 @@ class ChatEncoder:
 
         self._default, self._tool_use = made(texts.default, False), made(texts.tool_use, True)
         self.templates: list[ChatTemplate] = [one for one in (self._default, self._tool_use) if one]
-        self.format = ConversationFormat(spec, data.default_system_message)
+        self.reader = reader or ConversationFormat(spec, data.default_system_message)
         self.roles = roles_to_train(spec, data)
         self.train_on_inputs = data.train_on_inputs
         self.eos_token = tokenizer.eos_token
@@ -41,7 +50,7 @@ class ChatEncoder:
 
     def __call__(self, record: Any) -> list[Draft]:
         """One draft, or several if the template leaves out of earlier turns what is to be trained in them."""
-        return self.encode(self.format.read(record))
+        return self.encode(self.reader.read(record))
 
     def encode(self, conversation: Conversation) -> list[Draft]:
         """The drafts of a conversation."""

@@ -42,6 +42,8 @@ class Collection:
         self._tokens_file, self._mask_file = folder / f"{name}.tokens", folder / f"{name}.mask"
         self._lengths: list[np.ndarray] = []
         self._records: list[np.ndarray] = []
+        self._digests: list[np.ndarray] = []
+        self._num_records = 0
         self._seen: set[bytes] = set()
         self._excess_lengths: list[int] = []  # of the data set that is being added
         self._num_of_earlier = 0  # documents of the data sets before it
@@ -52,10 +54,9 @@ class Collection:
         overlap: cut those that are too long into pieces, each with so many tokens of the one before as context.
         """
         data = cfg.data
-        tokens_out, mask_out, lengths, records = [], [], [], []
+        tokens_out, mask_out, lengths, kept = [], [], [], []
         offsets = np.concatenate(([0], np.cumsum(encoded.lengths))).tolist()
-        digests = _record_digests(encoded, offsets) if data.val_set_size else encoded.records.tolist()
-        for (start, stop), record in zip(pairwise(offsets), digests, strict=True):
+        for number, (start, stop) in enumerate(pairwise(offsets)):
             tokens, mask = encoded.tokens[start:stop], encoded.mask[start:stop]
             is_long = len(tokens) > self.sequence_len
             if is_long and overlap is None:
@@ -90,11 +91,15 @@ class Collection:
             tokens_out += [piece for piece, _ in pieces]
             mask_out += [piece for _, piece in pieces]
             lengths += [len(piece) for piece, _ in pieces]
-            records += [record] * len(pieces)
+            kept += [number] * len(pieces)
         stats.documents += len(lengths)
         if lengths:
             self._lengths.append(np.array(lengths, dtype=np.int64))
-            self._records.append(np.array(records, dtype=np.uint64))
+            if data.val_set_size:
+                self._records.append(encoded.records[kept] + self._num_records)
+                self._digests.append(_record_digests(encoded, offsets)[kept])
+        self._num_records += encoded.num_records
+        if lengths:
             with self._tokens_file.open("ab") as file:
                 file.write(np.concatenate(tokens_out).tobytes())
             with self._mask_file.open("ab") as file:
@@ -115,9 +120,9 @@ class Collection:
             setattr(stats, field, length if length > self.sequence_len else 0)
 
     @property
-    def records(self) -> np.ndarray:
-        """uint64[D]: of which record each document is, equal for equal records. Kept with `val_set_size` only."""
-        return np.concatenate([np.empty(0, np.uint64), *self._records])
+    def origins(self) -> list[np.ndarray]:
+        """[D]: of which record each document is, by what that holds and by its number. Only with `val_set_size`."""
+        return [np.concatenate(parts) for parts in (self._digests, self._records) if parts]
 
     @property
     def num_documents(self) -> int:
@@ -157,8 +162,8 @@ class Collection:
         self._mask_file.unlink(missing_ok=True)
 
 
-def _record_digests(encoded: Any, offsets: list[int]) -> list[int]:
-    """A digest for each document: of all that its record gave."""
+def _record_digests(encoded: Any, offsets: list[int]) -> np.ndarray:
+    """uint64[D]: for each document a digest of all that its record gave."""
     digests: list[int] = []
     bounds = [0, *(np.flatnonzero(np.diff(encoded.records)) + 1).tolist(), len(encoded.records)]
     for first, last in pairwise(bounds):
@@ -166,7 +171,7 @@ def _record_digests(encoded: Any, offsets: list[int]) -> list[int]:
             tokens = encoded.tokens[offsets[first] : offsets[last]]
             digest = hashlib.blake2b(tokens.tobytes(), digest_size=8).digest()
             digests += [int.from_bytes(digest)] * (last - first)
-    return digests
+    return np.array(digests, dtype=np.uint64)
 
 
 def cut(tokens: np.ndarray, mask: np.ndarray, sequence_len: int, overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from allranks.config.dataset_types import wrong_type
+from allranks.config.dataset_types import is_prompt, template_of, wrong_type
 from allranks.data.chat import ChatEncoder
 from allranks.data.drafts import Draft
 from allranks.data.plain import CompletionEncoder, SegmentEncoder, TokenEncoder
-from allranks.data.prompts import PROMPT_TYPES, PromptEncoder
+from allranks.data.prompt_chat import prompt_chat_encoder
+from allranks.data.prompts import PromptEncoder
 from allranks.data.qwen import QwenEncoder
 from allranks.errors import DataError
 
@@ -18,7 +19,6 @@ _TYPES: dict[str, Callable[[Any, Any, Any], Encoder]] = {
     "completion": CompletionEncoder,
     "input_output": SegmentEncoder,
     "qwen": QwenEncoder,
-    **dict.fromkeys(PROMPT_TYPES, PromptEncoder),
 }
 
 
@@ -32,6 +32,7 @@ def encoder_for(spec: Any, data: Any, tokenizer: Any) -> Encoder:
         raise DataError(f"data set {spec.path}: {wrong[0]} {wrong[1]}")
     if not spec.type:
         return TokenEncoder(spec, data, tokenizer)
-    if not isinstance(spec.type, str):
-        return PromptEncoder(spec, data, tokenizer)
+    if is_prompt(spec):
+        make = PromptEncoder if template_of(spec) is None else prompt_chat_encoder
+        return make(spec, data, tokenizer)
     return _TYPES[spec.type.partition(":")[0]](spec, data, tokenizer)

@@ -48,7 +48,7 @@ def prepare(cfg: RunConfig, *, known: str | None = None, report: Report | None =
                 prepared = open_prepared(folder, print_of_data, report)
     if prepared is None:
         raise DataError(f"the prepared data set {folder} cannot be read back; is its disk full or failing?")
-    for line in length_warnings(prepared.stats):
+    for line in [*length_warnings(prepared.stats), *prepared.stats.get("notes", [])]:
         report(f"warning: {line}")
     return prepared
 
@@ -62,13 +62,14 @@ def _build(cfg: RunConfig, folder: Path, report: Report) -> dict:
     data, sizes = cfg.data, _block_sizes(cfg.data)
     train, held_out = Collection(folder, "train", sizes["train"]), Collection(folder, "eval", sizes["eval"])
     with _workers(data) as workers:  # they start while the tokenizer's library is imported here
+        from allranks.data.notes import notes
         from allranks.data.tokenizer import load_tokenizer
 
         work = _Work(cfg, load_tokenizer(cfg), workers, report)
         sources = _collect(work, data.datasets, train)
         held_out_sources = _collect(work, data.test_datasets, held_out) if data.test_datasets else []
     drawn = drawn_documents(data, data.datasets, sources)
-    train_ids, eval_ids = split_off(drawn, train.records, data.val_set_size, split_seed(cfg))
+    train_ids, eval_ids = split_off(drawn, train.origins, data.val_set_size, split_seed(cfg))
     if data.shuffle_merged_datasets:
         train_ids = mixed(train_ids)
     eval_packing = data.sample_packing if data.eval_sample_packing is None else data.eval_sample_packing
@@ -77,7 +78,7 @@ def _build(cfg: RunConfig, folder: Path, report: Report) -> dict:
     in_order = bool(data.sample_packing_sequentially)
     blocks = train.write(folder / "train", train_ids, packing=data.sample_packing, in_order=in_order)
     stats = {**_stats(blocks), "datasets": [asdict(source) for source in sources]}
-    stats |= added_tokens(cfg, blocks, work.tokenizer)
+    stats |= added_tokens(cfg, blocks, work.tokenizer) | {"notes": notes(data, work.tokenizer)}
     if data.test_datasets:
         everything = np.arange(held_out.num_documents)
         blocks = held_out.write(folder / "eval", everything, packing=eval_packing)

@@ -26,6 +26,10 @@ class PromptSpec:
     system_with_input: str = ""
     system_without_input: str = ""
 
+    def question(self, instruction: str, given: str) -> str:
+        """The prompt of an instruction and its input, without a system text."""
+        return _filled(self.with_input if given else self.without_input, instruction=instruction, input=given)
+
 
 # The prompt that Stanford Alpaca was trained with (Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca); models and
 # their users expect it to the letter.
@@ -49,7 +53,7 @@ _CHATML = replace(
     without_input="<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
     system_format="<|im_start|>system\n{system}<|im_end|>\n",
 )
-_STYLES = {"instruct": _INSTRUCT, "chat": _CHAT, "chatml": _CHATML}
+STYLES = {"instruct": _INSTRUCT, "chat": _CHAT, "chatml": _CHATML}
 
 # type -> (style, changes to the fields)
 PROMPT_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -77,7 +81,7 @@ class PromptEncoder:
     """Turns instruction records into drafts."""
 
     def __init__(self, spec: Any, data: Any, tokenizer: Any):
-        self.prompt = _own_format(spec.type) if not isinstance(spec.type, str) else named_prompt(spec.type)
+        self.prompt = prompt_of(spec.type)
         self.train_on_inputs = data.train_on_inputs
         self.edges = edges(tokenizer, f"type {spec.type if isinstance(spec.type, str) else '(your own format)'}")
         self.train_end = (spec.train_on_eos or data.train_on_eos) != "none"
@@ -108,17 +112,19 @@ class PromptEncoder:
         given = text_field(record, prompt.input, required=False) if prompt.input else ""
         system = text_field(record, prompt.system, required=False) if prompt.system else ""
         system = system or (prompt.system_with_input if given else prompt.system_without_input)
-        turn = _filled(prompt.with_input if given else prompt.without_input, instruction=instruction, input=given)
-        return (_filled(prompt.system_format, system=system) if system else "") + turn
+        return (_filled(prompt.system_format, system=system) if system else "") + prompt.question(instruction, given)
+
+
+def prompt_of(spec_type: Any) -> PromptSpec:
+    """The prompt of a data set's `type`: a name, or a format of the user's own."""
+    return named_prompt(spec_type) if isinstance(spec_type, str) else _own_format(spec_type)
 
 
 def named_prompt(type_name: str) -> PromptSpec:
     """The prompt of a type such as `alpaca`, `alpaca:chatml` or `alpaca_chat.load_qa`."""
     name, _, style = type_name.partition(":")
     default_style, fields = PROMPT_TYPES[name]
-    if style and style not in _STYLES:
-        raise DataError(f"type {type_name}: the prompt style {style!r} is not one of {', '.join(_STYLES)}")
-    return replace(_STYLES[style or default_style], **fields)
+    return replace(STYLES.get(style) or STYLES[default_style], **fields)
 
 
 def text_field(record: dict, name: str, required: bool = True) -> str:

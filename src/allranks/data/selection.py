@@ -32,12 +32,12 @@ def drawn_documents(data: Any, specs: list, sources: list[SourceStats]) -> np.nd
 
 
 def split_off(
-    documents: np.ndarray, records: np.ndarray, val_set_size: float, seed: int
+    documents: np.ndarray, origins: list[np.ndarray], val_set_size: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Documents for training and for evaluation, each in their order. A record's documents stay together.
 
-    records: for each document, by its id, a number that documents of the same record share.
-    Errors: `DataError` if nothing would be left to train.
+    origins: for each document, by its id, what documents of the same record share; the first that leaves some to train
+    is taken (equal records stay together, unless all are equal). Errors: `DataError` if nothing would be left to train.
     """
     if not val_set_size:
         return documents, np.empty(0, np.int64)
@@ -45,9 +45,22 @@ def split_off(
     count = val_set_size if isinstance(val_set_size, int) else max(1, round(total * val_set_size))
     if count >= total:
         raise DataError(f"val_set_size {val_set_size} takes {count} of {total} documents, and leaves none to train")
-    _, record_of, sizes = np.unique(records[documents], return_inverse=True, return_counts=True)
+    drawn = permutation(total, seed)
+    for origin in origins:
+        is_held_out = _held_out(origin[documents], drawn, count)
+        if not is_held_out.all():
+            return documents[~is_held_out], documents[is_held_out]
+    raise DataError(
+        f"val_set_size {val_set_size}: all {total} documents come from one record, which is either trained or "
+        "evaluated; give evaluation data of its own with test_datasets"
+    )
+
+
+def _held_out(origin: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
+    """bool[D]: about `count` documents, as `order` draws them, with all of the same origin."""
+    _, record_of, sizes = np.unique(origin, return_inverse=True, return_counts=True)
     held_out = np.zeros(len(sizes), bool)
-    drawn = record_of[permutation(total, seed)]
+    drawn = record_of[order]
     left = count
     for record in drawn[np.sort(np.unique(drawn, return_index=True)[1])].tolist():  # each once, as they come
         if sizes[record] <= left:
@@ -57,13 +70,7 @@ def split_off(
             break
     if left == count:  # every record is more than what is asked for
         held_out[sizes.argmin()] = True
-    if held_out.all():
-        raise DataError(
-            f"val_set_size {val_set_size}: all {total} documents come from one record, or from equal ones, which is "
-            "either trained or evaluated; give evaluation data of its own with test_datasets"
-        )
-    is_held_out = held_out[record_of]
-    return documents[~is_held_out], documents[is_held_out]
+    return held_out[record_of]
 
 
 def mixed(documents: np.ndarray) -> np.ndarray:

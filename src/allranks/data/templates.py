@@ -1,18 +1,20 @@
 """Chat templates by name, from the tokenizer, or the user's own."""
 
+import json
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from allranks.data.turn_formats import TURN_FORMATS, jinja_of
 from allranks.errors import DataError
 
+_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 _FOLDER = Path(__file__).parent / "chat_templates"
 _FALLBACK = "tokenizer_default_fallback_"
 # Templates that write today's date would make data that differs from day to day and from node to node.
-_FIXED_DATE = date(2025, 1, 1)
+_FIXED_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 # Names of Axolotl's for templates that models bring along: what the tokenizer's own must hold to be the one meant.
 _OF_TOKENIZERS = {
     "command_a": ("<|START_OF_TURN_TOKEN|>", "<|START_RESPONSE|>"),
@@ -101,12 +103,48 @@ def template_names() -> list[str]:
 
 
 def pin_dates(template: str) -> str:
-    """Replace the calls for today's date by a fixed day, so that data is the same whenever it is prepared."""
+    """The template with a fixed day in the place of today's, so that data is the same whenever it is prepared.
 
-    def fixed(call: re.Match) -> str:
-        return repr(_FIXED_DATE.strftime(call["format"]))
+    However it asks for the date (`strftime_now`, with a format in a variable or under another name), it asks a macro.
+    """
+    if not writes_dates(template):
+        return template
+    # The line end behind the macro is its own: the template's first line stays as it is.
+    return f"{{% macro strftime_now(format) %}}{{{{ format{_dated()} }}}}{{% endmacro %}}\n{template}"
 
-    return re.sub(r"strftime_now\(\s*([\"'])(?P<format>.*?)\1\s*\)", fixed, template)
+
+def writes_dates(template: str) -> bool:
+    """Whether a template asks for the day's date or time."""
+    return "strftime_now" in template
+
+
+def _dated() -> str:
+    """Jinja filters that write the fixed day into a format of strftime."""
+    percent = "\ue002"  # a sign that is in no format
+    letters = "aAwdbBmyYHIMSpjUWcxXfGuVCDeFhnrRtT"
+    written = {"%z": "", "%Z": ""}  # of a day without a time zone
+    written |= {f"%-{letter}": _FIXED_DATE.strftime(f"%{letter}").lstrip("0") or "0" for letter in "dmyHIMSjUW"}
+    written |= {f"%{letter}": _FIXED_DATE.strftime(f"%{letter}") for letter in letters}
+    steps = [("%%", percent), *written.items(), (percent, "%")]
+    return "".join(f"|replace({json.dumps(found)}, {json.dumps(text)})" for found, text in steps)
+
+
+def check_template(template: str) -> None:
+    """Errors: `DataError` for a template that is no valid Jinja, or that writes what chance decides."""
+    from jinja2 import Environment, TemplateSyntaxError, nodes
+
+    try:
+        # transformers knows the tag {% generation %} as well.
+        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
+    except TemplateSyntaxError as error:
+        raise DataError(f"the chat template is no valid Jinja: line {error.lineno}: {error.message}") from error
+    by_chance = [found.name for found in tree.find_all(nodes.Filter) if found.name == "random"]
+    by_chance += [found.name for found in tree.find_all(nodes.Name) if found.name == "lipsum"]
+    if by_chance:
+        raise DataError(
+            f"the chat template draws at random ({by_chance[0]}): the data would be another one on every node and day. "
+            "Set chat_template to one without that"
+        )
 
 
 def _named(name: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from allranks.data.conversations import THINKING_KEYS
 from allranks.data.records import RecordError
-from allranks.data.templates import pin_dates
+from allranks.data.templates import check_template, pin_dates
 from allranks.data.written import function_of, has_parts, is_written, not_written
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -62,6 +62,7 @@ class ChatTemplate:
         *,
         for_tools: bool = False,
     ):
+        check_template(template)
         self.template = pin_dates(template)
         self.marks_generation = _GENERATION.search(self.template) is not None
         self._variables = {**tokenizer.special_tokens_map, **(variables or {})}

@@ -262,7 +262,7 @@ class TestTokenized:
         ("sharegpt.load_role", "chat_template"),
         ("alpacca", "did you mean alpaca"),
         ("completion:chat", "only prompt types"),
-        ("alpaca:fancy", "style 'fancy' is not one of instruct, chat, chatml"),
+        ("alpaca:fancy", "'fancy' is none of the prompt styles instruct, chat, chatml, and as a chat template"),
     ],
 )
 def test_types_that_do_not_exist(type_name, message, encode):

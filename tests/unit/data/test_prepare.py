@@ -260,10 +260,13 @@ class TestEvaluation:
         ]
         assert told[0] and told[1] and not told[0] & told[1]
 
-    def test_one_record_cannot_be_divided(self, make_config, write_jsonl):
-        data = {"path": str(write_jsonl(records(1) * 5)), "type": "chat_template"}
-        with pytest.raises(DataError, match="all 5 documents come from one record, or from equal ones"):
-            prepare(make_config(data, val_set_size=0.4))
+    def test_one_record_cannot_be_divided_but_equal_ones_if_there_are_no_others(self, make_config, write_jsonl):
+        data = {"path": str(write_jsonl([{"text": "five " * 200}])), "type": "completion"}
+        with pytest.raises(DataError, match="documents come from one record, which is either trained or evaluated"):
+            prepare(make_config(data, val_set_size=0.4, sequence_len=64))
+        equal = {"path": str(write_jsonl(records(1) * 5, "equal.jsonl")), "type": "chat_template"}
+        prepared = prepare(make_config(equal, val_set_size=0.4))
+        assert (prepared.train.num_documents, prepared.eval.num_documents) == (3, 2)
 
     def test_all_of_it_is_too_much(self, make_config, chat):
         with pytest.raises(DataError, match="val_set_size 40 takes 40 of 40 documents"):

@@ -1,8 +1,10 @@
+from datetime import datetime
+
 import pytest
 
 from allranks.data import load_tokenizer
 from allranks.data.records import RecordError
-from allranks.data.templates import named_template_text, pin_dates, template_names, template_text
+from allranks.data.templates import named_template_text, template_names, template_text
 from allranks.data.turn_formats import TURN_FORMATS, jinja_of
 from allranks.data.turns import ChatTemplate
 from allranks.errors import DataError
@@ -139,6 +141,50 @@ def test_templates_that_do_not_exist(name, jinja, message):
         template_text(name, jinja, make_tokenizer())
 
 
-def test_todays_date_is_the_same_on_every_day():
-    template = '{%- if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{% endif %}'
-    assert "01 Jan 2025" in pin_dates(template) and "strftime_now(" not in pin_dates(template)
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{%- if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{% endif %}',
+        "{%- set wanted = '%d %b %Y' %}{{ strftime_now(wanted) }}",
+        "{% set now = strftime_now %}{{ now('%d ') + now(format='%b %Y') }}",
+        "{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{% for m in messages %}{{ day() }}{% endfor %}"
+        "{{ ' ' ~ strftime_now('%b') | trim ~ ' ' ~ strftime_now('%Y') }}",
+    ],
+)
+def test_todays_date_is_the_same_on_every_day_however_it_is_read(template):
+    assert ChatTemplate(template, make_tokenizer()).render(PAIR[:1]) == "01 Jan 2025"
+
+
+def test_a_fixed_day_is_written_in_every_format():
+    letters = "aAwdbBmyYHIMSpjUWcxXfGuVCDeFhnrRtTzZ"
+    formats = [*(f"%{letter}" for letter in letters), *(f"%-{letter}" for letter in "dmyHIMSj"), "%%d %d%%", "100 %"]
+    template = ChatTemplate("{% for m in messages %}{{ strftime_now(m.content) }}|{% endfor %}", make_tokenizer())
+    written = template.render([{"role": "user", "content": one} for one in formats])
+    day = datetime(2025, 1, 1)
+    assert written == "".join(day.strftime(one) + "|" for one in formats)
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  {% if true %}\n{% endif %}", "  x"])
+def test_a_template_with_a_date_begins_as_it_does_without(start):
+    template = start + "{{ messages[0].content }}{% if false %}{{ strftime_now('%d') }}{% endif %}"
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    assert ChatTemplate(template, tokenizer).render(PAIR[:1]) == tokenizer.apply_chat_template(PAIR[:1], tokenize=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a\n{% if x %}", "no valid Jinja: line 2"),
+        ("{{ ['a', 'b'] | random }}", r"draws at random \(random\)"),
+        ("{{ lipsum() }}", r"draws at random \(lipsum\)"),
+    ],
+)
+def test_templates_that_are_broken_or_differ_between_nodes_are_refused_at_once(template, message):
+    with pytest.raises(DataError, match=message):
+        ChatTemplate(template, make_tokenizer())
+
+
+def test_marks_and_loop_controls_are_valid_and_random_as_a_word_is_no_draw():
+    template = "{% for m in messages %}{%- generation -%}| random{% endgeneration %}{% break %}{% endfor %}"
+    assert ChatTemplate(template, make_tokenizer()).render(PAIR) == "| random"

@@ -110,7 +110,7 @@ ERRORS = (
     "no field instruction",
     "no field output",
     "needs `chat_template_jinja`",
-    "leaves out a part of 'yes'",
+    "leaves out its reasoning (reasoning_content) 'so'",
 )
 IN_FILE_ORDER = {"curriculum_sampling": "null", "shuffle_merged_datasets": "false"}
 WHOLE = {"dataset_shard_num": "null", "dataset_shard_idx": "null"}
@@ -215,7 +215,9 @@ EFFECTS = {
     "datasets.0.drop_system_message": Effect(
         "thinking", lambda c: texts(c)[0], THOUGHTS[0], "system~be kind\n" + THOUGHTS[0]
     ),
-    "datasets.0.template_thinking_key": Effect("thinking", error(texts), THOUGHTS, "leaves out a part of 'yes'"),
+    "datasets.0.template_thinking_key": Effect(
+        "thinking", error(texts), THOUGHTS, "leaves out its reasoning (reasoning_content) 'so'"
+    ),
     "datasets.1.field_thinking": Effect(
         "thinking", lambda c: texts(c)[1], THOUGHTS[1], "user~hi\nassistant~yes<|im_end|>"
     ),
