@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from allranks.cluster.account_differences import Shown, in_full
 from allranks.cluster.interfaces import is_loopback
 from allranks.doctor.first_failure import first_failure, goes_before
 from allranks.doctor.node_errors import unexplained
@@ -20,44 +18,33 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.listing import few, printable
 from allranks.rendezvous import wire
-from allranks.rendezvous.channel import Channel
-from allranks.rendezvous.hidden import HIDDEN_NOTE, Hidden
+from allranks.rendezvous.comparison import Comparison
+from allranks.rendezvous.door import Door, Peer
+from allranks.rendezvous.hidden import Hidden
 from allranks.rendezvous.introduction import hear_introduction, no_place_for
 from allranks.rendezvous.listen import listen
-from allranks.rendezvous.participant import Accounts, Agreement, Participant, differences
+from allranks.rendezvous.missing import missing, what_to_try
+from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous, told_by
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
 _SETTLE_SECONDS = 3.0
-_MOST_UNKNOWN = 256
-"""Connections at a time that have not said who they are; more than the nodes of a run that come in the same moment."""
-_MOST_REJECTED = 64
-
-
-@dataclass
-class _Peer:
-    node: Participant
-    channel: Channel
-    heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
-    done: bool = False  # it said good-bye
-    tasks: set[asyncio.Task] = field(default_factory=set)
 
 
 class Head(Rendezvous):
     def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, agreement, say)
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._withdrawn: dict[int, tuple[str, str]] = {}  # by node rank: who will not come, and why
-        self._rejected: set[str] = set()
-        self._unknown = 0  # connections that have not yet said who they are
-        self._most_unknown = min(_MOST_UNKNOWN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._door = Door()
         self._rounds: dict[str, dict[int, Any]] = {}  # what has been handed in, by name and node rank
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = listen(terms)
         # Whoever reaches the port is told what a refused node is told.
         self._hidden = None if terms.token or is_loopback(self._socket.getsockname()[0]) else Hidden()
+        self._comparison = Comparison(agreement, self._hidden)
 
     def gather(self) -> None:
         if self._note:
@@ -82,18 +69,16 @@ class Head(Rendezvous):
             self._refuse(whole, lambda peer: briefly if self._hidden else whole)
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
-            self._refuse(f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{self._help_missing()}")
-        accounts = _accounts(nodes)
-        if refusal := self.agreement.refusal(accounts):
+            self._refuse(
+                f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{what_to_try(self.terms, self._note)}"
+            )
+        if refusal := self._comparison.refusal(nodes):
             self._refuse(refusal)
         self.nodes = [replace(node, account={}) for node in nodes]
-        self.notes = self.agreement.notes(accounts, in_full)
-        # Of 64 nodes what has been compared would be megabytes, and each is sent to each.
-        for_others = self.notes
-        if self._hidden is not None and self.notes:
-            for_others = [*self.agreement.notes(accounts, self._hidden.from_all), HIDDEN_NOTE]
+        self.notes, for_others = self._comparison.notes(nodes)
         for peer in self._peers.values():
             peer.node = replace(peer.node, account={})
+        # Of 64 nodes what has been compared would be megabytes, and each is sent to each.
         told = [node.hello() for node in self.nodes]
         self._post({"go": {"run": self.run_id, "nodes": told, "notes": for_others}})
 
@@ -109,13 +94,13 @@ class Head(Rendezvous):
             given = self._rounds.setdefault(name, {})
             given[0] = payload
 
-        def missing() -> str:
+        def waiting() -> str:
             late = [node.name for node in self.nodes if node.node_rank not in given]
             return f"{name}: waiting for {few(late)}"
 
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
-        if not self._wait(lambda: len(given) == len(self.nodes), missing, deadline):
-            self._refuse(f"{missing()}; gave up after {deadline_seconds:.0f} s")
+        if not self._wait(lambda: len(given) == len(self.nodes), waiting, deadline):
+            self._refuse(f"{waiting()}; gave up after {deadline_seconds:.0f} s")
         payloads = [given[node.node_rank] for node in self.nodes]
         try:
             answer = payloads if decide is None else decide(payloads)
@@ -138,7 +123,7 @@ class Head(Rendezvous):
                 raise RefusedError(f"{node.name} does not say what it starts: {error}") from None
             self.accounts[node.node_rank] = account
             ready.append(replace(node, account=account))
-        if self._differences(ready):
+        if self._comparison.differ(ready):
             raise _Disagreement(ready)
         # The launcher's own store listens on this port next.
         self.run(self._close_door(), "closing the port")
@@ -155,41 +140,17 @@ class Head(Rendezvous):
 
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.node for peer in self._peers.values())]
-        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or bool(self._differences(nodes))
+        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or self._comparison.differ(nodes)
 
     def _missing(self) -> str:
-        missing = [str(rank) for rank in range(1, self.own.nnodes) if rank not in self._peers]
-        shown = f"node {few(missing)}"
-        if not self.own.has_rank:
-            shown = f"{len(missing)} node(s)"
-        came = few([peer.node.name for _, peer in sorted(self._peers.items())])
-        rejected = f"; turned away: {'; '.join(sorted(self._rejected)[:4])}" if self._rejected else ""
-        return (
-            f"{len(self._peers) + 1} of {self.own.nnodes} nodes have come to {self.terms.endpoint}; missing: "
-            f"{shown}{f' (here: {came})' if came else ''}{rejected}"
-        )
-
-    def _help_missing(self) -> str:
-        note = f"\n  {self._note}" if self._note else ""
-        alike = "this --rdzv-endpoint" if self.terms.by_c10d else "its own --node-rank and this --master-addr"
-        return (
-            f"{note}\n  is `allranks` started there with {alike}, and is port {self.terms.port} of this machine open "
-            f"to it? Try there: nc -zv {self.terms.address} {self.terms.port}"
-        )
-
-    def _differences(self, nodes: Sequence[Participant], shown: Shown = in_full) -> list[str]:
-        return [*differences(nodes), *self.agreement.differences(_accounts(nodes), shown)]
+        came = {rank: peer.node for rank, peer in self._peers.items()}
+        return missing(self.own, self.terms, came, self._door.rejected)
 
     def _refuse_differences(self, nodes: Sequence[Participant]) -> None:
-        def told(peer: _Peer) -> str:
-            if self._hidden is None:
-                return _disagreement(found)
-            return _disagreement([*self._differences(nodes, self._hidden.but_of(peer.node, nodes)), HIDDEN_NOTE])
+        if found := self._comparison.disagreement(nodes):
+            self._refuse(found, lambda peer: self._comparison.disagreement(nodes, peer.node) or found)
 
-        if found := self._differences(nodes):
-            self._refuse(_disagreement(found), told)
-
-    def _refuse(self, text: str, told: Callable[[_Peer], str] | None = None) -> NoReturn:
+    def _refuse(self, text: str, told: Callable[[Peer], str] | None = None) -> NoReturn:
         """`told`: what a peer gets to read of it."""
         with contextlib.suppress(RuntimeError):
             for peer in list(self._peers.values()):
@@ -207,18 +168,18 @@ class Head(Rendezvous):
 
         return wake
 
-    def _broadcast(self, message: dict[str, Any], but: _Peer | None = None) -> None:
+    def _broadcast(self, message: dict[str, Any], but: Peer | None = None) -> None:
         for peer in self._peers.values():
             if peer is not but:
                 self._send(peer, message)
 
-    def _send(self, peer: _Peer, message: dict[str, Any]) -> None:
+    def _send(self, peer: Peer, message: dict[str, Any]) -> None:
         if not peer.done:
             task = asyncio.ensure_future(self._send_or_fail(peer, message))
             peer.tasks.add(task)
             task.add_done_callback(peer.tasks.discard)
 
-    async def _send_or_fail(self, peer: _Peer, message: dict[str, Any]) -> None:
+    async def _send_or_fail(self, peer: Peer, message: dict[str, Any]) -> None:
         try:
             await _send_quietly(peer, message)
         except Exception as error:  # who waits for it would wait for ever
@@ -266,26 +227,7 @@ class Head(Rendezvous):
                 self._lost(peer, f"no sign of life for {limit:.0f} s")
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._unknown >= self._most_unknown:  # whoever floods the port must not cost descriptors and memory
-            writer.transport.abort()
-            return
-        lines = wire.Lines(reader)
-        self._unknown += 1
-        peer = None
-        try:
-            peer = await self._take_up(lines, writer)
-        except asyncio.CancelledError:
-            pass  # this node leaves; asyncio would print it as an error
-        except WireError as error:
-            self._reject(f"{_address_of(writer)} ({error})")
-        except OSError:
-            pass
-        except Exception as error:  # whatever a stranger says ends no run
-            self._reject(f"{_address_of(writer)} ({error!r})")
-        finally:
-            self._unknown -= 1
-            if peer is None:
-                writer.close()
+        peer = await self._door.let_in(reader, writer, self._take_up)
         if peer is None:
             return
         try:
@@ -295,11 +237,7 @@ class Head(Rendezvous):
         except Exception as error:  # else that peer would only seem silent
             self._fail_all(error)
 
-    def _reject(self, who: str) -> None:
-        if len(self._rejected) < _MOST_REJECTED:
-            self._rejected.add(printable(who, 300))
-
-    async def _take_up(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> _Peer | None:
+    async def _take_up(self, lines: wire.Lines, writer: asyncio.StreamWriter) -> Peer | None:
         """Whoever came, if it has a place among the nodes."""
         came = await hear_introduction(lines, writer, self.terms, self.run_id, self.agreement.check)
         node = came.node
@@ -311,13 +249,13 @@ class Head(Rendezvous):
             return None
         if refusal is not None:
             await came.channel.send({"refused": refusal})
-            self._reject(f"{node.name}: {refusal}")
+            self._door.reject(f"{node.name}: {refusal}")
             return None
         with self._changed:
             if not node.has_rank:
                 free = next(rank for rank in range(1, self.own.nnodes) if rank not in self._peers)
                 node = replace(node, node_rank=free)
-            peer = self._peers[node.node_rank] = _Peer(node, came.channel)
+            peer = self._peers[node.node_rank] = Peer(node, came.channel)
             self._changed.notify_all()
         return peer
 
@@ -330,7 +268,7 @@ class Head(Rendezvous):
             self._withdrawn[key] = node.name, reason
             self._changed.notify_all()
 
-    async def _watch(self, peer: _Peer) -> None:
+    async def _watch(self, peer: Peer) -> None:
         try:
             while True:
                 message = await peer.channel.receive()
@@ -352,7 +290,7 @@ class Head(Rendezvous):
             if not peer.done:
                 self._lost(peer, str(error))
 
-    def _hand_in(self, peer: _Peer, message: Mapping[str, Any]) -> None:
+    def _hand_in(self, peer: Peer, message: Mapping[str, Any]) -> None:
         name = printable(message["round"], 100)
         with self._changed:
             if name not in self._rounds and len(self._rounds) >= MOST_ROUNDS:
@@ -360,7 +298,7 @@ class Head(Rendezvous):
             self._rounds.setdefault(name, {})[peer.node.node_rank] = message.get("payload")
             self._changed.notify_all()
 
-    def _lost(self, peer: _Peer, how: str) -> None:
+    def _lost(self, peer: Peer, how: str) -> None:
         peer.done = True
         peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
@@ -371,7 +309,7 @@ class Head(Rendezvous):
         with self._changed:
             self._peers.pop(peer.node.node_rank, None)
 
-    def _stop_all(self, peer: _Peer, said: object) -> None:
+    def _stop_all(self, peer: Peer, said: object) -> None:
         finding = told_by(peer.node, from_message(said) or unexplained(peer.node.id, peer.node.name))
         if self._leaving is None and goes_before(finding, first_failure(filter(None, [self._failed, self._first]))):
             self._broadcast({"stop": finding.to_message()}, but=peer)
@@ -386,22 +324,9 @@ class _Disagreement(Exception):
         self.nodes = nodes
 
 
-def _accounts(nodes: Sequence[Participant]) -> Accounts:
-    return [(node.name, node.account) for node in nodes]
-
-
-def _disagreement(found: Sequence[str]) -> str:
-    return "\n  ".join(["the nodes do not agree:", *found])
-
-
-async def _send_quietly(peer: _Peer, message: Mapping[str, Any]) -> None:
+async def _send_quietly(peer: Peer, message: Mapping[str, Any]) -> None:
     # A peer that cannot be reached is found out by its silence.
     with contextlib.suppress(OSError, RuntimeError):
         if "go" in message:
             message = {"go": {**message["go"], "you": peer.node.node_rank}}
         await peer.channel.send(message)
-
-
-def _address_of(writer: asyncio.StreamWriter) -> str:
-    name = writer.get_extra_info("peername")
-    return str(name[0]) if name else "unknown"

@@ -16,7 +16,7 @@ from allranks.cluster.account import NodeAccount
 from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
 from allranks.errors import RefusedError, UsageError
 from allranks.findings import Finding, Who
-from allranks.rendezvous import Participant, Rendezvous, head, refusal, tell_node_0, wire
+from allranks.rendezvous import Participant, Rendezvous, door, refusal, tell_node_0, wire
 from allranks.rendezvous.terms import Terms
 from tests.unit.rendezvous.nodes import (
     Nodes,
@@ -355,7 +355,7 @@ def test_who_has_not_said_who_it_is_may_send_little(nodes: Nodes) -> None:
 
 def test_idle_connections_take_no_more_than_their_share(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it they are closed at once; when the others have gone, or had their time, nodes come in again."""
-    monkeypatch.setattr(head, "_MOST_UNKNOWN", 5)
+    monkeypatch.setattr(door, "_MOST_UNKNOWN", 5)
     nodes.start(node_of(0))
     port = listening_port(nodes)
     with contextlib.ExitStack() as stack:
