@@ -78,6 +78,8 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
         return _stopped(run, node, events, ended.signal)
     failing = {code for code in codes.values() if code not in (DONE, PREEMPTED)}
     code = failing.pop() if len(failing) == 1 else FAILED
+    if not events and not run.all_events() and not run.logs(node).is_dir():
+        return failed(FAILED, _record_gone(started), left)
     if not events:
         return failed(FAILED, launcher_killed(started, ended) or _never_started(started, tail, ended.memory), left)
     return _failed(started, code, _failure(started, ended, events, tail, cfg), events)
@@ -160,6 +162,15 @@ def _first(started: Started, ended: Ended, events: list[Event], tail: str) -> Fi
 
 def _lines(tail: str) -> tuple[Evidence, ...]:
     return tuple(Evidence(line) for line in last_lines(tail))
+
+
+def _record_gone(started: Started) -> Finding:
+    """The launcher's log was made before it started."""
+    what = (
+        f"{started.run.path} on node {started.node} has lost the record of this run: somebody removed or moved it, or "
+        "its mount went away, so that nothing tells how the ranks ended"
+    )
+    return Finding(causes.DISK, what, who=Who(started.node), known_at=started.node)
 
 
 def _never_started(started: Started, tail: str, memory: str | None) -> Finding:

@@ -76,7 +76,12 @@ class Member(Rendezvous):
         self._post(message)
 
     def _waiting(self) -> str:
-        trouble = self._trouble or "it is there, and waits for the other nodes"
+        there = (
+            f"it is there, and said of this node: {self._told}"
+            if self._told
+            else "it is there, and waits for the other nodes"
+        )
+        trouble = self._trouble or there
         return f"waiting for {self.terms.host} at {self.terms.endpoint}: {trouble}"
 
     def _post(self, message: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ def test_what_the_ranks_said_is_not_pushed_out_by_torchruns_report(tmp_path):
 
 
 def test_torchruns_report_is_shown_where_there_is_nothing_else():
-    report = "Traceback (most recent call last):\n  File x\ntorch.ChildFailedError: \n====\np FAILED\n"
+    report = "Traceback (most recent call last):\n  raise ChildFailedError(\ntorch.ChildFailedError: \n====\np FAILED\n"
     assert last_lines(report)[-1] == "p FAILED"
     other = "Traceback (most recent call last):\n  File y\nRendezvousTimeoutError\n"
     assert last_lines(other)[-1] == "RendezvousTimeoutError"

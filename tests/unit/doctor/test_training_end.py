@@ -321,6 +321,7 @@ def test_a_launcher_that_ended_by_itself_or_as_it_was_asked_was_not_killed(run, 
 
 
 def test_a_launcher_that_the_kernel_killed_for_want_of_memory(run, launch):
+    run.logs(1).mkdir(parents=True)
     result = outcome(at(run, 1), launch, Ended(137, None, False, memory="the node has 8 GB"))
     assert result.reason.code == "out-of-memory" and "by the kernel: the node has 8 GB" in result.message
 
@@ -378,3 +379,9 @@ def test_ranks_that_could_not_import_a_library_are_not_to_be_started_again_as_th
     assert said in result.message and "the same command would end in the same way" in result.message
     run.agent_log(0).write_text("torch.distributed.DistNetworkError: Connection refused\n")
     assert outcome(at(run, 0), launch, ended(1)).may_pass
+
+
+def test_a_run_whose_folder_was_removed_says_so(run, launch):
+    result = outcome(at(run, 0), launch, ended(1))  # neither events nor the launcher's log
+    assert result.reason.code == "disk" and "has lost the record of this run" in result.message
+    assert "started no rank" not in result.message and "no rank reported" not in result.message

@@ -12,7 +12,7 @@ import pytest
 
 from allranks.errors import RefusedError
 from allranks.launch.agreement import RunAgreement
-from allranks.rendezvous import Rendezvous, channel, introduction, join, member, wire
+from allranks.rendezvous import Rendezvous, channel, introduction, join, member, rendezvous, wire
 from allranks.rendezvous import head as head_module
 from allranks.rendezvous.terms import Terms
 from tests.unit.rendezvous.nodes import Nodes, join_all, listening_port, node_of, say_hello, together, until
@@ -189,7 +189,8 @@ def small_packets_only(port: int) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("soon")
-def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes) -> None:
+def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "_TELL_EVERY_SECONDS", 0.2)
     nodes.start(node_of(0), join_seconds=2.0)
     with small_packets_only(listening_port(nodes)) as port:
         large = {f"key {number}": "x" * 100 for number in range(100)}
@@ -197,3 +198,7 @@ def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes) -> 
         results = nodes.wait()
     for rank in (0, 1):
         assert "what it has did not come whole" in str(results[rank]) and "MTU" in str(results[rank])
+    # Node 1 reads it already while it waits.
+    assert any(
+        "it is there, and said of this node: it said who it is, but what it has did" in line for line in nodes.said
+    )
