@@ -44,7 +44,7 @@ def of_folder(
     if name and card is None:
         raise DataError(f"data set {folder}: name is for a data set whose README.md lists configs; remove it")
     folder, by_split = card or (folder, None)
-    visible = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_visible(path.relative_to(folder))]
+    visible = [path for path in sorted(folder.rglob("*")) if _is_file(path) and is_data(path.relative_to(folder))]
     kinds = {path: kind for path in visible if (kind := kind_of_name(unpacked_name(path)))}
     if wanted:
         kinds = {path: wanted for path in visible if kinds.get(path, wanted) == wanted}
@@ -102,10 +102,17 @@ def kind_of_name(name: str) -> str | None:
     return KINDS.get(Path(name).suffix)
 
 
-def _is_visible(path: Path) -> bool:
+def is_data(path: Path) -> bool:
+    """Whether a file, by its path within its folder, is no hidden one, and none that lies beside data."""
     hidden = any(part.startswith(".") for part in path.parts) or any(part.startswith("__") for part in path.parts[:-1])
     name = path.name.lower()
     return not hidden and name not in _NO_DATA and name.partition(".")[0] not in _NO_DATA_STEMS
+
+
+def _is_file(path: Path) -> bool:
+    if path.is_symlink() and not path.exists() and kind_of_name(unpacked_name(path)):
+        raise DataError(f"data file {path} is a link to {path.readlink()}, which is not there; remove it, or mend it")
+    return path.is_file()
 
 
 def _listed(folder: Path, splits: dict[str, list[Path]]) -> str:

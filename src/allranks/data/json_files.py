@@ -7,7 +7,7 @@ from pathlib import Path
 
 from allranks.data.json_stream import begins_with_long_value, read_list, read_objects
 from allranks.data.json_values import DECODER, problem_of
-from allranks.data.packed_files import reading, text_lines, undecoded
+from allranks.data.packed_files import open_text, reading, text_lines, undecoded
 from allranks.data.records import Record, UnreadableError
 
 _BETWEEN = " \t\r\n\ufeff"  # files that were put together may have a byte order mark in front of each
@@ -19,7 +19,7 @@ def read_json(path: Path) -> Iterator[Record]:
     A broken line, or element of a list, is a broken record. Errors: `UnreadableError` where no later record can be told
     from the rest.
     """
-    first = _first_line(path)
+    first = _beginning(path)
     if first.startswith("["):
         return read_list(path)
     if first.startswith("{") and not _is_json(first) and begins_with_long_value(path):
@@ -27,12 +27,14 @@ def read_json(path: Path) -> Iterator[Record]:
     return _lines(path)
 
 
-def _first_line(path: Path) -> str:
-    with reading(partial(str, path)):
-        for line in text_lines(path):
-            if stripped := line.strip(_BETWEEN):
-                return stripped
-    raise UnreadableError(str(path), "the file is empty")
+def _beginning(path: Path) -> str:
+    """The first line that is not blank; of a list its bracket only, since all of it may stand in one line."""
+    with reading(partial(_at_line, path, 1)), open_text(path) as file:
+        while (sign := file.read(1)) and sign in _BETWEEN:
+            pass
+        if not sign:
+            raise UnreadableError(str(path), "the file is empty")
+        return sign if sign == "[" else sign + file.readline()
 
 
 def _is_json(line: str) -> bool:

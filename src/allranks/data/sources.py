@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allranks.data.folders import KINDS, NAMES_OF_KINDS, kind_of_name, of_folder, saved_dataset
-from allranks.data.packed_files import is_archive, unpacked_name
+from allranks.data.folders import KINDS, NAMES_OF_KINDS, is_data, kind_of_name, of_folder, saved_dataset
+from allranks.data.packed_files import is_archive, is_packed, unpacked_name
 from allranks.data.records import Record, UnreadableError
 from allranks.data.splits import check_of_files, parse_split, sliced
 from allranks.errors import DataError
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LOADERS = ("json", "csv", "parquet", "text", "arrow")
 
 
@@ -83,6 +84,9 @@ def _read(source: Source) -> Iterator[Record]:
 def _read_file(path: Path, kind: str) -> Iterator[Record]:
     if path.stat().st_size == 0:
         raise UnreadableError(str(path), "the file is empty")
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UnreadableError(str(path), "this is a pointer of Git LFS, and not the data; fetch it: git lfs pull")
     if kind == "json":
         from allranks.data.json_files import read_json
 
@@ -122,6 +126,8 @@ def _data_files(folder: Path, spec: Any, kind: str | None) -> tuple[tuple[Path, 
         # Path.glob takes no absolute pattern.
         matches = sorted(glob.glob(str(folder / Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
         files = [Path(match) for match in matches if Path(match).is_file()]
+        if glob.has_magic(pattern):
+            files = [file for file in files if is_data(Path(file.name))]
         if not files:
             raise DataError(f"data_files of {spec.path}: {folder / pattern} does not exist")
         found += [(file, _format(kind) or _kind(file, spec)) for file in files]
@@ -136,4 +142,4 @@ def _by_name(files: list[tuple[Path, str]], spec: Any) -> tuple[tuple[Path, str]
 def _looks_like_hub_id(path: str) -> bool:
     is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", path) is not None
     name = Path(path)
-    return is_id and not is_archive(name) and Path(unpacked_name(name)).suffix not in KINDS
+    return is_id and not is_archive(name) and not is_packed(name) and Path(unpacked_name(name)).suffix not in KINDS

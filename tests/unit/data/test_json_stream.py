@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 
 import pytest
 
@@ -69,12 +70,12 @@ def test_damaged_lists_are_read_to_where_pythons_reader_stops(tmp_path, monkeypa
             assert found == whole and (not said or whole == []), (round, "".join(text))
 
 
-def test_a_long_list_is_not_held_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "_CHARACTERS", 1000)
+@pytest.mark.parametrize("separator", [", ", ",\n"])
+def test_a_long_list_is_not_held_whole(tmp_path, separator):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([{"text": "x" * 90}] * 10_000))
-    held = []
-    more = json_stream._Text._read_more
-    monkeypatch.setattr(json_stream._Text, "_read_more", lambda self: (more(self), held.append(len(self._held)))[0])
-    assert sum(1 for _ in read_json(path)) == 10_000
-    assert max(held) < 3000
+    path.write_text(f"[{separator.join([json.dumps({'text': 'x' * 200_000})] * 200)}]")
+    tracemalloc.start()
+    assert sum(1 for _ in read_json(path)) == 200
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 4

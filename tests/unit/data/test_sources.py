@@ -224,6 +224,9 @@ def test_the_place_of_a_record_in_a_list(tmp_path):
         ("a.csv", b"text,text\na,b\n", "a.csv:1: two columns have the name 'text'"),
         ("a.parquet", b"nonsense", "a.parquet .row 0, counted from 0.: cannot be read as Parquet"),
         ("a.arrow", b"nonsense", "a.arrow .row 0, counted from 0.: cannot be read as Arrow"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid 1\n", "a.txt: this is a pointer of Git LFS"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid 1\n", "fetch it: git lfs pull"),
+        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: the file is empty"),
         ("a.jsonl.gz", b'{"text": "a"}', "a.jsonl.gz: its name says gzip, and it is not gzip data"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], "a.jsonl.gz:1: the packed data ends too early"),
     ],
@@ -269,6 +272,9 @@ def test_a_first_line_that_is_cut_is_one_broken_record(tmp_path):
         ("no/such/folder/file.jsonl", "data file no/such/folder/file.jsonl does not exist"),
         ("./nothing", "does not exist"),
         ("train.jsonl", "does not exist"),
+        ("train.jsonl.zst", "does not exist"),
+        ("train.zip", "does not exist"),
+        ("train.tar.gz", "does not exist"),
         ("s3://bucket/a.json", "remote addresses are not read"),
     ],
 )
@@ -288,7 +294,14 @@ def test_what_lies_beside_the_data_is_no_data(tmp_path, jsonl):
     for folder in (".cache", "__pycache__"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "b.jsonl").write_text("{}")
-    assert [path for path, _ in locate(DatasetSpec(path=str(tmp_path))).files] == [jsonl]
+    for spec in ({}, {"data_files": "*"}, {"data_files": ["*.json*"]}):
+        assert [path for path, _ in locate(DatasetSpec(path=str(tmp_path), **spec)).files] == [jsonl]
+
+
+def test_a_link_to_nothing_is_not_passed_over(tmp_path, jsonl):
+    (tmp_path / "b.jsonl").symlink_to("gone")
+    with pytest.raises(DataError, match=r"b.jsonl is a link to gone, which is not there"):
+        locate(DatasetSpec(path=str(tmp_path)))
 
 
 def test_folders_without_usable_data(tmp_path):
