@@ -76,4 +76,5 @@ def test_at_the_time_out_the_stopped_rank_is_to_blame_and_not_the_healthy_one(
         [*_, last] = [line for line in output.splitlines() if line.startswith("error: ")]
         assert STOPPED.format(pid=pid) in last and "the others waited for it in vain" in last, output
         assert "rank 0 (node 0, node0) failed first" not in output
+        assert "start the same command again on all nodes" in output and "end in the same way" not in output, output
     training.wait_until_gone()

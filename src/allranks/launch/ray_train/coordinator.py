@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from allranks.findings import Finding
+
 NAMESPACE = "allranks"
 FINAL_CODES = (2, 3)
 """Exit codes of what the next attempt would meet again: wrong usage, config or data; a refusal."""
@@ -79,6 +81,8 @@ class Status:
     failures: Mapping[int, Mapping[int, str]]
     lines: list[str]
     committed: int
+    stopped: tuple[Finding, ...] = ()
+    """Ranks of the newest attempt that do not run, as their workers saw them last."""
 
 
 @dataclass
@@ -95,11 +99,12 @@ class Coordinator:
     exits: list[RankExit] = field(default_factory=list)
     failures: dict[int, dict[int, str]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    stopped: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
 
     def begin(self, master_addr: str, master_port: int) -> None:
         """Ray has started a new group of workers, whose ranks meet at this address."""
         self.attempt += 1
-        self.placements = {}
+        self.placements, self.stopped = {}, {}
         self.num_reports, self.closed = 0, False
         self.spec = replace(self.spec, attempt=self.attempt, master_addr=master_addr, master_port=master_port)
 
@@ -107,7 +112,8 @@ class Coordinator:
         self.placements[rank] = placement
         return self.spec
 
-    def beat(self, rank: int, lines: list[str]) -> Command:
+    def beat(self, rank: int, lines: list[str], stopped: tuple[Finding, ...] = ()) -> Command:
+        self.stopped[rank] = stopped
         self.lines = [*self.lines, *lines][-_MOST_LINES:]
         return Command(self.stopping, self.num_reports, self.closed)
 
@@ -136,4 +142,12 @@ class Coordinator:
     def status(self) -> Status:
         lines, self.lines = self.lines, []
         failures = {attempt: dict(errors) for attempt, errors in self.failures.items()}
-        return Status(self.attempt, dict(self.placements), list(self.exits), failures, lines, self.committed)
+        return Status(
+            self.attempt,
+            dict(self.placements),
+            list(self.exits),
+            failures,
+            lines,
+            self.committed,
+            tuple(one for _, of_rank in sorted(self.stopped.items()) for one in of_rank),
+        )

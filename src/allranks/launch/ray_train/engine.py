@@ -9,18 +9,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+import psutil
 
 from allranks import durable
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.memory import killed_since, memory_kills
 from allranks.doctor.ranks import code_of_signal, killed_by
+from allranks.doctor.stopped import rank_stopped
 from allranks.exit_codes import PREEMPTED
+from allranks.findings import Finding, Who
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.starters.threads import usable_cores
+from allranks.launch.node.stopped_ranks import StoppedRanks
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
 from allranks.observe import EventFollower, RunDir
@@ -54,6 +60,10 @@ class Engine:
                 stdout=subprocess.PIPE if rank == 0 else log,
                 stderr=subprocess.STDOUT,
             )
+        self._watched = StoppedRanks(partial(self._describe, placement.node_rank))
+        self._processes: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._processes.append(psutil.Process(self._process.pid))
         if self._process.stdout is not None:
             self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
             self._reader.start()
@@ -87,6 +97,19 @@ class Engine:
             # Before it trains there is nothing to save, and it may be waiting for ranks that have ended.
             self._sent = signal.SIGTERM if self._is_training() else signal.SIGKILL
             self._process.send_signal(self._sent)
+
+    def stopped(self) -> tuple[Finding, ...]:
+        """That this rank does not run, as far as a look now and those before tell. Once it was asked to stop, it is let
+        go on, for it could not hear of it."""
+        asked = self._sent is not None
+        self._watched.look(self._processes, at_the_end=asked)
+        if asked:
+            self._watched.wake()
+        return self._watched.standing
+
+    def _describe(self, node: int, rank: int, pid: int, state: str, seconds: float) -> Finding:
+        events = EventFollower(self.events, self.start_of_events).read()
+        return rank_stopped(Who(node, rank, self.host), pid, state, seconds, events)
 
     def end(self) -> RankExit:
         """How it ended; call it once it has."""

@@ -18,6 +18,7 @@ from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.plan import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
 from allranks.launch.ray_train.worker import LONGEST_MESSAGE, described
+from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.observe import say
 
 _POLL_SECONDS = 0.2
@@ -57,6 +58,7 @@ class Watch:
     _deadline: float = math.inf
     _attempt_started: int = 0
     _attempt_failed: int = 0
+    _stopped: StoppedRanks = field(default_factory=lambda: StoppedRanks(None))
 
     def until_end(self, fitting: Any) -> Watched:
         """Until Ray has ended the run (the reference `fitting` is ready), or nothing more can come of it."""
@@ -82,6 +84,7 @@ class Watch:
         for line in status.lines:
             say(line)
         watched.exits = [end for end in status.exits if end.attempt == status.attempt]
+        self._stopped.update(() if status.attempt in status.failures else status.stopped)
         watched.failures = failed(status, status.attempt)
         watched.committed = status.committed
         if status.attempt in status.failures and self._attempt_failed < status.attempt:
@@ -137,7 +140,8 @@ class Watch:
 
 def failed(status: Status, attempt: int) -> list[Finding]:
     """What failed in an attempt, the first cause first: a rank that was killed, a worker that was lost, then errors in
-    the order in which the coordinator heard of them; errors of a connection that another rank left come last."""
+    the order in which the coordinator heard of them; errors of a connection that another rank left come last. Before
+    all of these, where it explains them: a rank that was stopped, and that the others waited for."""
     exits = [end for end in status.exits if end.attempt == attempt and end.code not in (DONE, PREEMPTED)]
     heard = {end.rank for end in exits}
     lost = [
@@ -147,7 +151,10 @@ def failed(status: Status, attempt: int) -> list[Finding]:
     ]
     killed = [failure_of(end) for end in exits if end.code < 0]
     errors = [failure_of(end) for end in exits if end.code >= 0]
-    return sorted([*killed, *lost, *errors], key=lambda one: causes.precedence(one.code))
+    known = sorted([*killed, *lost, *errors], key=lambda one: causes.precedence(one.code))
+    if known and (cause := StoppedRanks(None).cause(known[0], status.stopped)) is not None:
+        return [cause, *known]
+    return known
 
 
 def failure_of(end: RankExit) -> Finding:

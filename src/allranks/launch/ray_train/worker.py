@@ -42,7 +42,8 @@ def run_rank(config: dict[str, Any]) -> None:
         ended = False
         while not ended:
             ended = engine.wait(max(_BEAT_SECONDS, world_size / _BEATS_PER_SECOND))
-            command = ray.get(coordinator.beat.remote(rank, engine.take_lines()))
+            stopped = () if ended else engine.stopped()
+            command = ray.get(coordinator.beat.remote(rank, engine.take_lines(), stopped))
             reporter.hear(command)
             if command.stop and not ended:
                 engine.ask_to_stop()

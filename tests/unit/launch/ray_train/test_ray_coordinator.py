@@ -2,6 +2,8 @@
 
 import pytest
 
+from allranks.doctor.stopped import rank_stopped
+from allranks.findings import Who
 from allranks.launch.ray_train.coordinator import Command, Coordinator, Placement, RankExit, RankSpec
 from allranks.launch.ray_train.watch import failed
 
@@ -83,3 +85,28 @@ def test_what_rank_0_has_printed_is_not_told_twice(coordinator):
 
 def test_secrets_do_not_show_in_a_repr(coordinator):
     assert "hf_secret" not in repr(coordinator.spec)
+
+
+def test_a_stopped_rank_is_the_cause_of_the_others_time_out_and_of_nothing_after_a_restart(coordinator):
+    found = rank_stopped(Who(1, 1, "gpu1"), 4711, "T", 3.0)
+    coordinator.begin("10.0.0.1", 1)
+    coordinator.beat(1, [], (found,))
+    coordinator.beat(0, [])
+    assert coordinator.status().stopped == (found,)
+    coordinator.exited(RankExit(1, 0, "gpu0", 1, "Timed out waiting 8000ms for recv operation to complete"))
+    coordinator.fail({0: "RuntimeError: rank 0 …"})
+    first, then = failed(coordinator.status(), 1)
+    assert first.code == "rank-stopped" and "the others waited for it in vain" in first.what
+    assert then.what.startswith("rank 0 on gpu0 failed: Timed out")
+    coordinator.begin("10.0.0.1", 2)
+    assert coordinator.status().stopped == ()
+    coordinator.beat(1, [], (found,))
+    coordinator.beat(1, [], ())
+    assert coordinator.status().stopped == ()
+
+
+def test_an_error_of_a_ranks_own_has_no_stopped_rank_for_a_cause(coordinator):
+    coordinator.begin("10.0.0.1", 1)
+    coordinator.beat(1, [], (rank_stopped(Who(1, 1, "gpu1"), 4711, "T", 3.0),))
+    coordinator.exited(RankExit(1, 0, "gpu0", 1, "the loss is not finite"))
+    assert [one.code for one in failed(coordinator.status(), 1)] == ["rank-error"]

@@ -1,11 +1,15 @@
 """The environment that a rank gets under Ray."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from allranks.cluster.identity import identify
+from allranks.findings import Who
+from allranks.launch.node import stopped_ranks
 from allranks.launch.ray_train import engine as ray_engine
 from allranks.launch.ray_train.coordinator import Placement, RankSpec
 from allranks.launch.ray_train.engine import Engine, rank_environment
@@ -56,3 +60,22 @@ def test_a_killed_rank_is_told_by_the_kernels_count(tmp_path, monkeypatch, memor
         end = engine.end()
     assert end.code == -9 and end.message.removeprefix("killed by SIGKILL").strip().startswith(told)
     assert ("want of memory" in end.message) == (memory == "")
+
+
+def test_a_stopped_rank_is_seen_and_let_go_on_when_the_run_is_to_stop(tmp_path, monkeypatch):
+    # Python itself, that waits: what is looked at is whether the kernel lets it run.
+    waits = type("Waits", (), {"words": lambda self: ["-c", "import time; time.sleep(600)"]})()
+    monkeypatch.setattr(ray_engine, "engine", lambda config: waits)
+    monkeypatch.setitem(stopped_ranks._PATIENCE_SECONDS, "T", 0.0)
+    with Engine(replace(SPEC, directory=str(tmp_path)), 1, Placement("gpu1", 1, 0), 1) as engine:
+        pid = engine._process.pid
+        assert engine.stopped() == ()
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # it has happened now
+        (found,) = engine.stopped()
+        assert (found.code, found.who) == ("rank-stopped", Who(1, 1, "gpu1"))
+        assert found.remedy == f"to let it go on, type on gpu1: kill -CONT {pid}"
+        monkeypatch.setattr(engine, "_is_training", lambda: True)
+        engine.ask_to_stop()
+        engine.stopped()
+        assert engine.wait(30), "it could not hear that it is to stop"
