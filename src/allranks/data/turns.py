@@ -171,7 +171,8 @@ class ChatTemplate:
     def _by_placeholders(self, text: str, messages: list[dict], tools: Any) -> dict[int, tuple[int, int]] | None:
         if not all(self._is_plain(message) for message in messages):
             return None
-        key = (tuple(repr(message | {"content": ""}) for message in messages), repr(tools))
+        kinds = tuple(m["role"] if len(m) == 2 else repr({**m, "content": ""}) for m in messages)
+        key = (kinds, repr(tools))
         if key not in self._literals:
             if len(self._literals) > 1000:  # tools differ from record to record; do not keep them all
                 self._literals.clear()
