@@ -36,7 +36,7 @@ class DatasetSpec(Section):
     path: FilePath = Field(min_length=1)
     """File, folder or Hub id; or a loader's name (`json`, `csv`, …) with `data_files`."""
     type: str | PromptFormat | None = None
-    """Form of the records, such as `chat_template`, `alpaca` or `completion`; or a mapping: your own prompt format."""
+    """Form of the records: `chat_template`, `alpaca`, `alpaca:llama3`, …; or a mapping: your own prompt format."""
     ds_type: Literal["json", "jsonl", "parquet", "csv", "tsv", "text", "arrow"] | None = None
     """File format, where it cannot be told from the name."""
     data_files: FilePath | list[FilePath] | None = None
@@ -50,7 +50,7 @@ class DatasetSpec(Section):
     trust_remote_code: Literal[False] = False
     """Accepted: code that comes with a data set is never run."""
     chat_template: str | None = None
-    """Template of this data set; the config's `chat_template` if not given."""
+    """Template of this data set; of `type: chat_template` the config's if not given, of prompts none."""
     chat_template_jinja: FilePath | None = None
     """A Jinja template, or the path of a file with one, for `chat_template: jinja`."""
     field_messages: str | None = None
@@ -113,7 +113,7 @@ class DataConfig(Section):
     default_system_message: str | None = None
     """System message of conversations that have none."""
     sequence_len: int = Field(2048, ge=1)
-    """Tokens in a block, and the most in a sample."""
+    """Tokens in a block (a row that the model is given), and the most in a sample."""
     eval_sequence_len: int | None = Field(None, ge=1)
     """The same for `test_datasets`."""
     excess_length_strategy: Literal["drop", "truncate", "raise"] = "drop"
@@ -129,9 +129,9 @@ class DataConfig(Section):
     pad_to_sequence_len: bool | None = None
     """Pad every block to `sequence_len`, so that shapes never change; only with `torch_compile` if not given."""
     train_on_inputs: bool = False
-    """Train the prompt as well as the answer."""
+    """Train the prompt as well as the answer; with `chat_template` what every turn says, and no header of a role."""
     roles_to_train: list[str] | None = None
-    """Roles whose turns are trained (`[assistant]`)."""
+    """Roles whose turns are trained (`[assistant]`), by any name that the data has for them."""
     train_on_eos: TrainOnEnd | None = None
     """Which end-of-sequence tokens are trained (`turn`: those that end a trained turn)."""
     eot_tokens: list[str] | None = None
