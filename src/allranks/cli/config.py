@@ -48,7 +48,7 @@ def show(
 @app.command(epilog="Example: allranks config schema > allranks.schema.json")
 def schema() -> None:
     """Print the JSON schema of a config file, for editors and programs."""
-    from allranks.config.reference import json_schema
+    from allranks.config.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

@@ -57,6 +57,7 @@ def qwen(
     )
     from allranks.config.load import resolve_mapping
     from allranks.config.overrides import parse_overrides
+    from allranks.config.schema import write_schema
     from allranks.disk import refuse_unwritable
     from allranks.launch.spec.qwen_variables import port_words
     from allranks.observe import say
@@ -88,6 +89,7 @@ def qwen(
     path = Path(cfg.checkpoint.output_dir) / "qwen.yaml"
     refuse_unwritable(path.parent)
     durable.write(path, _as_yaml(method, flat))
+    write_schema(path.parent)
     with read_as_train([str(path), *words]) as started:
         started.command.invoke(started)
 
@@ -95,7 +97,10 @@ def qwen(
 def _as_yaml(method: str, flat: dict) -> str:
     import yaml
 
-    head = f"# What `allranks qwen {method}` stands for. `allranks config show` on this file shows every default too.\n"
+    from allranks.config.schema import EDITOR_LINE
+
+    what = f"# What `allranks qwen {method}` stands for. `allranks config show` on this file shows every default too."
+    head = f"{EDITOR_LINE}\n{what}\n"
     return head + yaml.safe_dump(flat, sort_keys=False, allow_unicode=True)
 
 

@@ -1,33 +1,14 @@
-"""The config described: JSON schema, and the page docs/config.md (`python -m allranks.config.reference`)."""
-
-from typing import Any
+"""The page docs/config.md, made from the config's models (`python -m allranks.config.reference`)."""
 
 from pydantic_core import PydanticUndefined
 
 from allranks.config.explain import allowed, as_yaml
 from allranks.config.run import SECTIONS
-from allranks.config.sections.adapter import BnbConfig
-from allranks.config.sections.data import DatasetSpec, PromptFormat
-from allranks.config.sections.model import SpecialTokens
-from allranks.config.sections.network import NetworkSettings
-from allranks.config.sections.optimizer import LrGroup
-from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
+from allranks.config.schema import EDITOR_LINE, NESTED, old_keys
 from allranks.config.sections.section import Section, key_help
-from allranks.config.spellings import ATTENTION, RENAMED, VALUES
+from allranks.config.spellings import RENAMED, VALUES
 from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE
 from allranks.config.unsupported_values import FSDP1, SAME_RESULT
-
-NESTED: dict[str, type[Section]] = {
-    "special_tokens": SpecialTokens,
-    "datasets.N": DatasetSpec,
-    "datasets.N.type": PromptFormat,
-    "fsdp_config": FsdpConfig,
-    "bnb_config_kwargs": BnbConfig,
-    "gradient_checkpointing_kwargs": GradientCheckpointingKwargs,
-    "ddp_comm_state_option": DdpCommStateOption,
-    "lr_groups.N": LrGroup,
-    "network": NetworkSettings,
-}
 
 INTRODUCTION = """\
 # The config
@@ -35,8 +16,9 @@ INTRODUCTION = """\
 One YAML file with flat keys, named as in Axolotl. This page is made from the code, by
 `python -m allranks.config.reference > docs/config.md`.
 
-- `allranks config show CONFIG` prints the config with every default filled in; `allranks config schema` prints a JSON
-  schema that editors understand.
+- `allranks config show CONFIG` prints the config with every default filled in.
+- Editors complete keys and mark mistakes once `allranks config schema > allranks.schema.json` stands beside the config
+  and its first line is `EDITOR_LINE`.
 - Any key is an option of `allranks train` and `allranks config show`: `--learning-rate 1e-4`, `--sample-packing`,
   `--no-sample-packing`, `--fsdp-config.offload-params true`, `--datasets.0.path other.jsonl`. Options win over the
   file; `--key null` takes a key out of it. `-` and `_` are the same.
@@ -47,41 +29,44 @@ One YAML file with flat keys, named as in Axolotl. This page is made from the co
 """
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a config file: the flat keys of all sections, and the old spellings."""
-    properties: dict[str, Any] = {}
-    definitions: dict[str, Any] = {}
-    required: list[str] = []
-    for section in SECTIONS.values():
-        schema = section.model_json_schema()
-        definitions |= schema.get("$defs", {})
-        required += schema.get("required", [])
-        properties |= _described(section, schema["properties"])
-    for nested in NESTED.values():
-        _described(nested, definitions[nested.__name__]["properties"])
-    for old, new in _old_keys().items():
-        properties[old] = {"description": f"Old spelling of {new}.", "deprecated": True}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "allranks config",
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-        "$defs": definitions,
+TASKS = {
+    "Choose the model and its tokenizer": "model",
+    "Say what the data is, how it is read, and what of it is trained": "data",
+    "Train an adapter, or over quantized weights": "adapter",
+    "Choose the number format (bfloat16, float16, float32)": "precision",
+    "Spread the model over GPUs and nodes, and save memory": "parallel",
+    "Use DeepSpeed ZeRO": "deepspeed",
+    "Choose how the loss is made, and kernels of other libraries": "kernels",
+    "Steer NCCL and InfiniBand": "network",
+    "Set the batch, the number of steps, the optimizer and the learning rate": "optimizer",
+    "Save, keep and resume": "checkpoint",
+    "Evaluate, keep the best, stop early": "evaluation",
+    "Follow a run: logs, profiles, TensorBoard, W&B, MLflow, Trackio": "tracking",
+    "Start with Ray": "launch",
+}
+"""What a reader wants to do -> the section of its keys."""
+
+
+def _by_task() -> str:
+    others = {
+        "Find an old key of Axolotl's": "Old spellings",
+        "Find why a key is refused": "Not supported yet",
+        "Find why a key has no effect": "Without effect",
     }
+    rows = [f"| {task} | [{head}](#{head.lower().replace(' ', '-')}) |" for task, head in {**TASKS, **others}.items()]
+    return "| to | see |\n|---|---|\n" + "\n".join(rows)
 
 
 def markdown() -> str:
     """The reference page of every key."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION.replace("EDITOR_LINE", EDITOR_LINE), _by_task()]
     for name, section in SECTIONS.items():
         parts.append(f"## {name}\n\n{_first_line(section)}\n\n{_table(section)}")
         fields = section.model_fields
         for path, nested in NESTED.items():
             if path.partition(".")[0] in fields:
                 parts.append(f"### {path}\n\n{_first_line(nested)}\n\n{_table(nested)}")
-    old = [f"| `{old}` | {new} |" for old, new in _old_keys().items()]
+    old = [f"| `{old}` | {new} |" for old, new in old_keys().items()]
     old += [f"| `{old}` | `{new}` |".replace("*", "N") for old, new in RENAMED.items() if "." in old]
     old += [f"| `{key}: {old}` | `{key}: {new}` |" for key, values in VALUES.items() for old, new in values.items()]
     parts.append(
@@ -101,19 +86,6 @@ def markdown() -> str:
     }
     parts.append("## Without effect\n\nAccepted with a warning.\n\n" + _meanings({**NO_EFFECT, **same}))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
-
-
-def _described(section: type[Section], properties: dict[str, Any]) -> dict[str, Any]:
-    """The properties of a pydantic schema, with our sentences instead of pydantic's titles."""
-    for key, schema in properties.items():
-        schema.pop("title", None)
-        schema["description"] = key_help(section)[key]
-    return properties
-
-
-def _old_keys() -> dict[str, str]:
-    attention = {old: f"`attn_implementation: {new}`" for old, new in ATTENTION.items()}
-    return {**{old: f"`{new}`" for old, new in RENAMED.items() if "." not in old}, **attention}
 
 
 def _table(section: type[Section]) -> str:

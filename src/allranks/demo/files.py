@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from allranks.config.schema import EDITOR_LINE, write_schema
 from allranks.demo.docstrings import question_answer_pairs
 from allranks.errors import UsageError
 
@@ -24,7 +25,9 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-_CONFIG = """\
+_CONFIG = (
+    f"{EDITOR_LINE}\n"
+    + """\
 # A complete configuration of allranks: Axolotl's keys, one run.
 #   allranks train {config}
 # Paths in a config are relative to the folder you start the command in. These are absolute: it runs from anywhere.
@@ -75,6 +78,7 @@ save_total_limit: 2
 auto_resume_from_checkpoints: true
 logging_steps: 1
 """
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def write_files(
         ),
         encoding="utf-8",
     )
+    write_schema(directory)
     return DemoFiles(
         directory=directory,
         **files,

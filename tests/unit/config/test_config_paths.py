@@ -6,8 +6,8 @@ import typing
 import pytest
 
 from allranks.config.load import load_config, resolve_mapping
-from allranks.config.reference import NESTED
 from allranks.config.run import SECTIONS, RunConfig
+from allranks.config.schema import NESTED
 from allranks.config.sections.section import FilePath, key_help
 
 PATHS = {

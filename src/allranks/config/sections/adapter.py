@@ -1,6 +1,6 @@
 """Keys of adapters (LoRA and its relatives) and of quantized base weights."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ class AdapterConfig(Section):
     """`lora` trains an adapter, `qlora` one over 4-bit weights; without it the whole model is trained."""
     lora_r: int | None = Field(None, ge=1)
     """Rank of the adapter's matrices."""
-    lora_alpha: int | float | None = Field(None, gt=0)
+    lora_alpha: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)] | None = None
     """Scale: the adapter's output is multiplied by alpha / r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapter."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.cluster.identity import identify
-from allranks.config.reference import NESTED
+from allranks.config.schema import NESTED
 from allranks.config.sections.checkpoint import CheckpointConfig
 from allranks.config.sections.data import DataConfig
 from allranks.config.sections.evaluation import EvaluationConfig
