@@ -56,6 +56,8 @@ def config(tmp_path):
         (["export", "--help"], 0),
         (["demo", "--help"], 0),
         (["evaluate", "--help"], 0),
+        (["generate", "--help"], 0),
+        (["chat", "--help"], 0),
         (["config", "--help"], 0),
         (["config", "show", "CONFIG"], 0),
         (["config", "schema"], 0),

@@ -25,6 +25,8 @@ COMMANDS = {
     "merge-lora": ("allranks.cli.export", "Axolotl's name for export."),
     "merge-sharded-fsdp-weights": ("allranks.cli.export", "Axolotl's name for export."),
     "evaluate": ("allranks.cli.evaluate", "The loss and perplexity of a run, an adapter or a model on data sets."),
+    "generate": ("allranks.cli.generate", "Answers of a run, an adapter or a model to prompts, before and after."),
+    "chat": ("allranks.cli.chat", "Talk to a run, an adapter or a model in the terminal."),
     "demo": ("allranks.cli.demo", "Fine-tune a tiny model on this machine as two nodes; no download."),
     "config": ("allranks.cli.config", "Show the resolved config, or the schema of all keys."),
 }
@@ -40,6 +42,8 @@ UNDONE = {
     "export": f"nothing was exported; {_AS_IT_WAS}",
     "merge-lora": f"nothing was merged; {_AS_IT_WAS}",
     "merge-sharded-fsdp-weights": f"nothing was merged; {_AS_IT_WAS}",
+    "generate": f"not all prompts were answered; {_AS_IT_WAS}",
+    "chat": f"the model was not loaded; {_AS_IT_WAS}",
     "evaluate": f"the evaluation was not finished; {_AS_IT_WAS}",
     "demo": "the demo was not finished; what it made is kept in its folder",
 }

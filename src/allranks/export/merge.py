@@ -40,10 +40,7 @@ def write_merged_model(
     meta = empty_model(checkpoint)
     dtype = dtype or stored_dtype(meta)
     base = base_model or checkpoint.config["base_model"]
-    source: dict[str, Any] = {
-        "revision": None if base_model else checkpoint.config.get("revision_of_model"),
-        "trust_remote_code": checkpoint.trust_remote_code and bool(checkpoint.config.get("trust_remote_code")),
-    }
+    source = source_of(checkpoint, moved=base_model is not None)
     # The base model's own may be one that transformers does not read or write.
     generation, _ = generation_config(checkpoint.hf, meta.config)
     if Path(base).is_dir():
@@ -53,26 +50,11 @@ def write_merged_model(
             consent=checkpoint.trust_remote_code,
         )
     report(f"loading the base model {base}")
-    rows = meta.config.get_text_config().vocab_size
-    try:
-        # The config of the training (base_model_config, overrides_of_model_config), at the size of the base's weights.
-        config = meta.config
-        config.get_text_config().vocab_size = min(rows, _stored_rows(base, source, rows))
-        model = _base(base, config, dtype, {**source, "generation_config": generation})
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the base model {base} cannot be loaded ({' '.join(str(error).split())[:200]}); "
-            "give the place where it is now with --base-model"
-        ) from error
-    if model.config.get_text_config().vocab_size < rows:
-        # Tokens were added for training; the adapter brings the grown embeddings whole.
-        model.resize_token_embeddings(rows, mean_resizing=False)
+    model = load_base(meta, base, dtype, {**source, "generation_config": generation})
     with tempfile.TemporaryDirectory(dir=folder.parent) as adapter:
         write_adapter(checkpoint, Path(adapter), base_model=base)
-        with_adapter = PeftModel.from_pretrained(model, adapter)
-        _part_tied(model)
-        merged = with_adapter.merge_and_unload(safe_merge=True)
-    merged = merged.to(dtype)
+        merged = merge(PeftModel.from_pretrained(model, adapter), model)
+    merged = merged.to(dtype)  # type: ignore[arg-type]
     _untie(merged)
     merged.generation_config = generation
     report("writing the merged model")
@@ -82,6 +64,44 @@ def write_merged_model(
         compare_merged(checkpoint, stored_plain, folder, dtype, report)
     else:
         report("not compared with the trained model: the base model is stored quantized")
+
+
+def source_of(checkpoint: Checkpoint, *, moved: bool) -> dict[str, Any]:
+    """What `from_pretrained` needs besides the name of a run's base model. `moved`: it is not where it was."""
+    return {
+        "revision": None if moved else checkpoint.config.get("revision_of_model"),
+        "trust_remote_code": checkpoint.trust_remote_code and bool(checkpoint.config.get("trust_remote_code")),
+    }
+
+
+def load_base(meta: PreTrainedModel, base: str, dtype: torch.dtype, source: dict[str, Any]) -> PreTrainedModel:
+    """The base model that a run's adapter fits. `meta`: the run's own model, without weights, which `empty_model` made.
+
+    Raises:
+        UsageError: the base model is not where it was.
+    """
+    config = meta.config
+    rows = config.get_text_config().vocab_size
+    named = {key: source[key] for key in ("revision", "trust_remote_code")}
+    try:
+        # The config of the training (base_model_config, overrides_of_model_config), at the size of the base's weights.
+        config.get_text_config().vocab_size = min(rows, _stored_rows(base, named, rows))
+        model = _base(base, config, dtype, source)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the base model {base} cannot be loaded ({' '.join(str(error).split())[:200]}); "
+            "give the place where it is now with --base-model"
+        ) from error
+    if model.config.get_text_config().vocab_size < rows:
+        # Tokens were added for training; the adapter brings the grown embeddings whole.
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
+def merge(with_adapter: PeftModel, base: PreTrainedModel) -> PreTrainedModel:
+    """Add the adapter to the weights of `base`, the model in it, and take it off."""
+    _part_tied(base)
+    return with_adapter.merge_and_unload(safe_merge=True)
 
 
 def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[str, Any]) -> PreTrainedModel:

@@ -11,25 +11,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from allranks.checkpoint.dcp.reader import planner, reader
 from allranks.cluster.identity import Identity, identify
 from allranks.config import RunConfig
 from allranks.data import BatchPlan, BlockOrder, BlockSet, load_tokenizer, prepare
-from allranks.errors import CheckpointError, DataError, UsageError
+from allranks.errors import DataError, UsageError
 from allranks.export.checkpoint import Checkpoint
 from allranks.inference.evaluation_config import EvaluationData, evaluation_data, model_keys
 from allranks.inference.subject import Subject, find_subject
+from allranks.inference.weights import read_weights
 from allranks.model.build import build_model
 from allranks.model.placement import Placement, place
 from allranks.model.quantized.settings import require_library
 from allranks.model.train_model import TrainModel
 from allranks.train import world
-from allranks.train.checkpoint import refuse_incomplete
 from allranks.train.feed import feed
 from allranks.train.storage import from_rank_0
 from allranks.train.strategies.native import trained_state
@@ -150,18 +147,8 @@ def evaluate(
 
 def load_trained(model: TrainModel, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's trained weights into a model that was built from its config; call it on all ranks."""
-    contents = {"model": trained_state(model.hf_model, whole=model.peft_config is None)}
-    try:
-        dcp.load(contents, storage_reader=reader(checkpoint.path), planner=planner(), no_dist=not dist.is_initialized())
-    except CheckpointException as error:
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit {model.config.model_type} as its config makes it: "
-            f"{' '.join(str(error).split())[:400]}. Is the base model another one now?"
-        ) from error
-    refuse_incomplete(contents, f"{checkpoint.path} cannot be used", checkpoint.state)
-    set_model_state_dict(
-        model.hf_model, contents["model"], options=StateDictOptions(ignore_frozen_params=True, strict=False)
-    )
+    contents = read_weights(trained_state(model.hf_model, whole=model.peft_config is None), checkpoint)
+    set_model_state_dict(model.hf_model, contents, options=StateDictOptions(ignore_frozen_params=True, strict=False))
 
 
 def _same_subject(identity: Identity, named: str, *, step: int | None, **options: Any) -> Subject:

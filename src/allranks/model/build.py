@@ -165,7 +165,7 @@ def _without_weights(
     dtype = precision.trainable if precision.trainable == precision.compute else torch.float32
 
     def make(implementation: str) -> PreTrainedModel:
-        with _parameters_on_meta():
+        with parameters_on_meta():
             return AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
@@ -177,7 +177,8 @@ def _without_weights(
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
+    """Within it, the parameters of a model that is made are on the meta device; its buffers are computed for real."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:

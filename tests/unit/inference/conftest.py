@@ -11,17 +11,18 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_models import VOCABULARY, saved_model
 
 TEMPLATE = (
-    "{% for m in messages %}{{ 'w12 ' if m['role'] == 'assistant' else 'w11 ' }}{{ m['content'] + ' w2 ' }}{% endfor %}"
+    "{% for m in messages %}{{ 'w12 ' if m['role'] == 'assistant' else 'w11 ' }}"
+    "{{ m['content'] + ' <end> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'w12 ' }}{% endif %}"
 )
 CONVERSATIONS = [("w20 w21", "w30 w31 w32"), ("w22", "w33"), ("w23 w24 w25", "w34 w35 w36 w37 w38 w39")]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    words = {f"w{number}": number for number in range(VOCABULARY)}
-    core = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="w2", pad_token="w0")
+    words = {f"w{number}": number for number in range(3, VOCABULARY)}
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "<unknown>": 1, "<end>": 2, **words}, unk_token="<unknown>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<pad>")
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 

@@ -1,0 +1,104 @@
+"""`allranks chat`: talk to a run, an adapter or a model in the terminal."""
+
+import contextlib
+import sys
+
+import typer
+
+from allranks.cli import answer_options as options
+from allranks.cli.generate import show
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer"
+
+
+@app.command(
+    epilog="Example: allranks chat model-out --compare base. For many users or long answers export the model and serve "
+    "it with vLLM: `vllm serve my-model`."
+)
+def chat(
+    model: options.Model,
+    compare: options.Compare = None,
+    step: options.Step = None,
+    base_model: options.BaseModel = None,
+    merge: options.Merge = False,
+    system: options.System = None,
+    chat_template: options.Template = None,
+    max_new_tokens: options.MaxNewTokens = 512,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    trust_remote_code: options.Trust = False,
+) -> None:
+    """Talk to a run, an adapter or a model, through its own chat template.
+
+    Lines of stdin are the user's turns. /reset begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer.
+    """
+    from allranks import interrupt
+    from allranks.errors import UsageError
+
+    with contextlib.redirect_stdout(sys.stderr):
+        from allranks.inference.answer import Sampling
+        from allranks.inference.prompts import Prompt
+        from allranks.inference.session import answerers
+
+        models = answerers(
+            model,
+            compare=compare,
+            step=step,
+            base_model=base_model,
+            merged=merge,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+            report=lambda line: typer.echo(line, err=True),
+        )
+    interrupt.means("the chat is over")
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    beginning = [{"role": "system", "content": system}] if system else []
+    histories = [list(beginning) for _ in models]
+    if sys.stdin.isatty():
+        typer.echo(_HELP, err=True)
+    while (line := _read_line()) is not None:
+        if line in ("/exit", "/quit"):
+            break
+        if line == "/reset":
+            histories = [list(beginning) for _ in models]
+        elif line.startswith("/"):
+            typer.echo(f"{line.split()[0]}: no such command; {_HELP}", err=True)
+        elif line:
+            for history in histories:
+                history.append({"role": "user", "content": line})
+            asked = [Prompt("the conversation", list(history)) for history in histories]
+            try:
+                answers = show(asked, models, sampling)
+            except UsageError as error:
+                # Too long, or refused by the template: what was said before may go on.
+                typer.echo(f"error: {error}; or /reset", err=True)
+                answers = []
+            except KeyboardInterrupt:
+                typer.echo(" … (ended)")
+                answers = []
+            for index, history in enumerate(histories):
+                if answers:
+                    history.append({"role": "assistant", "content": answers[index]})
+                else:
+                    history.pop()
+
+
+def _read_line() -> str | None:
+    """The user's next turn; None at the end of the input."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (makes `input` a line that can be edited)
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        if sys.stdin.isatty():
+            typer.echo()
+        return None
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("chat")
