@@ -288,7 +288,7 @@ def test_a_name_that_could_be_on_the_hub_is_looked_up_there():
 
 
 def test_what_lies_beside_the_data_is_no_data(tmp_path, jsonl):
-    beside = ["dataset_infos.json", "dataset_dict.json.bak", "README.md", "readme.json", "LICENSE.txt", "config.json"]
+    beside = ["dataset_infos.json", "README.md", "readme.json", "LICENSE.txt", "config.json"]
     for name in [*beside, "dataset_info.json", ".hidden.jsonl", "croissant.json"]:
         (tmp_path / name).write_text("{}")
     for folder in (".cache", "__pycache__"):
