@@ -26,7 +26,7 @@ def way_out(record: Any, spec: Any) -> str | None:
     if not isinstance(record, dict) or _has_fields(record, spec):
         return None
     setting = _setting(record)
-    return setting and f"use {setting}"
+    return setting and f"For these fields use {setting}"
 
 
 def _setting(record: dict) -> str | None:

@@ -26,7 +26,7 @@ def test_the_type_that_fits_is_named_for_every_other(setting):
         name = other.removeprefix("type: ")
         if " " in name or "{" in name:
             continue
-        expected = None if name == setting.removeprefix("type: ") else f"use {setting}"
+        expected = None if name == setting.removeprefix("type: ") else f"For these fields use {setting}"
         if name == "alpaca_w_system.load_open_orca" or (name == "no type" and setting == "no type"):
             continue
         assert way_out(RECORDS[setting], DatasetSpec(path="a", type=name)) == expected

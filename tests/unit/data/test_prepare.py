@@ -317,7 +317,7 @@ class TestBrokenRecords:
         lines = str(caught.value).splitlines()
         for number in (1, 2):
             assert f"data.jsonl:{number}: no field messages" in lines[number]
-            assert lines[number].endswith(". use type: alpaca")
+            assert lines[number].endswith(". For these fields use type: alpaca")
         assert str(caught.value).replace("\n", "").isprintable()
 
     def test_only_some_of_many_are_shown(self, make_config, write_jsonl):
