@@ -188,6 +188,10 @@ def test_an_error_of_all_ranks_is_one_clear_message(run, tmp_path):
     keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["no_such_module"]}
     result = run("--nproc-per-node", "2", expect=2, **keys)
     assert "no_such_module" in result.output and "Traceback" not in result.output
+    (told,) = [line for line in result.output.splitlines() if line.startswith("error (rank 0): ")]
+    assert result.output.count(told.removeprefix("error (rank 0): ")) == 1, result.output
+    assert ": its message is above\n" in result.output
+    assert "the same command would end in the same way; once that is mended" in result.output
 
 
 def test_an_output_directory_that_cannot_be_written(run, tmp_path):

@@ -23,7 +23,7 @@ from allranks.doctor.ranks import (
     shown_by_rank_0,
     without_repeating,
 )
-from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
+from allranks.doctor.verdict import Verdict, advice, cut_off, failed, interrupted, left_by, not_stopped_in_time
 from allranks.exit_codes import DONE, FAILED, INTERRUPTED, PREEMPTED
 from allranks.findings import Evidence, Finding, Who
 from allranks.observe import RunDir, read_events
@@ -83,6 +83,18 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
     if not events:
         return failed(FAILED, launcher_killed(started, ended) or _never_started(started, tail, ended.memory), left)
     return _failed(started, code, _failure(started, ended, events, tail, cfg), events)
+
+
+def own_end(started: Started, code: int) -> Verdict:
+    """Of the only rank of a run, which ran in this process, ended with `code`, and has told of its error itself."""
+    if code in (DONE, PREEMPTED):
+        return Verdict(code)
+    node, left = started.node, left_by(started)
+    reason = first_of_ranks(node, _events(started.run, started.run_id), "", lambda rank: started.run.log(node, rank))
+    if reason is None:
+        kind = causes.INTERRUPTED if code == INTERRUPTED else causes.RANK_ERROR
+        reason = Finding(kind, f"rank 0 ended with exit code {code}", who=Who(node, 0), known_at=node)
+    return Verdict(code, reason, advice(reason, left) if left.newest is not None else "")
 
 
 def stopped_training(run: RunDir, run_id: str, node: int | str, received: signal.Signals) -> Verdict:

@@ -80,16 +80,6 @@ def with_elsewhere(own: Verdict, elsewhere: Finding, left: Left) -> Verdict:
     return Verdict(own.exit_code, elsewhere, message)
 
 
-def in_this_process(exit_code: int, node: int | str) -> Verdict:
-    """Of the only rank of a run, which ran in this process and has told all of its end itself."""
-    if exit_code in (DONE, PREEMPTED):
-        return Verdict(exit_code)
-    code = causes.INTERRUPTED if exit_code == INTERRUPTED else causes.RANK_ERROR
-    return Verdict(
-        exit_code, Finding(code, f"rank 0 ended with exit code {exit_code}", who=Who(node, 0), known_at=node)
-    )
-
-
 def interrupted(received: signal.Signals, node: int | str, told: str, exit_code: int | None = None) -> Verdict:
     """An attempt that a signal ended; `told` says how, and what is left."""
     if exit_code is None:

@@ -19,7 +19,8 @@ from allranks.cluster.account import NodeAccount
 from allranks.cluster.environments import network_settings
 from allranks.cluster.gather import gather_account
 from allranks.doctor.attempt import Ended, Started
-from allranks.doctor.verdict import Verdict, in_this_process
+from allranks.doctor.training_end import own_end
+from allranks.doctor.verdict import Verdict
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
@@ -105,7 +106,7 @@ def attempt(launch: Launch, work: Work) -> Verdict:
             inputs = work.prepare(checked)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
-                return in_this_process(code, node.name)
+                return own_end(_started(launch, work, peers, log_starts), code)
             ended = run_local(launch, work.program(node), peers, inputs)
             started = _started(launch, work, peers, log_starts)
             verdict = peers.ended(work.conclude(started, ended), started, ended)

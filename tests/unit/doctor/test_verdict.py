@@ -11,8 +11,8 @@ from allranks.doctor import causes
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.node_errors import node_error, unexplained
 from allranks.doctor.program_end import program_end, stopped_program
-from allranks.doctor.training_end import stopped_training, training_end
-from allranks.doctor.verdict import Verdict, in_this_process, with_elsewhere
+from allranks.doctor.training_end import own_end, stopped_training, training_end
+from allranks.doctor.verdict import Verdict, left_by, with_elsewhere
 from allranks.errors import ConfigError, RefusedError
 from allranks.findings import Finding, Who, from_message
 from allranks.observe import EventLog, RunDir
@@ -148,9 +148,29 @@ def test_a_failure_without_a_reason_cannot_be_told():
     for code in (1, 2, 3, 130, 143):
         with pytest.raises(ValueError, match="has a reason"):
             Verdict(code)
-    for code in (0, 1, 2, 75, 130):
-        verdict = in_this_process(code, 0)
-        assert (verdict.reason is None) == (code in (0, 75))
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        (0, None, None),
+        (75, None, None),
+        (130, None, "again"),
+        (1, {"message": "the loss is not finite"}, "mend"),
+        (1, {"message": "full", "code": "disk"}, "mend"),
+        (2, {"message": "bad key"}, "mend"),
+    ],
+)
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_only_rank_says_how_to_go_on_where_it_has_saved(tmp_path, code, error, said, saved):
+    of = started(tmp_path, 0, saved=saved)
+    events(
+        of, 0, ("step", {"step": 5}), *([("error", {**error, "node": 0})] if error else []), ("exit", {"code": code})
+    )
+    verdict = own_end(of, code)
+    assert (verdict.reason is None) == (code in (0, 75)) and verdict.exit_code == code
+    assert verdict.may_pass == (said != "mend")
+    assert advice(verdict.message) == (said if saved else None)
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -160,15 +180,9 @@ def test_who_fails_second_advises_what_the_first_advises(code, tmp_path):
     for own_code in CODES:
         own = training_end(here, Ended(1, None, True, Finding(own_code, "here", who=Who(0, 0))))
         elsewhere = Finding(code, "node 1 (b): there", who=Who(1, 1))
-        both = with_elsewhere(own, elsewhere, _left(here))
+        both = with_elsewhere(own, elsewhere, left_by(here))
         assert both.reason in (own.reason, elsewhere)
         assert advice(both.message) == ("again" if causes.may_pass(both.reason.code) else "mend")
-
-
-def _left(of):
-    from allranks.doctor.verdict import left_by
-
-    return left_by(of)
 
 
 def test_a_node_that_does_not_say_why_it_failed_blames_nobody(tmp_path):
@@ -215,5 +229,5 @@ class TestTheSameMessageOfAllRanks:
         own = self.end(tmp_path, 1, ("other", 1), ("full disk", 1))
         own = self.end(tmp_path / "alike", 1, ("full disk", 1))
         first = Finding("disk", "node 0 (a): rank 3 (node 0) failed first: full disk", who=Who(0, 3), said="full disk")
-        both = with_elsewhere(own, first, _left(started(tmp_path / "left", 1)))
+        both = with_elsewhere(own, first, left_by(started(tmp_path / "left", 1)))
         assert both.message.count("full disk") == 1
