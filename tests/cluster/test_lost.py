@@ -13,27 +13,28 @@ from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
 
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
 TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
-BY_HAND = (*TRAIN, "--nnodes", 3, "--master-addr", "node0", "--master-port", 29518, "--node-rank")
+BY_HAND = (*TRAIN, "--master-addr", "node0", "--master-port", 29518)
 
 
 # Writes its process id down before it becomes the command: what salloc starts is not salloc.
 NOTED = ("sh", "-c", 'echo $$ >head.pid; exec "$@"', "sh")
 
 
-def start_by_hand(training: Training) -> list[Any]:
-    return [training.start(rank, (*(NOTED if rank == 0 else ()), *BY_HAND, rank)) for rank in range(3)]
+def start_by_hand(training: Training, num_nodes: int) -> list[Any]:
+    words = [(*BY_HAND, "--nnodes", num_nodes, "--node-rank", rank) for rank in range(num_nodes)]
+    return [training.start(rank, (*(NOTED if rank == 0 else ()), *each)) for rank, each in enumerate(words)]
 
 
-def start_over_ssh(training: Training) -> list[Any]:
-    return [training.start(0, (*NOTED, *TRAIN, "--hosts", "node[0-2]"))]
+def start_over_ssh(training: Training, num_nodes: int) -> list[Any]:
+    return [training.start(0, (*NOTED, *TRAIN, "--hosts", f"node[0-{num_nodes - 1}]"))]
 
 
-def start_in_slurm(training: Training) -> list[Any]:
+def start_in_slurm(training: Training, num_nodes: int) -> list[Any]:
     training.lab.slurm()
-    return [training.start(0, ("salloc", "-Q", "-N", 3, *NOTED, *TRAIN))]
+    return [training.start(0, ("salloc", "-Q", "-N", num_nodes, *NOTED, *TRAIN))]
 
 
-WAYS: dict[str, Callable[[Training], list[Any]]] = {
+WAYS: dict[str, Callable[[Training, int], list[Any]]] = {
     "by hand": start_by_hand,
     "ssh": start_over_ssh,
     "slurm": start_in_slurm,
@@ -45,19 +46,24 @@ def signal_head(training: Training, signum: signal.Signals) -> None:
     training.lab.node(0).run(["kill", f"-{int(signum)}", pid], check=True)
 
 
+@pytest.fixture
+def num_nodes() -> int:
+    return 2
+
+
 @pytest.fixture(params=WAYS)
-def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict) -> tuple[Training, list[Any]]:
-    """A training on three nodes that would not end, at its third step; and the commands that started it."""
+def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict, num_nodes: int) -> tuple[Training, list[Any]]:
+    """A training on several nodes that would not end, at its third step; and the commands that started it."""
     training = make_training(lab, request.node.name, base_config, **ENDLESS)
-    processes = WAYS[request.param](training)
+    processes = WAYS[request.param](training, num_nodes)
     training.wait_for_step(3, processes[0])
-    assert len(training.processes()) == 3
+    assert len(training.processes()) == num_nodes
     if request.param != "by hand":
-        assert_only_launchers_know_the_token(training)
+        assert_only_launchers_know_the_token(training, num_nodes)
     return training, processes
 
 
-def assert_only_launchers_know_the_token(training: Training) -> None:
+def assert_only_launchers_know_the_token(training: Training, num_nodes: int) -> None:
     """One token for all nodes: in the environment that each launcher was given, in no command line, rank or file."""
     launchers, words, known = set(), b"", {}
     for node in training.processes().values():
@@ -69,7 +75,7 @@ def assert_only_launchers_know_the_token(training: Training) -> None:
                     known[process.pid] = line.partition(b"=")[2]
                     launchers.add(process.argv[2:5])
     (token,) = set(known.values())
-    assert len(known) == 3 and len(bytes.fromhex(token.decode())) == 32, known
+    assert len(known) == num_nodes and len(bytes.fromhex(token.decode())) == 32, known
     assert launchers == {("-m", "allranks", "train")}, launchers
     assert token not in words
     assert not [path for path in training.config.parent.rglob("*") if path.is_file() and token in path.read_bytes()]
@@ -100,6 +106,7 @@ def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> No
         assert "node 0 (node0) was lost: the connection was closed" in output
 
 
+@pytest.mark.parametrize("num_nodes", [3])
 @pytest.mark.parametrize("how", ["kill", "power_off"])
 def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
     training, processes = running
