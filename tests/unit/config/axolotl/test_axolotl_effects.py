@@ -91,12 +91,14 @@ def said(failed):
 
 PROMPTS = ["[calm] Why (tea): It is.<|im_end|>", "[Be brief.] Who: You.<|im_end|>"]
 CHAT = [["one", "four"]]
+IN_PIECES = ["five", "five", "five", "six"]  # of 16 tokens
 THOUGHTS = [
     "user~hi\nassistant~(so)yes<|im_end|>",
     "user~hi\nassistant~(so)yes<|im_end|>",
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n",
 ]
 ERRORS = (
+    "no document is left of it",
     "no chat template of its own",
     "1 of 3 records are broken",
     "input_ids",
@@ -129,19 +131,22 @@ EFFECTS = {
     "datasets.1.weight": Effect("mixture", lambda c: len(flat(c)), 10 + 10, 10 + 40, APART),
     "dataset_shard_num dataset_shard_idx": Effect("mixture", lambda c: len(flat(c)), 10, 20),
     "datasets.0.data_files": Effect("completion", lambda c: prepare(c).stats["datasets"][0]["records"], 3, 4),
-    "datasets.0.ds_type": Effect("completion", error(flat), ["five", "six"], "cannot tell its format from its name"),
-    "datasets.0.field": Effect("completion", flat, ["five", "six"], ["x", "broken", "y"]),
+    "datasets.0.ds_type": Effect("completion", error(flat), IN_PIECES, "cannot tell its format from its name"),
+    "datasets.0.field": Effect("completion", flat, IN_PIECES, ["x", "broken", "y"]),
     "datasets.0.type": Effect("segments", error(trained), [["ked told"]], "input_ids"),
-    "skip_invalid": Effect("completion", error(flat), ["five", "six"], "1 of 3 records are broken"),
+    "skip_invalid": Effect("completion", error(flat), IN_PIECES, "1 of 3 records are broken"),
     "dataset_exact_deduplication": Effect("own-prompt", lambda c: len(texts(c)), 2, 3),
     "min_sample_len": Effect("lora-alpaca", lambda c: len(flat(c)), 2, 4),
     "sequence_len": Effect("completion", longest, 16, 43),
-    "excess_length_strategy": Effect("completion", flat, ["five", "six"], ["six"]),
+    "excess_length_strategy": Effect(
+        *("own-prompt", error(lambda c: len(texts(c))), 2, "no document is left of it"),
+        {"excess_length_strategy": "truncate", "sequence_len": "19"},
+    ),
     "val_set_size": Effect(
         "lora-alpaca", lambda c: (len(flat(c)), held_out(c) and len(held_out(c))), (2, 2), (4, None)
     ),
     "test_datasets": Effect("evaluating", lambda c: (held_out(c) or [[""]])[0][0][:2], "h0", "", NOT_EVALUATED),
-    "eval_sequence_len": Effect("evaluating", lambda c: len(held_out(c)), 6, 8),
+    "eval_sequence_len": Effect("evaluating", lambda c: len(held_out(c)), 10, 8),
     "dataset_prepared_path": Effect(
         "lora-alpaca", lambda c: str(prepare(c).path.parent), "prepared/lora", "last_run_prepared"
     ),
@@ -328,6 +333,7 @@ def events(cfg, kind):
 
 # Keys of our sections whose effect another test asserts, or that need a network.
 ELSEWHERE = {
+    "datasets.overlap": "tests/unit/data/test_prepare.py",
     "datasets": "every test",
     "base_model": "every test",
     "output_dir": "TestARun",
