@@ -110,7 +110,7 @@ class ConversationFormat:
         if role is None:
             raise RecordError(
                 f"{place}: role {excerpt(item[role_key])} is not known; known are {', '.join(self.roles)}. Add it "
-                "with roles, such as roles: {assistant: [NAME]}"
+                "with roles, such as roles: {assistant: [NAME]}; roles: {NAME: [NAME]} leaves it as it is"
             )
         content_key = next((key for key in self._content if item.get(key) is not None), None)
         message = self._properties_of(item, role, role_key, content_key, place)

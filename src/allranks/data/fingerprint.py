@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
+from allranks.config.dataset_types import is_prompt, template_of
 from allranks.data.sources import locate
 from allranks.data.templates import named_template_text
 from allranks.data.tokenizer import tokenizer_files
@@ -64,7 +65,10 @@ def split_seed(cfg: RunConfig) -> int:
 def _dataset(spec: Any) -> dict:
     source = locate(spec)
     settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT_OF_SPEC)
-    settings["template"] = named_template_text(spec.chat_template, spec.chat_template_jinja)
+    name = template_of(spec) if is_prompt(spec) and not spec.chat_template_jinja else spec.chat_template
+    # The config's own template, by the name jinja, is in the fingerprint anyway.
+    name = None if name == "jinja" and not spec.chat_template_jinja else name
+    settings["template"] = named_template_text(name, spec.chat_template_jinja)
     if source.hub_id is not None:
         from allranks.data.hub import resolve_commit
 

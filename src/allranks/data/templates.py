@@ -94,7 +94,8 @@ def named_template_text(name: str | None, jinja: str | None) -> str | None:
     if name == "jinja" or (name is None and jinja):
         return _own_template(jinja or "")
     named = (name or "").removeprefix(_FALLBACK)
-    return _named(named) if named and named != "tokenizer_default" and name not in _OF_TOKENIZERS else None
+    # Any other name is one of the tokenizer's own, or none at all.
+    return _named(named) if named in template_names() else None
 
 
 def template_names() -> list[str]:

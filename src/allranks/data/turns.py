@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Any
 
 from allranks.data.conversations import THINKING_KEYS
-from allranks.data.records import RecordError
+from allranks.data.records import RecordError, excerpt
 from allranks.data.templates import check_template, pin_dates
 from allranks.data.written import function_of, has_parts, is_written, not_written
 
@@ -144,7 +144,8 @@ class ChatTemplate:
 
     def refused(self, messages: list[dict], tools: Any, i: int) -> RecordError:
         """The error for a message that the template does not write in full even as the last one."""
-        lacking = self._lacks(self.render(messages[: i + 1], tools), messages[i]) or "a part of it"
+        lacking = self._lacks(self.render(messages[: i + 1], tools), messages[i])
+        lacking = lacking or f"a part of {excerpt(messages[i].get('content'))}"
         return RecordError(
             f"message {i} ({messages[i]['role']}): the chat template leaves out {lacking}, or changes it; use a "
             "template that writes it"

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from allranks.data import prepare
 from allranks.data.records import RecordError
+from allranks.errors import DataError
 from tests.unit.data.conftest import make_tokenizer
 from tests.unit.data.families import FAMILIES, unmarked
 
@@ -143,13 +145,20 @@ class TestSeveralTemplatesInOneTokenizer:
         tokenizer = make_tokenizer(bos="<s>")
         tokenizer.chat_template = self.TEMPLATES
         folder = save_model_folder(tmp_path / "model", tokenizer)
-        (tmp_path / "x.jsonl").write_text("{}")
-        cfg = make_config(
-            {"path": str(tmp_path / "x.jsonl")} | CHAT, base_model=str(folder), chat_template="tokenizer_default"
-        )
+        pair = [messages({})[0], messages({})[3]]
+        (tmp_path / "x.jsonl").write_text(json.dumps({"messages": pair}))
+        data = {"path": str(tmp_path / "x.jsonl")} | CHAT
+        cfg = make_config(data, base_model=str(folder), chat_template="tokenizer_default")
         loaded = load_tokenizer(cfg)
         assert loaded.chat_template == self.TEMPLATES
         assert template_text("tool_use", None, loaded) == self.TEMPLATES["tool_use"]
+        named = make_config(data, base_model=str(folder), chat_template="tool_use")
+        with pytest.raises(DataError, match="'NoneType' object is not iterable"):  # a template for tools alone
+            prepare(named)
+        (tmp_path / "x.jsonl").write_text(json.dumps({"messages": pair, "tools": []}))
+        blocks = prepare(named).train
+        text = tokenizer.apply_chat_template(pair, tools=[], tokenize=False)
+        assert tokenizer.decode(blocks.document(0)[0]) == text
         before = fingerprint(cfg)
         [other] = folder.glob("additional_chat_templates/*.jinja")
         other.write_text("another")
