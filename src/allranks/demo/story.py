@@ -14,11 +14,11 @@ from rich.console import Console
 
 from allranks.demo.commands import Command, run
 from allranks.demo.files import DemoFiles, write_files
-from allranks.demo.picture import loss_picture
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
+from allranks.observe.picture import loss_picture
 
 _QUESTIONS = ("What does os.path.join do?", "What is the module json for?")
 

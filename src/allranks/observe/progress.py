@@ -111,12 +111,12 @@ class Progress:
         if learning_rate is not None:
             parts.append(f"lr {learning_rate:.2e}")
         if tokens and seconds > 0:
-            parts.append(f"{_count(tokens / seconds)} tokens/s")
+            parts.append(f"{short_count(tokens / seconds)} tokens/s")
             if self.full_speed:
                 parts.append(f"MFU {tokens / seconds / self.full_speed:.0%}")
         if memory_bytes is not None:
             parts.append(f"{memory_bytes / 2**30:.1f} GiB")
-        parts.append(f"ETA {_clock((self.total_steps - self._step) * seconds / steps)}")
+        parts.append(f"ETA {clock((self.total_steps - self._step) * seconds / steps)}")
         return parts
 
 
@@ -138,14 +138,16 @@ def _live_line(console: Any, total_steps: int, start_step: int) -> Any:
     return live
 
 
-def _count(value: float) -> str:
+def short_count(value: float) -> str:
+    """A number in few characters: 12.3k, 4.5M."""
     for size, unit in ((1e6, "M"), (1e4, "k")):
         if value >= size:
             return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
     return f"{value:.0f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

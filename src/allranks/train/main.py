@@ -31,7 +31,7 @@ from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, s
 from allranks.observe.events import ExitEvent, MemoryEvent, PhaseEvent, WarningEvent
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
-from allranks.train.announce import announcement, summary
+from allranks.train.announce import announcement
 from allranks.train.assemble import assemble
 from allranks.train.disk_room import room_warnings
 from allranks.train.failure import print_error, tell_failure
@@ -49,6 +49,7 @@ from allranks.train.resume import (
 )
 from allranks.train.signals import StopRequest
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
+from allranks.train.summary import summary
 from allranks.train.traffic import TrafficCounter, steps_to_count
 
 # What may take long, and would else pass in silence, with its time since this rank began.
@@ -173,7 +174,7 @@ class _Rank:
             self._say(f"a collective that does not finish ends the run after {wait_seconds} s (ddp_timeout)")
         self._tell(announcement(loop, identity.world_size))
 
-        outcome = TrainingEnd("done")
+        outcome, first_step = TrainingEnd("done"), loop.step + 1
         if loop.step >= loop.step_schedule.num_steps:
             self._say(f"all {loop.step_schedule.num_steps} steps were done before; nothing is left to train")
         else:
@@ -186,7 +187,8 @@ class _Rank:
         written = None if outcome.reason == "preempted" else self._write_result(loop, storage)
         self._enter("done")
         if identity.rank == 0:
-            self._tell(summary(loop, outcome, self.run_dir, written))
+            seconds = time.monotonic() - self.started
+            self._tell(summary(loop, outcome, self.run_dir, written, first_step=first_step, seconds=seconds))
         return outcome
 
     def _record_memory(self, model: TrainModel) -> None:

@@ -1,6 +1,6 @@
 """The picture of the loss: where the dots and the line stand."""
 
-from allranks.demo.picture import loss_picture
+from allranks.observe.picture import loss_picture
 
 
 def test_a_falling_loss_falls_from_left_to_right():
