@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from allranks.config.data_rules import sample_rules, template_rules, type_rules, unused_template
 from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
-from allranks.config.optimizers import NOT_WITH_FSDP, WITH_ZERO
+from allranks.config.optimizers import NOT_WITH_FSDP, WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
 from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
@@ -107,6 +107,9 @@ def unused_keys(config: RunConfig, given: Given) -> list[str]:
     if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
         unused.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
     unused += unused_template(config, given)
+    if config.parallel.uses_fsdp and (instead := WITH_FSDP.get(config.optimizer.optimizer)):
+        at = given.label(("optimizer",))
+        unused.append(f"{at}: {config.optimizer.optimizer} takes no shards of FSDP; {instead[0]} runs: {instead[1]}")
     tracking = config.tracking
     for tracker, keys in TRACKER_ONLY.items():
         project = TRACKER_PROJECTS[tracker]
@@ -132,6 +135,8 @@ def finish(config: RunConfig, given: Given) -> RunConfig:
             optimizer=config.optimizer.model_copy(update=of_optimizer),
         )
     data, optimizer, checkpoint = config.data, config.optimizer, config.checkpoint
+    if config.parallel.uses_fsdp and optimizer.optimizer in WITH_FSDP:
+        optimizer = optimizer.model_copy(update={"optimizer": WITH_FSDP[optimizer.optimizer][0]})
     evaluation, parallel, precision = config.evaluation, config.parallel, config.precision
     jinja = "jinja" if data.chat_template_jinja else None
     data = _fill(
@@ -168,6 +173,7 @@ def finish(config: RunConfig, given: Given) -> RunConfig:
     return replace(
         config,
         data=data,
+        optimizer=optimizer,
         adapter=adapter,
         checkpoint=checkpoint,
         evaluation=evaluation,
@@ -235,12 +241,12 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
             yield key, f"has no effect: {name} has no such number; it is for {' and '.join(owners)}"
     if "adam_epsilon" in changed and "lion" in name:
         yield "adam_epsilon", f"has no effect: {name} divides by nothing; remove it"
-    if config.parallel.uses_fsdp and name in NOT_WITH_FSDP:
+    if config.parallel.uses_fsdp and name in NOT_WITH_FSDP and name not in WITH_FSDP:
         yield "optimizer", f"{name} does not work with FSDP: {NOT_WITH_FSDP[name]}; use adamw_torch_fused"
     if config.deepspeed.stage and settings.unfrozen_parameters:
         yield "unfrozen_parameters", "does not work with DeepSpeed ZeRO here; use `fsdp_version: 2`"
     if config.deepspeed.stage and name not in WITH_ZERO:
-        yield "optimizer", f"{name} does not work on the pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
+        yield "optimizer", f"{name} does not work on the flat pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
     for argument in settings.optim_args or {}:
         at = ("optim_args", argument)
         for key in OPTIMIZER_ARGUMENTS.get(argument, ()):

@@ -14,6 +14,7 @@ from allranks.model.build import build_model
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.optimizer import make_optimizer
 from allranks.train.storage import ALONE
+from allranks.train.strategies.eight_bits import is_packed, narrow, widened
 from allranks.train.strategies.native import NativeState
 from tests.tiny_models import config_for, make_model, one_process, saved_model
 
@@ -171,7 +172,6 @@ def test_rates_that_no_parameter_has_are_refused():
         ({"optimizer": "schedule_free_adamw"}, "swapped for evaluations"),
         ({"optimizer": "adamw_torch", "adam_beta3": 0.99}, "it is for came and ademamix"),
         ({"embedding_lr": 1e-4, "embedding_lr_scale": 0.1}, "excludes embedding_lr"),
-        ({"loraplus_lr_ratio": 16.0}, "has no effect without `adapter: lora`"),
     ],
 )
 def test_what_an_optimizer_cannot_use_is_refused(keys, message):
@@ -187,12 +187,69 @@ def sharded():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["adamw_8bit", "lion_32bit", "rmsprop_bnb", "adafactor", "came_pytorch"])
+@pytest.mark.parametrize("name", ["adafactor", "came_pytorch", "ademamix"])
 def test_what_cannot_work_on_parts_of_parameters_is_refused_and_not_at_the_first_step(name):
     with pytest.raises(ConfigError, match="does not work with FSDP"):
         config(optimizer=name, fsdp_version=2)
-    with pytest.raises(ConfigError, match="does not work on the pieces that ZeRO makes"):
+    with pytest.raises(ConfigError, match="does not work on the flat pieces that ZeRO makes"):
         config(optimizer=name, deepspeed={"zero_optimization": {"stage": 2}})
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("adamw_8bit", "adamw_torch_8bit"),
+        ("paged_adamw_8bit", "adamw_torch_8bit"),
+        ("paged_adamw_32bit", "adamw_torch_fused"),
+    ],
+)
+def test_what_takes_no_shards_is_replaced_by_what_keeps_its_state_as_small(name, instead):
+    found = config(optimizer=name, fsdp_version=2)
+    assert found.optimizer.optimizer == instead and instead in found.warnings[0]
+    alone = config(optimizer=name)
+    assert alone.optimizer.optimizer != instead and not alone.warnings
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "lion_8bit", "rmsprop_bnb_8bit", "lion_32bit"])
+def test_state_in_8_bits_goes_through_float32_and_back_without_a_change(name):
+    """As a checkpoint of ZeRO's pieces takes it, in the middle of a run."""
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    start, gradients = torch.randn(5000), torch.randn(8, 5000)
+
+    def made(values):
+        layer = torch.nn.Module()
+        layer.weight = torch.nn.Parameter(values.clone())
+        return layer.weight, make_optimizer(config(optimizer=name), layer)
+
+    def steps(weight, optimizer, some):
+        for gradient in some:
+            weight.grad = gradient.clone()
+            optimizer.step()
+
+    whole, optimizer = made(start)
+    steps(whole, optimizer, gradients[:4])
+    state = optimizer.state[whole]
+    wide = widened(state)
+    assert all(value.dtype == torch.float32 for value in wide.values() if isinstance(value, torch.Tensor))
+    assert wide["state1"].shape == whole.shape and wide["step"] == state["step"]
+    other, resumed = made(whole.detach())
+    steps(other, resumed, gradients[7:])  # it has a state, and another one
+    other.data.copy_(whole.data)
+    there = resumed.state[other]
+    there["step"] = wide["step"]
+    if any(is_packed(there, key) for key in there):
+        narrow(there, wide)
+    else:
+        for key in ("state1", "state2"):
+            if key in there:
+                there[key].copy_(wide[key])
+    for key in (key for key, value in state.items() if isinstance(value, torch.Tensor)):
+        # A scale may differ in its last bit.
+        torch.testing.assert_close(there[key], state[key], rtol=1e-6, atol=0)
+    steps(whole, optimizer, gradients[4:])
+    steps(other, resumed, gradients[4:])
+    torch.testing.assert_close(whole, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop", "muon"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from allranks.errors import ConfigError
 from allranks.model.train_model import TrainModel
 from allranks.model.zero import import_deepspeed
+from allranks.train.strategies.eight_bits import is_packed, narrow, widened
 from allranks.train.strategies.flat import FlatRange
 
 
@@ -103,8 +104,10 @@ class ZeroState:
             return contents
         self._make_state()
         tensors: dict[str, Any] = {}
+        # Several pieces lie in one tensor.
+        states = {id(piece.flat): widened(self.optimizer.state[piece.flat]) for piece in self.pieces}
         for piece in self.pieces:
-            for key, value in self.optimizer.state[piece.flat].items():
+            for key, value in states[id(piece.flat)].items():
                 whole = isinstance(value, Tensor) and value.shape == piece.flat.shape
                 # A number (the step) is the same for all; torch's optimizers keep it as a tensor.
                 tensors[f"state.{piece.name}.{key}"] = piece.of(value) if whole else torch.as_tensor(float(value))
@@ -114,17 +117,23 @@ class ZeroState:
         return {**contents, "optimizer": tensors}
 
     def restore(self, contents: dict[str, Any]) -> None:
-        # Pieces share memory with what was loaded into; numbers do not.
+        # Pieces share memory with what was loaded into; numbers do not, and what is held in 8 bits neither.
+        wide: dict[int, dict[str, Tensor]] = {}
         for piece in self.pieces:
             state = self.optimizer.state[piece.flat]
             for key, value in state.items():
-                loaded = contents["optimizer"][f"state.{piece.name}.{key}"]
-                if isinstance(loaded, FlatRange):
+                loaded = contents["optimizer"].get(f"state.{piece.name}.{key}")
+                if is_packed(state, key):
+                    whole = wide.setdefault(id(piece.flat), {}).setdefault(key, torch.zeros_like(piece.flat.data))
+                    piece.of(whole).values.copy_(loaded.values)
+                if loaded is None or isinstance(loaded, FlatRange):
                     continue
                 if isinstance(value, Tensor):
                     value.fill_(loaded.item())
                 else:
                     state[key] = type(value)(loaded.item())
+        for flat in {id(piece.flat): piece.flat for piece in self.pieces}.values():
+            narrow(self.optimizer.state[flat], wide.get(id(flat), {}))
         with torch.no_grad():
             _to_model(self.engine, partitioned=self.partitioned)
 

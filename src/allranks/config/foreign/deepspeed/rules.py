@@ -24,9 +24,6 @@ SCHEDULERS = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "Wa
 DDP_KEYS = ("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters")
 FSDP_KEYS = ("fsdp", "fsdp_version", "fsdp_config", "dp_shard_size", "dp_replicate_size")
 
-ELEMENTWISE = (*ADAMS, "sgd", "lion_pytorch")
-"""Optimizers that treat every element by itself: only these compute the same on ZeRO's flat pieces."""
-
 
 class Given(Protocol):
     """What was written, and where."""
@@ -121,14 +118,6 @@ def _alone(config: RunConfig, given: Given) -> Broken:
     if config.deepspeed.stage == 3 and config.adapter.peft_use_dora:
         why = f"in stage 3 no rank sees a whole matrix, whose norms DoRA needs ({given.label(('peft_use_dora',))})"
         yield ("deepspeed",), f"{why}: use stage 2 or FSDP2"
-    if config.deepspeed.stage and config.optimizer.optimizer not in ELEMENTWISE:
-        yield (
-            ("deepspeed",),
-            (
-                f"ZeRO cuts parameters into flat pieces, on which {config.optimizer.optimizer} "
-                f"({_there(given, 'optimizer')}) would compute something else: use one of {', '.join(ELEMENTWISE)}"
-            ),
-        )
 
 
 def _zero(config: RunConfig) -> Broken:
