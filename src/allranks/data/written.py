@@ -18,12 +18,16 @@ def is_written(part: str, text: str) -> bool:
     squeezed = _squeeze(text)
     if _squeeze(part) in squeezed:
         return True
+    as_json = json.dumps(part, ensure_ascii=False)[1:-1]
     spellings = (
-        json.dumps(part, ensure_ascii=False)[1:-1],
+        as_json,
+        json.dumps(as_json, ensure_ascii=False)[1:-1],  # an object with text in it, written as text
         json.dumps(part)[1:-1],
+        json.dumps(json.dumps(part)[1:-1])[1:-1],
         repr(part)[1:-1],
         html.escape(part),
         html.escape(part, quote=False),
+        html.escape(part).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),  # as Jinja's filter does
     )
     if any(_squeeze(spelling) in squeezed for spelling in spellings):
         return True
