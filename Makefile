@@ -7,6 +7,7 @@ PIP_ARGS ?=
 TEST_WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CORE_INSTALLED := .venv/.installed-core
 BENCH_INSTALLED := .venv/.installed-bench
 AXOLOTL_INSTALLED := .venv-axolotl/.installed
 
@@ -28,14 +29,22 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@ $(CORE_INSTALLED)
+
+# What training needs, without the extras and tools of development.
+$(CORE_INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e .
 	touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[bench]"
 	touch $@
 
-demo: setup
-	$(BIN)/allranks demo
+# With the environment on PATH: what the demo prints can be typed again after `. .venv/bin/activate`.
+demo: $(CORE_INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/allranks demo
+	@echo "To type these commands yourself: . .venv/bin/activate"
 
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
