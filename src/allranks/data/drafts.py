@@ -67,14 +67,22 @@ def _encode(tokenizer: Any, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, n
     by_offsets = [sizes is None and _has_ranges(piece) for piece in pieces]
     encoded: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(pieces)
     fast = [i for i, slow in enumerate(by_offsets) if not slow]
-    for i, one in zip(fast, _batch(backend.encode_batch_fast, pieces, fast), strict=True):
-        ids, trained = np.array(one.ids, np.uint32), pieces[i].trained
+    found_ids = {
+        i: np.array(one.ids, np.uint32)
+        for i, one in zip(fast, _batch(backend.encode_batch_fast, pieces, fast), strict=True)
+    }
+    in_ranges: dict[int, Sequence[tuple[int, int]]] = {}
+    for i, ids in found_ids.items():
+        trained = pieces[i].trained
         if isinstance(trained, bool):
             encoded[i] = ids, np.full(ids.size, trained, np.uint8)
         else:
-            assert sizes is not None
-            mask = sizes.mask(ids, pieces[i].text, trained)
-            encoded[i] = None if mask is None else (ids, mask)
+            in_ranges[i] = trained
+    if sizes is not None:
+        texts = [pieces[i].text for i in in_ranges]
+        masks = sizes.masks([found_ids[i] for i in in_ranges], texts, list(in_ranges.values()))
+        for i, mask in zip(in_ranges, masks, strict=True):
+            encoded[i] = None if mask is None else (found_ids[i], mask)
     left = [i for i, one in enumerate(encoded) if one is None]
     for i, one in zip(left, _batch(backend.encode_batch, pieces, left), strict=True):
         trained = pieces[i].trained

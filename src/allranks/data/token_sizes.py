@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,31 +28,50 @@ class TokenSizes:
     ends_in_space: np.ndarray
     normalizes: bool
 
-    def mask(self, ids: np.ndarray, text: str, ranges: Sequence[tuple[int, int]]) -> np.ndarray | None:
-        """uint8[n]: 1 for the tokens that hold a character of a range; None if only offsets can say it."""
-        is_ascii = text.isascii()
-        if self.normalizes and not is_ascii and not unicodedata.is_normalized("NFC", text):
-            return None
-        sizes = self.num_bytes[ids]
-        ends = np.cumsum(sizes)
-        total = len(text) if is_ascii else len(text.encode("utf-8", "surrogatepass"))
-        if not ids.size or ends[-1] != total or not sizes.all():
-            return None
-        borders = np.array([edge for one in ranges for edge in one], np.int64)
-        if not is_ascii:
-            borders = _in_bytes(text, borders)
+    def masks(
+        self, ids: Sequence[np.ndarray], texts: Sequence[str], ranges: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[np.ndarray | None]:
+        """For each text a mask uint8[n]: 1 for the tokens that hold a character of a range.
+
+        None if only offsets can say it. All texts go through numpy together: one by one, its calls cost more than the
+        work in them.
+        """
+        masks: list[np.ndarray | None] = [None] * len(texts)
+        which = [i for i, text in enumerate(texts) if ids[i].size and self._keeps(text)]
+        if not which:
+            return masks
+        tokens = np.concatenate([ids[i] for i in which])
+        stops = np.cumsum([ids[i].size for i in which])
+        starts = np.concatenate(([0], stops[:-1]))
+        sizes = self.num_bytes[tokens]
+        ends = np.cumsum(sizes)  # in bytes, through all texts
+        bases = ends[starts] - sizes[starts]
+        totals = [
+            len(texts[i]) if texts[i].isascii() else len(texts[i].encode("utf-8", "surrogatepass")) for i in which
+        ]
+        fits = (ends[stops - 1] - bases == totals) & np.logical_and.reduceat(sizes > 0, starts)
+
+        # Those that do not fit would reach into the tokens of others.
+        in_text = [_in_bytes(texts[i], ranges[i]) if fit else [] for i, fit in zip(which, fits, strict=True)]
+        owners = np.repeat(np.arange(len(which)), [len(edges) for edges in in_text])
+        borders = np.array(list(chain.from_iterable(in_text)), np.int64)
+        places = borders + bases[owners]
         # The token that holds the last byte before a border; where it ends in a space, offsets have an opinion.
-        before = np.searchsorted(ends, borders - 1, side="right")
-        if self.ends_in_space[ids[before[borders > 0]]].any():
-            return None
-        mask = np.zeros(ids.size, np.uint8)
-        first = np.searchsorted(ends, borders[0::2], side="right")
-        for start, last, empty in zip(
-            first.tolist(), before[1::2].tolist(), borders[0::2] == borders[1::2], strict=True
-        ):
-            if not empty:
-                mask[start : last + 1] = 1
-        return mask
+        before = np.searchsorted(ends, places - 1, side="right")
+        fits[owners[self.ends_in_space[tokens[before]] & (borders > 0)]] = False
+        first = np.searchsorted(ends, places[0::2], side="right")
+        opened = np.zeros(tokens.size + 1, np.int32)  # ranges that begin at a token less those that end before it
+        is_range = borders[0::2] < borders[1::2]
+        np.add.at(opened, first[is_range], 1)
+        np.add.at(opened, before[1::2][is_range] + 1, -1)
+        trained = (np.cumsum(opened[:-1]) > 0).astype(np.uint8)
+        for i, start, stop, is_exact in zip(which, starts.tolist(), stops.tolist(), fits.tolist(), strict=True):
+            masks[i] = trained[start:stop] if is_exact else None
+        return masks
+
+    def _keeps(self, text: str) -> bool:
+        """Whether the tokenizer leaves the text's characters as they are."""
+        return not self.normalizes or text.isascii() or unicodedata.is_normalized("NFC", text)
 
 
 def token_sizes(backend: Any) -> TokenSizes | None:
@@ -102,9 +122,13 @@ def _steps(part: Any) -> list[dict[str, Any]]:
     return next(value for value in written.values() if isinstance(value, list))
 
 
-def _in_bytes(text: str, borders: np.ndarray) -> np.ndarray:
+def _in_bytes(text: str, ranges: Sequence[tuple[int, int]]) -> list[int]:
+    """The borders of character ranges, one after the other, in bytes."""
+    borders = list(chain.from_iterable(ranges))
+    if text.isascii():
+        return borders
     found, at, num_bytes = {0: 0}, 0, 0
-    for border in sorted(set(borders.tolist())):
+    for border in sorted(set(borders)):
         num_bytes += len(text[at:border].encode("utf-8", "surrogatepass"))
         found[border], at = num_bytes, border
-    return np.array([found[border] for border in borders.tolist()], np.int64)
+    return [found[border] for border in borders]

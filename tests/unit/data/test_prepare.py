@@ -216,8 +216,8 @@ class TestPieces:
     def test_an_overlap_must_leave_room(self, make_config, texts):
         with pytest.raises(ConfigError, match=r"overlap.*must be below the length of a block, 16"):
             make_config(texts | {"overlap": 16}, sequence_len=16)
-        with pytest.raises(DataError, match="overlap has no effect with type alpaca; it is for completion"):
-            prepare(make_config(texts | {"overlap": 1, "type": "alpaca"}))
+        with pytest.raises(ConfigError, match="overlap: has no effect with type alpaca; it is for completion"):
+            make_config(texts | {"overlap": 1, "type": "alpaca"})
 
 
 class TestEvaluation:
