@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from allranks.config.dataset_types import PROMPT_TYPES, wrong_type
+from allranks.config.dataset_types import PROMPT_TYPES, to_template, wrong_type
 from allranks.config.run import RunConfig
 from allranks.config.yaml_lines import KeyPath
 
@@ -73,10 +73,10 @@ def unused_template(config: RunConfig, given: Given) -> Iterator[str]:
     name = config.data.chat_template or "jinja"
     kinds = sorted({spec.type.partition(":")[0] for spec in specs if spec.type and isinstance(spec.type, str)})
     prompts = [kind for kind in kinds if kind in PROMPT_TYPES]
-    if prompts:
-        way = f"; `type: {prompts[0]}:{name}` sends its records through it"
-    else:
-        way = f"; `chat_template: {name}` in it sends it through that" if any(map(_is_own_prompt, specs)) else ""
+    way = ""
+    if prompts or any(map(_is_own_prompt, specs)):
+        setting = to_template(prompts[0] if prompts else None, name)
+        way = f"; `{setting}` in a data set sends its records through it"
     why = "has no effect on what is trained: no data set goes through it"
     yield f"{given.label((key,))}: {why}{way}. The exported tokenizer has it"
 

@@ -84,6 +84,13 @@ def template_of(spec: DatasetSpec) -> str | None:
     return beside if behind in ("", *PROMPT_STYLES) else behind
 
 
+def to_template(prompt_type: str | None, template: str) -> str:
+    """What to write in a data set so that its instructions go through a template. None: a format of one's own."""
+    if prompt_type is None or template in PROMPT_STYLES:  # alpaca:chatml is a style
+        return f"chat_template: {template}"
+    return f"type: {prompt_type.partition(':')[0]}:{template}"
+
+
 def _wrong_prompt(spec: DatasetSpec, type_name: str) -> tuple[str, str] | None:
     template = template_of(spec)
     if template is None:

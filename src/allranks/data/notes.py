@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from allranks.config.dataset_types import is_prompt, template_of
+from allranks.config.dataset_types import is_prompt, template_of, to_template
 from allranks.data.templates import template_texts, writes_dates
 
 _MORE = 3  # data sets named in a note
@@ -23,13 +23,11 @@ def _own_prompts(data: Any, tokenizer: Any) -> Iterator[str]:
         "" if len(own) <= _MORE else f" and {len(own) - _MORE} more"
     )
     named = next((spec.type for spec in own if isinstance(spec.type, str)), None)
-    way = (
-        f"type: {named.partition(':')[0]}:tokenizer_default" if named else "chat_template: tokenizer_default beside it"
-    )
+    way = to_template(named, data.chat_template or "tokenizer_default")
     prompt = f"of type: {named}" if named else "that the config gives"
     yield (
-        f"{paths}: trained with the prompt {prompt}, as in Axolotl, and not with the chat template that its tokenizer "
-        f"has as well: ask the trained model with that prompt. {way} sends the records through the template"
+        f"{paths}: trained with the prompt {prompt}, as in Axolotl, and not with the chat template that the tokenizer "
+        f"has: ask the trained model with that prompt. {way}, in the data set, sends its records through the template"
     )
 
 

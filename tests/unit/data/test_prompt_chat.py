@@ -126,8 +126,8 @@ class TestWhatIsSaid:
     @pytest.mark.parametrize(
         ("data", "way"),
         [
-            ({"type": "alpaca"}, "`type: alpaca:llama3` sends its records through it"),
-            ({"type": {"field_output": "a"}}, "`chat_template: llama3` in it"),
+            ({"type": "alpaca"}, "`type: alpaca:llama3` in a data set sends its records through it"),
+            ({"type": {"field_output": "a"}}, "`chat_template: llama3` in a data set sends its records through it"),
             ({"type": "completion"}, "no data set goes through it. The exported tokenizer has it"),
             ({"type": "chat_template", "chat_template": "gemma"}, "no data set goes through it. The"),
             ({"type": "alpaca:tokenizer_default"}, "no data set goes through it"),
@@ -136,6 +136,10 @@ class TestWhatIsSaid:
     def test_a_template_that_no_data_set_uses(self, data, way, make_config):
         [told] = make_config({"path": "a.jsonl"} | data, chat_template="llama3").warnings
         assert told.startswith("<dict>: chat_template: has no effect on what is trained") and way in told
+
+    def test_chatml_is_a_style_behind_a_type(self, make_config):
+        [told] = make_config({"path": "a.jsonl", "type": "alpaca"}, chat_template="chatml").warnings
+        assert "`chat_template: chatml` in a data set sends" in told
 
     def test_a_template_that_one_data_set_uses(self):
         flat = {"base_model": "m", "learning_rate": 1e-3, "chat_template": "llama3"}
