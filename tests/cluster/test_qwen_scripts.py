@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from allranks.observe import RunDir
 from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, free_port
@@ -19,6 +20,7 @@ FINETUNE = "from allranks.compat.qwen import main; main()\n"
 SCRIPT = """\
 #!/bin/bash
 export CUDA_DEVICE_MAX_CONNECTIONS=1
+GPUS_PER_NODE=$(python -c 'import torch; print(torch.cuda.device_count())')
 DS_CONFIG_PATH="finetune/ds_config_zero2.json"
 while [[ "$1" != "" ]]; do
   case $1 in
@@ -30,7 +32,7 @@ while [[ "$1" != "" ]]; do
   shift
 done
 DISTRIBUTED_ARGS="
-  --nproc_per_node ${GPUS_PER_NODE:-1} \\
+  --nproc_per_node $GPUS_PER_NODE \\
   --nnodes ${NNODES:-1} \\
   --node_rank ${NODE_RANK:-0} \\
   --master_addr ${MASTER_ADDR:-localhost} \\
@@ -62,6 +64,8 @@ torchrun $DISTRIBUTED_ARGS finetune.py \\
   --gradient_checkpointing \\
   --deepspeed ${DS_CONFIG_PATH}
 """
+# What docs/qwen.md says for machines without GPUs, where the scripts' own line counts 0.
+ON_CPUS = "sed -i 's/^GPUS_PER_NODE=.*/GPUS_PER_NODE=1/' finetune*.sh"
 ZERO2 = Path(__file__).parents[2] / "examples" / "deepspeed" / "zero2.json"
 
 
@@ -69,6 +73,9 @@ ZERO2 = Path(__file__).parents[2] / "examples" / "deepspeed" / "zero2.json"
 def folder(qwen_data, tmp_path) -> Path:
     (tmp_path / "finetune.py").write_text(FINETUNE)
     (tmp_path / "finetune_lora_ds.sh").write_text(SCRIPT)
+    assert ON_CPUS in (Path(__file__).parents[2] / "docs" / "qwen.md").read_text()
+    if not torch.cuda.is_available():
+        subprocess.run(["bash", "-c", ON_CPUS], cwd=tmp_path, check=True)
     (tmp_path / "finetune").mkdir()
     shutil.copy(ZERO2, tmp_path / "finetune" / "ds_config_zero2.json")
     return tmp_path
@@ -76,7 +83,7 @@ def folder(qwen_data, tmp_path) -> Path:
 
 def test_finetune_lora_ds_sh_on_two_nodes(tiny, folder):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GPUS_PER_NODE": "1"}
+    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     nodes = [
         subprocess.Popen(
             ["bash", "finetune_lora_ds.sh", "-m", str(tiny.model), "-d", "data.json"],

@@ -127,5 +127,5 @@ def test_a_wrong_type_of_a_data_set_is_found_from_the_config(spec, part):
 def test_the_types_are_those_that_have_a_reader():
     from allranks.data import formats, prompts
 
-    assert set(dataset_types.TYPES) == set(formats._TYPES)
+    assert set(dataset_types.TYPES) == {*formats._TYPES, *prompts.PROMPT_TYPES}
     assert tuple(prompts.PROMPT_TYPES) == dataset_types.PROMPT_TYPES
