@@ -79,10 +79,10 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     rank = _Rank(cfg, identity, run_dir, events)
     try:
         with interrupt.interruptible():
-            outcome = rank.run()
+            ended = rank.run()
         code, reason = DONE, "done"
-        if outcome.reason == "preempted":
-            code, reason = PREEMPTED, f"preempted by {outcome.signal}"
+        if ended.reason == "preempted":
+            code, reason = PREEMPTED, f"preempted by {ended.signal}"
     except KeyboardInterrupt:
         code, reason = INTERRUPTED, "interrupted"
         if identity.rank == 0:
@@ -174,7 +174,7 @@ class _Rank:
             self._say(f"a collective that does not finish ends the run after {wait_seconds} s (ddp_timeout)")
         self._tell(announcement(loop, identity.world_size))
 
-        outcome, first_step = TrainingEnd("done"), loop.step + 1
+        ended, first_step = TrainingEnd("done"), loop.step + 1
         if loop.step >= loop.step_schedule.num_steps:
             self._say(f"all {loop.step_schedule.num_steps} steps were done before; nothing is left to train")
         else:
@@ -183,13 +183,13 @@ class _Rank:
             self._record_memory(model)
             self._enter("train")
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
-            outcome = self._train(loop)
-        written = None if outcome.reason == "preempted" else self._write_result(loop, storage)
+            ended = self._train(loop)
+        written = None if ended.reason == "preempted" else self._write_result(loop, storage)
         self._enter("done")
         if identity.rank == 0:
             seconds = time.monotonic() - self.started
-            self._tell(summary(loop, outcome, self.run_dir, written, first_step=first_step, seconds=seconds))
-        return outcome
+            self._tell(summary(loop, ended, self.run_dir, written, first_step=first_step, seconds=seconds))
+        return ended
 
     def _record_memory(self, model: TrainModel) -> None:
         """For the launcher, should the kernel kill this rank: then it can say nothing itself."""

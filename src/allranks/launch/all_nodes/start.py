@@ -19,10 +19,12 @@ from allranks.cluster.nodes import Host
 from allranks.cluster.protocol import GRACE_SECONDS
 from allranks.cluster.reach import Address, find_address
 from allranks.cluster.transports import Transport
+from allranks.doctor import causes
 from allranks.doctor.first_failure import first_failure
+from allranks.doctor.verdict import Verdict, interrupted
 from allranks.errors import RefusedError, UsageError
-from allranks.exit_codes import INTERRUPTED, PREEMPTED
-from allranks.findings import Finding, from_message
+from allranks.exit_codes import PREEMPTED
+from allranks.findings import Finding, Who, from_message, printed
 from allranks.launch.all_nodes.screen import Screen
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.node.supervise import FORWARDED
@@ -34,6 +36,7 @@ from allranks.observe import say
 from allranks.observe.secrets import without_secret_words
 from allranks.submit.lost_hosts import take_lost_hosts_file, write_lost_hosts
 
+_HEAD = "the command that started all nodes"
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
 _TOLD = (UsageError.exit_code, RefusedError.exit_code)  # then every node has said the same, at length
@@ -65,7 +68,10 @@ def start_all_nodes(start: Everywhere, token: str = "", env: Mapping[str, str] =
     variables, directory = exported(env, start.exports), working_directory(env)
     # It crosses as all variables do, through the agents' standard input, and is shown nowhere.
     token = variables.pop(TOKEN, "") or token or make_token()
-    return asyncio.run(_Start(start, variables, token, directory, lost_hosts).run())
+    verdict = asyncio.run(_Start(start, variables, token, directory, lost_hosts).run())
+    if verdict.message:
+        say(verdict.message, file=sys.stderr)
+    return verdict.exit_code
 
 
 class _Start:
@@ -83,7 +89,7 @@ class _Start:
         self._received: list[signal.Signals] = []
         self._running: Fanout | None = None  # once commands run
 
-    async def run(self) -> int:
+    async def run(self) -> Verdict:
         self._screen = screen = Screen(self._names)
         work = asyncio.create_task(self._work())
         for number in FORWARDED:
@@ -91,19 +97,15 @@ class _Start:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, self._receive, number, work)
         try:
-            code, message = await work
+            return await work
         except asyncio.CancelledError:
-            code = INTERRUPTED if self._received[0] == signal.SIGINT else PREEMPTED
-            message = f"{self._received[0].name}: stopped before anything was started"
+            return interrupted(self._received[0], _HEAD, "stopped before anything was started")
         except NotOpened as error:
             raise RefusedError(f"the nodes cannot be reached: {error}") from None
         finally:
             await screen.close()
-        if message:
-            say(message, file=sys.stderr)
-        return code
 
-    async def _work(self) -> tuple[int, str]:
+    async def _work(self) -> Verdict:
         start = self._start
         async with fan_out(start.hosts, start.transport, self._screen.show) as fanout:
             _refuse_unreachable(fanout)
@@ -158,7 +160,7 @@ class _Start:
         lines["command"] = f"{on_each}in {shlex.quote(self._directory)}: {shown}"
         return "\n".join(f"{name + ':':<12}{value}" for name, value in lines.items()).split("\n")
 
-    async def _run_commands(self, fanout: Fanout, commands: Sequence[Sequence[str]]) -> tuple[int, str]:
+    async def _run_commands(self, fanout: Fanout, commands: Sequence[Sequence[str]]) -> Verdict:
         running = {
             asyncio.create_task(
                 fanout.run(
@@ -187,13 +189,14 @@ class _Start:
                 stop_at = math.inf
                 fanout.stop(GRACE_SECONDS, list(running.values()))
         if self._received.count(signal.SIGINT) > 1:
-            return INTERRUPTED, "SIGINT: everything was ended at once; the newest complete checkpoint stays valid"
+            told = "everything was ended at once; the newest complete checkpoint stays valid"
+            return interrupted(signal.SIGINT, _HEAD, told)
         if not any(why for _, why in ends.values()):
-            return max(code for code, _ in ends.values()), ""
+            return Verdict(max(code for code, _ in ends.values()))
         return self._blame(ends, {node: from_message(said) for node, said in fanout.findings.items()})
 
-    def _blame(self, ends: Mapping[int, tuple[int, str]], said: Mapping[int, Finding | None]) -> tuple[int, str]:
-        """The exit code and account of the node whose failure ended all others."""
+    def _blame(self, ends: Mapping[int, tuple[int, str]], said: Mapping[int, Finding | None]) -> Verdict:
+        """The exit code and words of the node whose failure ended all others."""
         failed = [node for node, (_, why) in ends.items() if why]
         lost = [node for node in failed if ends[node][1].startswith(_LOST)]
         # A node that ends because of another says so.
@@ -205,17 +208,20 @@ class _Start:
         own = [node for node in failed if node not in elsewhere]
         node = (lost or culprit or own or failed)[0]
         code, why = ends[node]
+        kind = causes.NODE_LOST if node in lost else causes.NODE_ERROR
+        here = Finding(kind, f"{self._names[node]} {why}", who=Who(node, host=self._names[node]))
+        reason = here if lost or first is None else first
         last_words = self._screen.last_words(node)
         if code in _TOLD and all(ends[other][0] == code for other in failed):
-            return code, ""
-        lines = [f"error: {self._names[node]} {why}"]
+            return Verdict(code, reason)
+        lines = [printed(here)]
         if node in elsewhere and last_words:
             lines = [last_words]
         elif last_words and code not in _TOLD:
             lines.append(f"  its last words: {last_words}")
         if len(self._names) > 1:
             lines.append(f"  also ended: {few([name for name in self._names if name != self._names[node]])}")
-        return code, "\n".join(lines)
+        return Verdict(code, reason, "\n".join(lines))
 
     def _receive(self, number: signal.Signals, work: asyncio.Task) -> None:
         self._received.append(signal.Signals(number))
