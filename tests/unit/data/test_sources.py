@@ -226,9 +226,9 @@ def test_the_place_of_a_record_in_a_list(tmp_path):
         ("a.arrow", b"nonsense", "a.arrow .row 0, counted from 0.: cannot be read as Arrow"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid 1\n", "a.txt: this is a pointer of Git LFS"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid 1\n", "fetch it: git lfs pull"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: the file is empty"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz: the file is empty"),
         ("a.jsonl.gz", b'{"text": "a"}', "a.jsonl.gz: its name says gzip, and it is not gzip data"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], "a.jsonl.gz:1: the packed data ends too early"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], "a.jsonl.gz:1: the packed data ends too early"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
