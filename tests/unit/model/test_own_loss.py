@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from allranks.config.load import resolve_mapping
-from allranks.model.build import parameters_on_meta, build_model
+from allranks.model.build import build_model, parameters_on_meta
 from allranks.model.router import router_loss
 from tests.tiny_models import ARCHITECTURES, VOCABULARY, config_for, flat_for, make_batch, one_process, saved_model
 
