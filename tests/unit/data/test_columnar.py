@@ -87,3 +87,15 @@ def test_broken_json_is_a_broken_record_with_its_row(tmp_path):
     first, second = read(locate(DatasetSpec(path=str(tmp_path / "data.parquet"))), "train")
     assert first.value == {"value": [1]}
     assert second.value is None and "not valid JSON" in second.problem and "row 1" in second.where()
+
+
+def test_rows_of_the_hub_lose_padding_and_keep_nulls_of_json(mixed, monkeypatch):
+    import datasets
+
+    from allranks.config.sections.data import DatasetSpec
+    from allranks.data.hub import read_hub
+
+    padded = datasets.Dataset.from_list([{"call": {"x": 1}}, {"call": {"y": 2}}])
+    for rows, expected in ((mixed, RECORDS), (padded, [{"call": {"x": 1}}, {"call": {"y": 2}}])):
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, rows=rows, **__: rows)  # without a network
+        assert [record.value for record in read_hub(DatasetSpec(path="org/name"))] == expected
