@@ -5,6 +5,7 @@ from typing import Any
 
 from allranks.config.dataset_types import is_prompt, template_of, to_template
 from allranks.data.templates import template_texts, writes_dates
+from allranks.listing import few
 
 _MORE = 3  # data sets named in a note
 
@@ -19,9 +20,7 @@ def _own_prompts(data: Any, tokenizer: Any) -> Iterator[str]:
     own = [spec for spec in data.datasets if is_prompt(spec) and template_of(spec) is None]
     if not own or not tokenizer.chat_template:
         return
-    paths = ", ".join(spec.path for spec in own[:_MORE]) + (
-        "" if len(own) <= _MORE else f" and {len(own) - _MORE} more"
-    )
+    paths = few([spec.path for spec in own], _MORE)
     named = next((spec.type for spec in own if isinstance(spec.type, str)), None)
     way = to_template(named, data.chat_template or "tokenizer_default")
     prompt = f"of type: {named}" if named else "that the config gives"
