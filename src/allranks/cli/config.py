@@ -53,6 +53,48 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+@app.command("import", epilog="Example: allranks config import qwen_lora_sft.yaml -o config.yaml")
+def import_(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="YAML, JSON or shell script of the other trainer.", show_default=False),
+    ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENTS]...", help="Its arguments, which win over the file.", show_default=False),
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option("--from", metavar="TOOL", help="trl, llama-factory or ms-swift; found if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the config there.")] = None,
+) -> None:
+    """Turn a config of TRL, LLaMA-Factory or ms-swift into one of ours that means the same.
+
+    Each key that could not be carried over is a line on stderr, and a comment in the config.
+    """
+    from allranks.errors import UsageError
+    from allranks.importing import import_config
+    from allranks.importing.write import written
+
+    given_words = list(words or [])
+    if file is not None and not file.exists() and file.suffix == "":
+        given_words, file = [str(file), *given_words], None
+    if file is not None and not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    imported = import_config(file, given_words, tool)
+    for line in imported.lost:
+        print(f"not carried over: {line}", file=sys.stderr)
+    for line in imported.notes:
+        print(f"note: {line}", file=sys.stderr)
+    text = written(imported)
+    if output is None:
+        print(text, end="")
+    elif output.exists():
+        raise UsageError(f"{output} exists; name a new file")
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     from allranks.cli.main import main_of
 
