@@ -36,8 +36,9 @@ def chat(
     """
     from allranks import interrupt
     from allranks.errors import UsageError
+    from allranks.observe import libraries_aside, say
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with libraries_aside():
         from allranks.inference.answer import Sampling
         from allranks.inference.prompts import Prompt
         from allranks.inference.session import answerers
@@ -50,7 +51,7 @@ def chat(
             merged=merge,
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
-            report=lambda line: typer.echo(line, err=True),
+            report=lambda line: say(line, file=sys.stderr),
         )
     interrupt.means("the chat is over")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)

@@ -1,6 +1,5 @@
 """`allranks evaluate`: the loss and perplexity of a run, an adapter or a model on data sets."""
 
-import contextlib
 import json
 import math
 import sys
@@ -69,14 +68,15 @@ def evaluate(
     from allranks.cluster.identity import identify
     from allranks.config.overrides import parse_overrides
     from allranks.errors import UsageError
+    from allranks.observe import libraries_aside, say
 
     if compare not in (None, "base"):
         raise UsageError(f"--compare {compare}: only `base` can be compared with here; evaluate {compare} by itself")
     overrides = parse_overrides(given(ctx).config)
     identity = identify(os.environ)
     leads = identity.rank == 0
-    # stdout is for the result, which a program may read; libraries log there too.
-    with contextlib.redirect_stdout(sys.stderr):
+    # What libraries print is neither the result, which a program may read, nor news for the user.
+    with libraries_aside():
         from allranks.inference.evaluate import evaluate as run
         from allranks.train.world import exit_rank
 
@@ -89,7 +89,7 @@ def evaluate(
             compare_base=compare is not None,
             trust_remote_code=trust_remote_code,
             overrides=overrides,
-            report=lambda line: typer.echo(line, err=True) if leads else None,
+            report=lambda line: say(line, file=sys.stderr) if leads else None,
         )
     if leads:
         typer.echo(json.dumps(_as_json(done), indent=1) if as_json else "\n".join(_lines(done)))

@@ -1,6 +1,5 @@
 """`allranks export` and its aliases: write a checkpoint as Hugging Face safetensors."""
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -95,6 +94,7 @@ def _run(
     default: str = "export",
 ) -> None:
     from allranks.errors import UsageError
+    from allranks.observe import libraries_aside, say
 
     shard_bytes = _bytes(max_shard_size)
     if source.is_file():
@@ -107,7 +107,7 @@ def _run(
         run_dir = source.resolve().parent.parent if source.name.startswith("step-") else source
         output = run_dir / default
     # stdout is for the result, which a program may read; libraries (DeepSpeed when imported) log there too.
-    with contextlib.redirect_stdout(sys.stderr):
+    with libraries_aside():
         from allranks.export.export import export as write
 
         done = write(
@@ -119,7 +119,7 @@ def _run(
             base_model=base_model,
             max_shard_bytes=shard_bytes,
             trust_remote_code=trust_remote_code,
-            report=lambda line: typer.echo(line, err=True),
+            report=lambda line: say(line, file=sys.stderr),
         )
     interrupt.means(f"not all was told; what was exported is whole: {done.folder}")
     if as_json:

@@ -1,6 +1,5 @@
 """`allranks generate`: answers of a run, an adapter or a model to prompts."""
 
-import contextlib
 import json
 import shutil
 import sys
@@ -50,6 +49,7 @@ def generate(
     """Answers of a run, an adapter or a model to prompts, through its own chat template, as they are made."""
     from allranks.errors import UsageError
     from allranks.inference.prompts import read_prompts, text_prompt
+    from allranks.observe import libraries_aside, say
 
     if raw and system:
         raise UsageError("--raw takes no --system: without a template there is no place for it")
@@ -63,8 +63,8 @@ def generate(
         asked += read_prompts(prompts, system=system, raw=raw)
     if not asked:
         raise UsageError(f"nothing is asked: {prompts or 'stdin'} is empty")
-    # stdout is for the answers, which a program may read; libraries log there too.
-    with contextlib.redirect_stdout(sys.stderr):
+    # What libraries print is neither an answer, which a program may read, nor news for the user.
+    with libraries_aside():
         from allranks.inference.answer import Sampling
         from allranks.inference.session import answerers
 
@@ -76,7 +76,7 @@ def generate(
             merged=merge,
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
-            report=lambda line: typer.echo(line, err=True),
+            report=lambda line: say(line, file=sys.stderr),
         )
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     for number, one in enumerate(asked):

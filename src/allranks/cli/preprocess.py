@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def preprocess(
     from allranks.data.show import show_samples, stats_lines
     from allranks.model.files import stored_config
     from allranks.model.positions import position_warning
+    from allranks.observe import libraries_aside, say
 
     overrides = parse_overrides(given(ctx).config)
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
@@ -49,7 +51,8 @@ def preprocess(
     # SIGTERM (of a scheduler, or `timeout`) cleans up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
-        prepared = prepare(cfg, report=lambda line: typer.echo(line, err=True))
+        with libraries_aside():
+            prepared = prepare(cfg, report=lambda line: say(line, file=sys.stderr))
     finally:
         signal.signal(signal.SIGTERM, before)
     if told := position_warning(stored_config(cfg), cfg):

@@ -7,6 +7,7 @@ from typing import Any
 from allranks.data.columnar import row_restorer
 from allranks.data.records import Record, RecordError
 from allranks.errors import DataError
+from allranks.observe.libraries import shown
 
 
 def read_hub(spec: Any) -> Iterator[Record]:
@@ -14,9 +15,10 @@ def read_hub(spec: Any) -> Iterator[Record]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(
-            spec.path, spec.name, split=spec.split, revision=spec.revision, data_files=spec.data_files
-        )
+        with shown():
+            rows = datasets.load_dataset(
+                spec.path, spec.name, split=spec.split, revision=spec.revision, data_files=spec.data_files
+            )
     except Exception as error:  # the library raises many kinds, all of them about reaching or reading the data set
         raise DataError(_unreachable(spec, error)) from error
     restored = row_restorer(rows.features.arrow_schema, parsed=True)

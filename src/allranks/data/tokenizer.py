@@ -6,6 +6,7 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.data.token_names import rename_added_tokens
 from allranks.errors import ConfigError
+from allranks.observe.libraries import shown
 
 # What decides how a tokenizer works. Everything else beside the weights does not touch the data.
 _FILES = (
@@ -92,7 +93,8 @@ def _hub_snapshot(cfg: RunConfig, name: str) -> Path:
 
     try:
         patterns = [*_FILES, *_PATTERNS]
-        return Path(snapshot_download(name, revision=cfg.model.revision_of_model, allow_patterns=patterns))
+        with shown():
+            return Path(snapshot_download(name, revision=cfg.model.revision_of_model, allow_patterns=patterns))
     except Exception as error:  # many kinds: network, authorisation, a name that is no id
         raise ConfigError(_not_loaded(cfg, name, error)) from error
 

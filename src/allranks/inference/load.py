@@ -26,6 +26,7 @@ from allranks.inference.weights import read_weights
 from allranks.model.build import parameters_on_meta
 from allranks.model.generation import generation_config
 from allranks.model.sharding import materialise
+from allranks.observe.libraries import shown
 from allranks.train.strategies.native import trained_state
 
 
@@ -122,9 +123,10 @@ def _spread() -> dict[str, Any]:
 
 def _model(base: str, trust_remote_code: bool, **source: Any) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", trust_remote_code=trust_remote_code, **source, **_spread()
-        )
+        with shown():
+            model = AutoModelForCausalLM.from_pretrained(
+                base, dtype="auto", trust_remote_code=trust_remote_code, **source, **_spread()
+            )
     except (OSError, ValueError) as error:
         raise UsageError(f"the model {base} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     if model.dtype == torch.float16 and _device().type == "cpu":

@@ -37,7 +37,7 @@ from allranks.launch.spec.where import NodeOptions, find_nodes
 from allranks.launch.stop import NO_RANK_LEFT
 from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
-from allranks.observe import RunDir, say
+from allranks.observe import RunDir, libraries_aside, say
 from allranks.observe.trackers import refuse_missing_packages
 
 
@@ -114,7 +114,9 @@ class _Training:
     def prepare(self, checked: Checked) -> RunInputs:
         from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
-        inputs = RunInputs(self.argv, self.cfg, prepare(self.cfg, report=say).fingerprint, checked.variables)
+        with libraries_aside():
+            fingerprint = prepare(self.cfg, report=say).fingerprint
+        inputs = RunInputs(self.argv, self.cfg, fingerprint, checked.variables)
         _refuse_other_data(inputs, self.fingerprint)
         return inputs
 
@@ -124,9 +126,10 @@ class _Training:
         interrupt.means(NO_RANK_LEFT)
         prepare_this_process(self.launch, node, inputs)
         stop_if_asked()
-        from allranks.train.main import main_rank
+        with libraries_aside():
+            from allranks.train.main import main_rank
 
-        return main_rank(self.cfg)
+            return main_rank(self.cfg)
 
     def program(self, node: Node) -> Program:
         _write_config(self.cfg, node.run.config(node.name))

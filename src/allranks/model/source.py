@@ -6,6 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
+from allranks.observe.libraries import shown
 
 # Some repositories hold the same weights twice, in the author's own format beside safetensors.
 _NEVER = ["original/*", "consolidated*", "*.pth", "*.bin", "*.gguf", "*.onnx"]
@@ -27,9 +28,10 @@ def model_folder(cfg: RunConfig) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
-            name, revision=cfg.model.revision_of_model, allow_patterns=_WANTED, ignore_patterns=_NEVER
-        )
+        with shown():
+            found = snapshot_download(
+                name, revision=cfg.model.revision_of_model, allow_patterns=_WANTED, ignore_patterns=_NEVER
+            )
     except (OSError, ValueError) as error:  # the Hub's errors derive from these, network failures too
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(

@@ -3,6 +3,7 @@
 from allranks.observe.enduring import say, settle_output
 from allranks.observe.event_log import EventLog
 from allranks.observe.follow import EventFollower, RunFollower, read_events
+from allranks.observe.libraries import libraries_aside
 from allranks.observe.output import redirect_rank_output
 from allranks.observe.progress import Progress
 from allranks.observe.rundir import RunDir
@@ -13,6 +14,7 @@ __all__ = [
     "Progress",
     "RunDir",
     "RunFollower",
+    "libraries_aside",
     "read_events",
     "redirect_rank_output",
     "say",

@@ -25,8 +25,9 @@ class Enduring:
     """A text stream that never raises OSError or ValueError. `gone` is True once nobody can read it any more."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self.stream = stream
-        self.gone = stream is None
+        # What others print may be kept from the terminal (`libraries_aside`); what we say is for its stream.
+        self.stream = getattr(stream, "ours", stream)
+        self.gone = self.stream is None
 
     def write(self, text: str, *, flush: bool = False) -> int:
         if self.stream is not None and not self.gone:

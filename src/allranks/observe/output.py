@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TextIO
 
 from allranks.observe.enduring import Enduring
+from allranks.observe.libraries import log_libraries
 
 
 def redirect_rank_output(rank: int) -> TextIO | None:
@@ -19,7 +20,8 @@ def redirect_rank_output(rank: int) -> TextIO | None:
     terminal). Without the first, as under somebody's own torchrun, nothing is changed and None is returned.
 
     File descriptors are replaced, not only `sys.stdout`, so that output of C++ libraries and child processes follows.
-    Rank 0 stays on the terminal, and its uncaught exceptions and fatal signals are written to its log as well.
+    Rank 0 stays on the terminal, and its uncaught exceptions and fatal signals are written to its log as well. What
+    libraries print there goes to its log only, within `libraries_aside`.
     """
     folder = os.environ.get("ALLRANKS_LOG_DIR")
     if not folder:
@@ -29,6 +31,7 @@ def redirect_rank_output(rank: int) -> TextIO | None:
     log = path.open("a", buffering=1, encoding="utf-8", errors="replace")
     if rank == 0:
         _redirect_to_terminal(os.environ.get("ALLRANKS_TERMINAL"))
+        log_libraries(log)
         _tee_uncaught_exceptions(log)
     else:
         _replace_output(log.fileno())
@@ -47,7 +50,8 @@ def _redirect_to_terminal(terminal: str | None) -> None:
 
 
 def _replace_output(fd: int) -> None:
-    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+    for given, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        stream = getattr(given, "ours", given)
         Enduring(stream).flush()
         os.dup2(fd, number)
         # Python chose block buffering for a file; a log that lags behind hides the last words of a killed rank.
@@ -56,10 +60,9 @@ def _replace_output(fd: int) -> None:
 
 
 def _tee_uncaught_exceptions(log: TextIO) -> None:
-    show = sys.excepthook
-
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        Enduring(log).write("".join(traceback.format_exception(kind, error, trace)), flush=True)
-        show(kind, error, trace)
+        text = "".join(traceback.format_exception(kind, error, trace))
+        Enduring(log).write(text, flush=True)
+        Enduring(sys.stderr).write(text, flush=True)
 
     sys.excepthook = hook

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import NoReturn
 
 from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
@@ -10,7 +11,7 @@ from allranks.cluster.identity import identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
-from allranks.observe import say
+from allranks.observe import libraries_aside, say
 from allranks.parent import die_with_parent
 from allranks.train.under_accelerate import (
     check_accelerate,
@@ -45,11 +46,14 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
             say(line, file=sys.stderr)
     if "ALLRANKS_RUN_ID" in os.environ:
         die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
-    # Only now: usage and config errors should not wait for torch.
-    from allranks.train.main import main_rank
-    from allranks.train.world import exit_rank
+    # Other ranks' output is no terminal's, and without a folder for logs there is nowhere else to put it.
+    is_shown = identity.rank == 0 and "ALLRANKS_LOG_DIR" in os.environ
+    with libraries_aside() if is_shown else nullcontext():
+        # Only now: usage and config errors should not wait for torch.
+        from allranks.train.main import main_rank
+        from allranks.train.world import exit_rank
 
-    code = main_rank(cfg, identity)
+        code = main_rank(cfg, identity)
     if code == PREEMPTED and "ALLRANKS_RUN_ID" in os.environ:
         # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.
         code = 0
