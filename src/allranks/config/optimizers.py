@@ -6,6 +6,9 @@ OF_BITSANDBYTES = (
     *("rmsprop_bnb", "rmsprop_bnb_8bit"),
 )
 
+SAVED_AT_ONCE = ("adamw_torch_8bit", "adamw_torch_4bit", "ao_adamw_fp8")
+"""Optimizers of torchao, whose state cannot be copied aside to be written behind the training (0.18 has no clone)."""
+
 WITH_FSDP = {
     "adamw_bnb_8bit": ("adamw_torch_8bit", "its state is in 8 bits as well"),
     "paged_adamw_8bit": ("adamw_torch_8bit", "its state is in 8 bits as well, divided by the ranks in place of paged"),

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from allranks.config.data_rules import sample_rules, template_rules, type_rules, unused_template
 from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
-from allranks.config.optimizers import NOT_WITH_FSDP, WITH_FSDP, WITH_ZERO
+from allranks.config.optimizers import NOT_WITH_FSDP, SAVED_AT_ONCE, WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
 from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
@@ -247,6 +247,8 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
         yield "unfrozen_parameters", "does not work with DeepSpeed ZeRO here; use `fsdp_version: 2`"
     if config.deepspeed.stage and name not in WITH_ZERO:
         yield "optimizer", f"{name} does not work on the flat pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
+    if config.checkpoint.save_async and name in SAVED_AT_ONCE:
+        yield "save_async", f"the state of {name} cannot be written behind the training; remove it"
     for argument in settings.optim_args or {}:
         at = ("optim_args", argument)
         for key in OPTIMIZER_ARGUMENTS.get(argument, ()):

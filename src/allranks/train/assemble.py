@@ -15,6 +15,7 @@ from allranks import durable
 from allranks.checkpoint.state import RunState
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
+from allranks.config.optimizers import SAVED_AT_ONCE
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
 from allranks.model.positions import position_warning
@@ -79,7 +80,7 @@ def assemble(
             # A group of its own: a save behind the training must not share one with the training's collectives.
             group=_group_for_saving(cfg.parallel.start_timeout_seconds) if dist.is_initialized() else None,
             storage=storage,
-            asynchronous=cfg.checkpoint.save_async is not False,
+            asynchronous=saves_behind(cfg),
             keep=cfg.checkpoint.num_kept,
             only_model=cfg.checkpoint.save_only_model,
             write_extras=side_files.write,
@@ -119,6 +120,11 @@ def _group_for_saving(timeout_seconds: float) -> dist.ProcessGroup:
     group = dist.new_group(backend="gloo", timeout=timeout, group_desc=CHECKPOINT_GROUP)
     assert group is not None
     return group
+
+
+def saves_behind(cfg: RunConfig) -> bool:
+    """Whether checkpoints are written while training goes on."""
+    return cfg.checkpoint.save_async is not False and cfg.optimizer.optimizer not in SAVED_AT_ONCE
 
 
 def data_seed(cfg: RunConfig) -> int:

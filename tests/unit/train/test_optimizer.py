@@ -11,6 +11,7 @@ from allranks.checkpoint.state import RunState
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.model.build import build_model
+from allranks.train.assemble import saves_behind
 from allranks.train.checkpoint import Checkpointer
 from allranks.train.optimizer import make_optimizer
 from allranks.train.storage import ALONE
@@ -206,8 +207,14 @@ def test_what_cannot_work_on_parts_of_parameters_is_refused_and_not_at_the_first
 def test_what_takes_no_shards_is_replaced_by_what_keeps_its_state_as_small(name, instead):
     found = config(optimizer=name, fsdp_version=2)
     assert found.optimizer.optimizer == instead and instead in found.warnings[0]
+    assert saves_behind(found) is (instead == "adamw_torch_fused"), "torchao's state cannot be copied aside"
     alone = config(optimizer=name)
     assert alone.optimizer.optimizer != instead and not alone.warnings
+
+
+def test_saving_behind_the_training_is_refused_where_it_would_fail_at_the_first_save():
+    with pytest.raises(ConfigError, match="save_async: the state of adamw_torch_8bit cannot be written behind"):
+        config(optimizer="adamw_torch_8bit", save_async=True)
 
 
 @pytest.mark.parametrize("name", ["adamw_8bit", "lion_8bit", "rmsprop_bnb_8bit", "lion_32bit"])
