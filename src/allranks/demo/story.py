@@ -87,8 +87,7 @@ def run_demo(
     _run(console, "the export", [export])
 
     say(5, "Ask the exported model, with plain transformers")
-    ask_file = files.directory / "ask.py"
-    ask_file.write_text(_ASK, encoding="utf-8")
+    ask_file = _write_ask(files)
     ask = Command("ask.py", ("python", _short(ask_file), _short(exported), *_QUESTIONS), _log(files, "ask"))
     _run(console, "asking the exported model", [ask])
     answers = [line for line in ask.log.read_text().splitlines() if line.startswith(("Q: ", "A: "))]
@@ -114,7 +113,21 @@ def write_only(directory: Path, *, console: Console | None = None) -> None:
     """Write the demo's files into `directory` and say what to type next."""
     console = console or Console(highlight=False, soft_wrap=True)
     files = _make_files(directory, console)
-    console.print(f"\nNext:\n  allranks train {shlex.quote(_short(files.config))}", markup=False)
+    ask, exported = _short(_write_ask(files)), _short(files.directory / "exported")
+    question = shlex.quote(_QUESTIONS[0])
+    console.print(
+        f"\nNext:\n  allranks train {shlex.quote(_short(files.config))}\n"
+        f"  allranks generate {shlex.quote(_short(files.output))} {question} --compare base\n"
+        f"  allranks export {shlex.quote(_short(files.output))} --output {shlex.quote(exported)}\n"
+        f"  python {shlex.quote(ask)} {shlex.quote(exported)} {question}",
+        markup=False,
+    )
+
+
+def _write_ask(files: DemoFiles) -> Path:
+    path = files.directory / "ask.py"
+    path.write_text(_ASK, encoding="utf-8")
+    return path
 
 
 def _make_files(directory: Path, console: Console, **sizes: Any) -> DemoFiles:

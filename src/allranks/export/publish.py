@@ -18,7 +18,7 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     `out` is on the disk when it appears: a power cut leaves it whole or not there.
 
     `replace`: an `out` that is there already changes places with the new one once that is whole, and is removed then:
-    at every moment one of the two is there.
+    at every moment one of the two is there. Its files can be read by whoever the umask lets read new files.
 
     Raises:
         UsageError: `out` exists and is not empty, or cannot be written.
@@ -34,6 +34,7 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         with disk_told(f"{out} is not written", out, partial=temporary):
             yield temporary
+            _readable_as_made(temporary)
             durable.sync_all(temporary)
             if out.is_dir() and any(out.iterdir()):
                 durable.exchange(temporary, out)
@@ -41,3 +42,11 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
                 durable.rename(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _readable_as_made(folder: Path) -> None:
+    """Give files the mode of new ones: some libraries write them for their owner only, and copies keep theirs."""
+    allowed = folder.stat().st_mode  # the umask has been at work on it
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(allowed & (0o777 if path.is_dir() else 0o666))
