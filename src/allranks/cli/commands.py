@@ -13,6 +13,7 @@ from allranks import interrupt
 # name -> (module, one line of help). The module has `app`, a typer.Typer, or a function named like the command.
 # Commands are imported when they are run, so that none makes another slow or breaks it.
 COMMANDS = {
+    "init": ("allranks.cli.init", "Write a first config: looks at your data, asks for what is not given."),
     "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
@@ -34,6 +35,7 @@ COMMANDS = {
 _AS_IT_WAS = "the run and its checkpoints are as they were"
 # What Ctrl-C leaves undone while a command works, until it says otherwise; the others only read and print.
 UNDONE = {
+    "init": "no config was written",
     "train": "no rank was started; checkpoints are as they were",
     "run": "the program was not started",
     "qwen": "no rank was started; checkpoints are as they were",
