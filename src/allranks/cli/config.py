@@ -92,7 +92,10 @@ def import_(
     elif output.exists():
         raise UsageError(f"{output} exists; name a new file")
     else:
-        output.write_text(text, encoding="utf-8")
+        from allranks.config.schema import EDITOR_LINE, write_schema
+
+        output.write_text(f"{EDITOR_LINE}\n{text}", encoding="utf-8")
+        write_schema(output.parent)
 
 
 if __name__ == "__main__":

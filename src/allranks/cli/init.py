@@ -19,6 +19,7 @@ def init(
     Example: allranks init --model Qwen/Qwen2.5-7B --data train.jsonl --method lora
     """
     from allranks.config.load import load_config
+    from allranks.config.schema import EDITOR_LINE, write_schema
     from allranks.errors import ConfigError, UsageError
     from allranks.init import first_config, glance
     from allranks.init.first_config import METHODS
@@ -37,12 +38,14 @@ def init(
     if method not in METHODS:
         raise UsageError(f"--method {method}: expected {', '.join(METHODS)}")
     nodes = nodes or (typer.prompt("Number of nodes", default=1, type=int) if asks else 1)
-    output.write_text(first_config(model, data, method, nodes, seen), encoding="utf-8")
+    text = first_config(model, data, method, nodes, seen)
+    output.write_text(f"{EDITOR_LINE}\n{text}", encoding="utf-8")
     try:
         load_config(output)
     except ConfigError:
         output.unlink()
         raise
+    write_schema(output.parent)
     print(f"wrote {output}; next: allranks config show {output}, then allranks train {output}", file=sys.stderr)
 
 

@@ -31,7 +31,9 @@ def test_the_config_that_is_written_loads_and_has_the_type_that_fits(folder, kin
     assert config.data.datasets[0].type == kind
     assert config.data.sequence_len == (4096 if kind == "completion" else 512)
     assert config.adapter.adapter == (None if method == "full" else method)
-    assert "--hosts node[0-1]" in (folder / "c.yaml").read_text()
+    text = (folder / "c.yaml").read_text()
+    assert "--hosts node[0-1]" in text
+    assert (folder / text.partition("\n")[0].partition("$schema=")[2]).is_file()
 
 
 def test_questions_and_answers_of_other_names(folder):
