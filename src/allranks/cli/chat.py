@@ -71,7 +71,8 @@ def chat(
                 history.append({"role": "user", "content": line})
             asked = [Prompt("the conversation", list(history)) for history in histories]
             try:
-                answers = show(asked, models, sampling)
+                with interrupt.interruptible():  # each answer anew: the first Ctrl-C uses it up
+                    answers = show(asked, models, sampling)
             except UsageError as error:
                 # Too long, or refused by the template: what was said before may go on.
                 typer.echo(f"error: {error}; or /reset", err=True)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import sys
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from allranks import interrupt
 from allranks.cli.main import main
 from allranks.export.export import export
 from allranks.inference import session
@@ -165,6 +168,28 @@ def test_a_chat_goes_on_is_reset_and_outlives_an_answer_that_is_stopped(monkeypa
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\nstop\n\nc\n/what\n/reset\nd\n/exit\ne\n"))
     told = said("chat", "anything", "--system", "be kind", capsys=capsys)
     assert told.splitlines() == ["2:a", "4:b", " … (ended)", "6:c", "2:d"]
+
+
+def test_every_answer_can_be_stopped_by_ctrl_c(monkeypatch, capsys):
+    class Stopped(Echo):
+        def ask(self, prompt, sampling, on_text):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().ask(prompt, sampling, on_text)
+
+    def exited(code):
+        raise AssertionError(f"the second Ctrl-C ended the chat with {code}")
+
+    monkeypatch.setattr(session, "answerers", lambda *arguments, **options: [Stopped()])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\nc\n"))
+    monkeypatch.setattr("allranks.interrupt.os._exit", exited)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupt.end_at_once()  # as the console script begins
+        told = said("chat", "anything", capsys=capsys)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told.splitlines() == [" … (ended)"] * 3
 
 
 def test_two_models_in_a_chat_go_on_with_their_own_words(monkeypatch, capsys):
