@@ -26,6 +26,7 @@ _OF_USERS = frozenset(
         "allranks.cli.config",
         "allranks.cli.demo",
         "allranks.cli.export",
+        "allranks.cli.init",
         "allranks.cli.main",
         "allranks.cli.merge_lora",
         "allranks.cli.merge_sharded_fsdp_weights",

@@ -122,6 +122,8 @@ def _data(foreign: Foreign, imported: Imported, stage: str) -> None:
     info, where = _dataset_info(foreign, folder)
     specs = [_spec(foreign, imported, name, info, where, samples, chat, stage) for name in names]
     imported.set("datasets", specs)
+    if chat == "tokenizer_default" and all(spec["type"] != "chat_template" for spec in specs):
+        imported.flat.pop("chat_template", None)  # each names the template itself
     if evaluated:
         tests = [_spec(foreign, imported, name, info, where, samples, chat, stage) for name in evaluated]
         imported.set("test_datasets", tests)

@@ -242,6 +242,12 @@ def test_sharegpt_names_of_dataset_info(folder):
     assert spec["message_property_mappings"] == {"role": "role", "content": "content"}
 
 
+def test_no_warning_of_a_template_that_the_data_names_itself(folder):
+    (folder / "c.yaml").write_text(LF.replace("talks", "asked"))
+    (folder / "ours.yaml").write_text(written(import_config(folder / "c.yaml")))
+    assert not [line for line in load_config(folder / "ours.yaml").warnings if "chat_template" in line]
+
+
 def test_dataset_info_is_found_from_another_folder(folder, monkeypatch):
     inner = folder / "examples" / "lora"
     inner.mkdir(parents=True)
