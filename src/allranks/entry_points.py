@@ -23,9 +23,12 @@ _OF_USERS = frozenset(
         "allranks.compat.qwen",
         # The commands, by the names of Axolotl's older form: `torchrun … -m axolotl.cli.train c.yaml`.
         "allranks.__main__",
+        "allranks.cli.chat",
         "allranks.cli.config",
         "allranks.cli.demo",
+        "allranks.cli.evaluate",
         "allranks.cli.export",
+        "allranks.cli.generate",
         "allranks.cli.init",
         "allranks.cli.main",
         "allranks.cli.merge_lora",
