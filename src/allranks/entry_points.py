@@ -7,7 +7,6 @@ from __future__ import annotations
 import sys
 
 from allranks import interrupt
-from allranks.collector import collect_rarely
 
 # Imported before Ctrl-C is answered: nothing that takes time.
 TYPE_CHECKING = False
@@ -80,11 +79,12 @@ def begin_as_program(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
     module = word.partition("m")[2] if word.startswith("-") else word  # `-m NAME`, or `-mNAME`
     if module.split(".")[0] != "allranks":
         return
-    collect_rarely()
-    if module in _OF_OURS:
-        return
     if module in _OF_USERS:
         interrupt.end_at_once()
+    if module in ENTRY_POINTS:
+        from allranks.collector import collect_rarely  # not before Ctrl-C is answered
+
+        collect_rarely()
         return
     parents = [module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)]
     meant = next(_MEANT[name] for name in parents if name in _MEANT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from allranks import interrupt
-from allranks.collector import collect_rarely
 
 # Nothing else is imported here: it would take time in which nobody answers Ctrl-C.
 TYPE_CHECKING = False
@@ -17,6 +16,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry of the console script: runs the command line and exits."""
     if arguments is None:  # else somebody else's process
         interrupt.end_at_once()  # before anything is imported that takes time
+        from allranks.collector import collect_rarely
+
         collect_rarely()
     from allranks.cli.commands import app
     from allranks.observe.enduring import settle_output

@@ -15,6 +15,7 @@ CONFIG = """
 base_model: somewhere
 datasets: [{path: data.jsonl, type: alpaca}]
 learning_rate: 1e-3
+sequence_len: 512
 output_dir: out
 """
 
