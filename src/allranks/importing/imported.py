@@ -70,6 +70,13 @@ class Foreign:
         value = self.values.pop(key, None)
         return None if _is_nothing(value) else value
 
+    def take_neutral(self, neutral: Mapping[str, str], imported: Imported) -> None:
+        """Take keys that change nothing at one value, in lower case; at any other they are told as lost."""
+        for key, value in neutral.items():
+            label, given = self.label(key), self.take(key)
+            if given is not None and str(given).lower() != value:
+                imported.lost.append(f"{label}: {given}: not carried over")
+
     def text(self, key: str) -> str | None:
         value = self.take(key)
         if value is None:

@@ -26,14 +26,27 @@ _REFUSED = {
     "use_mca": "Megatron is not supported",
     "use_megatron_bridge": "Megatron is not supported",
 }
+# Nothing is lost of these at the value that is their default there.
+_NEUTRAL = {
+    "use_unsloth": "false",
+    "use_unsloth_gc": "false",
+    "upcast_layernorm": "false",
+    "resize_vocab": "false",
+    "create_new_adapter": "false",
+    "pissa_convert": "false",
+    "pissa_iter": "16",
+    "ignore_pad_token_for_loss": "true",
+    "lora_bias": "none",
+    "tokenized_path": "",
+}
 _WITHOUT_EFFECT = (
     *("overwrite_cache", "preprocessing_batch_size", "plot_loss", "use_fast_tokenizer", "low_cpu_mem_usage"),
-    *("print_param_status", "include_effective_tokens_per_second", "data_shared_file_system", "tokenized_path"),
-    *("ignore_pad_token_for_loss", "use_reentrant_gc", "use_v1_kernels", "use_unsloth", "use_unsloth_gc"),
-    *("upcast_layernorm", "resize_vocab", "infer_backend", "hf_hub_token", "ms_hub_token", "om_hub_token"),
-    *("freeze_vision_tower", "freeze_multi_modal_projector", "lora_bias", "streaming", "buffer_size", "use_kv_cache"),
+    *("print_param_status", "include_effective_tokens_per_second", "data_shared_file_system"),
+    *("use_reentrant_gc", "use_v1_kernels"),
+    *("infer_backend", "hf_hub_token", "ms_hub_token", "om_hub_token"),
+    *("freeze_vision_tower", "freeze_multi_modal_projector", "streaming", "buffer_size", "use_kv_cache"),
     *("image_max_pixels", "image_min_pixels", "video_max_pixels", "media_dir", "ray_num_workers", "ray_init_kwargs"),
-    *("create_new_adapter", "pissa_iter", "pissa_convert", "predict_with_generate", "compute_accuracy"),
+    *("predict_with_generate", "compute_accuracy"),
 )
 _ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
 
@@ -68,6 +81,7 @@ def read_llama_factory(foreign: Foreign) -> Imported:
         imported.set("curriculum_sampling", True)
     for key in _WITHOUT_EFFECT:
         foreign.take(key)
+    foreign.take_neutral(_NEUTRAL, imported)
     take_training_arguments(foreign, imported, _DEFAULTS)
     if pure:
         imported.flat["bf16"] = "full"

@@ -25,25 +25,31 @@ _REFUSED = {
     "freeze_parameters_ratio": "parameters cannot be frozen by share; `unfrozen_parameters` names what is trained",
     "sequence_parallel_size": "sequence parallelism is not supported",
 }
+# Nothing is lost of these at the value that is their default there.
+_NEUTRAL = {
+    "dataset_shuffle": "true",
+    "train_dataloader_shuffle": "true",
+    "freeze_llm": "false",
+    "load_args": "false",
+    "interleave_prob": "",
+    "external_plugins": "",
+    "add_non_thinking_prefix": "true",
+    "agent_template": "",
+    "model_kwargs": "",
+}
 _WITHOUT_EFFECT = (
     *("load_from_cache_file", "lazy_tokenize", "use_hf", "add_version", "create_checkpoint_symlink", "ddp_backend"),
-    *("check_model", "strict", "packing_num_proc", "dataset_shuffle", "val_dataset_shuffle", "freeze_vit"),
-    *("freeze_aligner", "freeze_llm", "streaming", "shuffle_buffer_size", "padding_free", "padding_side"),
-    *("ignore_args_error", "load_args", "safe_serialization", "max_shard_size", "acc_strategy", "tuner_backend"),
+    *("check_model", "strict", "packing_num_proc", "val_dataset_shuffle", "freeze_vit"),
+    *("freeze_aligner", "streaming", "shuffle_buffer_size", "padding_free", "padding_side"),
+    *("ignore_args_error", "safe_serialization", "max_shard_size", "acc_strategy", "tuner_backend"),
     *(
         "model_type",
         "task_type",
         "template_backend",
-        "model_kwargs",
         "device_map",
-        "interleave_prob",
-        "external_plugins",
     ),
     *(
-        "train_dataloader_shuffle",
         "bnb_4bit_quant_storage",
-        "add_non_thinking_prefix",
-        "agent_template",
         "remove_unused",
     ),
 )
@@ -74,6 +80,7 @@ def read_ms_swift(foreign: Foreign) -> Imported:
     dtype = foreign.text("torch_dtype") or foreign.text("dtype")
     for key in _WITHOUT_EFFECT:
         foreign.take(key)
+    foreign.take_neutral(_NEUTRAL, imported)
     if not foreign.given("gradient_accumulation_steps"):
         imported.set("batch_size", _GLOBAL_BATCH)
         foreign.take("gradient_accumulation_steps")

@@ -11,9 +11,16 @@ from allranks.importing.training_arguments import take_training_arguments, zero_
 _PROMPT = {"field_instruction": "prompt", "field_output": "completion", "format": "{instruction}"}
 _DEFAULTS = {"learning_rate": 2e-5, "logging_steps": 10, "gradient_checkpointing": True}
 _LENGTHS = {"bfd": "truncate", "bfd_split": "drop", "bfd-requeue": "drop", "wrapped": "truncate"}
+# Nothing is lost of these at the value that is their default there.
+_NEUTRAL = {
+    "shuffle_dataset": "false",
+    "truncation_mode": "keep_start",
+    "router_aux_loss_coef": "0.0",
+    "dataset_kwargs": "{}",
+}
 _WITHOUT_EFFECT = (
-    *("padding_free", "pad_to_multiple_of", "dataset_kwargs", "shuffle_dataset", "dataset_streaming", "loss_type"),
-    *("ignore_bias_buffers", "lora_task_type", "bnb_4bit_quant_storage", "truncation_mode", "router_aux_loss_coef"),
+    *("padding_free", "pad_to_multiple_of", "dataset_streaming"),
+    *("ignore_bias_buffers", "lora_task_type", "bnb_4bit_quant_storage"),
     *("streaming", "use_cache", "env", "dataset_batch_size", "num_of_sequences"),
 )
 
@@ -43,6 +50,7 @@ def read_trl(foreign: Foreign) -> Imported:
     whole_bf16 = foreign.text("dtype") or foreign.text("torch_dtype")
     for key in _WITHOUT_EFFECT:
         foreign.take(key)
+    foreign.take_neutral(_NEUTRAL, imported)
     imported.set("activation_offloading", foreign.switch("activation_offloading") or None)
     for key in ("eos_token", "pad_token"):
         imported.set(f"special_tokens.{key}", foreign.text(key))

@@ -286,6 +286,34 @@ def test_each_key_that_is_lost_has_a_line(folder):
     assert yaml.safe_load(written(imported)) == imported.flat
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (LF, ["lora_bias: all", "resize_vocab: true", "pissa_iter: 4", "use_unsloth: true"]),
+        (TRL + "dataset_name: data/talks.jsonl\n", ["truncation_mode: keep_end", "router_aux_loss_coef: 0.01"]),
+        (
+            "model: m\ndataset: [data/talks.jsonl]\ntuner_type: lora\n",
+            ["freeze_llm: true", "add_non_thinking_prefix: false"],
+        ),
+    ],
+)
+def test_a_key_that_changes_training_is_told_unless_it_has_the_value_of_there(folder, text, lines):
+    (folder / "c.yaml").write_text(text + "\n".join(lines) + "\n")
+    lost = "\n".join(import_config(folder / "c.yaml").lost)
+    assert all(f"{line.partition(':')[0]}: " in lost for line in lines), lost
+    neutral = {
+        "pissa_iter": "16",
+        "lora_bias": "none",
+        "truncation_mode": "keep_start",
+        "add_non_thinking_prefix": "true",
+    }
+    keys = [line.partition(":")[0] for line in lines]
+    (folder / "c.yaml").write_text(
+        text + "".join(f"{key}: {neutral.get(key, '0.0' if 'coef' in key else 'false')}\n" for key in keys)
+    )
+    assert not any(key in line for line in import_config(folder / "c.yaml").lost for key in keys)
+
+
 def test_a_variable_without_a_value_is_named_with_its_line(folder):
     (folder / "run.sh").write_text("#!/bin/bash\nswift sft \\\n  --model $MODEL --dataset d\n")
     with pytest.raises(ConfigError, match=r"run\.sh:3: model: \$MODEL has no value in the script"):
