@@ -58,6 +58,12 @@ def line() -> str:
     return f"interrupted: {_meaning}"
 
 
+def answered() -> None:
+    """The Ctrl-C that was raised has had its effect, and the program goes on: what fails later fails by itself."""
+    global _received
+    _received = False
+
+
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether an error is what became of a KeyboardInterrupt on its way up."""
     while error is not None:

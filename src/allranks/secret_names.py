@@ -38,7 +38,7 @@ _BEFORE_TOKEN = frozenset(
             "average",
             "mean",
         ),
-        *("trained", "untrained", "embed", "thinking", "context", "chunk"),
+        *("trained", "untrained", "embed", "thinking", "context", "chunk", "add"),
     ]
 )
 _BEHIND_TOKEN = frozenset(

@@ -78,6 +78,7 @@ def chat(
                 typer.echo(f"error: {error}; or /reset", err=True)
                 answers = []
             except KeyboardInterrupt:
+                interrupt.answered()
                 typer.echo(" … (ended)")
                 answers = []
             for index, history in enumerate(histories):

@@ -190,6 +190,7 @@ def test_every_answer_can_be_stopped_by_ctrl_c(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert told.splitlines() == [" … (ended)"] * 3
+    assert not interrupt.was_interrupted(OSError("later")), "an error after it would be told as a Ctrl-C"
 
 
 def test_two_models_in_a_chat_go_on_with_their_own_words(monkeypatch, capsys):
