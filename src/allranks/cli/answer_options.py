@@ -1,8 +1,12 @@
-"""The options that `generate` and `chat` share."""
+"""The options that `generate` and `chat` share, and the models that they name."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from allranks.inference.session import Answerer
 
 Model = Annotated[
     str,
@@ -33,3 +37,31 @@ Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read that code first."),
 ]
+
+
+def models(
+    model: str,
+    compare: str | None,
+    step: int | None,
+    base_model: str | None,
+    merge: bool,
+    chat_template: str | None,
+    trust_remote_code: bool,
+) -> "list[Answerer]":
+    """Load the models that are to answer: one, or two to compare."""
+    from allranks.observe import libraries_aside, say
+
+    # What libraries print is neither an answer, which a program may read, nor news for the user.
+    with libraries_aside():
+        from allranks.inference.session import answerers
+
+        return answerers(
+            model,
+            compare=compare,
+            step=step,
+            base_model=base_model,
+            merged=merge,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+            report=lambda line: say(line, file=sys.stderr),
+        )

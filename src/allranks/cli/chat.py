@@ -36,23 +36,11 @@ def chat(
     """
     from allranks import interrupt
     from allranks.errors import UsageError
-    from allranks.observe import libraries_aside, say
 
-    with libraries_aside():
-        from allranks.inference.answer import Sampling
-        from allranks.inference.prompts import Prompt
-        from allranks.inference.session import answerers
+    models = options.models(model, compare, step, base_model, merge, chat_template, trust_remote_code)
+    from allranks.inference.answer import Sampling
+    from allranks.inference.prompts import Prompt
 
-        models = answerers(
-            model,
-            compare=compare,
-            step=step,
-            base_model=base_model,
-            merged=merge,
-            chat_template=chat_template,
-            trust_remote_code=trust_remote_code,
-            report=lambda line: say(line, file=sys.stderr),
-        )
     interrupt.means("the chat is over")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     beginning = [{"role": "system", "content": system}] if system else []

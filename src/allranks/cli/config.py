@@ -92,9 +92,10 @@ def import_(
     elif output.exists():
         raise UsageError(f"{output} exists; name a new file")
     else:
+        from allranks import durable
         from allranks.config.schema import EDITOR_LINE, write_schema
 
-        output.write_text(f"{EDITOR_LINE}\n{text}", encoding="utf-8")
+        durable.write(output, f"{EDITOR_LINE}\n{text}")
         write_schema(output.parent)
 
 

@@ -49,7 +49,6 @@ def generate(
     """Answers of a run, an adapter or a model to prompts, through its own chat template, as they are made."""
     from allranks.errors import UsageError
     from allranks.inference.prompts import read_prompts, text_prompt
-    from allranks.observe import libraries_aside, say
 
     if raw and system:
         raise UsageError("--raw takes no --system: without a template there is no place for it")
@@ -63,21 +62,9 @@ def generate(
         asked += read_prompts(prompts, system=system, raw=raw)
     if not asked:
         raise UsageError(f"nothing is asked: {prompts or 'stdin'} is empty")
-    # What libraries print is neither an answer, which a program may read, nor news for the user.
-    with libraries_aside():
-        from allranks.inference.answer import Sampling
-        from allranks.inference.session import answerers
+    models = options.models(model, compare, step, base_model, merge, chat_template, trust_remote_code)
+    from allranks.inference.answer import Sampling
 
-        models = answerers(
-            model,
-            compare=compare,
-            step=step,
-            base_model=base_model,
-            merged=merge,
-            chat_template=chat_template,
-            trust_remote_code=trust_remote_code,
-            report=lambda line: say(line, file=sys.stderr),
-        )
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     for number, one in enumerate(asked):
         if as_json:

@@ -18,6 +18,7 @@ def init(
 
     Example: allranks init --model Qwen/Qwen2.5-7B --data train.jsonl --method lora
     """
+    from allranks import durable
     from allranks.config.load import load_config
     from allranks.config.schema import EDITOR_LINE, write_schema
     from allranks.errors import ConfigError, UsageError
@@ -39,7 +40,7 @@ def init(
         raise UsageError(f"--method {method}: expected {', '.join(METHODS)}")
     nodes = nodes or (typer.prompt("Number of nodes", default=1, type=int) if asks else 1)
     text = first_config(model, data, method, nodes, seen)
-    output.write_text(f"{EDITOR_LINE}\n{text}", encoding="utf-8")
+    durable.write(output, f"{EDITOR_LINE}\n{text}")
     try:
         load_config(output)
     except ConfigError:

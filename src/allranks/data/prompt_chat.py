@@ -8,8 +8,7 @@ from typing import Any
 from allranks.config.dataset_types import PROMPT_STYLES, template_of
 from allranks.data.chat import ChatEncoder
 from allranks.data.conversations import Conversation
-from allranks.data.prompts import PromptSpec, prompt_of, text_field
-from allranks.data.records import RecordError, excerpt
+from allranks.data.prompts import PromptSpec, answer_of, prompt_of, text_field
 from allranks.errors import DataError
 
 
@@ -48,13 +47,7 @@ class InstructionReader:
     def read(self, record: Any) -> Conversation:
         """Errors: `RecordError` naming the field, what was expected and what was found."""
         prompt = self.prompt
-        if not isinstance(record, dict):
-            raise RecordError(
-                f"expected an object with {prompt.instruction} and {prompt.output}, found {excerpt(record)}"
-            )
-        answer = text_field(record, prompt.output)
-        if not answer.strip():
-            raise RecordError(f"field {prompt.output}: empty, so that there is nothing to train")
+        answer = answer_of(prompt, record)
         asked = text_field(record, prompt.instruction)
         given = text_field(record, prompt.input, required=False) if prompt.input else ""
         if self.format_given:

@@ -77,6 +77,16 @@ PROMPT_TYPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def answer_of(prompt: PromptSpec, record: Any) -> str:
+    """What an instruction record trains. Errors: `RecordError` where it is no object, or its answer is empty."""
+    if not isinstance(record, dict):
+        raise RecordError(f"expected an object with {prompt.instruction} and {prompt.output}, found {excerpt(record)}")
+    answer = text_field(record, prompt.output)
+    if not answer.strip():
+        raise RecordError(f"field {prompt.output}: empty, so that there is nothing to train")
+    return answer
+
+
 class PromptEncoder:
     """Turns instruction records into drafts."""
 
@@ -87,14 +97,7 @@ class PromptEncoder:
         self.train_end = (spec.train_on_eos or data.train_on_eos) != "none"
 
     def __call__(self, record: Any) -> list[Draft]:
-        prompt = self.prompt
-        if not isinstance(record, dict):
-            raise RecordError(
-                f"expected an object with {prompt.instruction} and {prompt.output}, found {excerpt(record)}"
-            )
-        answer = text_field(record, prompt.output)
-        if not answer.strip():
-            raise RecordError(f"field {prompt.output}: empty, so that there is nothing to train")
+        answer = answer_of(self.prompt, record)
         begin, asked = self.edges.without_begin(self._prompt_text(record))
         answer, end = self.edges.without_end(answer)
         return [

@@ -1,7 +1,7 @@
 """What an import gives, and how the keys of another trainer are taken."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,11 @@ class Foreign:
         value = self.values.pop(key, None)
         return None if _is_nothing(value) else value
 
-    def take_neutral(self, neutral: Mapping[str, str], imported: Imported) -> None:
-        """Take keys that change nothing at one value, in lower case; at any other they are told as lost."""
+    def pass_over(self, without_effect: Iterable[str], neutral: Mapping[str, str], imported: Imported) -> None:
+        """Take keys that change nothing, and those that change nothing at one value, in lower case; at any other they
+        are told as lost."""
+        for key in without_effect:
+            self.take(key)
         for key, value in neutral.items():
             label, given = self.label(key), self.take(key)
             if given is not None and str(given).lower() != value:

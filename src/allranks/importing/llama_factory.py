@@ -79,9 +79,7 @@ def read_llama_factory(foreign: Foreign) -> Imported:
     imported.set("early_stopping_patience", foreign.whole("early_stopping_steps"))
     if foreign.switch("disable_shuffling"):
         imported.set("curriculum_sampling", True)
-    for key in _WITHOUT_EFFECT:
-        foreign.take(key)
-    foreign.take_neutral(_NEUTRAL, imported)
+    foreign.pass_over(_WITHOUT_EFFECT, _NEUTRAL, imported)
     take_training_arguments(foreign, imported, _DEFAULTS)
     if pure:
         imported.flat["bf16"] = "full"

@@ -42,16 +42,7 @@ _WITHOUT_EFFECT = (
     *("check_model", "strict", "packing_num_proc", "val_dataset_shuffle", "freeze_vit"),
     *("freeze_aligner", "streaming", "shuffle_buffer_size", "padding_free", "padding_side"),
     *("ignore_args_error", "safe_serialization", "max_shard_size", "acc_strategy", "tuner_backend"),
-    *(
-        "model_type",
-        "task_type",
-        "template_backend",
-        "device_map",
-    ),
-    *(
-        "bnb_4bit_quant_storage",
-        "remove_unused",
-    ),
+    *("model_type", "task_type", "template_backend", "device_map", "bnb_4bit_quant_storage", "remove_unused"),
 )
 _ATTENTION = {
     **dict.fromkeys(("flash_attn", "flash_attention_2"), "flash_attention_2"),
@@ -78,9 +69,7 @@ def read_ms_swift(foreign: Foreign) -> Imported:
     _data(foreign, imported, pretrains)
     full = _adapter(foreign, imported)
     dtype = foreign.text("torch_dtype") or foreign.text("dtype")
-    for key in _WITHOUT_EFFECT:
-        foreign.take(key)
-    foreign.take_neutral(_NEUTRAL, imported)
+    foreign.pass_over(_WITHOUT_EFFECT, _NEUTRAL, imported)
     if not foreign.given("gradient_accumulation_steps"):
         imported.set("batch_size", _GLOBAL_BATCH)
         foreign.take("gradient_accumulation_steps")

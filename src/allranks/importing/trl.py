@@ -48,9 +48,7 @@ def read_trl(foreign: Foreign) -> Imported:
     elif accelerate and (zero := zero_by_name(accelerate)):
         imported.set("deepspeed", zero)
     whole_bf16 = foreign.text("dtype") or foreign.text("torch_dtype")
-    for key in _WITHOUT_EFFECT:
-        foreign.take(key)
-    foreign.take_neutral(_NEUTRAL, imported)
+    foreign.pass_over(_WITHOUT_EFFECT, _NEUTRAL, imported)
     imported.set("activation_offloading", foreign.switch("activation_offloading") or None)
     for key in ("eos_token", "pad_token"):
         imported.set(f"special_tokens.{key}", foreign.text(key))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,9 +35,6 @@ from allranks.model.train_model import TrainModel
 from allranks.model.vocabulary import grow_vocabulary
 from allranks.model.weights import find_weights
 from allranks.model.zero import engine_settings, partition
-
-if TYPE_CHECKING:
-    pass
 
 
 def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) -> TrainModel:

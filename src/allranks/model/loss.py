@@ -1,6 +1,7 @@
 """The loss of a micro-batch: a sum over its labels, with logits only where there is a label."""
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,17 +51,13 @@ def forward_losses(
     `dtype`: what the model computes in. `router`: what the model trains besides.
     """
     keep = batch.label_positions if keeps_logits else None
+    with head.targets(batch.label_positions, batch.labels) if head is not None else nullcontext():
+        outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
     if head is not None:
-        with head.targets(batch.label_positions, batch.labels):
-            outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
         cross_entropy = head.loss_of(outputs.logits)
     else:
-        outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
-        # squeeze, not [0]: the gradient of an index is a zeroed copy of all the logits, of a squeeze it is a view.
-        logits = outputs.logits.squeeze(0)
-        if not keeps_logits:
-            logits = logits[batch.label_positions]
-        cross_entropy = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        logits = _at_labels(outputs.logits, batch, keeps_logits)
+        cross_entropy = F.cross_entropy(logits, batch.labels, reduction="sum")
     balance = router.of_blocks(outputs.router_logits, batch.block_lengths) if router else None
     return Losses(cross_entropy, balance)
 
@@ -77,15 +74,18 @@ def label_losses(
 ) -> Tensor:
     """The cross entropy of each label of `batch`, float32 [L], without a graph; arguments as for `forward_losses`."""
     keep = batch.label_positions if keeps_logits else None
+    with head.targets(batch.label_positions, batch.labels, each=True) if head is not None else nullcontext():
+        outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
     if head is not None:
-        with head.targets(batch.label_positions, batch.labels, each=True):
-            outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
         return head.losses_of(outputs.logits)
-    outputs = packed_outputs(module, batch, keep=keep, packed_kwargs=packed_kwargs, dtype=dtype)
-    logits = outputs.logits.squeeze(0)
-    if not keeps_logits:
-        logits = logits[batch.label_positions]
-    return F.cross_entropy(logits.float(), batch.labels, reduction="none")
+    return F.cross_entropy(_at_labels(outputs.logits, batch, keeps_logits), batch.labels, reduction="none")
+
+
+def _at_labels(logits: Tensor, batch: TorchBatch, keeps_logits: bool) -> Tensor:
+    """The logits of the batch's labels, float32 [L, vocabulary]."""
+    # squeeze, not [0]: the gradient of an index is a zeroed copy of all the logits, of a squeeze it is a view.
+    logits = logits.squeeze(0)
+    return (logits if keeps_logits else logits[batch.label_positions]).float()
 
 
 def packed_outputs(
