@@ -1,5 +1,7 @@
 """Die when the parent dies: nothing of a run may go on alone, holding its GPU, after what started it was killed."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal

@@ -1,5 +1,7 @@
 """Is what is called so a secret? The one rule for names of variables, config keys and options."""
 
+from __future__ import annotations
+
 import re
 
 _SECRET = frozenset(
@@ -68,7 +70,7 @@ def _is_secret(name: str) -> bool:
         if word in _SECRET or word.endswith(_SECRET_ENDINGS):
             return True
         for noun in ("key", "token"):
-            if word != noun and word.endswith(noun) and word.removesuffix(noun) in _OWNERS:
+            if word != noun and word.endswith(noun) and word[: -len(noun)] in _OWNERS:
                 return True
         if word == "key" and index > 0 and singular[index - 1] in _OWNERS:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,34 @@ def ports(sysfs: Path = SYSFS) -> list[Port]:
             )  # "200 Gb/sec (4X HDR)"
             found.append(Port(folder.parent.parent.name, int(folder.name), state, link, rate))
     return sorted(found, key=lambda port: (port.hca, port.number))
+
+
+def select(pattern: str, hca: str, number: int) -> bool:
+    """Whether NCCL takes this port of this adapter with NCCL_IB_HCA=`pattern`.
+
+    A list with commas of prefixes, each with or without `:port`; `=` before the list makes them exact names, `^` before
+    all takes them out. An empty list is no choice (NCCL user guide, Environment Variables; parseStringList and
+    matchIfList in src/misc/socket.cc and utils.cc).
+    """
+    is_excluding = pattern.startswith("^")
+    pattern = pattern[1:] if is_excluding else pattern
+    is_exact = pattern.startswith("=")
+    entries = [entry.partition(":") for entry in (pattern[1:] if is_exact else pattern).split(",")]
+    named = [(name, port) for name, _, port in entries if name]
+    if not named:
+        return not is_excluding
+
+    def matches(name: str, port: str) -> bool:
+        is_named = hca == name if is_exact else hca.startswith(name)
+        return is_named and (not port or _number(port) in (-1, number))
+
+    return any(matches(name, port) for name, port in named) != is_excluding
+
+
+def _number(text: str) -> int:
+    """As C's atoi takes it."""
+    match = re.match(r"\s*[-+]?\d+", text)
+    return int(match[0]) if match else 0
 
 
 def listed(found: Sequence[Port]) -> str:

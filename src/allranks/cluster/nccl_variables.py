@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from allranks.cluster.nccl_catalogue import (
     CATALOGUE,
@@ -18,6 +17,7 @@ from allranks.cluster.nccl_catalogue import (
     UNDOCUMENTED,
     Variable,
 )
+from allranks.cluster.nccl_files import from_files
 from allranks.cluster.nccl_lookalikes import NEVER_EXISTED, NOT_NCCLS_OWN, REMOVED, REPLACED, TORCHS_OWN
 
 PREFIXES = ("NCCL_", "TORCH_NCCL_", "TORCH_FR_", "GLOO_")
@@ -30,25 +30,6 @@ def settings(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that NCCL, PyTorch's process groups and gloo will see, those of NCCL's own files included."""
     found = {name: value for name, value in env.items() if name.startswith(PREFIXES) and value}
     return {name: value for name, (value, _) in from_files(env).items()} | found
-
-
-def from_files(env: Mapping[str, str] = os.environ) -> dict[str, tuple[str, Path]]:
-    """Variables from nccl.conf, with the file: the user's (NCCL_CONF_FILE or ~/.nccl.conf), then /etc/nccl.conf.
-
-    The first to name a variable wins, and the environment wins over both. Lines are NAME=VALUE, without quotes.
-    """
-    own = env.get("NCCL_CONF_FILE")
-    found: dict[str, tuple[str, Path]] = {}
-    for path in (Path(own) if own else Path.home() / ".nccl.conf", Path("/etc/nccl.conf")):
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, equals, value = line.partition("=")
-            if equals and not line.startswith("#"):
-                found.setdefault(name, (value, path))
-    return {name: entry for name, entry in found.items() if name not in env}
 
 
 def installed_nccl() -> str | None:

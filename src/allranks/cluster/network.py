@@ -18,10 +18,10 @@ from allranks.cluster.interfaces import (
     own_name_is_loopback,
     select,
 )
+from allranks.cluster.nccl_files import from_files
 from allranks.cluster.nccl_variables import (
     PREFIXES,
     doubts,
-    from_files,
     installed_nccl,
     number,
     settings,

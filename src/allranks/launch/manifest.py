@@ -16,14 +16,14 @@ import allranks
 from allranks import durable
 from allranks.cluster.account import NodeStart
 from allranks.launch.spec.options import Launch
-from allranks.observe.secrets import (
+from allranks.secret_names import is_secret_name
+from allranks.secrets import (
     REMOVED,
     known_secrets,
     without_secret_values,
     without_secret_words,
     without_secrets,
 )
-from allranks.secret_names import is_secret_name
 
 __all__ = [
     "REMOVED",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allranks.errors import UsageError
-from allranks.observe.secrets import without_secrets
 from allranks.secret_names import is_secret_name
+from allranks.secrets import without_secrets
 from allranks.submit.quoting import has_control_characters, refuse_control_characters
 
 SIGNAL_BEFORE_SECONDS = 300  # as long as `allranks train` gives its ranks to save

@@ -4,8 +4,9 @@ import pytest
 
 from allranks.cluster import nccl_catalogue as catalogue
 from allranks.cluster.environments import differences, must_be_equal, network_settings
+from allranks.cluster.nccl_files import from_files
 from allranks.cluster.nccl_lookalikes import NEVER_EXISTED, REMOVED, REPLACED, TORCHS_OWN
-from allranks.cluster.nccl_variables import doubts, from_files, settings, unreadable
+from allranks.cluster.nccl_variables import doubts, settings, unreadable
 
 
 @pytest.fixture(autouse=True)

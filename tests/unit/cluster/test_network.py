@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from allranks.cluster import infiniband
 from allranks.cluster import network as module
 from allranks.cluster.infiniband import ports
 from allranks.cluster.interfaces import Interface, facing, interfaces, select
@@ -66,6 +67,27 @@ def render(env=None, *, ib_ports=(), nics=NICS, uses_gpus=True, peer=None, **key
 )
 def test_nccls_way_to_choose(pattern, names):
     assert [nic.name for nic in select(pattern, NICS)] == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken"),
+    [
+        ("mlx5", ["mlx5_0:1", "mlx5_1:1", "mlx5_10:1", "mlx5_10:2"]),
+        ("mlx5_1", ["mlx5_1:1", "mlx5_10:1", "mlx5_10:2"]),
+        ("=mlx5_1", ["mlx5_1:1"]),
+        ("mlx5_1:1", ["mlx5_1:1", "mlx5_10:1"]),
+        ("=mlx5_10:2,mlx5_0:1", ["mlx5_0:1", "mlx5_10:2"]),
+        ("^mlx5_1", ["mlx5_0:1", "rocep1s0:1"]),
+        ("^=mlx5_1:1", ["mlx5_0:1", "mlx5_10:1", "mlx5_10:2", "rocep1s0:1"]),
+        ("=mlx5", []),
+        ("mlx5_0,,rocep1s0:7", ["mlx5_0:1"]),
+        ("", ["mlx5_0:1", "mlx5_1:1", "mlx5_10:1", "mlx5_10:2", "rocep1s0:1"]),
+        ("^", []),  # an empty list matches all
+    ],
+)
+def test_nccls_way_to_choose_adapters(pattern, taken):
+    all_ports = [("mlx5_0", 1), ("mlx5_1", 1), ("mlx5_10", 1), ("mlx5_10", 2), ("rocep1s0", 1)]
+    assert [f"{hca}:{number}" for hca, number in all_ports if infiniband.select(pattern, hca, number)] == taken
 
 
 def test_this_machine_has_a_loopback_that_leads_to_itself():

@@ -33,7 +33,7 @@ from allranks.launch.spec.by_hand import by_hand
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.listing import few
 from allranks.observe import say
-from allranks.observe.secrets import without_secret_words
+from allranks.secrets import without_secret_words
 from allranks.submit.lost_hosts import take_lost_hosts_file, write_lost_hosts
 
 _HEAD = "the command that started all nodes"

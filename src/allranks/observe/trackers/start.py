@@ -17,9 +17,9 @@ from allranks.config import RunConfig
 from allranks.observe.enduring import say
 from allranks.observe.event_log import EventLog
 from allranks.observe.rundir import RunDir
-from allranks.observe.secrets import known_secrets, without_secret_values
 from allranks.observe.trackers.choice import chosen_trackers
 from allranks.observe.trackers.forward import begin_memory
+from allranks.secrets import known_secrets, without_secret_values
 
 DRAIN_SECONDS = 10
 """So long may a tracker send what is left after the run's end; then it is ended."""

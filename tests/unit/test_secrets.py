@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from allranks.observe.secrets import (
+from allranks.secrets import (
     REMOVED,
     known_secrets,
     without_secret_values,

@@ -85,7 +85,7 @@ def without_secret_values(value: Any, known: Collection[str] = ()) -> Any:
             else without_secret_values(item, known)
             for key, item in value.items()
         }
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [without_secret_values(item, known) for item in value]
     return value
 
@@ -99,7 +99,7 @@ def _without_assigned(found: re.Match[str]) -> str:
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
 
 
 def _is_random(text: str) -> bool:
