@@ -1,7 +1,6 @@
 """Run a function on several gloo ranks of this machine."""
 
 import datetime
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,10 +10,10 @@ from typing import Any
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.warm import warm_processes
+
 # Collectives that do not meet would wait for half an hour.
 _TIMEOUT = datetime.timedelta(seconds=150)
-# A rank is a fork of a process that has imported what takes seconds to import, and has done nothing else.
-_IMPORTED = ["allranks.train.main", "transformers.models.llama.modeling_llama", "peft"]
 
 
 def run_ranks(function: Callable[..., None], *args: Any, num_ranks: int = 2) -> None:
@@ -23,7 +22,7 @@ def run_ranks(function: Callable[..., None], *args: Any, num_ranks: int = 2) -> 
     The ranks meet through a file: a port that was free may be taken before it is used, and the rank that listens there
     may be gone before the others have said good-bye.
     """
-    multiprocessing.set_forkserver_preload(_IMPORTED)
+    warm_processes()  # `start_processes` starts its own by the same server
     with tempfile.TemporaryDirectory() as folder:
         arguments = (function, Path(folder) / "store", num_ranks, dict(os.environ), args)
         mp.start_processes(_rank, arguments, nprocs=num_ranks, start_method="forkserver")

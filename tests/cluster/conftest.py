@@ -17,6 +17,7 @@ import yaml
 
 from allranks.demo.files import DemoFiles, write_files
 from allranks.observe import RunDir, read_events
+from tests.cluster.forked import ForkedRanks
 from tests.cluster.lab import Lab, missing
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
@@ -99,15 +100,19 @@ def start_allranks(*words: str, cwd: Path) -> subprocess.Popen:
     )
 
 
+def _write_config(path: Path, base: dict, directory: Path, keys: dict) -> Path:
+    config = {**base, "output_dir": str(directory), **keys}
+    path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+    return path
+
+
 @pytest.fixture
 def start(base_config: dict, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Start `allranks train` with the base config and `keys`; extra arguments go to the command line."""
 
     def start_run(*arguments: str, output_dir: Path | None = None, **keys: object) -> subprocess.Popen:
         directory = output_dir or tmp_path / "run"
-        config = {**base_config, "output_dir": str(directory), **keys}
-        path = tmp_path / f"{directory.name}.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
+        path = _write_config(tmp_path / f"{directory.name}.yaml", base_config, directory, keys)
         return start_allranks("train", str(path), *arguments, cwd=tmp_path)
 
     return start_run
@@ -126,6 +131,34 @@ def run(start: Callable[..., subprocess.Popen], tmp_path: Path) -> Callable[...,
             process.kill()
         assert process.returncode == expect, f"exit code {process.returncode}:\n{output}\n{_logs(directory)}"
         return Run(process.returncode, output, RunDir(directory))
+
+    return finish
+
+
+@pytest.fixture
+def start_forked(base_config: dict, tmp_path: Path) -> Callable[..., ForkedRanks]:
+    """Start the ranks that `allranks train` would start for this config: the engine, without launcher and imports."""
+
+    def start_ranks(world_size: int = 1, *, output_dir: Path | None = None, **keys: object) -> ForkedRanks:
+        directory = output_dir or tmp_path / "run"
+        path = _write_config(tmp_path / f"{directory.name}.yaml", base_config, directory, keys)
+        output = path.with_suffix(".out")
+        return ForkedRanks([str(path)], world_size, free_port(), output, ENVIRONMENT)
+
+    return start_ranks
+
+
+@pytest.fixture
+def run_forked(start_forked: Callable[..., ForkedRanks], tmp_path: Path) -> Callable[..., Run]:
+    """Like `start_forked`, but wait for the end; a code other than `expect` fails the test with the output."""
+
+    def finish(world_size: int = 1, *, output_dir: Path | None = None, expect: int = 0, **keys: object) -> Run:
+        directory = output_dir or tmp_path / "run"
+        ranks = start_forked(world_size, output_dir=directory, **keys)
+        code = ranks.wait(TIMEOUT_SECONDS)
+        output, *others = (path.read_text() for path in ranks.outputs)
+        assert code == expect, "\n--- next rank\n".join([f"exit code {code}:\n{output}", *others])
+        return Run(code, output, RunDir(directory))
 
     return finish
 

@@ -19,10 +19,10 @@ def eval_losses(run):
     return {event.step: event.eval_loss for event in run.events("eval")}
 
 
-def test_the_evaluation_does_not_depend_on_the_ranks(run, tmp_path):
+def test_the_evaluation_does_not_depend_on_the_ranks(run_forked, tmp_path):
     keys = {**EVALUATING, "save_strategy": "steps", "save_steps": 6, "save_async": False}
-    alone = run(output_dir=tmp_path / "alone", **keys)
-    two = run("--nproc-per-node", "2", fsdp_version=2, eval_batch_size=3, **keys)
+    alone = run_forked(output_dir=tmp_path / "alone", **keys)
+    two = run_forked(2, fsdp_version=2, eval_batch_size=3, **keys)
     assert sorted(eval_losses(alone)) == [3, 6, 9, 12]
     assert largest_difference(eval_losses(two), eval_losses(alone)) < 1e-5
     for trained in (alone, two):  # what two ranks saved, too, is read by one process here, and the other way round
@@ -45,10 +45,10 @@ def evaluated_by_two_ranks(trained):
     return json.loads(done.stdout)["data"][0]["loss"]
 
 
-def test_the_best_checkpoint_is_kept_and_becomes_the_model_when_training_stops_improving(run, tmp_path):
+def test_the_best_checkpoint_is_kept_and_becomes_the_model_when_training_stops_improving(run_forked, tmp_path):
     # A rate that grows out of bounds: the loss falls at first and rises then.
     keys = {"max_steps": 60, "warmup_steps": 60, "learning_rate": 3.0, "lr_scheduler": "constant_with_warmup"}
-    done = run(
+    done = run_forked(
         **{**EVALUATING, **keys, "eval_steps": 2},
         save_strategy="best",
         save_total_limit=1,
@@ -82,6 +82,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_ne
     assert all(commit.step_of(path) < bad for path in commit.complete_checkpoints(failed.directory.checkpoints))
 
 
-def test_the_watchdog_stops_a_run_whose_loss_stays_high(run):
-    failed = run(expect=1, loss_watchdog_threshold=3.0, loss_watchdog_patience=4)
+def test_the_watchdog_stops_a_run_whose_loss_stays_high(run_forked):
+    failed = run_forked(expect=1, loss_watchdog_threshold=3.0, loss_watchdog_patience=4)
     assert "step 4: the loss" in failed.output and "loss_watchdog_threshold (3.0) for 4 steps running" in failed.output

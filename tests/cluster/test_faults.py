@@ -13,7 +13,7 @@ from tests.cluster.conftest import Run, largest_difference
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 0, "max_steps": 8, "logging_steps": 1}
 FSDP = {"fsdp_version": 2, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
-RESUME = ("--auto-resume-from-checkpoints", "true")
+RESUME = {"auto_resume_from_checkpoints": True}
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def copy_of_run(finished, run, tmp_path):
+def copy_of_run(finished, run_forked, tmp_path):
     if finished["directory"] is None:
-        finished["losses"] = run(output_dir=finished["path"], **SAVING).losses()
+        finished["losses"] = run_forked(output_dir=finished["path"], **SAVING).losses()
         finished["directory"] = finished["path"]
     copy = tmp_path / "copy"
     shutil.copytree(finished["directory"], copy)
@@ -43,12 +43,12 @@ def damage_truncate(path):
 
 
 @pytest.mark.parametrize(("damage", "said"), [(damage_flip, "its bytes changed"), (damage_truncate, "bytes, expected")])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(copy_of_run, run, damage, said):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(copy_of_run, run_forked, damage, said):
     directory, losses = copy_of_run
     newest = commit.checkpoint_path(directory / "checkpoints", 8)
     shard = next(newest.glob("*.distcp"))
     damage(shard)
-    resumed = run(*RESUME, output_dir=directory, **SAVING)
+    resumed = run_forked(output_dir=directory, **SAVING, **RESUME)
     assert shard.name in resumed.output and said in resumed.output
     assert "step-00000008 is damaged: not used" in resumed.output
     assert f"resumed {commit.checkpoint_path(directory / 'checkpoints', 6)} at step 6" in resumed.output
@@ -56,22 +56,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(copy_of_run, 
     assert commit.verify(newest) == [], "the step was done and saved again"
 
 
-def test_no_usable_checkpoint_is_no_reason_to_begin_anew_over_them(copy_of_run, run):
+def test_no_usable_checkpoint_is_no_reason_to_begin_anew_over_them(copy_of_run, run_forked):
     directory, _ = copy_of_run
     checkpoints = commit.complete_checkpoints(directory / "checkpoints")
     for path in checkpoints:
         damage_flip(next(path.glob("*.distcp")))
-    refused = run(*RESUME, output_dir=directory, expect=1, **SAVING)
+    refused = run_forked(output_dir=directory, expect=1, **SAVING, **RESUME)
     assert f"none of the {len(checkpoints)} checkpoint(s)" in refused.output
     assert "choose another --output-dir" in refused.output and "Traceback" not in refused.output
     assert commit.complete_checkpoints(directory / "checkpoints") == checkpoints
 
 
-def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_an_error(copy_of_run, run):
+def test_a_damaged_checkpoint_that_is_asked_for_by_name_is_an_error(copy_of_run, run_forked):
     directory, _ = copy_of_run
     newest = commit.checkpoint_path(directory / "checkpoints", 8)
     damage_flip(next(newest.glob("*.distcp")))
-    refused = run("--resume-from-checkpoint", str(newest), output_dir=directory, expect=1, **SAVING)
+    refused = run_forked(output_dir=directory, expect=1, **SAVING, resume_from_checkpoint=str(newest))
     assert "its bytes changed" in refused.output and "--auto-resume-from-checkpoints" in refused.output
     assert "Traceback" not in refused.output
 
@@ -83,19 +83,19 @@ def test_an_output_directory_with_checkpoints_is_not_trained_over(copy_of_run, r
     assert "--auto-resume-from-checkpoints true" in refused.output
 
 
-def test_other_settings_than_the_checkpoints_are_refused(copy_of_run, run):
+def test_other_settings_than_the_checkpoints_are_refused(copy_of_run, run_forked):
     directory, _ = copy_of_run
-    refused = run(*RESUME, output_dir=directory, expect=1, **{**SAVING, "batch_size": 4})
+    refused = run_forked(output_dir=directory, expect=1, **{**SAVING, **RESUME, "batch_size": 4})
     assert "global batch of 8" in refused.output
-    refused = run(*RESUME, output_dir=directory, expect=1, **{**SAVING, "seed": 8})
+    refused = run_forked(output_dir=directory, expect=1, **{**SAVING, **RESUME, "seed": 8})
     assert "data_seed, else seed) is 8 here, 7 there" in refused.output
 
 
-def test_killed_while_saving_the_cut_off_checkpoint_is_never_used(run, start, tmp_path):
+def test_killed_while_saving_the_cut_off_checkpoint_is_never_used(run_forked, start_forked, tmp_path):
     keys = {**SAVING, "max_steps": 30, "save_steps": 1}
     directory = tmp_path / "run"
     for _ in range(10):
-        if _kill_in_the_middle_of_a_save(start(output_dir=directory, **keys), directory):
+        if _kill_in_the_middle_of_a_save(start_forked(output_dir=directory, **keys), directory):
             break
         shutil.rmtree(directory)
     else:
@@ -104,32 +104,30 @@ def test_killed_while_saving_the_cut_off_checkpoint_is_never_used(run, start, tm
     whole = commit.complete_checkpoints(directory / "checkpoints")[0]
     assert commit.step_of(cut_off) == commit.step_of(whole) + 1
 
-    resumed = run(*RESUME, output_dir=directory, **keys)
+    resumed = run_forked(output_dir=directory, **keys, **RESUME)
     assert f"{cut_off.name} has no COMPLETE marker" in resumed.output
     assert f"resumed {whole}" in resumed.output
     assert set(resumed.losses()) == set(range(1, 31))
-    left_alone = run(output_dir=tmp_path / "alone", **{**keys, "save_strategy": "no", "save_steps": None})
+    left_alone = run_forked(output_dir=tmp_path / "alone", **{**keys, "save_strategy": "no", "save_steps": None})
     assert largest_difference(resumed.losses(), left_alone.losses()) < 1e-6
 
 
-def _kill_in_the_middle_of_a_save(process, directory) -> bool:
+def _kill_in_the_middle_of_a_save(ranks, directory) -> bool:
     """SIGKILL when a save is seen that has not committed; whether it was still so once the process was dead."""
-    while process.poll() is None:
+    while ranks.is_running():
         unfinished = commit.incomplete_checkpoints(directory / "checkpoints")
         if unfinished and commit.complete_checkpoints(directory / "checkpoints"):
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            ranks.kill()
             return bool(commit.incomplete_checkpoints(directory / "checkpoints"))
-    process.communicate()
     return False
 
 
-def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothing(run, tmp_path):
+def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothing(run_forked, tmp_path):
     """Saves at every step while training goes on: on the training's own process group this crashes."""
     keys = {**SAVING, **FSDP, "max_steps": 20}
     never = {**keys, "save_strategy": "no", "save_steps": None}
-    quiet = run("--nproc-per-node", "2", output_dir=tmp_path / "quiet", **never)
-    saving = run("--nproc-per-node", "2", **{**keys, "save_steps": 1})
+    quiet = run_forked(2, output_dir=tmp_path / "quiet", **never)
+    saving = run_forked(2, **{**keys, "save_steps": 1})
     assert largest_difference(saving.losses(), quiet.losses()) < 1e-6
     checkpoints = commit.complete_checkpoints(saving.directory.checkpoints)
     assert len(checkpoints) == 20
@@ -137,7 +135,7 @@ def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothi
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run, tmp_path, number):
+def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run_forked, tmp_path, number):
     keys = {**SAVING, **FSDP, "max_steps": 400, "save_steps": 1000}
     process = start("--nproc-per-node", "2", **keys)
     first = Run(0, "", RunDir(tmp_path / "run"))
@@ -150,7 +148,7 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run, tmp_path, n
     assert commit.verify(saved) == [] and max(first.losses()) == step
     assert {event.code for rank in (0, 1) for event in first.events("exit", rank)} == {75}
 
-    resumed = run("--max-steps", str(step + 3), *RESUME, **keys)
+    resumed = run_forked(**{**keys, **RESUME, "max_steps": step + 3})
     assert f"at step {step}" in resumed.output
     assert set(resumed.losses()) == set(range(1, step + 4))
 

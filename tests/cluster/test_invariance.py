@@ -23,11 +23,11 @@ def reference(request: pytest.FixtureRequest) -> dict[tuple, dict[int, float]]:
     return {}
 
 
-def alone(reference: dict, run, tmp_path, *, learns: float = 0.9, **keys) -> dict[int, float]:
+def alone(reference: dict, run_forked, tmp_path, *, learns: float = 0.9, **keys) -> dict[int, float]:
     """Losses of one process with the same keys, computed once for all tests of this file."""
     key = tuple(sorted(keys.items()))
     if key not in reference:
-        result: Run = run(output_dir=tmp_path / "alone", **keys)
+        result: Run = run_forked(output_dir=tmp_path / "alone", **keys)
         reference[key] = result.losses()
         losses = list(reference[key].values())
         assert losses[-1] < learns * losses[0], "the model does not learn, so equal losses would mean little"
@@ -45,35 +45,35 @@ def alone(reference: dict, run, tmp_path, *, learns: float = 0.9, **keys) -> dic
         pytest.param(1, {"micro_batch_size": 1, "gradient_checkpointing": True}, id="eight-checkpointed-micro-batches"),
     ],
 )
-def test_losses_do_not_depend_on_the_topology(reference, run, tmp_path, world_size, keys):
-    expected = alone(reference, run, tmp_path)
-    result = run("--nproc-per-node", str(world_size), **keys)
+def test_losses_do_not_depend_on_the_topology(reference, run_forked, tmp_path, world_size, keys):
+    expected = alone(reference, run_forked, tmp_path)
+    result = run_forked(world_size, **keys)
     assert largest_difference(result.losses(), expected) < TOLERANCE
     for rank in range(world_size):
         assert [event.loss for event in result.events("step", rank)] == list(result.losses().values())
 
 
-def test_a_global_batch_that_does_not_divide_by_the_ranks(reference, run, tmp_path):
-    expected = alone(reference, run, tmp_path, batch_size=5)
-    result = run("--nproc-per-node", "2", batch_size=5, micro_batch_size=1, **FSDP)
+def test_a_global_batch_that_does_not_divide_by_the_ranks(reference, run_forked, tmp_path):
+    expected = alone(reference, run_forked, tmp_path, batch_size=5)
+    result = run_forked(2, batch_size=5, micro_batch_size=1, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
 
 
-def test_lora_too(reference, run, tmp_path):
+def test_lora_too(reference, run_forked, tmp_path):
     keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True, "learning_rate": 0.005}
-    expected = alone(reference, run, tmp_path, learns=0.996, **keys)  # the model under the adapter stays random
-    result = run("--nproc-per-node", "2", **keys, **FSDP)
+    expected = alone(reference, run_forked, tmp_path, learns=0.996, **keys)  # the model under the adapter stays random
+    result = run_forked(2, **keys, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
 
 
-def test_a_mixtures_router_loss_too(run, tiny, tmp_path):
+def test_a_mixtures_router_loss_too(run_forked, tiny, tmp_path):
     """It is no mean over tokens: its blocks must count by themselves, however they are dealt out."""
     keys = {"base_model": str(_mixture(tiny, tmp_path / "mixture")), "max_steps": 6, "batch_size": 5}
     keys["model_config"] = {"output_router_logits": True, "router_aux_loss_coef": 1.0}
-    expected = run(output_dir=tmp_path / "alone", **keys)
-    ways = {"two": (["--nproc-per-node", "2"], {"micro_batch_size": 1, **FSDP}), "one": ([], {"micro_batch_size": 5})}
-    for name, (arguments, more) in ways.items():
-        result = run(*arguments, output_dir=tmp_path / name, **{**keys, **more})
+    expected = run_forked(output_dir=tmp_path / "alone", **keys)
+    ways = {"two": (2, {"micro_batch_size": 1, **FSDP}), "one": (1, {"micro_batch_size": 5})}
+    for name, (world_size, more) in ways.items():
+        result = run_forked(world_size, output_dir=tmp_path / name, **{**keys, **more})
         assert largest_difference(result.losses(), expected.losses()) < TOLERANCE
         balance = [{event.step: event.router_loss for event in each.events("step")} for each in (result, expected)]
         assert largest_difference(*balance) < TOLERANCE
@@ -92,9 +92,9 @@ def _mixture(tiny, folder: Path) -> Path:
 
 
 def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(
-    reference, start, run, tmp_path
+    reference, start, run_forked, tmp_path
 ):
-    expected = alone(reference, run, tmp_path)
+    expected = alone(reference, run_forked, tmp_path)
     keys = {**FSDP, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     kill_after = random.randint(3, 15)
     print(f"killing after step {kill_after}")
@@ -109,7 +109,7 @@ def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_
     process.communicate()
     _wait_until_gone(ranks)
 
-    resumed = run("--auto-resume-from-checkpoints", "true", **keys)
+    resumed = run_forked(auto_resume_from_checkpoints=True, **keys)
     assert "resumed" in resumed.output
     assert largest_difference(resumed.losses(), expected) < TOLERANCE
     again_from = [event.step for event in resumed.events("step") if event.t > first_event_time(resumed)]
