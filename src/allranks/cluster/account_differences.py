@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from allranks.cluster import environments
 from allranks.cluster.account import NodeAccount
 from allranks.cluster.environments import NOT_SET
+from allranks.cluster.majority import groups
 from allranks.listing import few, printable
 
 LONGEST_VALUE = 120  # characters of a differing value that are shown
@@ -44,14 +45,11 @@ def notes(accounts: Named, shown: Shown = in_full) -> list[str]:
 
 def difference(name: str, values: Sequence[tuple[str, str]], shown: Shown = in_full) -> str | None:
     """`NAME: this on node 0, node 2; that on node 1`, of (node, value) each; None where all have the same."""
-    holders: dict[str, list[str]] = {}
-    for node, value in values:
-        holders.setdefault(value, []).append(node)
-    if len(holders) == 1:
+    found = groups(values)
+    if len(found.of) == 1:
         return None
-    by_number = sorted(holders.items(), key=lambda item: -len(item[1]))
     parts = (
-        f"{printable(shown(value, nodes), LONGEST_VALUE)} on {few(nodes, _SHOWN_NODES)}" for value, nodes in by_number
+        f"{printable(shown(value, nodes), LONGEST_VALUE)} on {few(nodes, _SHOWN_NODES)}" for value, nodes in found.of
     )
     return f"{printable(name, _LONGEST_NAME)}: {'; '.join(parts)}"
 

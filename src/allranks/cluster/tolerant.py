@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
-_HINTS: dict[type, dict[str, Any]] = {}
 _NAMES = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
 
 
@@ -41,9 +41,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Kept: a thousand reports have some hundred thousand tables, and the annotations are text that is evaluated."""
+    return get_type_hints(kind)
+
+
 def _table(kind: type, message: Mapping[Any, object], where: str, unreadable: list[str]) -> dict[str, Any]:
     """The fields of `kind` that the message has, as arguments; what cannot be read is left to its default."""
-    hints = _HINTS.setdefault(kind, get_type_hints(kind))
+    hints = _hints(kind)
     found: dict[str, Any] = {"other": {}}
     for key, value in message.items():
         if key not in hints or key == "other":

@@ -1,0 +1,23 @@
+"""The one list of all checks, in the order in which they are shown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from allranks.preflight import clock, limits, reports
+from allranks.preflight.check import Check
+
+CHECKS: tuple[Check, ...] = (*reports.CHECKS, *limits.CHECKS, *clock.CHECKS)
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(check.family for check in CHECKS))
+
+
+def named(names: Iterable[str]) -> frozenset[str]:
+    """The names, if each is a check's id or a family. Raises ValueError, which names the nearest, for another."""
+    known = {*FAMILIES, *(check.id for check in CHECKS)}
+    chosen = frozenset(names)
+    for name in sorted(chosen - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; families: {', '.join(FAMILIES)}"
+        raise ValueError(f"there is no check {name!r}{hint}")
+    return chosen

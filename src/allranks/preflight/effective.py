@@ -1,0 +1,60 @@
+"""What will hold for the ranks of a node: its settings of NCCL and gloo, the config's behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from allranks.cluster.nccl_variables import number
+from allranks.cluster.node_report import InfinibandPort, NodeReport
+from allranks.preflight.check import Subject, Wanted
+
+
+def setting(subject: Subject, node: str, name: str) -> str | None:
+    """A variable of NCCL's or gloo's as the ranks of this node will see it; the environment wins over the config."""
+    report = subject.reports[node]
+    sources: tuple[Mapping[str, str], ...] = (
+        subject.network.get(node, {}),
+        (report.environment if report else None) or {},
+        _from_config(subject.wanted),
+    )
+    return next((value for source in sources if (value := source.get(name))), None)
+
+
+def why_no_infiniband(subject: Subject, node: str, report: NodeReport) -> str | None:
+    """Why this node's ranks will not use InfiniBand or RoCE; None if they will, or nobody knows."""
+    if not subject.wanted.uses_nccl:
+        return "this run does not use NCCL"
+    off = setting(subject, node, "NCCL_IB_DISABLE")
+    if off is not None and number(off):
+        return "InfiniBand is switched off (NCCL_IB_DISABLE)"
+    if report.infiniband == () and subject.wanted.infiniband != "required":
+        return "it has no InfiniBand or RoCE adapter"
+    return None
+
+
+def selected(report: NodeReport) -> list[InfinibandPort]:
+    """The ports that NCCL_IB_HCA leaves, whatever their state."""
+    return [port for port in report.infiniband or () if port.selected is not False]
+
+
+def active(report: NodeReport) -> list[InfinibandPort]:
+    """Those of them that NCCL will use."""
+    return [port for port in selected(report) if port.state == "ACTIVE"]
+
+
+def port_name(port: InfinibandPort) -> str:
+    """`mlx5_0:1`, as NCCL writes it."""
+    return f"{port.device or '?'}:{port.port if port.port is not None else '?'}"
+
+
+def _from_config(wanted: Wanted) -> dict[str, str]:
+    rendered = {}
+    if wanted.interface:
+        rendered["NCCL_SOCKET_IFNAME"] = wanted.interface
+    if wanted.infiniband != "auto":
+        rendered["NCCL_IB_DISABLE"] = "1" if wanted.infiniband == "off" else "0"
+    if wanted.hcas:
+        rendered["NCCL_IB_HCA"] = "=" + ",".join(wanted.hcas)
+    if wanted.gid_index is not None:
+        rendered["NCCL_IB_GID_INDEX"] = str(wanted.gid_index)
+    return rendered

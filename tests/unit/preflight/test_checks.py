@@ -1,0 +1,58 @@
+"""Each check by its cases: a fault of one node in a healthy cluster, and what is nearly that and must pass."""
+
+import random
+
+import pytest
+
+from allranks.preflight.catalogue import CHECKS
+from allranks.preflight.judge import judge
+from tests.simulated_nodes import healthy
+from tests.unit.preflight.cases import CASES
+
+STATE = {"error": "failed", "warning": "warned", "note": "noted"}
+NUMBERED = [pytest.param(case, number, id=f"{case.check}-{number}") for number, case in enumerate(CASES)]
+
+
+def cluster_for(case, seed):
+    rng = random.Random(f"{case.check} {seed}")
+    cluster = healthy(rng, rng.choice((3, 5, 9)), case.kind)
+    cluster.want(**(case.wanted or {}))
+    return cluster, rng.choice(cluster.nodes)
+
+
+@pytest.mark.parametrize(("case", "number"), NUMBERED)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fault_is_found_and_names_its_node_only(case, number, seed):
+    cluster, node = cluster_for(case, (number, seed))
+    case.fault(cluster, node)
+    judged = judge(cluster.subject())
+    worse = [one for one in judged.reported if one.state in ("failed", "warned")]
+    mine = [one for one in judged.reported if one.finding.code == case.check]
+    assert [(one.nodes, one.state) for one in mine] == [((node,), STATE[case.severity])], judged.reported
+    assert case.found in mine[0].finding.what
+    assert mine[0].finding.remedy
+    assert [one for one in worse if one not in mine] == []
+    assert judged.is_refused == (case.severity == "error")
+    assert judged.failing == ((node,) if case.severity == "error" else ())
+
+
+@pytest.mark.parametrize(("case", "number"), NUMBERED)
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_nearly_a_fault_passes(case, number, seed):
+    cluster, node = cluster_for(case, (number, seed))
+    case.near_miss(cluster, node)
+    judged = judge(cluster.subject())
+    assert judged.findings("failed", "warned") == []
+    if case.severity == "note":
+        assert case.check not in {finding.code for finding in judged.findings()}
+
+
+def test_every_check_has_its_cases():
+    assert {case.check for case in CASES} == {check.id for check in CHECKS}
+
+
+def test_what_checks_say_of_themselves_is_whole():
+    assert len({check.id for check in CHECKS}) == len(CHECKS)
+    for check in CHECKS:
+        assert check.what and check.why and check.remedy and check.false_alarm, check.id
+        assert check.id == check.id.lower() and check.id.count(".") == 1
