@@ -81,7 +81,12 @@ class Process:
     pid: int | None = None
     user: str | None = None
     command: str | None = None
+    """The program, and the script or module that it runs; no arguments, which may be secret."""
     used: int | None = None
+    seconds: float | None = None
+    """Its age."""
+    orphan: bool | None = None
+    """Whether its parent has ended: what started it is gone."""
     other: Other = field(default_factory=dict)
 
 
@@ -114,6 +119,8 @@ class Gpu:
     nvlinks_active: int | None = None
     nvlinks: int | None = None
     temperature: float | None = None
+    fabric: str | None = None
+    """How far its registration with the fabric manager has come: "Completed" where it is done."""
     other: Other = field(default_factory=dict)
 
 
@@ -125,6 +132,8 @@ class GpuSystem:
     cuda: str | None = None
     visible: str | None = None
     num_present: int | None = None
+    num_device_nodes: int | None = None
+    """In /dev: a container that was given two of eight GPUs has two."""
     nvidia_peermem: bool | None = None
     fabric_manager: str | None = None
     acs: bool | None = None
@@ -173,6 +182,14 @@ class SharedMemory:
 
     total: int | None = None
     free: int | None = None
+    other: Other = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`synchronized`: whether the kernel knows of something that keeps it right."""
+
+    synchronized: bool | None = None
     other: Other = field(default_factory=dict)
 
 
@@ -250,6 +267,8 @@ class NodeReport:
     time: float | None = None
     """This node's clock when it was done, in seconds since 1970."""
     uid: int | None = None
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    """What only root could have read: the place above, and why."""
     unanswered: Mapping[str, str] = field(default_factory=dict)
     system: System = System()
     interfaces: Sequence[NetworkInterface] | None = None
@@ -262,6 +281,7 @@ class NodeReport:
     memory: Memory = Memory()
     shm: SharedMemory = SharedMemory()
     limits: Limits = Limits()
+    clock: Clock = Clock()
     paths: Sequence[NodePath] | None = None
     python: Python = Python()
     packages: Mapping[str, Package] | None = None

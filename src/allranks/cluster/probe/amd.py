@@ -1,0 +1,100 @@
+"""AMD GPUs: what their driver shows as files, and by rocm-smi what only it knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from allranks.cluster.probe.children import Found, Reporter
+from allranks.cluster.probe.node import Node, ToolMissing
+from allranks.cluster.probe.pci import AMD, is_gpu
+from allranks.cluster.probe.processes import describe
+
+_GENERATIONS = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}  # GT/s of a lane, PCIe 1 to 6
+
+
+def look_at_amd(node: Node, reporter: Reporter) -> Iterator[Found]:
+    devices = [device for device in node.names("/sys/bus/pci/devices") if _is_amd(node, device)]
+    if not devices:
+        return
+    driver = node.text("/sys/module/amdgpu/version")
+    yield {"gpu_system": {"driver": driver}}
+    gpus = []
+    for index, device in enumerate(devices):
+        reporter.doing(device)  # some files are answers of the GPU's firmware
+        gpus.append(_from_files(node, index, device, driver))
+        yield {"gpus": gpus}
+    try:
+        text = node.run("rocm-smi", "--showproductname", "--showuniqueid", "--showbus", "--showtemp", "--json")
+    except ToolMissing:
+        reporter.failed("rocm-smi is not installed")
+        return
+    cards = json.loads(text[text.index("{") :])  # warnings may come first
+    for card in cards.values():
+        facts = {name.lower(): value for name, value in card.items()} if isinstance(card, dict) else {}
+        gpu = next((gpu for gpu in gpus if gpu["pci"] == str(facts.get("pci bus", "")).lower()), None)
+        if gpu is not None:
+            gpu.update(_from_tool(facts))
+    yield {"gpus": gpus}
+
+
+def look_at_amd_processes(node: Node, reporter: Reporter) -> Iterator[Found]:
+    """By the driver's own files: whoever has opened its compute device, and what of each GPU's memory it holds."""
+    gpus: dict[str | None, list[dict[str, Any]]] = {}
+    for pid in node.names("/sys/class/kfd/kfd/proc"):
+        for name in node.names(f"/sys/class/kfd/kfd/proc/{pid}"):
+            used = node.number(f"/sys/class/kfd/kfd/proc/{pid}/{name}") if name.startswith("vram_") else None
+            if used:
+                gpus.setdefault(_pci_of(node, name[5:]), []).append({**describe(node, int(pid)), "used": used})
+    if gpus:
+        yield {"gpus": [{"pci": pci, "processes": processes} for pci, processes in gpus.items() if pci]}
+
+
+def _is_amd(node: Node, device: str) -> bool:
+    return node.number(f"/sys/bus/pci/devices/{device}/vendor") == AMD and is_gpu(node, device)
+
+
+def _pci_of(node: Node, gpu_id: str) -> str | None:
+    """kfd has numbers of its own, which its topology explains: location_id is bus, device and function."""
+    top = "/sys/class/kfd/kfd/topology/nodes"
+    for name in node.names(top):
+        if node.text(f"{top}/{name}/gpu_id") == gpu_id:
+            facts = dict(re.findall(r"^(\w+) (\d+)$", node.text(f"{top}/{name}/properties") or "", re.MULTILINE))
+            place, domain = int(facts.get("location_id", 0)), int(facts.get("domain", 0))
+            return f"{domain:04x}:{place >> 8:02x}:{place >> 3 & 31:02x}.{place & 7}"
+    return None
+
+
+def _from_files(node: Node, index: int, device: str, driver: str | None) -> dict[str, Any]:
+    folder = f"/sys/bus/pci/devices/{device}"
+    faults = re.search(r"^ue: (\d+)$", node.text(f"{folder}/ras/umc_err_count") or "", re.MULTILINE)
+    unique = node.text(f"{folder}/unique_id")
+    return {
+        "index": index,
+        "vendor": "amd",
+        "uuid": f"0x{unique}" if unique else None,
+        "pci": device,
+        "memory": node.number(f"{folder}/mem_info_vram_total"),
+        "used": node.number(f"{folder}/mem_info_vram_used"),
+        "driver": driver,
+        "ecc_uncorrected": int(faults[1]) if faults else None,
+        "pcie_width": node.number(f"{folder}/current_link_width"),
+        "pcie_width_max": node.number(f"{folder}/max_link_width"),
+        "pcie_generation": _generation(node.text(f"{folder}/current_link_speed")),
+        "pcie_generation_max": _generation(node.text(f"{folder}/max_link_speed")),
+        "model": node.text(f"{folder}/product_name"),
+    }
+
+
+def _generation(speed: str | None) -> int | None:
+    return _GENERATIONS.get((speed or "").split(" ")[0])
+
+
+def _from_tool(facts: dict[str, Any]) -> dict[str, Any]:
+    """Its keys changed their capitals and words from version to version."""
+    model = next((facts[name] for name in ("card series", "device name", "card model") if facts.get(name)), None)
+    temperature = next((value for name, value in facts.items() if "sensor junction" in name), None)
+    found = {"model": model, "temperature": float(temperature) if temperature not in (None, "N/A") else None}
+    return {name: value for name, value in found.items() if value is not None}
