@@ -73,6 +73,12 @@ REFUSALS = [
         "has no effect without `load_in_4bit: true` or `load_in_8bit: true`; add one, or remove this key",
     ),
     Refusal(
+        "quantize_moe_experts",
+        lambda config, given: config.adapter.quantize_moe_experts and not _is_quantized(config),
+        "says how experts are held beside quantized linear layers: add `load_in_4bit: true` (or `adapter: qlora`) or "
+        "`load_in_8bit: true`, or remove this key",
+    ),
+    Refusal(
         ("bnb_config_kwargs", "bnb_4bit_quant_storage"),
         lambda config, given: _is_quantized(config) and _converts_storage(config),
         "differs from what the run computes in (bf16, fp16), and FSDP and DeepSpeed convert weights to that when they "

@@ -51,7 +51,6 @@ LATER = {
     "overrides_of_model_kwargs": "arguments of from_pretrained",
     "model_kwargs": "arguments of from_pretrained",
     "model_quantization_config*": "quantized base models",
-    "quantize_moe_experts": "quantized experts",
     "quantization": "quantization after training",
     "qat": "quantization-aware training",
     "llama4_linearized_experts": "linearized experts",

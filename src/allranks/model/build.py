@@ -77,6 +77,10 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
         from allranks.model.adapter import add_adapter, start_adapter
 
         peft_config = add_adapter(model, cfg)
+        if quantized and quantized.experts:
+            from allranks.model.quantized.experts import wrap_packed
+
+            wrap_packed(model)
     elif cfg.optimizer.unfrozen_parameters:
         freeze_all_but(model, cfg.optimizer.unfrozen_parameters)
     set_dtypes(model, precision)

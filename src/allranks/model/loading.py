@@ -132,7 +132,9 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
                         "holds different values for them; set overrides_of_model_config: {tie_word_embeddings: false}"
                     )
         else:
-            for name, value in _converted(conversion, plan, [t for _, t in here]):
+            # What is quantized is needed whole: all of it has one scale of scales.
+            in_rows = [tensor for _, tensor in here if id(tensor) not in quantized]
+            for name, value in _converted(conversion, plan, in_rows):
                 for _, tensor in places.get(name, []):
                     if id(tensor) in quantized:
                         quantized[id(tensor)].take(value)

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
+from bitsandbytes.nn.parametrize import replace_parameter_4bit
+from peft import inject_adapter_in_model
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from torch.nn.utils import parametrize
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
@@ -134,6 +138,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qlora without": ({"adapter": "qlora", "load_in_4bit": False}, "load_in_4bit: contradicts `adapter: qlora`"),
     "both": ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_8bit: excludes load_in_4bit"),
     "dora": ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora: PEFT reads the norms of quantized"),
+    "experts of what": (
+        {"quantize_moe_experts": True},
+        "quantize_moe_experts: says how experts are held beside quantized linear layers: add `load_in_4bit: true`",
+    ),
     "idle": ({"bnb_config_kwargs": {"bnb_4bit_quant_type": "fp4"}}, "bnb_config_kwargs: has no effect without"),
     "8 for 4": (
         {"load_in_4bit": True, "bnb_config_kwargs": {"llm_int8_threshold": 3.0}},
@@ -230,3 +238,114 @@ def test_a_stored_quantization_that_cannot_be_trained_over(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"holds weights quantized by gptq, .* with `adapter: qlora`"):
         build_model(config_for(folder, **LORA), one_process())
+
+
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+# How the experts are held, and which models have theirs in one tensor: rows of outputs, and rows of inputs with biases.
+EXPERT_FORMS = ("qlora", "fp4, plain scales, one layer left", "8 bits")
+
+
+def with_packed_experts(name: str, theirs: dict[str, Any]) -> PreTrainedModel:
+    """transformers' quantized model, whose experts bitsandbytes itself packs and unpacks."""
+    if "load_in_4bit" in theirs:
+        theirs = {**theirs, "bnb_4bit_compute_dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(
+        saved_model(name), dtype=torch.float32, quantization_config=BitsAndBytesConfig(**theirs)
+    ).train()
+    for module in list(model.modules()):
+        for parameter, value in list(module.named_parameters(recurse=False)):
+            if value.ndim < 3:
+                continue
+            if "load_in_4bit" in theirs:
+                options = {
+                    "compress_statistics": theirs.get("bnb_4bit_use_double_quant", False),
+                    "quant_type": theirs.get("bnb_4bit_quant_type", "fp4"),
+                }
+                replace_parameter_4bit(module, parameter, **options)
+            else:
+                rows, scales, _ = int8_vectorwise_quant(value.detach().to(torch.float16).flatten(0, 1))
+                value.data = int8_vectorwise_dequant(rows, scales).view_as(value)
+    return model
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss"])
+@pytest.mark.parametrize("form", EXPERT_FORMS)
+def test_experts_are_those_that_bitsandbytes_packs(form, name):
+    keys, theirs = FORMS[form]
+    model = build(name, quantize_moe_experts=True, **keys)
+    with torch.no_grad():
+        expected = with_packed_experts(name, theirs)(ONE.input_ids).logits
+    torch.testing.assert_close(model.logits(ONE), expected, rtol=1e-5, atol=1e-5)
+    without = build(name, **keys)
+    assert not torch.equal(model.logits(ONE), without.logits(ONE))
+    assert model.num_parameters == without.num_parameters
+    held = [layer.weight.nbytes for layer in quantized_layers(model.hf_model)]
+    bits = 8 if "load_in_8bit" in keys else 4
+    assert model.packed and sum(held) * 8 == model.packed.num_weights * bits
+    assert model.packed.warning(model.num_parameters) is None
+
+
+@pytest.mark.parametrize("keys", [{"adapter": "qlora"}, {"load_in_8bit": True}], ids=["4", "8"])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_an_adapter_over_packed_experts_is_that_over_whole_ones(tmp_path, keys, recomputed):
+    """Beside PEFT over a plain model that has the same experts; the second pass would see what the first left."""
+    ours = build(
+        "qwen3-moe",
+        quantize_moe_experts=True,
+        lora_target_parameters=EXPERTS,
+        gradient_checkpointing=recomputed,
+        **keys,
+    )
+    adapted = {name: value for name, value in ours.hf_model.named_parameters() if value.requires_grad}
+    theirs = with_packed_experts("qwen3-moe", FORMS["qlora" if "adapter" in keys else "8 bits"][1])
+    for module in theirs.modules():  # as plain parameters, which PEFT knows
+        if hasattr(module, "parametrizations"):
+            for parameter in list(module.parametrizations):
+                whole = getattr(module, parameter).detach().clone()
+                parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
+                setattr(module, parameter, torch.nn.Parameter(whole, requires_grad=False))
+    assert ours.peft_config is not None
+    inject_adapter_in_model(ours.peft_config, theirs)
+    with torch.no_grad():
+        for name, value in theirs.named_parameters():
+            if value.requires_grad:
+                value.copy_(adapted[name] if ".lora_A." in name else torch.randn_like(value) * 0.1)
+                adapted[name].copy_(value)
+    for _ in range(2):
+        loss = ours.forward_losses(ONE).cross_entropy
+        loss.backward()
+        logits = theirs(ONE.input_ids).logits[0, ONE.label_positions]
+        expected = torch.nn.functional.cross_entropy(logits, ONE.labels, reduction="sum")
+        expected.backward()
+        torch.testing.assert_close(loss, expected)
+    gradients = {name: value.grad for name, value in theirs.named_parameters() if value.requires_grad}
+    assert any(".experts." in name for name in gradients) and gradients.keys() == adapted.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(adapted[name].grad, gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_no_whole_experts_are_kept_for_the_backward_pass():
+    model = build("qwen3-moe", adapter="qlora", quantize_moe_experts=True)
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.untyped_storage().nbytes())
+        return tensor
+
+    experts: Any = model.hf_model.model.layers[0].mlp.experts
+    whole = min(packed.shape.numel() for packed in experts.packed_parameters.values()) * 4
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.forward_losses(ONE).cross_entropy
+    assert kept and max(kept) < whole
+    loss.backward()
+    assert experts._read is None  # nor after it
+
+
+def test_experts_that_stay_as_they_are():
+    left = {"bnb_config_kwargs": {"llm_int8_skip_modules": ["experts"]}}
+    model = build("qwen3-moe", adapter="qlora", quantize_moe_experts=True, **left)
+    assert model.hf_model.model.layers[0].mlp.experts.gate_up_proj.dtype == torch.float32
+    without = build("mixtral", adapter="qlora")
+    assert without.packed and "`quantize_moe_experts: true`" in (without.packed.warning(without.num_parameters) or "")
+    dense = build(adapter="qlora", quantize_moe_experts=True)
+    assert dense.packed and "it has no effect" in (dense.packed.warning(dense.num_parameters) or "")

@@ -42,6 +42,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qlora": ("qwen3", {**_LORA, "adapter": "qlora", "gradient_checkpointing": True}),
     "lora over 8 bits": ("llama", {**_LORA, "load_in_8bit": True}),
+    "qlora, experts too": ("qwen3-moe", {**_LORA, **_EXPERTS, "adapter": "qlora", "quantize_moe_experts": True}),
+    "lora over 8 bits, experts too, recomputed": (
+        "gpt-oss",
+        {**_LORA, "load_in_8bit": True, "quantize_moe_experts": True, "gradient_checkpointing": True},
+    ),
     "lora, compiled and recomputed": (
         "llama",
         {**_LORA, **_COMPILED, "gradient_checkpointing": True},

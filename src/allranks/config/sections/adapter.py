@@ -71,6 +71,8 @@ class AdapterConfig(Section):
     """Keep the frozen weights of linear layers in 4 bits; `adapter: qlora` implies it."""
     load_in_8bit: bool = False
     """Keep the frozen weights of linear layers in 8 bits."""
+    quantize_moe_experts: bool = False
+    """Keep experts that lie in one tensor a layer in 4 or 8 bits too, as `load_in_4bit` or `load_in_8bit` says."""
     bnb_config_kwargs: BnbConfig | None = None
     """Settings of bitsandbytes, which makes the 4-bit and 8-bit weights."""
 

@@ -27,5 +27,8 @@ class QuantizedLayer(Protocol):
 
 
 def quantized_layers(model: nn.Module) -> Iterator[QuantizedLayer]:
-    """The quantized layers of a model, without importing bitsandbytes to find none."""
-    return (module for module in model.modules() if isinstance(module, QuantizedLayer))
+    """Whatever holds a packed `weight` in a model, without importing bitsandbytes to find none."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            yield module
+        yield from module.__dict__.get("packed_parameters", {}).values()  # experts

@@ -18,6 +18,8 @@ class Quantization:
 
     `storage`: dtype that packed weights are held as. `compute`: dtype of the product with a 4-bit weight.
     `threshold`: 8-bit only: columns of the input with larger values are multiplied in 16 bits.
+    `experts`: quantize those that lie in one tensor a layer too.
+    `recompute_experts`: their forward pass is not recomputed with that of their layer.
     """
 
     bits: Literal[4, 8]
@@ -29,15 +31,22 @@ class Quantization:
     double_quant: bool
     threshold: float
     skip: tuple[str, ...]
+    experts: bool
+    recompute_experts: bool
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of a model: `num_weights` of it are held in `bits` bits; `num_packed_away` elements are gone."""
+    """What became of a model: `num_weights` of it are held in `bits` bits; `num_packed_away` elements are gone.
+
+    `fused_experts`: it has experts in one tensor a layer. `asked_for_experts`: the config wants them in `bits` bits.
+    """
 
     bits: int
     num_weights: int
     num_packed_away: int
+    fused_experts: bool
+    asked_for_experts: bool
 
     def report(self, num_parameters: int) -> str:
         """Which share of the parameters is quantized, in words."""
@@ -45,12 +54,17 @@ class Packed:
 
     def warning(self, num_parameters: int) -> str | None:
         """What to say where most parameters are not quantized, and memory is not saved as the user may expect."""
+        if self.asked_for_experts and not self.fused_experts:
+            return "quantize_moe_experts: the model has no experts that lie in one tensor a layer, so it has no effect"
         if self.num_weights > num_parameters / 2:
             return None
+        left = "embeddings and the output layer stay"
+        if self.fused_experts and not self.asked_for_experts:
+            left = "embeddings, the output layer and experts that are fused into one tensor stay"
         return (
             f"only {self.num_weights / num_parameters:.0%} of the parameters are in {self.bits} bits: bitsandbytes "
-            "quantizes linear layers, so embeddings, the output layer and experts that are fused into one tensor stay "
-            "as they are, and so does the memory that they take"
+            f"quantizes linear layers, so {left} as they are, and so does the memory that they take"
+            + ("; `quantize_moe_experts: true` quantizes the experts" if "experts" in left else "")
         )
 
 
@@ -91,6 +105,8 @@ def quantization(
         threshold=there["llm_int8_threshold"],
         # A module that is trained whole must stay what it is.
         skip=(*(there.get("llm_int8_skip_modules") or ()), *(adapter.lora_modules_to_save or ())),
+        experts=adapter.quantize_moe_experts,
+        recompute_experts=not cfg.parallel.checkpoints_activations,
     )
 
 

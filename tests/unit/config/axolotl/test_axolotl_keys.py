@@ -140,7 +140,6 @@ def test_a_plugin_that_makes_no_difference_is_left_out_of_the_list():
 @pytest.mark.parametrize(
     "key",
     [
-        "quantize_moe_experts",
         "tokenizer_use_mistral_common",
         "llama4_linearized_experts",
         "tiled_mlp",
