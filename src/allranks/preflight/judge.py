@@ -9,6 +9,7 @@ from allranks.findings import Evidence, Finding, Who
 from allranks.preflight.check import Answer, Check, Subject, skipped, unknown
 from allranks.preflight.folding import fold
 from allranks.preflight.judgement import STATES, Checked, Judgement, Reported, State
+from allranks.preflight.matrix import matrix
 
 _STATE_OF: Mapping[str, State] = {"error": "failed", "warning": "warned", "note": "noted"}
 _SEVERITY_OF = {"failed": "error", "warned": "warning"}
@@ -52,7 +53,13 @@ def judge(subject: Subject, policy: Policy | None = None, checks: Sequence[Check
             if answer.outcome == "found"
         ]
     reported.sort(key=lambda one: STATES.index(one.state))
-    return Judgement(subject.nodes, subject.starting, tuple(checked), tuple(reported))
+    return Judgement(
+        subject.nodes,
+        subject.starting,
+        tuple(checked),
+        tuple(reported),
+        matrix(subject.pairs) if subject.pairs else None,
+    )
 
 
 def _answers(check: Check, subject: Subject, policy: Policy) -> list[Answer]:

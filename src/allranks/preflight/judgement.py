@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from allranks.findings import Finding, from_message
 from allranks.listing import printable
 from allranks.preflight.folding import natural
+from allranks.preflight.matrix import Matrix
 
 State = Literal["failed", "warned", "noted", "accepted", "unknown", "skipped", "ok"]
 STATES: tuple[State, ...] = get_args(State)
@@ -45,6 +46,8 @@ class Judgement:
     starting: str
     checked: tuple[Checked, ...]
     reported: tuple[Reported, ...]
+    matrix: Matrix | None = None
+    """Who did not reach whom; None where all did, or nobody tried."""
 
     @property
     def is_refused(self) -> bool:
@@ -82,6 +85,7 @@ class Judgement:
                 {**one.finding.to_message(), "nodes": list(one.nodes), "state": one.state} for one in self.reported
             ],
             "checks": [_checked_message(one) for one in self.checked],
+            "matrix": self.matrix.to_message() if self.matrix else None,
         }
 
     @classmethod
@@ -101,7 +105,13 @@ class Judgement:
         checked = [
             one for told in _list(message.get("checks")) if isinstance(told, Mapping) and (one := _read(told, nodes))
         ]
-        return cls(nodes, _name(message.get("starting")), tuple(checked), tuple(reported))
+        return cls(
+            nodes,
+            _name(message.get("starting")),
+            tuple(checked),
+            tuple(reported),
+            Matrix.from_message(message.get("matrix")),
+        )
 
 
 def _checked_message(one: Checked) -> dict[str, Any]:
