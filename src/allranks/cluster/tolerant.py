@@ -61,11 +61,6 @@ def _table(kind: type, message: Mapping[Any, object], where: str, unreadable: li
     return found
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
 def _read(kind: Any, value: object, where: str, unreadable: list[str]) -> Any:
     """`value` as `kind`; None where it is null, and where it is something else, with a line in `unreadable`."""
     if value is None:

@@ -1,6 +1,7 @@
 """What the probe finds on machines that this one is not, recorded as trees of files."""
 
 import contextlib
+import json
 import random
 import re
 from pathlib import Path
@@ -168,6 +169,16 @@ def test_amds_gpus(amd_node):
     assert (amd_node.gpu_system.num_present, amd_node.gpu_system.num_device_nodes) == (8, 8)
     assert "gpu_system.acs" in amd_node.withheld and amd_node.gpu_system.acs is None
     assert {port.gids[3].type for port in amd_node.infiniband} == {"RoCE v2"}
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_amds_gpus_by_the_tool_that_replaces_the_other(has_head, tmp_path):
+    node = recorded_nodes.amd()
+    cards = [{"gpu": 0, "asic": {"market_name": "AMD Instinct MI325X"}, "bus": {"bdf": "0000:05:00.0"}}, "N/A"]
+    node.tools = {"amd-smi": json.dumps({"gpu_data": cards} if has_head else cards)}
+    *_, last = amd.look_at_amd(Node(node.write(tmp_path)), Quiet())
+    assert [gpu["model"] for gpu in last["gpus"]] == ["AMD Instinct MI325X", *[None] * 7]
+    assert last["gpus"][0]["memory"] == 192 * GIB
 
 
 def test_ten_faults_are_seen(broken, dgx):

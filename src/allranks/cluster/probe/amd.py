@@ -26,18 +26,8 @@ def look_at_amd(node: Node, reporter: Reporter) -> Iterator[Found]:
         reporter.doing(device)  # some files are answers of the GPU's firmware
         gpus.append(_from_files(node, index, device, driver))
         yield {"gpus": gpus}
-    try:
-        text = node.run("rocm-smi", "--showproductname", "--showuniqueid", "--showbus", "--showtemp", "--json")
-    except ToolMissing:
-        reporter.failed("rocm-smi is not installed")
-        return
-    cards = json.loads(text[text.index("{") :])  # warnings may come first
-    for card in cards.values():
-        facts = {name.lower(): value for name, value in card.items()} if isinstance(card, dict) else {}
-        gpu = next((gpu for gpu in gpus if gpu["pci"] == str(facts.get("pci bus", "")).lower()), None)
-        if gpu is not None:
-            gpu.update(_from_tool(facts))
-    yield {"gpus": gpus}
+    told = _by_pci(node, reporter)
+    yield {"gpus": [{**gpu, **told.get(gpu["pci"], {})} for gpu in gpus]}
 
 
 def look_at_amd_processes(node: Node, reporter: Reporter) -> Iterator[Found]:
@@ -92,9 +82,44 @@ def _generation(speed: str | None) -> int | None:
     return _GENERATIONS.get((speed or "").split(" ")[0])
 
 
-def _from_tool(facts: dict[str, Any]) -> dict[str, Any]:
+def _by_pci(node: Node, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """What the tools know besides: rocm-smi, or the one that takes its place."""
+    try:
+        cards = _json(node.run("rocm-smi", "--showproductname", "--showbus", "--showtemp", "--json"))
+        return dict(map(_from_rocm_smi, filter(_is_table, cards.values())))
+    except ToolMissing:
+        pass
+    try:
+        cards = _json(node.run("amd-smi", "static", "--asic", "--bus", "--json"))
+        each = cards.get("gpu_data", []) if isinstance(cards, dict) else cards  # a bare list until ROCm 6.4
+        return dict(map(_from_amd_smi, filter(_is_table, each)))
+    except ToolMissing:
+        reporter.failed("neither rocm-smi nor amd-smi is installed")
+        return {}
+
+
+def _json(text: str) -> Any:
+    """Warnings may come first."""
+    return json.loads(text[min(at for at in (text.find("{"), text.find("["), len(text)) if at >= 0) :])
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _from_rocm_smi(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Its keys changed their capitals and words from version to version."""
+    facts = {name.lower(): value for name, value in card.items()}
     model = next((facts[name] for name in ("card series", "device name", "card model") if facts.get(name)), None)
-    temperature = next((value for name, value in facts.items() if "sensor junction" in name), None)
-    found = {"model": model, "temperature": float(temperature) if temperature not in (None, "N/A") else None}
-    return {name: value for name, value in found.items() if value is not None}
+    degrees = next((str(value) for name, value in facts.items() if "sensor junction" in name), "")
+    temperature = float(degrees) if re.fullmatch(r"[\d.]+", degrees) else None
+    return str(facts.get("pci bus")).lower(), _known({"model": model, "temperature": temperature})
+
+
+def _from_amd_smi(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    asic, bus = (card[name] if isinstance(card.get(name), dict) else {} for name in ("asic", "bus"))
+    return str(bus.get("bdf")).lower(), _known({"model": asic.get("market_name")})
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value not in (None, "", "N/A")}

@@ -20,9 +20,9 @@ _RECORD_BYTES = 8192  # a record of /dev/kmsg is never longer
 def look_at_kernel_log(node: Node, reporter: Reporter) -> Iterator[Found]:
     try:
         records = list(_records(node))
-    except OSError:
-        # "1" in a sysctl, and containers, keep it from ordinary users.
-        reporter.withheld("gpu_system.xids", "root alone reads the kernel's log, where drivers report faults of GPUs")
+    except OSError as error:
+        who = "a container does not see" if isinstance(error, FileNotFoundError) else "root alone reads"
+        reporter.withheld("gpu_system.xids", f"{who} the kernel's log, where drivers report faults of GPUs")
         return
     found = [f"{_time(node, microseconds)} {text}" for microseconds, text in records if _ABOUT_GPUS.search(text)]
     yield {"gpu_system": {"xids": found[-_LINES:]}}

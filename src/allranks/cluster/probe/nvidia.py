@@ -54,7 +54,11 @@ def look_at_nvlinks(node: Node, reporter: Reporter) -> Iterator[Found]:
         return
     gpus: dict[str, list[bool]] = {}
     uuid = ""
-    for line in node.run("nvidia-smi", "nvlink", "--status").splitlines():
+    try:
+        status = node.run("nvidia-smi", "nvlink", "--status")
+    except ToolFailed:  # as it does for GPUs that have no NVLink; what else it may be, the other source says
+        return
+    for line in status.splitlines():
         if head := re.match(r"GPU \d+:.*\(UUID: (\S+)\)", line):
             uuid = head[1]
         elif link := re.match(r"\s+Link \d+: (.+)", line):

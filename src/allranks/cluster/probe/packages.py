@@ -41,8 +41,7 @@ def look_at_packages(node: Node, reporter: Reporter, wanted: Sequence[str]) -> I
 def _search_path(node: Node) -> list[str]:
     if not node.is_live:
         return [str(node.place(folder)) for folder in node.recorded.get("sys_path", [])]
-    # The folder of a script, or for a program from standard input the current one, is not what ranks search first.
-    return [folder for folder in sys.path if folder not in ("", os.getcwd())]
+    return list(sys.path)
 
 
 def _installed(reporter: Reporter, path: Sequence[str]) -> set[str]:

@@ -24,12 +24,18 @@ def look_for_leftovers(node: Node, reporter: Reporter) -> Iterator[Found]:
     parents = {pid: parent for pid in _pids(node) if (parent := _stat(node, pid).get("parent")) is not None}
     ours = _ours(node, parents)
     found: list[dict[str, Any]] = []
+    is_withheld = False
     yield {"leftovers": found}
     for pid in parents:
         if pid in ours:
             continue
         reporter.doing(f"process {pid}")
         words = command_words(node, pid)
+        if not is_withheld and words and not _may_look(node, pid):
+            is_withheld = True
+            reporter.withheld(
+                "leftovers", "root alone sees by their environment which of other users' processes are ranks"
+            )
         if words and (_is_rank(node, pid) or _is_named(words)):
             found.append({**describe(node, pid), "orphan": parents[pid] == 1, "seconds": _age(node, pid)})
             yield {"leftovers": found}
@@ -42,7 +48,9 @@ def describe(node: Node, pid: int) -> dict[str, Any]:
 
 
 def command_words(node: Node, pid: int) -> list[str]:
-    return (node.text(f"/proc/{pid}/cmdline") or "").strip("\0").split("\0")
+    """Empty for a thread of the kernel, and for a process that has ended."""
+    text = (node.text(f"/proc/{pid}/cmdline") or "").rstrip("\0")
+    return text.split("\0") if text else []
 
 
 def _short(words: Sequence[str]) -> str:
@@ -58,6 +66,8 @@ def _short(words: Sequence[str]) -> str:
 
 
 def _is_named(words: Sequence[str]) -> bool:
+    if not words:
+        return False
     script = next((PurePath(word).name for word in words[1:2] if not word.startswith("-")), "")
     program = PurePath(words[0]).name
     if "allranks" in (program, script):
@@ -67,19 +77,34 @@ def _is_named(words: Sequence[str]) -> bool:
     return any(words[index] == "-m" and words[index + 1] in _MODULES for index in range(len(words) - 1))
 
 
+def _may_look(node: Node, pid: int) -> bool:
+    try:
+        node.bytes(f"/proc/{pid}/environ")
+    except PermissionError:
+        return False
+    except OSError:  # ended meanwhile
+        pass
+    return True
+
+
+def _has_to_do_with_ranks(node: Node, pid: int) -> bool:
+    words = command_words(node, pid)
+    return any("allranks" in word for word in words[:3]) or _is_named(words) or _is_rank(node, pid)
+
+
 def _is_rank(node: Node, pid: int) -> bool:
     names = {entry.partition("=")[0] for entry in (node.text(f"/proc/{pid}/environ") or "").split("\0")}
     return names.issuperset(_RANK)
 
 
 def _ours(node: Node, parents: dict[int, int]) -> set[int]:
-    """Who asks: all above this process, and all below the topmost of them that is allranks'."""
+    """Who asks: all above this process, and all below the topmost of them that is allranks' or starts ranks."""
     if not node.is_live:
         return set()
     above = [os.getpid()]
     while above[-1] in parents:
         above.append(parents[above[-1]])
-    asking = [pid for pid in above if any("allranks" in word for word in command_words(node, pid)[:3])]
+    asking = [pid for pid in above if _has_to_do_with_ranks(node, pid)]
     top = asking[-1] if asking else above[0]
     ours = set(above) | {top}
     for pid in parents:

@@ -22,8 +22,10 @@ _SENT = (
 """Each after those that it imports."""
 
 _START = """
-import json
 import sys
+
+sys.path[:] = filter(None, sys.path)  # what lies in the current folder must not stand in for json
+import json
 
 
 def _run():
