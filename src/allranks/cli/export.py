@@ -25,6 +25,14 @@ _Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that the model brings along. Read that code first."),
 ]
+_Logits = Annotated[
+    bool | None,
+    typer.Option(
+        "--compare-logits/--no-compare-logits",
+        help="Load what was written with transformers and compare its logits with the trained model's; by default up "
+        "to 0.5 billion parameters.",
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -39,13 +47,14 @@ def export(
     base_model: _Base = None,
     max_shard_size: _Shard = "5GB",
     trust_remote_code: _Trust = False,
+    compare_logits: _Logits = None,
     as_json: _Json = False,
 ) -> None:
     """Write a checkpoint as Hugging Face safetensors: the adapter, the merged model (--merge) or the full model.
 
     Needs no GPU. Example: allranks export model-out --output my-model
     """
-    _run(source, output, merge, step, dtype, base_model, max_shard_size, trust_remote_code, as_json)
+    _run(source, output, merge, step, dtype, base_model, max_shard_size, trust_remote_code, compare_logits, as_json)
 
 
 def merge_lora(
@@ -56,13 +65,26 @@ def merge_lora(
     base_model: _Base = None,
     max_shard_size: _Shard = "5GB",
     trust_remote_code: _Trust = False,
+    compare_logits: _Logits = None,
     as_json: _Json = False,
 ) -> None:
     """Axolotl's name for `allranks export --merge`; writes to `merged` in the run directory by default.
 
     Example: allranks merge-lora config.yaml
     """
-    _run(source, output, True, step, dtype, base_model, max_shard_size, trust_remote_code, as_json, default="merged")
+    _run(
+        source,
+        output,
+        True,
+        step,
+        dtype,
+        base_model,
+        max_shard_size,
+        trust_remote_code,
+        compare_logits,
+        as_json,
+        default="merged",
+    )
 
 
 def merge_sharded_fsdp_weights(
@@ -72,13 +94,26 @@ def merge_sharded_fsdp_weights(
     dtype: _Dtype = None,
     max_shard_size: _Shard = "5GB",
     trust_remote_code: _Trust = False,
+    compare_logits: _Logits = None,
     as_json: _Json = False,
 ) -> None:
     """Axolotl's name for `allranks export`; writes to `merged` in the run directory by default.
 
     Example: allranks merge-sharded-fsdp-weights config.yaml
     """
-    _run(source, output, False, step, dtype, None, max_shard_size, trust_remote_code, as_json, default="merged")
+    _run(
+        source,
+        output,
+        False,
+        step,
+        dtype,
+        None,
+        max_shard_size,
+        trust_remote_code,
+        compare_logits,
+        as_json,
+        default="merged",
+    )
 
 
 def _run(
@@ -90,6 +125,7 @@ def _run(
     base_model: str | None,
     max_shard_size: str,
     trust_remote_code: bool,
+    compare_logits: bool | None,
     as_json: bool,
     default: str = "export",
 ) -> None:
@@ -119,6 +155,7 @@ def _run(
             base_model=base_model,
             max_shard_bytes=shard_bytes,
             trust_remote_code=trust_remote_code,
+            compare_logits=compare_logits,
             report=lambda line: say(line, file=sys.stderr),
         )
     interrupt.means(f"not all was told; what was exported is whole: {done.folder}")

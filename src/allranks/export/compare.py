@@ -53,11 +53,20 @@ class Folder:
         return self._last.get(name)
 
 
-def written_folder(checkpoint: Checkpoint, folder: Path) -> tuple[Folder, PreTrainedModel]:
-    """The weights in `folder`, and the model without weights that its config.json makes."""
+def written_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> tuple[Folder, PreTrainedModel]:
+    """The weights in `folder`, and the model without weights that its config.json makes.
+
+    Raises:
+        CheckpointError: its config.json tells another dtype than `dtype`, that of the weights.
+    """
     trained_with_it = bool(checkpoint.config.get("trust_remote_code"))
     trusted = runs_its_own_code(folder, trained_with_it=trained_with_it, consent=checkpoint.trust_remote_code)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    if str(config.dtype).removeprefix("torch.") != str(dtype).removeprefix("torch."):
+        raise CheckpointError(
+            f"what was exported of {checkpoint.path} is in {dtype}, and its config.json says {config.dtype}, in which "
+            "it would be loaded; nothing was left in the folder. The checkpoint is untouched: please report this"
+        )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted, attn_implementation="eager")
     return Folder(plan_loading(model, find_weights(folder), set())), model
@@ -71,7 +80,7 @@ def compare_full(
     Raises:
         CheckpointError: a written tensor is not the trained one.
     """
-    written, _ = written_folder(checkpoint, folder)
+    written, _ = written_folder(checkpoint, folder, dtype)
     different = []
     for group in groups:
         for name, trained in checkpoint.read(group).items():

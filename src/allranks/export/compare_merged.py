@@ -21,17 +21,26 @@ from allranks.model.vocabulary import vocabulary_tensors
 from allranks.model.weights import find_weights
 
 
+def base_tensors(checkpoint: Checkpoint, base: Path) -> Callable[[str], Tensor | None]:
+    """The tensors of the base model in the folder `base`, by their names in the model, each read when asked for."""
+    plain = empty_model(checkpoint)
+    return Folder(plan_loading(plain, find_weights(base), vocabulary_tensors(plain))).read
+
+
 def compare_merged(
-    checkpoint: Checkpoint, base: Path, folder: Path, dtype: torch.dtype, report: Callable[[str], None]
+    checkpoint: Checkpoint,
+    before: Callable[[str], Tensor | None],
+    folder: Path,
+    dtype: torch.dtype,
+    report: Callable[[str], None],
 ) -> None:
-    """Compare a merged model with the base model in the folder `base` and the checkpoint's adapter. Reports one line.
+    """Compare a merged model with the base model's tensors, which `before` gives, and the checkpoint's adapter.
+    Reports one line.
 
     Raises:
         CheckpointError: a written tensor is not what training computed with.
     """
-    written, model = written_folder(checkpoint, folder)
-    plain = empty_model(checkpoint)
-    before = Folder(plan_loading(plain, find_weights(base), vocabulary_tensors(plain)))
+    written, model = written_folder(checkpoint, folder, dtype)
     adapted = empty_model(checkpoint)
     with torch.device("meta"):
         inject_adapter_in_model(PeftConfig.from_pretrained(str(checkpoint.hf)), adapted)
@@ -43,7 +52,7 @@ def compare_merged(
         if name in whole:
             wanted = checkpoint.read([whole[name]])[whole[name]]
         else:
-            of_base = before.read(name)
+            of_base = before(name)
             if of_base is None:  # made by the model itself, like some buffers
                 continue
             wanted = of_base

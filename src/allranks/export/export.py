@@ -10,7 +10,7 @@ import torch
 
 from allranks.errors import UsageError
 from allranks.export.checkpoint import Checkpoint, open_checkpoint
-from allranks.export.full import write_full_model
+from allranks.export.full import empty_model, stored_dtype, write_full_model
 from allranks.export.publish import new_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +42,7 @@ def export(
     replace: bool = False,
     verified: bool = False,
     trust_remote_code: bool = False,
+    compare_logits: bool | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write a checkpoint as a Hugging Face folder. Runs on one process without a GPU.
@@ -54,10 +55,15 @@ def export(
     an adapter is now, if it has moved. `max_shard_bytes`: size of one safetensors file. `replace`: an `out` with
     something in it is replaced, not refused. `verified`: do not read the whole checkpoint once more to compare it with
     its checksums; for a caller that has just committed it. `trust_remote_code`: run the Python code that a
-    model brings along, if it needs it; the run's own word for that is not taken.
+    model brings along, if it needs it; the run's own word for that is not taken. `compare_logits`: load what was
+    written as its user will, and compare its logits with the trained model's; by default where the model is small
+    (`forward.SMALL_PARAMETERS`) and its base model is here.
+
+    What is written is compared with what was trained, tensor by tensor. `report` gets a line for each thing that is
+    done or compared.
 
     Raises:
-        CheckpointError: no complete and sound checkpoint.
+        CheckpointError: no complete and sound checkpoint, or what was written is not what was trained.
         UsageError: `out` is not empty, options that do not go together, or code that needs `trust_remote_code`.
     """
     # DCP says so on every load of a single process, where it is no news.
@@ -74,6 +80,7 @@ def export(
     report(f"exporting {checkpoint.path}")
     with new_folder(out, replace=replace) as folder:
         _copy_tokenizer(checkpoint, folder)
+        computed = wanted or stored_dtype(empty_model(checkpoint))
         if not checkpoint.is_adapter:
             kind = "model"
             write_full_model(checkpoint, folder, dtype=wanted, max_shard_bytes=max_shard_bytes, report=report)
@@ -100,6 +107,18 @@ def export(
                     f"warning: trained with {' and '.join(changed)}, which an adapter cannot tell its base model: load "
                     f"that with the config in {checkpoint.hf}, or export with --merge"
                 )
+        if compare_logits is not False:
+            from allranks.export import forward
+
+            forward.compare_logits(
+                checkpoint,
+                folder,
+                kind=kind,
+                dtype=computed,
+                base_model=base_model,
+                asked=compare_logits,
+                report=report,
+            )
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return Exported(kind, out, checkpoint.path, checkpoint.step, size)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from allranks.errors import UsageError
 from allranks.export.adapter import write_adapter
 from allranks.export.checkpoint import Checkpoint
-from allranks.export.compare_merged import compare_merged
+from allranks.export.compare_merged import base_tensors, compare_merged
 from allranks.export.consent import runs_its_own_code
 from allranks.export.full import empty_model, stored_dtype, write_configs
 from allranks.model.generation import generation_config
@@ -50,7 +50,8 @@ def write_merged_model(
             consent=checkpoint.trust_remote_code,
         )
     report(f"loading the base model {base}")
-    model = load_base(meta, base, dtype, {**source, "generation_config": generation})
+    loading = {**source, "generation_config": generation}
+    model = load_base(meta, base, dtype, loading)
     with tempfile.TemporaryDirectory(dir=folder.parent) as adapter:
         write_adapter(checkpoint, Path(adapter), base_model=base)
         merged = merge(PeftModel.from_pretrained(model, adapter), model)
@@ -60,10 +61,12 @@ def write_merged_model(
     report("writing the merged model")
     merged.save_pretrained(folder, max_shard_size=max_shard_bytes)
     write_configs(checkpoint, merged, folder, dtype)
+    del model, merged  # what is compared next needs the memory
     if stored_plain := _plain_folder(base, source):
-        compare_merged(checkpoint, stored_plain, folder, dtype, report)
-    else:
-        report("not compared with the trained model: the base model is stored quantized")
+        before = base_tensors(checkpoint, stored_plain)
+    else:  # read and made plain once more, without an adapter near it
+        before = load_base(empty_model(checkpoint), base, dtype, loading).state_dict().get
+    compare_merged(checkpoint, before, folder, dtype, report)
 
 
 def source_of(checkpoint: Checkpoint, *, moved: bool) -> dict[str, Any]:

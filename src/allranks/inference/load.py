@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from allranks.data.templates import template_names, template_text
@@ -21,6 +21,7 @@ from allranks.export.adapter import write_adapter
 from allranks.export.checkpoint import Checkpoint
 from allranks.export.full import empty_model, stored_dtype
 from allranks.export.merge import load_base, merge, source_of
+from allranks.export.quantized import quantized_as_trained
 from allranks.inference.subject import Subject
 from allranks.inference.weights import read_weights
 from allranks.model.build import parameters_on_meta
@@ -84,7 +85,7 @@ def load(
         generation, _ = generation_config(checkpoint.hf, meta.config)
         source = {**source_of(checkpoint, moved=moved), "generation_config": generation, **_spread()}
         dtype = stored_dtype(meta)
-        if not merged and (quantized := _quantized(checkpoint, dtype)) is not None:
+        if not merged and (quantized := quantized_as_trained(checkpoint, dtype)) is not None:
             source["quantization_config"] = quantized
         model = load_base(meta, base, dtype, source)
         with tempfile.TemporaryDirectory(prefix="allranks-adapter-") as folder:
@@ -179,23 +180,6 @@ def _fit(model: PreTrainedModel, tokenizer: Any) -> None:
     """Give the model rows for the tokens that its adapter's training added."""
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-
-
-def _quantized(checkpoint: Checkpoint, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How the training held the base model's weights, where they were quantized; the adapter was made for that."""
-    config = checkpoint.config
-    if not (config.get("load_in_4bit") or config.get("load_in_8bit")):
-        return None
-    own = config.get("bnb_config_kwargs") or {}
-    known = {
-        "bnb_4bit_quant_type": own.get("bnb_4bit_quant_type", "nf4"),
-        "bnb_4bit_use_double_quant": own.get("bnb_4bit_use_double_quant", True),
-        "bnb_4bit_compute_dtype": own.get("bnb_4bit_compute_dtype") or dtype,
-        "llm_int8_threshold": own.get("llm_int8_threshold", 6.0),
-        "llm_int8_skip_modules": own.get("llm_int8_skip_modules"),
-    }
-    bits = {"load_in_4bit": True} if config.get("load_in_4bit") else {"load_in_8bit": True}
-    return BitsAndBytesConfig(**bits, **known)
 
 
 def no_template(title: str) -> UsageError:

@@ -258,7 +258,9 @@ class _Rank:
             raise CheckpointError("the result cannot be written:\n  " + "\n  ".join(lack.problems))
         # Rank 0 writes alone, however long it takes; the others are done, and wait in no collective with a time-out.
         world.destroy_group()
-        return write_result(self.cfg, self.run_dir, checkpoint) if self.identity.rank == 0 else None
+        if self.identity.rank != 0:
+            return None
+        return write_result(self.cfg, self.run_dir, checkpoint, say=self._say)
 
     def _enter(self, phase: str) -> None:
         self.events.write(PhaseEvent(phase=phase, pid=os.getpid()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from allranks.checkpoint import commit
@@ -21,11 +22,23 @@ def result_checkpoint(cfg: RunConfig, run_dir: RunDir, loop: Loop) -> Path | Non
     return next(iter(commit.complete_checkpoints(run_dir.checkpoints)), None)
 
 
-def write_result(cfg: RunConfig, run_dir: RunDir, checkpoint: Path) -> Path:
-    """Write the adapter or model of `checkpoint`, tensor by tensor: it is whole in nobody's memory. Rank 0 alone."""
+def write_result(cfg: RunConfig, run_dir: RunDir, checkpoint: Path, *, say: Callable[[str], None]) -> Path:
+    """Write the adapter or model of `checkpoint`, tensor by tensor: it is whole in nobody's memory. Rank 0 alone.
+
+    Each tensor is compared with the checkpoint's, and `say` gets what was found. No logits are compared: that would
+    take a model's memory beside the training's.
+    """
     from allranks.export.export import export
 
     out = run_dir.path / ("adapter" if cfg.adapter.adapter else "model")
     # This run made it, or checked it when it resumed; whoever started it consented in its config.
-    export(checkpoint, out, replace=True, verified=True, trust_remote_code=cfg.model.trust_remote_code)
+    export(
+        checkpoint,
+        out,
+        replace=True,
+        verified=True,
+        trust_remote_code=cfg.model.trust_remote_code,
+        compare_logits=False,
+        report=say,
+    )
     return out
