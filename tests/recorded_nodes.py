@@ -414,6 +414,8 @@ def amd(host: str = "mi300x-1") -> RecordedNode:
             "PCI Bus": pci.upper(),
             "Card Series": "AMD Instinct MI300X",
             "Card Model": "0x74a1",
+            "VRAM Total Memory (B)": str(192 * GIB),
+            "VRAM Total Used Memory (B)": str(283 * 2**20 if index != 2 else 64 * GIB),
             "Temperature (Sensor junction) (C)": "41.0",
         }
         adapter(node, f"bnxt_re{index}", link="Ethernet", netdev=f"rdma{index}", address=f"0a04{index:02x}1f")
@@ -424,7 +426,9 @@ def amd(host: str = "mi300x-1") -> RecordedNode:
         "/proc/7001/cmdline": "/opt/conda/bin/python3\0-u\0/home/ana/serve.py\0--api-key\0sk-secretsecretsecretsecret",
         "/proc/7001/stat": "7001 (python3) S 1 7001 7001 0 -1 4194304 1 0 0 0 5 5 0 0 20 0 1 0 360000 1 1",
     }
-    node.tools["rocm-smi"] = "WARNING: AMD GPU device(s) is/are in a low-power state.\n\n" + json.dumps(cards)
+    node.tools["rocm-smi"] = "WARNING: AMD GPU device(s) is/are in a low-power state.\n\n" + json.dumps(
+        {**cards, "system": {"Driver version": "6.12.12"}}
+    )
     bridge(node, "0000:00:01.1", redirects=False, as_root=False)
     return node
 

@@ -244,11 +244,13 @@ class Package:
 
 @dataclass(frozen=True)
 class Code:
-    """Where allranks lies; `dirty` is a hash of what differs from the commit, "" where nothing does."""
+    """Where allranks lies; `dirty` is a hash of what differs from the commit, "" where nothing does; `digest` one of
+    all Python files there, with or without a commit."""
 
     path: str | None = None
     commit: str | None = None
     dirty: str | None = None
+    digest: str | None = None
     other: Other = field(default_factory=dict)
 
 

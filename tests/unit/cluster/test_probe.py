@@ -81,6 +81,16 @@ def test_a_path_that_is_not_there_is_told_by_what_is_above_it(here):
     assert missing.exists is False and missing.mount == there.mount and missing.writable
 
 
+def test_a_package_without_metadata_costs_no_other_its_version(tmp_path):
+    (tmp_path / "broken-1.dist-info").mkdir()
+    (tmp_path / "whole-1.dist-info").mkdir()
+    (tmp_path / "whole-1.dist-info/METADATA").write_text("Name: whole\nVersion: 1.5\n")
+    request = ProbeRequest(sources=("packages",), packages=("broken", "whole"), deadline_seconds=60)
+    report = probe_this_node(request, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert report.packages["whole"].version == "1.5" and report.packages["whole"].path == str(tmp_path)
+    assert "broken" not in report.packages or report.packages["broken"].version is None
+
+
 def test_the_code_has_its_commit(here):
     done = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(allranks.__file__).parent
@@ -107,8 +117,11 @@ def test_without_git_the_commit_is_read_from_its_files(root, tmp_path):
     else:
         node.files |= {"/code/wt/.git/HEAD": commit}
     node.files["/code/wt/src/a.py"] = ""
-    report = probe_this_node(ProbeRequest(root=node.write(tmp_path), sources=("code",), code="/code/wt/src"))
+    request = ProbeRequest(root=node.write(tmp_path), sources=("code",), code="/code/wt/src")
+    report = probe_this_node(request)
     assert report.code.commit == commit and report.code.dirty is None
+    (tmp_path / "code/wt/src/b.py").write_text("added = 1")
+    assert probe_this_node(request).code.digest != report.code.digest is not None
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda path: path.parent.parent.name)
@@ -193,6 +206,18 @@ def test_a_gpu_without_its_tool_is_no_node_without_gpus(tmp_path):
     node.files["/proc/driver/nvidia/version"] = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue"
     report = probe_this_node(ProbeRequest(root=node.write(tmp_path), sources=("nvidia",)))
     assert report.unanswered == {"nvidia": "nvidia-smi is not installed"} and report.gpus is None
+
+
+@pytest.mark.parametrize(("script", "has_answered"), [(IGNORES_SIGTERM, False), (REFUSES, True)])
+def test_a_tool_on_the_path_is_asked_though_the_bus_shows_no_gpu(script, has_answered, tmp_path):
+    """As in WSL. That it finds nothing, on a machine that has none, is no failure."""
+    (tmp_path / "nvidia-smi").write_text(script.replace("setsid ", ""))
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    request = ProbeRequest(sources=("nvidia", "pci"), deadline_seconds=60 if has_answered else 1)
+    report = probe_this_node(request, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    if any(Path("/dev").glob("nvidia[0-9]")):
+        pytest.skip("this machine has GPUs")
+    assert report.unanswered == ({} if has_answered else {"nvidia": "did not answer in 1 s: nvidia-smi -q -x"})
 
 
 def unshared(program: str, *words: str) -> subprocess.CompletedProcess[bytes]:

@@ -171,6 +171,15 @@ def test_amds_gpus(amd_node):
     assert {port.gids[3].type for port in amd_node.infiniband} == {"RoCE v2"}
 
 
+def test_amds_gpus_where_only_the_tool_knows_them(tmp_path):
+    node = recorded_nodes.amd()
+    node.files = {name: text for name, text in node.files.items() if not name.startswith("/sys")}
+    *_, last = amd.look_at_amd(Node(node.write(tmp_path)), Quiet())
+    gpus = last["gpus"]
+    assert [(gpu["index"], gpu["model"], gpu["memory"]) for gpu in gpus][7] == (7, "AMD Instinct MI300X", 192 * GIB)
+    assert len(gpus) == 8 and gpus[0]["pci"] == "0000:05:00.0"
+
+
 @pytest.mark.parametrize("has_head", [True, False])
 def test_amds_gpus_by_the_tool_that_replaces_the_other(has_head, tmp_path):
     node = recorded_nodes.amd()

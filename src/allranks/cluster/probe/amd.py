@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from allranks.cluster.probe.children import Found, Reporter
-from allranks.cluster.probe.node import Node, ToolMissing
+from allranks.cluster.probe.node import Node, ToolFailed, ToolMissing
 from allranks.cluster.probe.pci import AMD, is_gpu
 from allranks.cluster.probe.processes import describe
 
@@ -17,17 +17,27 @@ _GENERATIONS = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}  
 
 def look_at_amd(node: Node, reporter: Reporter) -> Iterator[Found]:
     devices = [device for device in node.names("/sys/bus/pci/devices") if _is_amd(node, device)]
-    if not devices:
-        return
     driver = node.text("/sys/module/amdgpu/version")
-    yield {"gpu_system": {"driver": driver}}
-    gpus = []
+    if devices:
+        yield {"gpu_system": {"driver": driver}}
+    gpus: list[dict[str, Any]] = []
     for index, device in enumerate(devices):
         reporter.doing(device)  # some files are answers of the GPU's firmware
         gpus.append(_from_files(node, index, device, driver))
         yield {"gpus": gpus}
-    told = _by_pci(node, reporter)
-    yield {"gpus": [{**gpu, **told.get(gpu["pci"], {})} for gpu in gpus]}
+    try:
+        told = _by_pci(node)
+    except ToolMissing:
+        if devices:
+            reporter.failed("neither rocm-smi nor amd-smi is installed")
+        return
+    except ToolFailed:
+        if devices:
+            raise
+        return
+    only_told = [{"index": index, "vendor": "amd", "pci": pci} for index, pci in enumerate(told) if pci not in devices]
+    if told:
+        yield {"gpus": [{**gpu, **told.get(gpu["pci"], {})} for gpu in [*gpus, *only_told]]}
 
 
 def look_at_amd_processes(node: Node, reporter: Reporter) -> Iterator[Found]:
@@ -82,20 +92,17 @@ def _generation(speed: str | None) -> int | None:
     return _GENERATIONS.get((speed or "").split(" ")[0])
 
 
-def _by_pci(node: Node, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """What the tools know besides: rocm-smi, or the one that takes its place."""
+def _by_pci(node: Node) -> dict[str, dict[str, Any]]:
+    """What the tools know besides: rocm-smi, or the one that takes its place. Raises ToolMissing and ToolFailed."""
     try:
-        cards = _json(node.run("rocm-smi", "--showproductname", "--showbus", "--showtemp", "--json"))
-        return dict(map(_from_rocm_smi, filter(_is_table, cards.values())))
+        shown = ("--showproductname", "--showbus", "--showtemp", "--showuniqueid", "--showmeminfo", "vram")
+        cards = _json(node.run("rocm-smi", *shown, "--json"))
+        told = dict(map(_from_rocm_smi, filter(_is_table, cards.values())))
     except ToolMissing:
-        pass
-    try:
         cards = _json(node.run("amd-smi", "static", "--asic", "--bus", "--json"))
         each = cards.get("gpu_data", []) if isinstance(cards, dict) else cards  # a bare list until ROCm 6.4
-        return dict(map(_from_amd_smi, filter(_is_table, each)))
-    except ToolMissing:
-        reporter.failed("neither rocm-smi nor amd-smi is installed")
-        return {}
+        told = dict(map(_from_amd_smi, filter(_is_table, each)))
+    return {pci: facts for pci, facts in told.items() if pci}
 
 
 def _json(text: str) -> Any:
@@ -113,12 +120,20 @@ def _from_rocm_smi(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     model = next((facts[name] for name in ("card series", "device name", "card model") if facts.get(name)), None)
     degrees = next((str(value) for name, value in facts.items() if "sensor junction" in name), "")
     temperature = float(degrees) if re.fullmatch(r"[\d.]+", degrees) else None
-    return str(facts.get("pci bus")).lower(), _known({"model": model, "temperature": temperature})
+    memory, used = (str(facts.get(f"vram total {word}memory (b)", "")) for word in ("", "used "))
+    sizes = {"memory": int(memory) if memory.isdigit() else None, "used": int(used) if used.isdigit() else None}
+    uuid = facts.get("unique id")
+    return _pci(facts.get("pci bus")), _known({"model": model, "temperature": temperature, "uuid": uuid, **sizes})
 
 
 def _from_amd_smi(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     asic, bus = (card[name] if isinstance(card.get(name), dict) else {} for name in ("asic", "bus"))
-    return str(bus.get("bdf")).lower(), _known({"model": asic.get("market_name")})
+    return _pci(bus.get("bdf")), _known({"model": asic.get("market_name")})
+
+
+def _pci(place: object) -> str:
+    """Empty for what is none, such as a card that only says which versions there are."""
+    return place.lower() if isinstance(place, str) and place != "N/A" else ""
 
 
 def _known(facts: dict[str, Any]) -> dict[str, Any]:

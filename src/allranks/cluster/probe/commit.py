@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from allranks.cluster.probe.children import Found, Reporter
 from allranks.cluster.probe.node import Node, ToolFailed, ToolMissing
 
+_MOST_FILES = 5000  # a project's; not a whole home directory
 # A repository's own settings may name programs, which must not run because somebody looked.
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 
@@ -24,12 +26,13 @@ def look_at_code(node: Node, reporter: Reporter, path: str | None) -> Iterator[F
     if path is None:
         return
     reporter.doing(path)
+    yield {"code": {"path": path, "digest": _digest(node, path)}}
     top = next((folder for folder in _above(path) if node.exists(f"{folder}/.git")), None)
     if top is None:
-        yield {"code": {"path": path, "commit": None, "dirty": None}}
+        yield {"code": {"commit": None, "dirty": None}}
         return
     commit = _commit(node, top)
-    yield {"code": {"path": path, "commit": commit, "dirty": None}}
+    yield {"code": {"commit": commit, "dirty": None}}
     try:
         in_path = (*_GIT, "-C", str(node.place(path)))
         if node.run(*in_path, "ls-files", "--", ".").strip():
@@ -44,6 +47,26 @@ def look_at_code(node: Node, reporter: Reporter, path: str | None) -> Iterator[F
         pass
     except ToolFailed as failure:  # another user's folder, for one, which git does not trust
         reporter.failed(str(failure))
+
+
+def _digest(node: Node, path: str) -> str | None:
+    """Of all its Python files, names and contents, wherever they came from; None for more than code has."""
+    digest, num_files = hashlib.sha256(), 0
+    for folder, folders, files in os.walk(node.place(path)):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                num_files += 1
+                if num_files > _MOST_FILES:
+                    return None
+                place = os.path.join(folder, name)
+                content = ""
+                with contextlib.suppress(OSError), open(place, "rb") as file:  # an editor's lock is a link to nowhere
+                    content = hashlib.sha256(file.read()).hexdigest()
+                digest.update(
+                    f"{os.path.relpath(place, node.place(path))}\0{content}\n".encode(errors="surrogateescape")
+                )
+    return digest.hexdigest() if num_files else None
 
 
 def _above(path: str) -> Iterator[str]:

@@ -95,7 +95,7 @@ class Node:
         path = self.environment.get("PATH") or os.defpath
         # Drivers put their tools where a login shell looks, and ssh's need not.
         folders = (
-            f"{path}:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/opt/rocm/bin"
+            f"{path}:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/opt/rocm/bin:/usr/lib/wsl/lib"
             if self.is_live
             else str(self.place("bin"))
         )

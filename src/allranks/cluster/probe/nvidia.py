@@ -23,8 +23,8 @@ _NO_FAULTS = (
 
 
 def look_at_nvidia(node: Node, reporter: Reporter) -> Iterator[Found]:
-    if not _has_gpus(node):
-        return
+    # The tool is asked even where neither bus nor driver shows a GPU: in WSL it alone knows them.
+    has_gpus = _has_gpus(node)
     version = re.search(r"\s(\d{3}\.[\d.]+)\s", node.text("/proc/driver/nvidia/version") or "")
     if version:
         yield {"gpu_system": {"driver": version[1]}}
@@ -33,10 +33,12 @@ def look_at_nvidia(node: Node, reporter: Reporter) -> Iterator[Found]:
     try:
         text = node.run("nvidia-smi", "-q", "-x")
     except ToolMissing:
-        reporter.failed("nvidia-smi is not installed")
+        if has_gpus:
+            reporter.failed("nvidia-smi is not installed")
         return
     except ToolFailed as failure:
-        reporter.failed(str(failure))
+        if has_gpus:
+            reporter.failed(str(failure))
         if "</gpu>" not in failure.output:
             return
         text = failure.output  # one lost GPU makes it fail, and the others are told
@@ -50,8 +52,6 @@ def look_at_nvidia(node: Node, reporter: Reporter) -> Iterator[Found]:
 
 
 def look_at_nvlinks(node: Node, reporter: Reporter) -> Iterator[Found]:
-    if not _has_gpus(node):
-        return
     gpus: dict[str, list[bool]] = {}
     uuid = ""
     try:

@@ -35,7 +35,11 @@ def look_at_packages(node: Node, reporter: Reporter, wanted: Sequence[str]) -> I
     if patterns:
         names += sorted(name for name in _installed(reporter, path) if any(fnmatchcase(name, one) for one in patterns))
     for name in dict.fromkeys(names):
-        yield {"packages": {name: _package(name, path)}}
+        reporter.doing(name)
+        try:
+            yield {"packages": {name: _package(name, path)}}
+        except Exception as error:  # metadata may lack anything, and each Python fails in a way of its own
+            reporter.failed(f"its metadata cannot be read: {type(error).__name__}: {error}"[:200], name)
 
 
 def _search_path(node: Node) -> list[str]:
