@@ -1,6 +1,7 @@
 """Tiny models of several architectures with random weights, and micro-batches to run them on."""
 
 import atexit
+import json
 import shutil
 import tempfile
 from functools import cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from allranks.config import RunConfig
@@ -127,3 +129,22 @@ def make_batch(seed: int, lengths: tuple[int, ...] = (7, 5, 9)) -> TorchBatch:
     labelled = has_next & (torch.rand(sum(lengths), generator=generator) < 0.5)
     where = labelled.nonzero()[:, 0]
     return TorchBatch(ids, positions[None], lengths, where, ids[0, where + 1], sum(lengths), (sum(lengths),))
+
+
+def saved_mxfp4(folder: Path) -> Path:
+    """A gpt-oss whose experts lie in MXFP4, with random numbers in them."""
+    shutil.copytree(saved_model("gpt-oss"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"gate_up_proj": (128, 1), "down_proj": (32, 2)}  # outputs, blocks of 32 inputs, of 64 inner features
+    for name in [name for name in tensors if name.endswith(tuple(sizes))]:
+        shape = (len(tensors.pop(name)), *sizes[name.rpartition(".")[2]])
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), generator=generator, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(121, 126, shape, generator=generator, dtype=torch.uint8)
+    for name in [name for name in tensors if name.endswith("gate_up_proj_bias")]:
+        tensors[name] = torch.randn((len(tensors[name]), 128), generator=generator) * 0.2
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"intermediate_size": 64, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": []}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -34,6 +34,11 @@ def _is_quantized(config: RunConfig) -> bool:
     return config.adapter.quantized_bits is not None or config.adapter.adapter == "qlora"
 
 
+def _dequantizes(config: RunConfig) -> bool:
+    how = config.model.model_quantization_config_kwargs
+    return how is not None and how.dequantize
+
+
 def _converts_storage(config: RunConfig) -> bool:
     """Whether packed weights would be converted to what the run computes in, as far as that is known without a GPU."""
     storage, compute = config.adapter.bnb_settings.bnb_4bit_quant_storage, config.precision.compute
@@ -77,6 +82,23 @@ REFUSALS = [
         lambda config, given: config.adapter.quantize_moe_experts and not _is_quantized(config),
         "says how experts are held beside quantized linear layers: add `load_in_4bit: true` (or `adapter: qlora`) or "
         "`load_in_8bit: true`, or remove this key",
+    ),
+    Refusal(
+        "model_quantization_config",
+        lambda config, given: config.model.model_quantization_config is not None and not _dequantizes(config),
+        "weights that stay in MXFP4 cannot be trained, and their kernels know no backward pass; add "
+        "`model_quantization_config_kwargs: {dequantize: true}`",
+    ),
+    Refusal(
+        "model_quantization_config_kwargs",
+        lambda config, given: config.model.model_quantization_config is None and _dequantizes(config),
+        "says what is done with quantized weights: add `model_quantization_config: Mxfp4Config`, or remove this key",
+    ),
+    Refusal(
+        "model_quantization_config",
+        lambda config, given: config.model.model_quantization_config is not None and _is_quantized(config),
+        "weights in MXFP4 would be rounded a second time to 4 or 8 bits; use `adapter: lora` without load_in_4bit and "
+        "load_in_8bit, or a model that is stored in bfloat16",
     ),
     Refusal(
         ("bnb_config_kwargs", "bnb_4bit_quant_storage"),

@@ -16,7 +16,7 @@ from allranks.config.rules import EXCLUSIVE
 from allranks.config.run import SECTION_OF, SECTIONS
 from allranks.config.sections.adapter import BnbConfig
 from allranks.config.sections.data import DatasetSpec, PromptFormat
-from allranks.config.sections.model import SpecialTokens
+from allranks.config.sections.model import QuantizationKwargs, SpecialTokens
 from allranks.config.sections.network import NetworkSettings
 from allranks.config.sections.optimizer import LrGroup
 from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
@@ -31,6 +31,7 @@ NESTED: dict[str, type[Section]] = {
     "datasets.N.type": PromptFormat,
     "fsdp_config": FsdpConfig,
     "bnb_config_kwargs": BnbConfig,
+    "model_quantization_config_kwargs": QuantizationKwargs,
     "gradient_checkpointing_kwargs": GradientCheckpointingKwargs,
     "ddp_comm_state_option": DdpCommStateOption,
     "lr_groups.N": LrGroup,

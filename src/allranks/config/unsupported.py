@@ -50,7 +50,6 @@ LATER = {
     "cls_model_config": "choosing the configuration class",
     "overrides_of_model_kwargs": "arguments of from_pretrained",
     "model_kwargs": "arguments of from_pretrained",
-    "model_quantization_config*": "quantized base models",
     "quantization": "quantization after training",
     "qat": "quantization-aware training",
     "llama4_linearized_experts": "linearized experts",

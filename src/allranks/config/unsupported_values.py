@@ -61,6 +61,10 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
     "bnb_config_kwargs.llm_int8_enable_fp32_cpu_offload": {
         True: "layers are not placed by hand; use `fsdp_config.offload_params: true` with 4-bit weights"
     },
+    "model_quantization_config": {
+        "FineGrainedFP8Config": "weights in fp8 cannot be trained, and its kernels depend on the GPU; remove it, and "
+        "use a model that is stored in bfloat16"
+    },
     "fsdp_version": {1: "FSDP1 is deprecated and cannot reshard its checkpoints; use `fsdp_version: 2`"},
     "fsdp_config.state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},
     "fsdp_config.final_state_dict_type": {"LOCAL_STATE_DICT": _SHARDED},

@@ -17,6 +17,7 @@ from allranks.export.checkpoint import Checkpoint
 from allranks.export.compare import Closeness, Folder, conclude_merged, written_folder
 from allranks.export.full import empty_model
 from allranks.model.loading import base_name, plan_loading
+from allranks.model.quantized.mxfp4 import gather_blocks
 from allranks.model.vocabulary import vocabulary_tensors
 from allranks.model.weights import find_weights
 
@@ -24,7 +25,7 @@ from allranks.model.weights import find_weights
 def base_tensors(checkpoint: Checkpoint, base: Path) -> Callable[[str], Tensor | None]:
     """The tensors of the base model in the folder `base`, by their names in the model, each read when asked for."""
     plain = empty_model(checkpoint)
-    return Folder(plan_loading(plain, find_weights(base), vocabulary_tensors(plain))).read
+    return Folder(plan_loading(plain, gather_blocks(find_weights(base)), vocabulary_tensors(plain))).read
 
 
 def compare_merged(

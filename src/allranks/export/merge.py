@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils.quantization_config import Mxfp4Config
 
 from allranks.errors import UsageError
 from allranks.export.adapter import write_adapter
@@ -114,8 +115,14 @@ def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[
         if (Path(base) / "config.json").is_file()
         else None
     )
-    if not getattr(own, "quantization_config", None):
+    quantized = getattr(own, "quantization_config", None)
+    if not quantized:
         return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
+    if _method(quantized) == "mxfp4":
+        source = {**source, "quantization_config": Mxfp4Config(dequantize=True)}
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)
+        model.__dict__.pop("_weight_conversions", None)
+        return model
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)
     plain = model.dequantize(dtype=dtype)
     # How the packed weights were read, which `save_pretrained` would try to do backwards.
@@ -143,12 +150,18 @@ def _part_tied(model: PreTrainedModel) -> None:
 
 
 def _plain_folder(base: str, source: dict[str, Any]) -> Path | None:
-    """The folder of the base model's files, which was read just now; None where they are quantized."""
+    """The folder of the base model's files, which was read just now; None where they are quantized by bitsandbytes."""
     folder = Path(base)
     if not folder.is_dir():
         folder = Path(snapshot_download(base, revision=source["revision"], local_files_only=True))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return None if config.get("quantization_config") else folder
+    quantized = config.get("quantization_config")
+    return folder if not quantized or _method(quantized) == "mxfp4" else None
+
+
+def _method(settings: Any) -> str | None:
+    """The name of the method of a `quantization_config`."""
+    return (settings if isinstance(settings, dict) else settings.to_dict()).get("quant_method")
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -25,6 +25,7 @@ from allranks.model.parallel import checkpoint_activations, compile_layers, repl
 from allranks.model.placement import Placement
 from allranks.model.positions import position_warning
 from allranks.model.precision import Precision, resolve_precision, set_dtypes
+from allranks.model.quantized.mxfp4 import gather_blocks
 from allranks.model.quantized.quantize import quantize_layers
 from allranks.model.quantized.settings import quantization
 from allranks.model.quantized.stored import gather_packed, stored_settings
@@ -52,7 +53,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     position_warning(config.to_dict(), cfg)  # what cannot be; the rest is told by who starts the run
     before = stored_settings(config, cfg, folder)
     quantized = quantization(cfg, placement, precision, before)
-    stored = find_weights(folder)
+    stored = gather_blocks(find_weights(folder))
     if before:
         stored = gather_packed(stored)
     grown = grow_vocabulary(config, cfg, tokenizer)

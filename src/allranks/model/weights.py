@@ -54,6 +54,15 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class MadeTensor(StoredTensor):
+    """A tensor that is made of others while it is read; `offset` tells nothing."""
+
+    def make_rows(self, first: int, num: int) -> Tensor:
+        """Rows `first` … `first + num`, on the CPU."""
+        raise NotImplementedError
+
+
 def find_weights(folder: Path) -> dict[str, StoredTensor]:
     """List the tensors of a model folder: `model.safetensors`, or the files that `model.safetensors.index.json` names.
 
@@ -100,6 +109,10 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 def read_rows(stored: StoredTensor, first: int, out: Tensor) -> None:
     """Fill `out` with rows `first` … `first + len(out)` of `stored`, in the dtype and on the device of `out`."""
+    if isinstance(stored, MadeTensor):
+        for row, place in enumerate(out.view(-1, *stored.shape[1:])):
+            place.copy_(stored.make_rows(first + row, 1)[0])  # one at a time: no more memory than that
+        return
     row = math.prod(stored.shape[1:])
     flat = out.view(-1)
     position = 0

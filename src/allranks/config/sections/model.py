@@ -33,6 +33,13 @@ class SpecialTokens(Section):
     """Further tokens that are never split."""
 
 
+class QuantizationKwargs(Section):
+    """How weights that are stored quantized are read, by the names of transformers' Mxfp4Config."""
+
+    dequantize: bool = False
+    """Only `true`: as the numbers that they stand for."""
+
+
 class ModelConfig(Section):
     """The model and its tokenizer."""
 
@@ -60,5 +67,9 @@ class ModelConfig(Section):
     """Where the embedding grows to hold added tokens, round its size up to a multiple of 32."""
     overrides_of_model_config: dict[str, Any] | None = None
     """Entries of the model's configuration to replace, such as `rope_scaling`."""
+    model_quantization_config: Literal["Mxfp4Config"] | None = None
+    """How the stored weights are quantized (gpt-oss); read from the model itself where it is not given."""
+    model_quantization_config_kwargs: QuantizationKwargs | None = None
+    """What is done with weights that are stored quantized."""
     attn_implementation: AttentionImplementation | None = None
     """How attention is computed; the best that the device offers if not given."""

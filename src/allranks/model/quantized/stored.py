@@ -31,6 +31,8 @@ class PackedTensor(StoredTensor):
 def stored_settings(config: PreTrainedConfig, cfg: RunConfig, folder: Path) -> dict[str, Any] | None:
     """The settings that the weights in `folder` were quantized with, taken out of the model's config, or None.
 
+    None also for weights in MXFP4, which are read as what they say (`gather_blocks`).
+
     Raises:
         ConfigError: not bitsandbytes quantized them, no adapter is trained, or the run's config asks for other bits.
     """
@@ -38,6 +40,14 @@ def stored_settings(config: PreTrainedConfig, cfg: RunConfig, folder: Path) -> d
     if not settings:
         return None
     settings = settings if isinstance(settings, dict) else settings.to_dict()
+    if settings.get("quant_method") == "mxfp4":
+        if cfg.adapter.quantized_bits:
+            raise ConfigError(
+                f"load_in_{cfg.adapter.quantized_bits}bit: {folder} holds weights in MXFP4, which would be rounded a "
+                "second time; use `adapter: lora`, which reads them in full, or a model that is stored in bfloat16"
+            )
+        del config.quantization_config
+        return None
     bits = 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None
     method = settings.get("quant_method")
     if bits is None or method not in (None, "bitsandbytes"):

@@ -360,6 +360,8 @@ ELSEWHERE = {
     "trust_remote_code": "",
     "save_safetensors": "",
     "greater_is_better": "",
+    "model_quantization_config": "tests/unit/model/test_mxfp4.py",
+    "model_quantization_config_kwargs": "tests/unit/model/test_mxfp4.py",
 }
 
 
