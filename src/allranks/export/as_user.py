@@ -12,10 +12,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.quantization_config import Mxfp4Config
 
 from allranks.errors import CheckpointError
 from allranks.export.checkpoint import Checkpoint
-from allranks.export.quantized import plainly_computing, quantized_as_trained
+from allranks.export.quantized import plainly_computing, quantization_method, quantized_as_trained
 from allranks.listing import few
 
 
@@ -112,6 +113,8 @@ def _adapter(checkpoint: Checkpoint, folder: Path) -> Any:
     quantized = quantized_as_trained(checkpoint, torch.float32)
     if quantized is not None and not is_stored_quantized(checkpoint, base):
         loading["quantization_config"] = quantized
+    if quantization_method(getattr(AutoConfig.from_pretrained(base, **source), "quantization_config", None)) == "mxfp4":
+        loading["quantization_config"] = Mxfp4Config(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(base, **loading)
     if num_rows > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(num_rows, mean_resizing=False)

@@ -80,6 +80,8 @@ def _config(
             keys.pop("revision_of_model", None)
         if keys.get("lora_model_dir") and adapter is not None:
             keys["lora_model_dir"] = str(adapter)  # the other one may be gone
+        # Neither transformers nor PEFT can hold an adapter's experts packed: as its user, it computes with whole ones.
+        keys |= {"quantize_moe_experts": False}
         if not quantized:
             keys |= {"adapter": "lora", "load_in_4bit": False, "load_in_8bit": False}
     else:

@@ -113,6 +113,7 @@ def compare_logits(
     name = str(dtype).removeprefix("torch.")
     told += f"; rounding each weight to {name} moves them by {rounding:.1e}" if rounding is not None else ""
     told += "; both without the run's quantization" if unquantized else ""
+    told += "; both with whole experts" if not unquantized and checkpoint.config.get("quantize_moe_experts") else ""
     report(told)
 
 

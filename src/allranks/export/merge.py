@@ -19,6 +19,7 @@ from allranks.export.checkpoint import Checkpoint
 from allranks.export.compare_merged import base_tensors, compare_merged
 from allranks.export.consent import runs_its_own_code
 from allranks.export.full import empty_model, stored_dtype, write_configs
+from allranks.export.quantized import quantization_method
 from allranks.model.generation import generation_config
 
 
@@ -118,7 +119,7 @@ def _base(base: str, config: PreTrainedConfig, dtype: torch.dtype, source: dict[
     quantized = getattr(own, "quantization_config", None)
     if not quantized:
         return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, **source)
-    if _method(quantized) == "mxfp4":
+    if quantization_method(quantized) == "mxfp4":
         source = {**source, "quantization_config": Mxfp4Config(dequantize=True)}
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **source)
         model.__dict__.pop("_weight_conversions", None)
@@ -156,12 +157,7 @@ def _plain_folder(base: str, source: dict[str, Any]) -> Path | None:
         folder = Path(snapshot_download(base, revision=source["revision"], local_files_only=True))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     quantized = config.get("quantization_config")
-    return folder if not quantized or _method(quantized) == "mxfp4" else None
-
-
-def _method(settings: Any) -> str | None:
-    """The name of the method of a `quantization_config`."""
-    return (settings if isinstance(settings, dict) else settings.to_dict()).get("quant_method")
+    return folder if not quantized or quantization_method(quantized) == "mxfp4" else None
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
@@ -27,6 +29,13 @@ def quantized_as_trained(checkpoint: Checkpoint, dtype: torch.dtype) -> BitsAndB
     }
     bits = {"load_in_4bit": True} if config.get("load_in_4bit") else {"load_in_8bit": True}
     return BitsAndBytesConfig(**bits, **known)
+
+
+def quantization_method(settings: Any) -> str | None:
+    """The name of the method of a config's `quantization_config`, if it has one."""
+    if not settings:
+        return None
+    return (settings if isinstance(settings, dict) else settings.to_dict()).get("quant_method")
 
 
 def plainly_computing(model: nn.Module) -> None:

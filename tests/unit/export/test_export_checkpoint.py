@@ -197,6 +197,22 @@ def test_an_adapter_over_a_quantized_base(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", QUANTIZED)
+def test_an_adapter_over_quantized_experts(tmp_path, form):
+    """It changes the base model's own experts as much, and training went on from those that the bits could hold."""
+    experts = {"quantize_moe_experts": True, "lora_target_parameters": ["mlp.experts.down_proj"]}
+    trained = train(tmp_path, "qwen3-moe", **{**LORA, **QUANTIZED[form][0], **experts})
+    said: list[str] = []
+    folder = exporting.export(tmp_path, compare_logits=True, report=said.append).folder
+    assert any("both with whole experts" in line for line in said)
+    plain = AutoModelForCausalLM.from_pretrained(saved_model("qwen3-moe"))
+    on_plain = PeftModel.from_pretrained(plain, folder)
+    done = exporting.export(tmp_path, tmp_path / "merged", merge=True, compare_logits=True)
+    merged = AutoModelForCausalLM.from_pretrained(done.folder)
+    torch.testing.assert_close(logits_of(merged), logits_of(on_plain), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits_of(merged), trained.logits, rtol=1e-2, atol=1e-2), "nothing was quantized"
+
+
+@pytest.mark.parametrize("form", QUANTIZED)
 def test_a_base_that_is_stored_quantized_is_merged_as_it_is(tmp_path, form):
     config = BitsAndBytesConfig(**QUANTIZED[form][1])
     base = AutoModelForCausalLM.from_pretrained(saved_model("llama"), dtype=torch.float32, quantization_config=config)
