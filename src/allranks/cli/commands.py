@@ -9,13 +9,13 @@ import typer
 from typer.core import TyperGroup
 
 from allranks import interrupt
-from allranks.cli.help import HelpContext, with_our_help
 
 # name -> (module, one line of help). The module has `app`, a typer.Typer, or a function named like the command.
 # Commands are imported when they are run, so that none makes another slow or breaks it.
 COMMANDS = {
     "init": ("allranks.cli.init", "Write a first config: looks at your data, asks for what is not given."),
     "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
+    "check": ("allranks.cli.check", "Check all nodes before a run, and start nothing."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
     "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),
@@ -30,7 +30,7 @@ COMMANDS = {
     "generate": ("allranks.cli.generate", "Answers of a run, an adapter or a model to prompts, before and after."),
     "chat": ("allranks.cli.chat", "Talk to a run, an adapter or a model in the terminal."),
     "demo": ("allranks.cli.demo", "Fine-tune a tiny model on this machine as two nodes; no download."),
-    "config": ("allranks.cli.config", "Show the resolved config or the schema of all keys; import others' configs."),
+    "config": ("allranks.cli.config", "Show the resolved config, or the schema of all keys."),
 }
 
 _AS_IT_WAS = "the run and its checkpoints are as they were"
@@ -40,6 +40,7 @@ UNDONE = {
     "train": "no rank was started; checkpoints are as they were",
     "run": "the program was not started",
     "qwen": "no rank was started; checkpoints are as they were",
+    "check": "the nodes were not checked; nothing was started",
     "submit": "no job was submitted",
     "preprocess": "the data set was not prepared; those that were prepared before are kept",
     "export": f"nothing was exported; {_AS_IT_WAS}",
@@ -54,8 +55,6 @@ UNDONE = {
 
 class LazyCommands(TyperGroup):
     """A group whose commands live in modules that are imported on demand."""
-
-    context_class = HelpContext
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -88,7 +87,7 @@ def load_command(name: str) -> Any:
         function = getattr(module, name.replace("-", "_"), None) or getattr(module, module.__name__.rpartition(".")[2])
         app = new_app()
         app.command(name)(function)
-    command = with_our_help(typer.main.get_command(app))
+    command = typer.main.get_command(app)
     command.name = name
     if name in UNDONE and command.callback is not None:
         command.callback = _interruptible(name, command.callback)

@@ -13,6 +13,7 @@ from allranks.listing import few
 
 _TIMEOUT_SECONDS = 5.0  # a packet lost twice is sent again after 3 s
 _SHOWN = 8
+_REMEDY = "name an address with --master-addr, another port with --master-port, or list another node first"
 # Bridges of containers and virtual machines: the same address on every node, and no way out.
 _VIRTUAL = ("docker", "br-", "virbr", "veth", "cni", "flannel", "cali", "podman", "lxc", "tun", "tap")
 
@@ -25,6 +26,14 @@ class Address:
     port: int
     interface: str
     interfaces: Mapping[int, str]
+
+
+class CannotMeet(RefusedError):
+    """No address of node 0 is reached by all. `reasons`: why, by the nodes that are to blame as far as can be told."""
+
+    def __init__(self, message: str, reasons: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 async def find_address(
@@ -58,7 +67,7 @@ async def find_address(
     for address in candidates:
         if all(answer[address]["ok"] for answer in reached):
             return Address(address, port, own.get(address, ""), _their_interfaces(address, reached, accounts))
-    raise RefusedError(_nobody_meets(fanout, candidates, own, port, reached))
+    raise _nobody_meets(fanout, candidates, own, port, reached)
 
 
 def _ranked(own: Mapping[str, str], name: str) -> list[str]:
@@ -82,9 +91,9 @@ def _nobody_meets(
     own: Mapping[str, str],
     port: int,
     reached: Sequence[Mapping[str, Any]],
-) -> str:
+) -> CannotMeet:
     best = max(candidates, key=lambda address: sum(answer[address]["ok"] for answer in reached))
-    lines = []
+    lines: list[str] = []
     for address in [best, *(address for address in candidates if address != best)]:
         interface = f" ({own[address]})" if address in own else ""
         lines += [
@@ -94,10 +103,12 @@ def _nobody_meets(
             if not answer[address]["ok"]
         ]
     listed = few([f"\n  {line}" for line in lines], _SHOWN, between="", rest="\n  and {:,} more")
-    return (
-        f"the nodes cannot meet: no address of {fanout.hosts[0]} (node 0) is reached by all{listed}\n"
-        "name an address with --master-addr, another port with --master-port, or list another node first"
-    )
+    message = f"the nodes cannot meet: no address of {fanout.hosts[0]} (node 0) is reached by all{listed}\n{_REMEDY}"
+    apart = [node for node, answer in enumerate(reached, start=1) if not answer[best]["ok"]]
+    # Where nobody reaches node 0 it may be its own fault.
+    blamed = [0, *apart] if len(apart) == len(reached) else apart
+    why = few([line for line in lines if f" {_endpoint(best, port)}" in line], _SHOWN, between="\n")
+    return CannotMeet(message, dict.fromkeys(blamed, f"{why}\n{_REMEDY}"))
 
 
 def _advice(reason: str) -> str:

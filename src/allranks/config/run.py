@@ -21,6 +21,7 @@ from allranks.config.sections.network import NetworkConfig
 from allranks.config.sections.optimizer import OptimizerConfig
 from allranks.config.sections.parallel import ParallelConfig
 from allranks.config.sections.precision import PrecisionConfig
+from allranks.config.sections.preflight import PreflightConfig
 from allranks.config.sections.section import Section
 from allranks.config.sections.tracking import TrackingConfig
 from allranks.errors import ConfigError
@@ -38,6 +39,7 @@ class RunConfig:
     kernels: KernelConfig
     deepspeed: DeepspeedConfig
     network: NetworkConfig
+    preflight: PreflightConfig
     optimizer: OptimizerConfig
     checkpoint: CheckpointConfig
     evaluation: EvaluationConfig

@@ -20,6 +20,7 @@ from allranks.config.sections.model import QuantizationKwargs, SpecialTokens
 from allranks.config.sections.network import NetworkSettings
 from allranks.config.sections.optimizer import LrGroup
 from allranks.config.sections.parallel import DdpCommStateOption, FsdpConfig, GradientCheckpointingKwargs
+from allranks.config.sections.preflight import PreflightSettings
 from allranks.config.sections.section import Section, key_help
 from allranks.config.spellings import ATTENTION, LISTS_AS_TEXT, NO_OF_YAML, OFF, ON_OFF_OF_YAML, RENAMED, VALUES
 from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE, secret_variable
@@ -36,6 +37,7 @@ NESTED: dict[str, type[Section]] = {
     "ddp_comm_state_option": DdpCommStateOption,
     "lr_groups.N": LrGroup,
     "network": NetworkSettings,
+    "preflight": PreflightSettings,
 }
 
 Schema = dict[str, Any]

@@ -65,8 +65,11 @@ NO_OF_YAML = ("save_strategy", "eval_strategy", "ddp_comm_hook")
 ON_OFF_OF_YAML = (("network", "infiniband"),)
 """Paths with the values `on` and `off`, which YAML 1.1 reads as true and false."""
 
-LISTS_AS_TEXT = (("network", "hcas"), ("network", "debug_subsystems"))
-"""Paths of lists that may be one text with commas, as in the environment variables that they become."""
+LISTS_AS_TEXT = (
+    *(("network", "hcas"), ("network", "debug_subsystems")),
+    *(("preflight", "strict"), ("preflight", "ignore"), ("preflight", "skip")),
+)
+"""Paths of lists that may be one text with commas, as in environment variables and on the command line."""
 
 OFF = {
     "max_steps": -1,

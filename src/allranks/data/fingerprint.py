@@ -57,6 +57,19 @@ def fingerprint(cfg: RunConfig) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
+def data_files(cfg: RunConfig) -> dict[str, str]:
+    """`KEY.N: FILE` -> size and digest of every local data file, to tell which of them is not the same elsewhere.
+
+    Errors: as of `fingerprint`. Data sets of the Hub are not in it: the config has their names and revisions.
+    """
+    found = {}
+    for key, specs in (("datasets", cfg.data.datasets), ("test_datasets", cfg.data.test_datasets or [])):
+        for number, spec in enumerate(specs):
+            for path, _ in locate(spec).files:
+                found[f"{key}.{number}: {path.name}"] = f"{path.stat().st_size} bytes, sha256 {_digest(path)[:16]}"
+    return found
+
+
 def split_seed(cfg: RunConfig) -> int:
     """The seed of the evaluation split."""
     return cfg.optimizer.seed if cfg.data.data_seed is None else cfg.data.data_seed

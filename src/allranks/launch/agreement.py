@@ -32,5 +32,21 @@ class RunAgreement:
         return holdings.refusal({name: Held.from_message(one) for name, one in held.items()})
 
 
+class NothingToAgree:
+    """Of nodes that only meet: in what they differ is found later."""
+
+    def check(self, account: Mapping[str, Any]) -> None:
+        return None
+
+    def differences(self, accounts: Accounts, shown: Shown) -> list[str]:
+        return []
+
+    def notes(self, accounts: Accounts, shown: Shown) -> list[str]:
+        return []
+
+    def refusal(self, accounts: Accounts) -> str | None:
+        return None
+
+
 def _read(accounts: Accounts) -> Named:
     return [(name, NodeAccount.from_message(account)) for name, account in accounts]

@@ -26,6 +26,7 @@ from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
 from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
 from allranks.launch.peers import Peers, join_peers, refusals_told
+from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
@@ -53,6 +54,10 @@ class Work(Protocol):
 
     def check(self, node: Node) -> Checked:
         """Check what can be checked alone, and say what is about to happen. Raises AllranksError."""
+        ...
+
+    def preflight(self) -> Preflight | None:
+        """What all nodes are to be checked for when they meet; looking at this one begins now. None for nothing."""
         ...
 
     def prepare(self, checked: Checked) -> RunInputs:
@@ -92,6 +97,7 @@ def attempt(launch: Launch, work: Work) -> Verdict:
     with refusals_told(launch):
         node = this_node(work.output_dir, launch)
         with refusals_leave_nothing(node):
+            preflight = work.preflight() if launch.meets else None
             checked = work.check(node)
         log_starts = {path: path.stat().st_size for path in node.run.logs(node.name).glob("*.log")}
     try:
@@ -99,7 +105,12 @@ def attempt(launch: Launch, work: Work) -> Verdict:
             stop_at_once() as stop_if_asked,
             refusals_leave_nothing(node),
             join_peers(
-                launch, node, own_account(launch, checked), checked.variables, is_engine=work.is_engine
+                launch,
+                node,
+                own_account(launch, checked),
+                checked.variables,
+                is_engine=work.is_engine,
+                preflight=preflight,
             ) as peers,
         ):
             node = peers.node

@@ -58,12 +58,14 @@ def make_manifest(
     command: Sequence[str],
     environment: Mapping[str, str],
     launch: Mapping[str, Any] | None = None,
+    preflight: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about a start, with secrets removed by name, by shape, and by what the environment calls one.
 
     `config` and `config_source` are None for a program that is not our engine. `command` and `environment` are of the
     node that writes it, `nodes` has what is known of each (see `started_node`), `launch` the options that start it
-    again (see `launch_options`). Times are unix seconds.
+    again (see `launch_options`), `preflight` what was found on the nodes before and was accepted. Times are unix
+    seconds.
     """
     known = known_secrets(environment)
     return {
@@ -80,6 +82,7 @@ def make_manifest(
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "nodes": without_secret_values(nodes, known),
+        "preflight": without_secret_values(preflight, known),
         "environment": recorded_environment(environment),
         "command": without_secret_words(command, known),
     }

@@ -10,27 +10,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from allranks.cluster.account import NodeAccount, NodeStart
-from allranks.cluster.rank_addresses import rank_addresses
+from allranks.cluster.rank_addresses import RankAddress, rank_addresses
 from allranks.disk import told_to_user
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.first_failure import goes_before
 from allranks.doctor.node_errors import CANNOT_GO_ON, node_error
+from allranks.doctor.pairs import unreachable
 from allranks.doctor.verdict import Verdict, cut_off, failed, left_by, with_elsewhere
 from allranks.errors import AllranksError, RefusedError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding, told
-from allranks.launch.agreement import RunAgreement
+from allranks.launch.agreement import NothingToAgree, RunAgreement
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.node.this_node import Node
+from allranks.launch.preflight.text import of_start
+from allranks.launch.preflight.together import Judged, Preflight
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.rdzv_conf import is_host
 from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.listing import few
 from allranks.observe import say
 from allranks.rendezvous import (
+    Agreement,
     Participant,
     Rendezvous,
     Terms,
+    Tried,
     is_here,
     join,
     prove_pairs,
@@ -48,6 +53,8 @@ class Peers:
     code: int = FAILED
     finding: Finding | None = None
     """How it ended here, for the other nodes."""
+    judged: Judged | None = None
+    """What came of the checks before the start, where they were made."""
 
     def __post_init__(self) -> None:
         self.stopped = StoppedRanks(self.rendezvous)
@@ -143,39 +150,36 @@ def join_peers(
     variables: Mapping[str, str],
     *,
     is_engine: bool = True,
+    preflight: Preflight | None = None,
 ) -> Iterator[Peers]:
     """Meet the other nodes, and see that ranks on each can talk to those on each other.
 
     `account` is what this node says about itself, `variables` what its ranks get beside its environment; `is_engine`
-    says whether they run our engine. Raises RefusedError.
+    says whether they run our engine. With `preflight` all nodes are checked, too. Raises RefusedError.
     """
     if not launch.meets:
         yield Peers(node, account=account)
         return
-    own = replace(_who(launch), account=account.to_message())
-    terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
-    if speaks:
-        say(f"{'rendezvous:':<12}{_going(own, terms)}")
-    started = time.monotonic()
-    rendezvous = join(own, terms, RunAgreement())
-    hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
-    if speaks:
-        say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
-        for note in rendezvous.notes:
-            say(f"{'note:':<12}{note}")
+    rendezvous = _joined(launch, node, account, RunAgreement())
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous, account)
     if not speaks:
         peers.stopped = StoppedRanks(rendezvous, say=lambda text: None)  # node 0 tells it
     try:
-        # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
-        uses_nccl = launch.num_gpus > 0
-        addresses = rank_addresses(
-            {**os.environ, **variables}, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl
+        tried = unreachable if preflight is None else preflight.take_pairs_or_refuse
+        found = prove_pairs(
+            rendezvous, _addresses(launch, variables, is_engine), skip=launch.skip_connection_check, tried=tried
         )
-        if (found := prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check)) is not None:
+        if found is not None:
             peers.finding = found
             raise RefusedError(told(found))
+        if preflight is not None:
+            peers.judged = preflight.together(rendezvous, account)
+            peers.judged.keep(node.run)
+            if peers.judged.is_refused:
+                raise RefusedError(of_start(peers.judged))
+            if speaks:
+                say(of_start(peers.judged))
         yield peers
     except BaseException as error:
         # A refusal that another node has told goes on with that one's reason.
@@ -187,6 +191,49 @@ def join_peers(
         raise refusal from error
     finally:
         rendezvous.leave(peers.code, peers.finding)
+
+
+@contextlib.contextmanager
+def join_to_compare(launch: Launch, node: Node, variables: Mapping[str, str], tried: Tried) -> Iterator[Rendezvous]:
+    """Meet the other nodes without agreeing on a run; `tried` is told, on node 0, who did not reach whom.
+
+    Raises RefusedError where they do not meet.
+    """
+    rendezvous = _joined(launch, node, NodeAccount(), NothingToAgree())
+    code, finding = FAILED, None
+    try:
+        addresses = _addresses(launch, variables, is_engine=True)
+        prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check, tried=tried)
+        yield rendezvous
+        code = DONE
+    except BaseException as error:
+        finding = rendezvous.stop_finding() or node_error(error, node.name)
+        raise
+    finally:
+        rendezvous.leave(code, finding)
+
+
+def _joined(launch: Launch, node: Node, account: NodeAccount, agreement: Agreement) -> Rendezvous:
+    own = replace(_who(launch), account=account.to_message())
+    terms = _terms(launch, node.run_id)
+    speaks = speaks_for_all(launch)
+    if speaks:
+        say(f"{'rendezvous:':<12}{_going(own, terms)}")
+    started = time.monotonic()
+    rendezvous = join(own, terms, agreement)
+    hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
+    if speaks:
+        say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")
+        for note in rendezvous.notes:
+            say(f"{'note:':<12}{note}")
+    return rendezvous
+
+
+def _addresses(launch: Launch, variables: Mapping[str, str], is_engine: bool) -> list[RankAddress]:
+    """Where ranks of this node will listen."""
+    # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
+    uses_nccl = launch.num_gpus > 0
+    return rank_addresses({**os.environ, **variables}, uses_nccl=uses_nccl, uses_gloo=is_engine or not uses_nccl)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
 from allranks.launch.node.this_node import Node
+from allranks.launch.preflight.together import Preflight
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
@@ -69,6 +70,9 @@ class _AnyProgram:
             say(describe_program(self.words, self.launch, node.run))
         variables = network_variables(None, self.launch, node.run.logs(node.name))
         return Checked(variables, what_must_be_equal(None) if self.launch.max_nodes > 1 else {})
+
+    def preflight(self) -> Preflight | None:
+        return None  # there is no config that says what it needs
 
     def prepare(self, checked: Checked) -> RunInputs:
         return RunInputs(self.argv, variables=checked.variables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -27,6 +26,9 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import refusals_told
+from allranks.launch.preflight.asked import is_skipped, policy_of, probe_request, wanted_of
+from allranks.launch.preflight.refusals import refuse_without_deepspeed
+from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
@@ -58,7 +60,9 @@ def start(
     """
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     token = take_token()
-    everywhere, launch, notes = _where(nodes, options, argv, token) if options.launcher != "ray" else (None, None, [])
+    everywhere, launch, notes = (
+        where_to_start(nodes, options, argv, token) if options.launcher != "ray" else (None, None, [])
+    )
     with refusals_told(launch):
         # What is wrong here is wrong on every node: better told once, before any of them is asked.
         cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
@@ -78,8 +82,7 @@ def start(
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
-        if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
-            raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
+        refuse_without_deepspeed(cfg)
     return told_attempt(launch, _Training(launch, cfg, argv, fingerprint))
 
 
@@ -111,6 +114,13 @@ class _Training:
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
         return Checked(variables, same, _held(cfg, node.run))
 
+    def preflight(self) -> Preflight | None:
+        policy = policy_of(self.cfg, quick=True)
+        if is_skipped(self.cfg):
+            return None
+        request, wanted = probe_request(self.cfg, self.launch), wanted_of(self.cfg, self.launch)
+        return Preflight(request, wanted, policy)
+
     def prepare(self, checked: Checked) -> RunInputs:
         from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
@@ -127,10 +137,8 @@ class _Training:
         prepare_this_process(self.launch, node, inputs)
         stop_if_asked()
         with libraries_aside():
-            from allranks.train.garbage import keep_imports
             from allranks.train.main import main_rank
 
-            keep_imports()
             return main_rank(self.cfg)
 
     def program(self, node: Node) -> Program:
@@ -144,7 +152,7 @@ class _Training:
         return stopped_training(node.run, node.run_id, node.name, received)
 
 
-def _where(
+def where_to_start(
     nodes: NodeOptions, asked: LaunchOptions, argv: Sequence[str], token: str
 ) -> tuple[Everywhere | None, Launch | None, list[str]]:
     """All nodes or this one, and what to tell of it once it is known that Ray does not decide."""

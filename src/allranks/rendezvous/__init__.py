@@ -9,7 +9,7 @@ until their time-out.
 
 from allranks.rendezvous.join import join
 from allranks.rendezvous.listen import is_here
-from allranks.rendezvous.pairs import prove_pairs
+from allranks.rendezvous.pairs import Tried, prove_pairs
 from allranks.rendezvous.participant import Accounts, Agreement, Participant, differences
 from allranks.rendezvous.refusal import tell_node_0
 from allranks.rendezvous.rendezvous import Rendezvous
@@ -21,6 +21,7 @@ __all__ = [
     "Participant",
     "Rendezvous",
     "Terms",
+    "Tried",
     "differences",
     "is_here",
     "join",

@@ -43,13 +43,13 @@ class Head(Rendezvous):
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = listen(terms)
         # Whoever reaches the port is told what a refused node is told.
-        self._hidden = None if terms.token or is_loopback(self._socket.getsockname()[0]) else Hidden()
-        self._comparison = Comparison(agreement, self._hidden)
+        self.hidden = None if terms.token or is_loopback(self._socket.getsockname()[0]) else Hidden()
+        self._comparison = Comparison(agreement, self.hidden)
 
     def gather(self) -> None:
         if self._note:
             self._say(f"warning: {self._note}")
-        if self._hidden is not None:
+        if self.hidden is not None:
             self._say(
                 f"warning: whoever reaches {self.terms.endpoint} can take a node's place or end the run: set the same "
                 "ALLRANKS_TOKEN on all nodes before the start (openssl rand -hex 32 makes one)"
@@ -66,7 +66,7 @@ class Head(Rendezvous):
             withdrawn = [self._withdrawn[rank] for rank in sorted(self._withdrawn)]
             briefly = "\n  ".join(f"{name} refused to start; it says why on its own terminal" for name, _ in withdrawn)
             whole = "\n  ".join(f"{name} refused to start: {reason}" for name, reason in withdrawn)
-            self._refuse(whole, lambda peer: briefly if self._hidden else whole)
+            self._refuse(whole, lambda peer: briefly if self.hidden else whole)
         self._refuse_differences(nodes)
         if len(nodes) < self.own.nnodes:
             self._refuse(

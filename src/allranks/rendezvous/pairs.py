@@ -1,7 +1,7 @@
 """Before any rank starts: can each node talk to each other on a port that the kernel chose, as the ranks will?
 
 Two rounds: where each listens, and whom each did not reach. Node 0 makes one finding of all that failed, and every node
-gets it.
+gets it; or it takes what failed and goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from allranks.cluster.pairs import AT_ONCE, PAIR_SECONDS, Listener, Target, Unreached, unreached
@@ -28,11 +28,17 @@ _MOST_ADDRESSES = 8
 _LONGEST = 256
 
 
-def prove_pairs(rendezvous: Rendezvous, own: Sequence[RankAddress], *, skip: bool = False) -> Finding | None:
+Tried = Callable[[Sequence[Place], Sequence[tuple[int, Unreached]]], Finding | None]
+"""Is told the nodes' places, by node rank, and what failed: (the node that connected, what it did not reach)."""
+
+
+def prove_pairs(
+    rendezvous: Rendezvous, own: Sequence[RankAddress], *, skip: bool = False, tried: Tried = unreachable
+) -> Finding | None:
     """Connect each node to each other; `own` are the addresses that this node's ranks will give to others.
 
-    Returns what all nodes have found together, None where all is well or one of the nodes wants to `skip` it. Raises
-    RefusedError for a node that does not take part, or is lost meanwhile.
+    Returns what `tried`, which is called on node 0 alone, makes of it, on every node; None where one of the nodes wants
+    to `skip` it. Raises RefusedError for a node that does not take part, or is lost meanwhile.
     """
     nonce = secrets.token_hex(16)
     try:
@@ -59,7 +65,7 @@ def prove_pairs(rendezvous: Rendezvous, own: Sequence[RankAddress], *, skip: boo
         failed = rendezvous.run(unreached(targets), "trying connections to the other nodes")
 
         def decide(all_failed: Sequence[Any]) -> object:
-            found = unreachable([one.place for one in offers], list(_told(all_failed, offers)))
+            found = tried([one.place for one in offers], list(_told(all_failed, offers)))
             return found.to_message() if found else None
 
         seconds = _ROUND_SECONDS + PAIR_SECONDS * math.ceil(len(targets) / AT_ONCE)

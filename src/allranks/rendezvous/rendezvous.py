@@ -17,6 +17,7 @@ from allranks.doctor.node_errors import unexplained
 from allranks.errors import RefusedError
 from allranks.exit_codes import FAILED
 from allranks.findings import Finding, Who, from_message, told
+from allranks.rendezvous.hidden import Hidden
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.terms import Terms
 
@@ -40,6 +41,7 @@ class Rendezvous(ABC):
     def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
         self.own, self.terms, self.agreement, self._say = own, terms, agreement, say
         self.run_id = terms.run_id
+        self.hidden: Hidden | None = None  # on node 0: how to write what not every node may read
         self.nodes: list[Participant] = []  # by node rank, once all have met; without what the others handed in
         self.notes: list[str] = []  # in what the nodes differ, and may
         self.accounts: dict[int, Mapping[str, Any]] = {}  # by node rank; on node 0, once all are ready
@@ -229,12 +231,12 @@ class Rendezvous(ABC):
                 if not done() and self._refused is None and self._first is None:
                     # Short waits: a signal's handler runs only between them.
                     self._changed.wait(0.2)
+                if done():  # it holds, whatever has come after it
+                    return True
                 if self._refused is not None:
                     raise RefusedError(self._refused)
                 if (why := self.stop_reason()) is not None:
                     raise RefusedError(why)
-                if done():
-                    return True
                 if self._ended:
                     raise RefusedError(f"the other nodes have gone: {waiting()}")
             now = time.monotonic()

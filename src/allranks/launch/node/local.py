@@ -63,7 +63,8 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     accounts = peers.ready(must_match, own)
     hosts = {name: started_node(account.host, account.start or NodeStart()) for name, account in accounts.items()}
     if peers.keeps_the_record:
-        _write_record(launch, node, inputs, start.command, added, hosts)
+        judged = peers.judged.record() if peers.judged is not None else None
+        _write_record(launch, node, inputs, start.command, added, hosts, judged)
     shown = [f"{name}={value}" for name, value in added.items() if not name.startswith("ALLRANKS_")]
     if speaks_for_all(launch):
         say(f"{'command:':<12}{shlex.join([*shown, *start.command])}")
@@ -145,6 +146,7 @@ def _write_record(
     command: Sequence[str],
     added: Mapping[str, str],
     nodes: Mapping[str, Mapping[str, Any]],
+    judged: Mapping[str, Any] | None = None,
 ) -> None:
     manifest = make_manifest(
         run_id=node.run_id,
@@ -156,6 +158,7 @@ def _write_record(
         command=command,
         environment={**os.environ, **added},
         launch=launch_options(launch),
+        preflight=judged,
     )
     write_manifest(node.run.manifest, manifest)
 

@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks.disk import refuse_unwritable
@@ -36,13 +36,19 @@ class Node:
 
 def this_node(directory: str | Path, launch: Launch) -> Node:
     """Make the run's directory and take this node's lock in it. Raises UsageError."""
-    run = RunDir(directory)
-    refuse_unwritable(run.path)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    node = unlocked_node(directory, launch)
+    refuse_unwritable(node.run.path)
     if launch.node_rank is None:
         # Several nodes may share the host, and with it the name: nothing to lock.
-        return Node(socket.gethostname(), run, run_id, run_id, [])
-    return Node(launch.node_rank, run, run_id, run_id, [lock_node(run.logs(launch.node_rank))])
+        return node
+    return replace(node, locks=[lock_node(node.run.logs(launch.node_rank))])
+
+
+def unlocked_node(directory: str | Path, launch: Launch) -> Node:
+    """The same for what starts no rank: nothing is made, and a run that goes on there is left alone."""
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    name = socket.gethostname() if launch.node_rank is None else launch.node_rank
+    return Node(name, RunDir(directory), run_id, run_id, [])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,59 @@
+"""What `train` would refuse on this node alone: all of it at once and as text, for every node to read."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from allranks.cluster.network import network_environment
+from allranks.config import RunConfig
+from allranks.disk import refuse_unwritable, told_to_user
+from allranks.errors import AllranksError, UsageError
+from allranks.launch.spec.options import Launch
+from allranks.model.layer_names import refuse_wrong_layer_class
+from allranks.model.needs_gpu import refuse_without_gpu
+from allranks.observe.trackers import refuse_missing_packages
+
+
+class Refusals:
+    """`texts` is what has been refused so far."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def keep(self, check: Callable[[], object]) -> None:
+        """Do it, and keep what it refuses."""
+        try:
+            check()
+        except (AllranksError, OSError) as error:
+            refusal = told_to_user(error, "this node cannot be checked")
+            if refusal is None:
+                raise
+            self.texts.append(str(refusal))
+
+
+def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str, str]:
+    """Keep what would be refused; returns the variables that the ranks of this node would get for the network."""
+    refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
+    refusals.keep(lambda: refuse_wrong_layer_class(cfg))
+    refusals.keep(lambda: refuse_without_deepspeed(cfg))
+    refusals.keep(lambda: refuse_unwritable(Path(cfg.checkpoint.output_dir)))
+    if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be
+        refusals.keep(lambda: refuse_missing_packages(cfg))
+    variables: dict[str, str] = {}
+    peer = launch.address if launch.max_nodes > 1 else None
+
+    def network() -> None:
+        uses_gpus = launch.num_gpus > 0
+        variables.update(network_environment(cfg.network.settings, os.environ, uses_gpus=uses_gpus, peer=peer).added)
+
+    refusals.keep(network)
+    return variables
+
+
+def refuse_without_deepspeed(cfg: RunConfig) -> None:
+    """Raises UsageError where the config needs it and it is not installed."""
+    if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
+        raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
