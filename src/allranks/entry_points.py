@@ -83,9 +83,9 @@ def begin_as_program(argv: Sequence[str], orig_argv: Sequence[str]) -> None:
     if module in _OF_USERS:
         interrupt.end_at_once()
     if module in ENTRY_POINTS:
-        from allranks.collector import collect_rarely  # not before Ctrl-C is answered
+        from allranks.quick_imports import import_quickly  # not before Ctrl-C is answered
 
-        collect_rarely()
+        import_quickly()
         return
     parents = [module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)]
     meant = next(_MEANT[name] for name in parents if name in _MEANT)

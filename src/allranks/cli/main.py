@@ -16,9 +16,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry of the console script: runs the command line and exits."""
     if arguments is None:  # else somebody else's process
         interrupt.end_at_once()  # before anything is imported that takes time
-        from allranks.collector import collect_rarely
+        from allranks.quick_imports import import_quickly
 
-        collect_rarely()
+        import_quickly()
     from allranks.cli.commands import app
     from allranks.observe.enduring import settle_output
 

@@ -9,8 +9,8 @@ import threading
 import traceback
 from typing import Any, BinaryIO
 
-from allranks.collector import collect_rarely
 from allranks.parent import die_with_parent
+from allranks.quick_imports import import_quickly
 
 
 def main(parent_pid: int) -> None:
@@ -20,7 +20,7 @@ def main(parent_pid: int) -> None:
     `encode_values` gives, or the exception that it raised.
     """
     die_with_parent(parent_pid=parent_pid)
-    collect_rarely()
+    import_quickly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, and ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer

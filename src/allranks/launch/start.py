@@ -137,8 +137,10 @@ class _Training:
         prepare_this_process(self.launch, node, inputs)
         stop_if_asked()
         with libraries_aside():
+            from allranks.train.garbage import keep_imports
             from allranks.train.main import main_rank
 
+            keep_imports()
             return main_rank(self.cfg)
 
     def program(self, node: Node) -> Program:

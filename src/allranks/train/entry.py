@@ -50,9 +50,11 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
     is_shown = identity.rank == 0 and "ALLRANKS_LOG_DIR" in os.environ
     with libraries_aside() if is_shown else nullcontext():
         # Only now: usage and config errors should not wait for torch.
+        from allranks.train.garbage import keep_imports
         from allranks.train.main import main_rank
         from allranks.train.world import exit_rank
 
+        keep_imports()
         code = main_rank(cfg, identity)
     if code == PREEMPTED and "ALLRANKS_RUN_ID" in os.environ:
         # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.

@@ -235,7 +235,7 @@ sys.meta_path.insert(0, until)
     imported = ast.literal_eval(done.stderr.splitlines()[0])
     ours = {"allranks", "allranks.cli", "allranks.cli.main", "allranks.entry_points", "allranks.interrupt"}
     # The last two once it is answered.
-    assert set(imported) <= ours | {"__future__", "allranks.__main__", "allranks.collector", "gc"}, imported
+    assert set(imported) <= ours | {"__future__", "allranks.__main__", "allranks.quick_imports", "gc"}, imported
 
 
 def test_the_exit_code_is_the_one_that_is_written_down():

@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.train.garbage import EVERY, Garbage, garbage
+from allranks.train.garbage import EVERY, Garbage, garbage, keep_imports
 from allranks.train.step_schedule import lay_out
 from tests.tiny_models import flat_for
 
@@ -48,6 +48,19 @@ def test_what_was_there_before_is_not_looked_at_again_and_no_longer_frozen_after
     with Garbage().held_back():
         assert gc.get_freeze_count() > frozen + 1000
     assert gc.get_freeze_count() == 0
+
+
+def test_what_was_imported_is_not_looked_at_before_the_first_step():
+    seen = []
+    look = lambda phase, info: seen.append(len(gc.get_objects())) if phase == "start" else None  # noqa: E731
+    keep_imports()
+    gc.callbacks.append(look)
+    try:
+        with Garbage().held_back():
+            pass
+    finally:
+        gc.callbacks.remove(look)
+    assert max(seen) < 5000  # of more than 100,000 of torch and its like
 
 
 def test_it_is_on_again_however_the_steps_end():
