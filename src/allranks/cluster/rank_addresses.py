@@ -17,7 +17,7 @@ from allranks.cluster.nccl_variables import settings
 from allranks.cluster.network import GLOO_INTERFACE, NCCL_INTERFACE
 
 # NCCL's order where nothing is set (ncclFindInterfaces in NCCL's src/misc/socket.cc).
-_NCCL_TRIES = ("ib", "^docker,lo,virbr", "docker", "lo", "virbr")
+NCCL_TRIES = ("ib", "^docker,lo,virbr", "docker", "lo", "virbr")
 _FAMILIES = {"AF_INET": 4, "AF_INET6": 6}
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LINUX_DEFAULT = "32768 to 60999"
@@ -64,7 +64,7 @@ def ephemeral_ports() -> str:
 def _nccls_address(told: Mapping[str, str], nics: Sequence[Interface]) -> str | None:
     pattern = told.get(NCCL_INTERFACE)
     family = _FAMILIES.get(told.get("NCCL_SOCKET_FAMILY", ""))
-    for tried in (pattern,) if pattern else _NCCL_TRIES:
+    for tried in (pattern,) if pattern else NCCL_TRIES:
         found = [
             address
             for nic in select(tried, nics)

@@ -65,17 +65,15 @@ def _read(kind: Any, value: object, where: str, unreadable: list[str]) -> Any:
     """`value` as `kind`; None where it is null, and where it is something else, with a line in `unreadable`."""
     if value is None:
         return None
-    if get_origin(kind) is UnionType:
-        kind = next(one for one in get_args(kind) if one is not type(None))
-    origin = get_origin(kind)
-    if _is_table(kind) and isinstance(value, Mapping):
+    kind, origin, args, is_table = _shape(kind)
+    if is_table and isinstance(value, Mapping):
         return kind(**_table(kind, value, f"{where}.", unreadable))
     if origin is Sequence and isinstance(value, list | tuple):
-        (of,) = get_args(kind)
+        (of,) = args
         each = (_item(of, item, f"{where}[{index}]", unreadable) for index, item in enumerate(value))
         return tuple(item for item in each if item is not None)
     if origin is Mapping and isinstance(value, Mapping):
-        of = get_args(kind)[1]
+        of = args[1]
         read = {str(key): _item(of, item, f"{where}.{key}", unreadable) for key, item in value.items()}
         return {key: item for key, item in read.items() if item is not None}
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
@@ -90,11 +88,15 @@ def _read(kind: Any, value: object, where: str, unreadable: list[str]) -> Any:
 def _item(kind: Any, value: object, where: str, unreadable: list[str]) -> Any:
     """As `_read`; but a table that cannot be read is one of which nothing is known, so that it still counts."""
     read = _read(kind, value, where, unreadable)
-    return kind() if read is None and _is_table(kind) else read
+    return kind() if read is None and _shape(kind)[3] else read
 
 
-def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and is_dataclass(kind)
+@cache
+def _shape(kind: Any) -> tuple[Any, Any, tuple[Any, ...], bool]:
+    """Of an annotation: without None, its generic type and arguments, and whether it is one of our tables."""
+    if get_origin(kind) is UnionType:
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    return kind, get_origin(kind), get_args(kind), isinstance(kind, type) and is_dataclass(kind)
 
 
 def _is_finite(value: float) -> bool:

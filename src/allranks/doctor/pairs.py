@@ -37,7 +37,7 @@ def unreachable(places: Sequence[Place], found: Sequence[tuple[int, Unreached]])
         "the nodes have met, but their ranks could not talk to each other:",
         who=Who(targets.pop()) if len(targets) == 1 else Who(),
         evidence=tuple(Evidence(line) for line in told.splitlines()),
-        remedy="\n".join(_remedies(places, found)),
+        remedy="\n".join(remedies(places, found)),
         known_at=0,
     )
 
@@ -51,11 +51,11 @@ def _lines(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -> l
         by_source.setdefault((source, one.stage, one.reason), []).append(one)
     if len(by_source) < len(by_target):
         return [
-            _told(places[source].name, few([_at(places, one) for one in targets], _NAMED), stage, reason)
+            _told(places[source].name, few([at(places, one) for one in targets], _NAMED), stage, reason)
             for (source, stage, reason), targets in by_source.items()
         ]
     return [
-        _told(few([places[source].name for source in sources], _NAMED), _at(places, one), one.stage, one.reason)
+        _told(few([places[source].name for source in sources], _NAMED), at(places, one), one.stage, one.reason)
         for one, sources in by_target.items()
     ]
 
@@ -68,7 +68,8 @@ def _told(source: str, target: str, stage: str, reason: str) -> str:
     return f"{source} connects to {target}, but a message of {MESSAGE_BYTES // 1024} KiB does not get through: {reason}"
 
 
-def _at(places: Sequence[Place], one: Unreached) -> str:
+def at(places: Sequence[Place], one: Unreached) -> str:
+    """`node 1 at 10.0.0.2:4711 (eth0, gloo)`."""
     known = _address(places[one.node], one)
     by = f" ({known.interface}, {known.library})" if known else ""
     address = f"[{one.address}]" if ":" in one.address else one.address
@@ -79,7 +80,7 @@ def _address(place: Place, one: Unreached) -> RankAddress | None:
     return next((known for known in place.addresses if known.address == one.address), None)
 
 
-def _remedies(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -> Iterable[str]:
+def remedies(places: Sequence[Place], found: Sequence[tuple[int, Unreached]]) -> Iterable[str]:
     """What to do, a line or two for each kind of trouble."""
     failed = {one: places[one.node] for _, one in found}
     wrong = {one: why for one in failed if (why := _no_address_for_others(places, one))}

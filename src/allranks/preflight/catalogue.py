@@ -5,10 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from allranks.preflight import clock, limits, reports
+from allranks.preflight import clock, limits, names, parity, reach, reports
 from allranks.preflight.check import Check
 
-CHECKS: tuple[Check, ...] = (*reports.CHECKS, *limits.CHECKS, *clock.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *reports.CHECKS,
+    *names.CHECKS,
+    *reach.CHECKS,
+    *parity.CHECKS,
+    *limits.CHECKS,
+    *clock.CHECKS,
+)
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(check.family for check in CHECKS))
 
 

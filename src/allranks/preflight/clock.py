@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median_low
 
+from allranks.cluster.node_report import NodeReport
 from allranks.preflight.check import Answer, Check, ClockOffset, Subject, found, ok, skipped, unknown
-from allranks.preflight.looking import NO_REPORT
+from allranks.preflight.looking import NO_REPORT, each_node
 
 # A clock that is kept (chrony, ntpd, PTP, a hypervisor's) is off by milliseconds, by some hundred after a start.
 _WARNED_SECONDS, _REFUSED_SECONDS = 2.0, 30.0
@@ -69,6 +70,16 @@ def _no_majority(subject: Subject, offsets: Mapping[str, ClockOffset]) -> Answer
     )
 
 
+def _kept(subject: Subject) -> list[Answer]:
+    def look(node: str, report: NodeReport) -> Answer | None:
+        kept = report.clock.synchronized
+        if kept is None:
+            return unknown(node, "whether its clock is kept is not known")
+        return None if kept else found(node, "nothing that the kernel knows of keeps its clock right")
+
+    return each_node(subject, look)
+
+
 def _told(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
 
@@ -84,5 +95,14 @@ CHECKS = (
         "A node against the (lower) median of all, less the uncertainty of its reading: beyond 2 s warns, beyond 30 s "
         "is an error. Where only the reports' own times are known, 60 s more are allowed.",
         _spread,
+    ),
+    Check(
+        "clock.kept",
+        "Whether something keeps the clock right",
+        "A clock that nobody keeps drifts by seconds a day.",
+        "Start chrony or ntpd there (`timedatectl` shows whether one runs)",
+        "note",
+        "A note only: a hypervisor may keep it, and in a container it cannot always be seen. clock.spread compares.",
+        _kept,
     ),
 )

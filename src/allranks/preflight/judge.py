@@ -43,7 +43,7 @@ def judge(subject: Subject, policy: Policy | None = None, checks: Sequence[Check
         checked.append(
             Checked(
                 check.id,
-                _worst(states),
+                _worst(subject.nodes, states),
                 tuple(sorted({(state, answer.text) for answer, state in states if state in ("unknown", "skipped")})),
             )
         )
@@ -95,7 +95,7 @@ def _state(check: Check, answer: Answer, policy: Policy) -> State:
     return "failed" if severity == "warning" and names & set(policy.strict) else _STATE_OF[severity]
 
 
-def _worst(states: Iterable[tuple[Answer, State]]) -> dict[State, tuple[str, ...]]:
+def _worst(nodes: Sequence[str], states: Iterable[tuple[Answer, State]]) -> dict[State, tuple[str, ...]]:
     """Each node in the worst of its states; the worst states first."""
     of: dict[str, State] = {}
     for answer, state in states:
@@ -103,8 +103,8 @@ def _worst(states: Iterable[tuple[Answer, State]]) -> dict[State, tuple[str, ...
             if node not in of or STATES.index(state) < STATES.index(of[node]):
                 of[node] = state
     by_state: dict[State, list[str]] = {state: [] for state in STATES}
-    for node, state in of.items():
-        by_state[state].append(node)
+    for node in nodes:
+        by_state[of[node]].append(node)
     return {state: tuple(nodes) for state, nodes in by_state.items() if nodes}
 
 

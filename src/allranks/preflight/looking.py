@@ -103,3 +103,42 @@ def _deviations(
 
 def _shown(value: str) -> str:
     return printable(value, LONGEST_VALUE) or "empty"
+
+
+def below(
+    subject: Subject,
+    name: str,
+    values: Mapping[str, float | None],
+    told: Callable[[float], str],
+    *,
+    errors_below: float = 0.0,
+    not_known: str = "not known",
+) -> list[Answer]:
+    """Who has less of something than most, or, where there is no majority, than the best. More than most is fine.
+
+    Less than `errors_below` of it is an error, else a warning. A node that is not in `values` is not known.
+    """
+    known = {node: value for node in subject.nodes if (value := values.get(node)) is not None}
+    answers = [
+        unknown(node, NO_REPORT if subject.reports[node] is None else not_known)
+        for node in subject.nodes
+        if node not in known
+    ]
+    if len(subject.nodes) == 1:
+        return [*answers, skipped(known, "there is no other node")] if known else answers
+    if len(known) == 1:
+        return [*answers, unknown(known, "of no other node it is known")]
+    if not known:
+        return answers
+    by_value = groups(known.items())
+    usual = by_value.majority if by_value.majority is not None else max(known.values())
+    for value, nodes in by_value.of:
+        if value >= usual:
+            answers.append(ok(*nodes))
+        else:
+            severity: Severity = "error" if value < errors_below * usual else "warning"
+            have = f"{fold(node for node in known if known[node] == usual)} has" if len(known) == 2 else "others have"
+            answers.append(
+                found(nodes, f"{printable(name)} {told(value)}, where {have} {told(usual)}", severity=severity)
+            )
+    return answers

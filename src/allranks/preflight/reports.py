@@ -57,6 +57,14 @@ def _unreadable(subject: Subject) -> list[Answer]:
     return each_node(subject, look)
 
 
+def _withheld(subject: Subject) -> list[Answer]:
+    def look(node: str, report: NodeReport) -> Iterator[Answer]:
+        for place, why in sorted(report.withheld.items()):
+            yield found(node, f"{printable(place, _LONGEST)} could not be read: {printable(why, _LONGEST)}")
+
+    return each_node(subject, look)
+
+
 CHECKS = (
     Check(
         "reach.node",
@@ -97,5 +105,14 @@ CHECKS = (
         "note",
         "A note only: every check that needs such a value says that it is not known.",
         _unreadable,
+    ),
+    Check(
+        "report.withheld",
+        "What only root could read",
+        "Some faults are told to root alone, such as those of GPUs in the kernel's log. Everything else was checked.",
+        "Nothing need be done; run `allranks check` as root to have it looked at, too",
+        "note",
+        "A note only: what cannot be read is not known, and no failure.",
+        _withheld,
     ),
 )

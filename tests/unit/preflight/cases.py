@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.simulated_nodes import GIB, MIB, ClockOffset, Cluster
+from allranks.cluster.pairs import Unreached
+from allranks.cluster.rank_addresses import RankAddress
+from allranks.doctor.pairs import Place
+from allranks.preflight.check import ClockOffset, Pairs
+from tests.simulated_nodes import GIB, MIB, Cluster
 
 Change = Callable[[Cluster, str], object]
 
@@ -22,6 +27,8 @@ class Case:
     found: str
     severity: str = "error"
     wanted: dict[str, Any] | None = None
+    also: Callable[[Cluster, str], str] | None = None
+    """Another node that the finding names: none of the two is to blame more."""
 
 
 def put(place: str, value: Any) -> Change:
@@ -32,7 +39,7 @@ def put(place: str, value: Any) -> Change:
         *way, last = place.split(".")
         for step in way:
             at = at[int(step) if isinstance(at, list) else step]
-        at[int(last) if isinstance(at, list) else last] = value
+        at[int(last) if isinstance(at, list) else last] = deepcopy(value)
 
     return change
 
@@ -178,6 +185,365 @@ REPORTS = [
         "warning",
     ),
     Case("report.unreadable", "cpu", put("shm", 7), put("later_version", 7), "shm is a number", "note"),
+    Case(
+        "report.withheld",
+        "cpu",
+        put("withheld", {"gpu_system.xids": "root alone reads the kernel's log"}),
+        put("withheld", {}),
+        "root alone",
+        "note",
+    ),
 ]
 
-CASES = [*REPORTS, *LIMITS, *CLOCK]
+
+def interface(cluster: Cluster, node: str) -> dict[str, Any]:
+    """The one that the node's ranks use."""
+    return cluster.reports[node]["interfaces"][1]
+
+
+def of_interface(**changes: Any) -> Change:
+    return lambda cluster, node: interface(cluster, node).update(changes)
+
+
+def told_interface(cluster: Cluster, node: str) -> None:
+    """Which it is is told everywhere, by its name."""
+    name = interface(cluster, node)["name"]
+    cluster.want(interface=f"={name}")
+    for each in cluster.nodes:
+        cluster.reports[each]["environment"].pop("NCCL_SOCKET_IFNAME", None)
+        cluster.network.pop(each, None)
+
+
+def another_interface(**details: Any) -> Change:
+    def change(cluster: Cluster, node: str) -> None:
+        cluster.reports[node]["interfaces"].append(
+            {
+                "state": "up",
+                "carrier": True,
+                "addresses": [{"address": f"192.168.9.{node[-1:].encode()[0]}"}],
+                **details,
+            }
+        )
+
+    return change
+
+
+def other(cluster: Cluster, node: str) -> str:
+    return next(each for each in cluster.nodes if each != node)
+
+
+def resolves(what: Callable[[Cluster, str], list[str]], of: Callable[[Cluster, str], str] = other) -> Change:
+    """What the node makes of the name of another."""
+
+    def change(cluster: Cluster, node: str) -> None:
+        cluster.reports[node]["names"][of(cluster, node)] = what(cluster, node)
+
+    return change
+
+
+def address_of(cluster: Cluster, node: str) -> str:
+    return interface(cluster, node)["addresses"][0]["address"]
+
+
+def meet_at_name(cluster: Cluster, node: str) -> None:
+    cluster.want(master_addr=other(cluster, node))
+
+
+def unreached(stage: str, *, inward: bool = True, outward: bool = False) -> Change:
+    def change(cluster: Cluster, node: str) -> None:
+        places = [
+            Place(name, [RankAddress("10.9.9.9", "eth0", "gloo", 1500)], "32768 to 60999") for name in cluster.nodes
+        ]
+        at = cluster.nodes.index(node)
+        to = Unreached(at, "10.9.9.9", 4711, stage, "timed out")
+        others = [place for place in range(len(places)) if place != at]
+        found = [(place, to) for place in others] if inward else []
+        found += [(at, replace(to, node=place)) for place in others] if outward else []
+        cluster.pairs = Pairs(places, found)
+
+    return change
+
+
+def nobody_unreached(cluster: Cluster, node: str) -> None:
+    unreached("connect", inward=False)(cluster, node)
+
+
+def same_address(cluster: Cluster, node: str) -> None:
+    interface(cluster, node)["addresses"] = interface(cluster, other(cluster, node))["addresses"]
+    for each in cluster.nodes:
+        cluster.reports[each]["names"] = None
+
+
+REACH = [
+    Case(
+        "reach.name-loopback",
+        "cpu",
+        resolves(lambda cluster, node: ["127.0.1.1"]),
+        resolves(lambda cluster, node: ["127.0.1.1"], of=lambda cluster, node: node),
+        "means 127.0.1.1 there",
+    ),
+    Case(
+        "reach.name-of-another",
+        "cpu",
+        resolves(lambda cluster, node: [address_of(cluster, node)]),
+        resolves(lambda cluster, node: ["203.0.113.9"], of=lambda cluster, node: "elsewhere.example.org"),
+        "which is its own address",
+    ),
+    Case(
+        "reach.name-unknown",
+        "ethernet",
+        both(meet_at_name, resolves(lambda cluster, node: [])),
+        resolves(lambda cluster, node: []),
+        "it knows no address of",
+    ),
+    Case(
+        "reach.name-addresses",
+        "cpu",
+        resolves(lambda cluster, node: [address_of(cluster, other(cluster, node)), "203.0.113.7"]),
+        resolves(lambda cluster, node: [address_of(cluster, other(cluster, node)), "fd00::7"], of=lambda c, n: "x"),
+        "several addresses",
+        "warning",
+    ),
+    Case(
+        "reach.name-differs",
+        "cpu",
+        resolves(lambda cluster, node: ["203.0.113.7"]),
+        everywhere(lambda cluster, node: None),
+        "elsewhere 10.20.0.1",
+        "warning",
+    ),
+    Case(
+        "reach.own-name",
+        "cpu",
+        both(
+            everywhere(resolves(lambda c, n: [address_of(c, n)], of=lambda c, n: n)),
+            resolves(lambda c, n: ["127.0.1.1"], of=lambda c, n: n),
+        ),
+        everywhere(resolves(lambda c, n: [address_of(c, n)], of=lambda c, n: n)),
+        "its own name",
+        "note",
+    ),
+    Case(
+        "reach.interface",
+        "ethernet",
+        both(told_interface, of_interface(state="down", carrier=False)),
+        both(told_interface, another_interface(name="eth7", kind="physical", carrier=False, state="down")),
+        "selects no running interface",
+    ),
+    Case(
+        "reach.interface-kind",
+        "cpu",
+        both(everywhere(lambda c, n: c.network.pop(n, None)), variable("GLOO_SOCKET_IFNAME", "lo")),
+        both(told_interface, another_interface(name="docker0", kind="bridge")),
+        "which reaches no other node",
+    ),
+    Case(
+        "reach.interface-kind",
+        "ethernet",
+        both(
+            told_interface,
+            variable("NCCL_SOCKET_IFNAME", "=docker7"),
+            another_interface(name="docker7", kind="bridge", speed_mbits=None, mtu=9000),
+            lambda c, n: c.reports[n]["interfaces"][-1].update(mtu=interface(c, n)["mtu"]),
+        ),
+        both(told_interface, of_interface(kind="veth", driver=None)),
+        "a network of this host alone",
+        "warning",
+    ),
+    Case(
+        "reach.interface-slow",
+        "ethernet",
+        both(
+            told_interface,
+            everywhere(of_interface(speed_mbits=1000)),
+            another_interface(name="ens9", kind="physical", speed_mbits=25000),
+        ),
+        both(
+            told_interface,
+            everywhere(of_interface(speed_mbits=10000)),
+            another_interface(name="ens9", kind="physical", speed_mbits=25000),
+        ),
+        "and not ens9",
+        "warning",
+    ),
+    Case(
+        "reach.speed",
+        "cpu",
+        both(told_interface, everywhere(of_interface(speed_mbits=10_000)), of_interface(speed_mbits=1000)),
+        both(told_interface, everywhere(of_interface(speed_mbits=10_000)), of_interface(speed_mbits=25_000)),
+        "has 1 Gbit/s, where others have 10 Gbit/s",
+    ),
+    Case(
+        "reach.speed",
+        "ethernet",
+        both(told_interface, everywhere(of_interface(speed_mbits=100_000)), of_interface(speed_mbits=25_000)),
+        both(told_interface, everywhere(of_interface(speed_mbits=100_000)), of_interface(speed_mbits=None)),
+        "has 25 Gbit/s",
+        "warning",
+    ),
+    Case(
+        "reach.mtu",
+        "cpu",
+        both(told_interface, everywhere(of_interface(mtu=9000)), of_interface(mtu=1500)),
+        both(told_interface, another_interface(name="eth9", kind="physical", mtu=576)),
+        "is 1500, where",
+        "warning",
+    ),
+    Case(
+        "reach.address-twice",
+        "cpu",
+        both(told_interface, same_address),
+        both(told_interface, another_interface(name="docker0", kind="bridge")),
+        "have the address",
+        also=other,
+    ),
+    Case("reach.pairs", "cpu", unreached("connect"), nobody_unreached, "not reached by"),
+    Case("reach.pairs", "cpu", unreached("greet", inward=False, outward=True), nobody_unreached, "does not reach"),
+    Case("reach.pairs-large", "ethernet", unreached("message", outward=True), nobody_unreached, "not reached by"),
+]
+
+
+def states(name: str, value: str, usual: str | None = None) -> Change:
+    """What the node says must match; on the others it is `usual`, or what it was."""
+
+    def change(cluster: Cluster, node: str) -> None:
+        told = cluster.must_match or {each: {"learning_rate": "0.0001"} for each in cluster.nodes}
+        for each in cluster.nodes:
+            if usual is not None:
+                told[each][name] = usual
+        told[node][name] = value
+        cluster.must_match = told
+
+    return change
+
+
+def says_nothing(cluster: Cluster, node: str) -> None:
+    cluster.must_match = {}
+
+
+def package(name: str, version: str | None) -> Change:
+    def change(cluster: Cluster, node: str) -> None:
+        cluster.reports[node]["packages"][name] = {"version": version}
+
+    return change
+
+
+def commit(value: str, changes: str | None = None) -> Change:
+    return put("code", {"commit": value * 20, "dirty": changes})
+
+
+def of_ports(**changes: Any) -> Change:
+    def change(cluster: Cluster, node: str) -> None:
+        for port in cluster.reports[node]["infiniband"]:
+            port.update(changes)
+
+    return change
+
+
+PARITY = [
+    Case(
+        "parity.config",
+        "cpu",
+        states("learning_rate", "0.1", "0.0001"),
+        both(says_nothing, everywhere(put("shm.total", GIB))),
+        "learning_rate is 0.1, where",
+    ),
+    Case("parity.data", "cpu", states("data fingerprint", "aa", "bb"), states("data fingerprint", "aa", "aa"), "data"),
+    Case(
+        "parity.tokenizer",
+        "cpu",
+        states("base_model: tokenizer.json", "7 bytes, sha256 0", "7 bytes, sha256 1"),
+        says_nothing,
+        "tokenizer.json",
+    ),
+    Case(
+        "parity.model",
+        "cpu",
+        states("base_model: model.safetensors", "7 bytes, sha256 0", "7 bytes, sha256 1"),
+        states("base_model: model.safetensors", "7 bytes, sha256 1", "7 bytes, sha256 1"),
+        "model.safetensors",
+    ),
+    Case(
+        "parity.code",
+        "cpu",
+        states("code of allranks", "sha256 1", "sha256 2"),
+        # The sources are the same, whatever git says.
+        both(states("code of allranks", "sha256 2", "sha256 2"), everywhere(commit("ab")), commit("cd")),
+        "the code of allranks is sha256 1",
+    ),
+    Case(
+        "parity.code",
+        "ethernet",
+        both(says_nothing, everywhere(commit("ab")), commit("ab", "9f")),
+        both(says_nothing, everywhere(commit("ab")), put("code", {})),
+        "with changes (9f)",
+    ),
+    Case(
+        "parity.python",
+        "cpu",
+        both(says_nothing, put("python.version", "3.10.1")),
+        both(says_nothing, put("python.version", None)),
+        "Python is 3.10.1",
+    ),
+    Case(
+        "parity.installed",
+        "cpu",
+        both(says_nothing, package("torch", None)),
+        both(says_nothing, put("packages", None)),
+        "torch not installed",
+    ),
+    Case(
+        "parity.packages",
+        "cpu",
+        both(says_nothing, package("torch", "2.1.0")),
+        both(says_nothing, everywhere(package("deepspeed", "0.19.8"))),
+        "torch is 2.1.0, where",
+    ),
+    Case(
+        "parity.packages",
+        "cpu",
+        both(says_nothing, package("ray", "2.60")),
+        both(says_nothing, package("nvidia-nccl-cu12", "2.1")),
+        "ray is 2.60, where",
+        "warning",
+    ),
+    Case(
+        "parity.nccl",
+        "infiniband",
+        both(says_nothing, package("nvidia-nccl-cu12", "2.20.5")),
+        both(says_nothing, everywhere(package("nvidia-nccl-cu12", "2.20.5"))),
+        "nvidia-nccl-cu12 is 2.20.5",
+    ),
+    Case(
+        "parity.driver", "roce", put("gpu_system.driver", "525.1"), put("gpu_system.driver", None), "525.1", "warning"
+    ),
+    Case(
+        "parity.firmware",
+        "infiniband",
+        of_ports(firmware="16.0.1"),
+        of_ports(firmware="16.0.1", model="MT4115"),
+        "firmware of MT4129 is 16.0.1",
+        "warning",
+    ),
+    Case(
+        "parity.system",
+        "cpu",
+        both(everywhere(put("system", {"kernel": "6.1", "os": "Debian"})), put("system.kernel", "5.15")),
+        everywhere(put("system", {"kernel": "6.1", "os": "Debian"})),
+        "the kernel is 5.15",
+        "note",
+    ),
+]
+
+CLOCK.append(
+    Case(
+        "clock.kept",
+        "cpu",
+        put("clock", {"synchronized": False}),
+        put("clock", {"synchronized": None}),
+        "keeps its clock",
+        "note",
+    )
+)
+
+CASES = [*REACH, *PARITY, *REPORTS, *LIMITS, *CLOCK]

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from allranks.preflight.catalogue import CHECKS
+from allranks.preflight.folding import natural
 from allranks.preflight.judge import judge
 from tests.simulated_nodes import healthy
 from tests.unit.preflight.cases import CASES
@@ -28,12 +29,13 @@ def test_a_fault_is_found_and_names_its_node_only(case, number, seed):
     judged = judge(cluster.subject())
     worse = [one for one in judged.reported if one.state in ("failed", "warned")]
     mine = [one for one in judged.reported if one.finding.code == case.check]
-    assert [(one.nodes, one.state) for one in mine] == [((node,), STATE[case.severity])], judged.reported
+    named = tuple(sorted({node, case.also(cluster, node)} if case.also else {node}, key=natural))
+    assert [(one.nodes, one.state) for one in mine] == [(named, STATE[case.severity])], judged.reported
     assert case.found in mine[0].finding.what
     assert mine[0].finding.remedy
     assert [one for one in worse if one not in mine] == []
     assert judged.is_refused == (case.severity == "error")
-    assert judged.failing == ((node,) if case.severity == "error" else ())
+    assert judged.failing == (named if case.severity == "error" else ())
 
 
 @pytest.mark.parametrize(("case", "number"), NUMBERED)
