@@ -40,20 +40,21 @@ def chat(
     models = options.models(model, compare, step, base_model, merge, chat_template, trust_remote_code)
     from allranks.inference.answer import Sampling
     from allranks.inference.prompts import Prompt
+    from allranks.observe.enduring import say
 
     interrupt.means("the chat is over")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     beginning = [{"role": "system", "content": system}] if system else []
     histories = [list(beginning) for _ in models]
     if sys.stdin.isatty():
-        typer.echo(_HELP, err=True)
+        say(_HELP, file=sys.stderr)
     while (line := _read_line()) is not None:
         if line in ("/exit", "/quit"):
             break
         if line == "/reset":
             histories = [list(beginning) for _ in models]
         elif line.startswith("/"):
-            typer.echo(f"{line.split()[0]}: no such command; {_HELP}", err=True)
+            say(f"{line.split()[0]}: no such command; {_HELP}", file=sys.stderr)
         elif line:
             for history in histories:
                 history.append({"role": "user", "content": line})
@@ -63,7 +64,7 @@ def chat(
                     answers = show(asked, models, sampling)
             except UsageError as error:
                 # Too long, or refused by the template: what was said before may go on.
-                typer.echo(f"error: {error}; or /reset", err=True)
+                say(f"error: {error}; or /reset", file=sys.stderr)
                 answers = []
             except KeyboardInterrupt:
                 interrupt.answered()

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from allranks import interrupt
+from allranks.cli.help import HelpContext, with_our_help
 
 # name -> (module, one line of help). The module has `app`, a typer.Typer, or a function named like the command.
 # Commands are imported when they are run, so that none makes another slow or breaks it.
@@ -30,7 +31,7 @@ COMMANDS = {
     "generate": ("allranks.cli.generate", "Answers of a run, an adapter or a model to prompts, before and after."),
     "chat": ("allranks.cli.chat", "Talk to a run, an adapter or a model in the terminal."),
     "demo": ("allranks.cli.demo", "Fine-tune a tiny model on this machine as two nodes; no download."),
-    "config": ("allranks.cli.config", "Show the resolved config, or the schema of all keys."),
+    "config": ("allranks.cli.config", "Show the resolved config or the schema of all keys; import others' configs."),
 }
 
 _AS_IT_WAS = "the run and its checkpoints are as they were"
@@ -55,6 +56,8 @@ UNDONE = {
 
 class LazyCommands(TyperGroup):
     """A group whose commands live in modules that are imported on demand."""
+
+    context_class = HelpContext
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -87,7 +90,7 @@ def load_command(name: str) -> Any:
         function = getattr(module, name.replace("-", "_"), None) or getattr(module, module.__name__.rpartition(".")[2])
         app = new_app()
         app.command(name)(function)
-    command = typer.main.get_command(app)
+    command = with_our_help(typer.main.get_command(app))
     command.name = name
     if name in UNDONE and command.callback is not None:
         command.callback = _interruptible(name, command.callback)

@@ -1,4 +1,4 @@
-"""`allranks config`: the resolved config, or the schema of all keys."""
+"""`allranks config`: the resolved config, the schema of all keys, other trainers' configs as ours."""
 
 import json
 import sys
@@ -14,13 +14,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Show the resolved config, or the schema of all keys.",
+    help="Show the resolved config or the schema of all keys; import another trainer's config.",
     epilog="Example: allranks config show config.yaml --learning-rate 1e-4",
 )
 
 
 @app.command(
     cls=ConfigKeysCommand,
+    short_help="Check a config, and print it with every default filled in.",
     options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
     epilog="Example: allranks config show config.yaml --learning-rate 1e-4 --json",
 )
@@ -37,15 +38,19 @@ def show(
     """Check CONFIG and print it as it will be used, every default filled in. The output is itself a config."""
     from allranks.config import load_config
     from allranks.config.overrides import parse_overrides
+    from allranks.observe.enduring import say
 
     overrides = parse_overrides(given(ctx).config)
     resolved = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
     for line in resolved.remarks:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     print(json.dumps(resolved.flat(), indent=2) if as_json else resolved.yaml(), end="\n" if as_json else "")
 
 
-@app.command(epilog="Example: allranks config schema > allranks.schema.json")
+@app.command(
+    short_help="Print the JSON schema of a config, for editors and programs.",
+    epilog="Example: allranks config schema > allranks.schema.json",
+)
 def schema() -> None:
     """Print the JSON schema of a config file, for editors and programs."""
     from allranks.config.schema import json_schema
@@ -53,15 +58,19 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-@app.command("import", epilog="Example: allranks config import qwen_lora_sft.yaml -o config.yaml")
+@app.command(
+    "import",
+    short_help="Turn a config of another trainer into one of ours.",
+    epilog="Example: allranks config import qwen_lora_sft.yaml -o config.yaml",
+)
 def import_(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="YAML, JSON or shell script of the other trainer.", show_default=False),
+        typer.Argument(metavar="FILE", help="YAML, JSON or shell script of the other trainer.", show_default=False),
     ] = None,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]...", help="Its arguments, which win over the file.", show_default=False),
+        typer.Argument(metavar="-- ARGUMENTS", help="Its arguments, which win over the file.", show_default=False),
     ] = None,
     tool: Annotated[
         str | None, typer.Option("--from", metavar="TOOL", help="trl, llama-factory or ms-swift; found if not given.")
@@ -75,6 +84,7 @@ def import_(
     from allranks.errors import UsageError
     from allranks.importing import import_config
     from allranks.importing.write import written
+    from allranks.observe.enduring import say
 
     given_words = list(words or [])
     if file is not None and not file.exists() and file.suffix == "":
@@ -83,9 +93,9 @@ def import_(
         raise UsageError(f"{file}: no such file")
     imported = import_config(file, given_words, tool)
     for line in imported.lost:
-        print(f"not carried over: {line}", file=sys.stderr)
+        say(f"not carried over: {line}", file=sys.stderr)
     for line in imported.notes:
-        print(f"note: {line}", file=sys.stderr)
+        say(f"note: {line}", file=sys.stderr)
     text = written(imported)
     if output is None:
         print(text, end="")

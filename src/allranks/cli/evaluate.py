@@ -37,6 +37,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--data",
+            metavar="DATA",
             help="Data set: a file, folder or name on the Hub; several times for several. By default "
             "what the run set aside for evaluation.",
         ),

@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def generate(
     model: options.Model,
     prompt: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What to ask; or from --prompts, or stdin.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to ask; or from --prompts, or stdin.")
     ] = None,
     prompts: Annotated[
         str | None,
@@ -83,12 +83,13 @@ def show(prompts: "list[Prompt]", models: "list[Answerer]", sampling: "Sampling"
     Returns their texts.
     """
     from allranks.inference.session import side_by_side
+    from allranks.observe.enduring import say
 
     if len(models) == 1:
         found = models[0].ask(prompts[0], sampling, _stream)
         typer.echo()
         if not found.ended:
-            typer.echo(f"(cut at {found.num_tokens} tokens: --max-new-tokens allows more)", err=True)
+            say(f"(cut at {found.num_tokens} tokens: --max-new-tokens allows more)", file=sys.stderr)
         return [found.text]
     asked = zip(models, prompts, strict=True)
     texts = [one.ask(prompt, sampling, lambda text: None).text.strip() for one, prompt in asked]

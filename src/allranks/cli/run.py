@@ -37,6 +37,9 @@ from allranks.errors import UsageError
 class RunCommand(TyperCommand):
     """Everything after a lone `--` is the program's, whatever it looks like."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [self.options_metavar or ""]  # `stray` is not for use
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         cut = args.index("--") if "--" in args else len(args)
         ctx.meta[__name__] = args[cut + 1 :]

@@ -34,13 +34,18 @@ def submit(
     mem: Annotated[str | None, typer.Option(help="Memory of each node, such as 64G.")] = None,
     exclusive: Annotated[bool, typer.Option("--exclusive", help="Share the nodes with no other job.")] = False,
     directive: Annotated[
-        list[str] | None, typer.Option(help="Another option of the scheduler, such as '--constraint=ib'. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="Another option of the scheduler, such as '--constraint=ib'. Repeatable."),
     ] = None,
-    module: Annotated[list[str] | None, typer.Option(help="Environment module to load. Repeatable.")] = None,
+    module: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Environment module to load. Repeatable.")
+    ] = None,
     venv: Annotated[
         str | None, typer.Option(help="Virtual environment whose allranks runs. Default: the one of this command.")
     ] = None,
-    setup: Annotated[list[str] | None, typer.Option(help="Shell line to run first, on node 0. Repeatable.")] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option(metavar="LINE", help="Shell line to run first, on node 0. Repeatable.")
+    ] = None,
     export: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=VALUE]", help="Variable for the job; NAME takes today's value. Repeatable."),

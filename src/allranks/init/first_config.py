@@ -1,7 +1,13 @@
 """A commented first config."""
 
+from pathlib import Path
+
 import yaml
 
+from allranks import durable
+from allranks.config.load import load_config
+from allranks.config.schema import EDITOR_LINE, write_schema
+from allranks.errors import ConfigError
 from allranks.init.glance import Glance
 
 METHODS = ("lora", "qlora", "full")
@@ -33,6 +39,17 @@ def first_config(model: str, data: str, method: str, num_nodes: int, seen: Glanc
         f"# The run directory: checkpoints, events, logs.\n{_line('output_dir', output_dir)}logging_steps: 1\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def write_config(path: Path, text: str) -> None:
+    """Write a config and, beside it, the schema for editors. Raises ConfigError, and leaves nothing, if it is none."""
+    durable.write(path, f"{EDITOR_LINE}\n{text}")
+    try:
+        load_config(path)
+    except ConfigError:
+        path.unlink()
+        raise
+    write_schema(path.parent)
 
 
 def _method(method: str) -> str:

@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from allranks.config.sections.data import DatasetSpec
+from allranks.data.records import Record, excerpt
 from allranks.data.sources import locate, read
+from allranks.errors import DataError
 
 _NUM_RECORDS = 200
 # Of English text; other scripts have fewer. Only for a first guess at a length.
@@ -38,19 +39,33 @@ class Glance:
 def glance(path: str) -> Glance:
     """Look at a file or folder; a Hub id is taken for conversations, as nothing is downloaded here.
 
-    Raises DataError for data that is missing or cannot be read.
+    Raises DataError for data that is missing, empty or cannot be read.
     """
     source = locate(DatasetSpec.model_validate({"path": path}))
     if source.hub_id:
-        return Glance({"type": "chat_template"}, "not looked at: it is on the Hub; `allranks preprocess --show 3` does")
-    records = [record.value for record in islice(read(source, "train"), _NUM_RECORDS)]
-    records = [record for record in records if isinstance(record, dict)]
-    lengths = sorted(len(json.dumps(record, ensure_ascii=False, default=str)) for record in records) or [0]
-    spec, fits = _type_of(set(records[0]) if records else set(), Path(path))
+        return Glance(
+            {"type": "chat_template"},
+            "on the Hub, so not looked at, and taken for conversations; `allranks preprocess CONFIG --show 3` tells "
+            "whether they are",
+        )
+    first = list(islice(read(source, "train"), _NUM_RECORDS))
+    records = [record.value for record in first if isinstance(record.value, dict)]
+    if not records:
+        raise DataError(_nothing(path, first))
+    lengths = sorted(len(json.dumps(record, ensure_ascii=False, default=str)) for record in records)
+    spec, fits = _type_of(set(records[0]))
     return Glance(spec, fits, len(records), lengths[len(lengths) // 2], lengths[-1])
 
 
-def _type_of(columns: set[str], path: Path) -> tuple[dict[str, Any], str]:
+def _nothing(path: str, first: list[Record]) -> str:
+    if not first:
+        return f"{path} has no records"
+    wrong = first[0].problem or f"expected an object with names and values, found {excerpt(first[0].value)}"
+    others = f"; none of the first {len(first)} records can be used" if len(first) > 1 else ""
+    return f"{first[0].where()}: {wrong}{others}"
+
+
+def _type_of(columns: set[str]) -> tuple[dict[str, Any], str]:
     for name in _CONVERSATIONS:
         if name in columns:
             return {"type": "chat_template"}, f"conversations in `{name}`"
@@ -65,4 +80,4 @@ def _type_of(columns: set[str], path: Path) -> tuple[dict[str, Any], str]:
     if "text" in columns:
         return {"type": "completion"}, "texts, trained as a whole"
     names = ", ".join(sorted(columns)) or "none"
-    return {"type": "chat_template"}, f"no type that is known fits its columns ({names}); see docs/data.md"
+    return {"type": "chat_template"}, f"no known type fits its columns ({names}); set its `type` in the config"

@@ -6,13 +6,19 @@ import os
 import sys
 from typing import Any, TextIO
 
+from allranks.observe.folding import for_terminal
+
 _NOBODY_READS = (errno.EIO, errno.EPIPE)
 """What writing fails with once a terminal (EIO) or the reader of a pipe (EPIPE) is gone for good."""
 
 
 def say(text: str, *, file: TextIO | None = None) -> None:
-    """Print a line to `file` (default: stdout) at once. If that cannot be done the line is lost; nothing is raised."""
-    Enduring(sys.stdout if file is None else file).write(f"{text}\n", flush=True)
+    """Print a line to `file` (default: stdout) at once. If that cannot be done the line is lost; nothing is raised.
+
+    On a terminal a line that is longer than it is wide is folded between words.
+    """
+    stream = Enduring(sys.stdout if file is None else file)
+    stream.write(f"{for_terminal(text, stream.stream)}\n", flush=True)
 
 
 def settle_output() -> None:
