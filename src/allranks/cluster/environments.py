@@ -33,7 +33,12 @@ def network_settings(env: Mapping[str, str] = os.environ) -> dict[str, str]:
 
     Of a secret (NCCL_PSK) only a digest is told.
     """
-    facts = {name: value for name, value in settings(env).items() if name not in _ALWAYS_OWN and name not in REMOVED}
+    return of_network(settings(env))
+
+
+def of_network(variables: Mapping[str, str]) -> dict[str, str]:
+    """Of variables as NCCL, PyTorch and gloo see them, what is told and compared."""
+    facts = {name: value for name, value in variables.items() if name not in _ALWAYS_OWN and name not in REMOVED}
     if "NCCL_PSK" in facts:
         facts["NCCL_PSK"] = f"sha256 {hashlib.sha256(facts['NCCL_PSK'].encode()).hexdigest()[:16]}"
     return facts
@@ -45,7 +50,7 @@ def must_be_equal(facts: Mapping[str, str]) -> dict[str, str]:
     for name, value in facts.items():
         variable = CATALOGUE.get(name)
         spelled = _canonical(value, is_number=variable is not None and variable.is_number)
-        if _binds(name) and not (variable and spelled == variable.default):
+        if binds(name) and not (variable and spelled == variable.default):
             equal[name] = spelled
     return equal
 
@@ -59,7 +64,7 @@ def differences(
     `shown` writes a value, given the names of the nodes that have it.
     """
     refused = _differing({node: must_be_equal(facts) for node, facts in environments.items()})
-    noted = [name for name in _differing(environments) if not _binds(name)]
+    noted = [name for name in _differing(environments) if not binds(name)]
     return [
         *(
             Difference(n, True, f"{n} must be the same on all nodes, but is {_holders(n, environments, shown)}")
@@ -69,7 +74,8 @@ def differences(
     ]
 
 
-def _binds(name: str) -> bool:
+def binds(name: str) -> bool:
+    """Whether all nodes must share it."""
     return CATALOGUE[name].equal if name in CATALOGUE else name in _EQUAL_OUTSIDE_NCCL
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import psutil
 
@@ -82,6 +83,7 @@ def own_name_is_loopback() -> bool:
     return is_loopback(str(first[4][0]))
 
 
+@lru_cache(maxsize=4096)
 def is_loopback(address: str) -> bool:
     """Whether a name or number of an address can only mean this host."""
     try:
@@ -90,6 +92,7 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
+@lru_cache(maxsize=4096)
 def is_link_local(address: str) -> bool:
     """Whether an address means something on its own link only."""
     try:

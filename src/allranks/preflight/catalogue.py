@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from allranks.preflight import clock, limits, names, parity, reach, reports
+from allranks.preflight import clock, disks, environment, limits, names, parity, reach, reports
 from allranks.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -13,7 +13,9 @@ CHECKS: tuple[Check, ...] = (
     *names.CHECKS,
     *reach.CHECKS,
     *parity.CHECKS,
+    *environment.CHECKS,
     *limits.CHECKS,
+    *disks.CHECKS,
     *clock.CHECKS,
 )
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(check.family for check in CHECKS))

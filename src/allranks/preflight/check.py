@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.pairs import Unreached
@@ -72,14 +73,15 @@ class ClockOffset:
     within: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """All that is known of the nodes: checks are pure functions of it. Keys are the nodes' names throughout.
 
     `reports`: what each node reported, None for one that did not; `absent` says why, as far as that is known.
     `starting`: the node at whose terminal this is. `refusals`: why a node would not start its ranks, in its own words.
     `must_match` and `network`: those fields of the nodes' accounts. `earlier`: an earlier reading of the same nodes,
-    for what counts up. `clocks`: None where nobody compared them.
+    for what counts up. `clocks`: None where nobody compared them. It is itself and no other, so that what several
+    checks need of it can be kept (`kept`).
     """
 
     reports: Mapping[str, NodeReport | None]
@@ -172,3 +174,18 @@ def skipped(nodes: str | Iterable[str], reason: str) -> Answer:
 def unknown(nodes: str | Iterable[str], reason: str) -> Answer:
     """It applies and could not be seen, which is not ok."""
     return Answer((nodes,) if isinstance(nodes, str) else tuple(nodes), "unknown", reason)
+
+
+_T = TypeVar("_T")
+
+
+def kept(make: Callable[[Subject], _T]) -> Callable[[Subject], _T]:
+    """`make`, once for each subject: for what several checks need."""
+    known: WeakKeyDictionary[Subject, _T] = WeakKeyDictionary()
+
+    def of(subject: Subject) -> _T:
+        if subject not in known:
+            known[subject] = make(subject)
+        return known[subject]
+
+    return of

@@ -11,7 +11,7 @@ from allranks.cluster.interfaces import is_link_local, is_loopback
 from allranks.cluster.majority import groups
 from allranks.cluster.node_report import NodeReport
 from allranks.listing import few, printable
-from allranks.preflight.check import Answer, Check, Severity, Subject, found, ok, skipped, unknown
+from allranks.preflight.check import Answer, Check, Severity, Subject, found, kept, ok, skipped, unknown
 from allranks.preflight.folding import fold
 from allranks.preflight.looking import NO_REPORT
 
@@ -48,7 +48,12 @@ def _looking(fault: Fault) -> Callable[[Subject], Iterator[Answer]]:
     return look
 
 
-def _odd_names(subject: Subject) -> Iterator[_Odd]:
+@kept
+def _odd_names(subject: Subject) -> list[_Odd]:
+    return list(_look_at_all(subject))
+
+
+def _look_at_all(subject: Subject) -> Iterator[_Odd]:
     """One for each name on each node at most: the worst that is to be said of it."""
     holders = _holders(subject)
     owners = {name: name for name in subject.nodes}

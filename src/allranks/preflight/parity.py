@@ -70,6 +70,10 @@ def _code(subject: Subject) -> list[Answer]:
     if digests := _all_say(subject, _CODE):
         return drift(subject, "the code of allranks", digests)
 
+    sources = {node: report.code.digest for node, report in subject.reported}
+    if sources and all(sources.values()):
+        return drift(subject, "the code of allranks", sources)
+
     def described(report: NodeReport) -> str | None:
         commit, changes = report.code.commit, report.code.dirty
         if commit is None:

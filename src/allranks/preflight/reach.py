@@ -10,7 +10,7 @@ from allranks.cluster.pairs import MESSAGE_BYTES, Unreached
 from allranks.cluster.rank_addresses import NCCL_TRIES
 from allranks.doctor.pairs import at, remedies
 from allranks.listing import few, printable
-from allranks.preflight.check import Answer, Check, Pairs, Subject, found, ok, skipped, unknown
+from allranks.preflight.check import Answer, Check, Pairs, Subject, found, kept, ok, skipped, unknown
 from allranks.preflight.effective import setting, why_no_infiniband
 from allranks.preflight.folding import fold
 from allranks.preflight.looking import NO_REPORT, below, drift, each_node
@@ -22,7 +22,12 @@ _FAR_LESS = 0.25
 _SHOWN = 4
 
 
-def chosen(subject: Subject, node: str, report: NodeReport) -> tuple[str, list[NetworkInterface]] | None:
+@kept
+def _chosen(subject: Subject) -> dict[str, tuple[str, list[NetworkInterface]] | None]:
+    return {node: _choice(subject, node, report) for node, report in subject.reported}
+
+
+def _choice(subject: Subject, node: str, report: NodeReport) -> tuple[str, list[NetworkInterface]] | None:
     """What chooses the interface of a node's ranks, and those that it chooses; None where that is not known."""
     if report.interfaces is None:
         return None
@@ -53,7 +58,8 @@ def _is_running(one: NetworkInterface) -> bool:
 
 
 def _first(subject: Subject, node: str, report: NodeReport) -> NetworkInterface | None:
-    by = chosen(subject, node, report)
+    """The one that the node's ranks will use."""
+    by = _chosen(subject)[node]
     usable = [one for one in by[1] if _address(one)] if by else []
     return usable[0] if usable else None
 
@@ -71,7 +77,7 @@ def _shown(one: NetworkInterface) -> str:
 
 def _interface(subject: Subject) -> list[Answer]:
     def look(node: str, report: NodeReport) -> Answer | None:
-        by = chosen(subject, node, report)
+        by = _chosen(subject)[node]
         if by is None:
             return unknown(node, "which interface its ranks will use is not known")
         if any(_address(one) for one in by[1]):
@@ -87,7 +93,7 @@ def _kind(subject: Subject) -> list[Answer]:
     def look(node: str, report: NodeReport) -> Answer | None:
         if len(subject.nodes) == 1:
             return skipped(node, "there is no other node")
-        by, one = chosen(subject, node, report), _first(subject, node, report)
+        by, one = _chosen(subject)[node], _first(subject, node, report)
         if by is None or one is None:
             return unknown(node, "which interface its ranks will use is not known")
         others = [each for each in report.interfaces or () if each is not one and _is_running(each) and _address(each)]

@@ -546,4 +546,133 @@ CLOCK.append(
     )
 )
 
-CASES = [*REACH, *PARITY, *REPORTS, *LIMITS, *CLOCK]
+OUTPUT, MODEL, TMP = 0, 1, 3
+
+
+def at_path(number: int, **changes: Any) -> Change:
+    return lambda cluster, node: cluster.reports[node]["paths"][number].update(changes)
+
+
+def wants(**wanted: Any) -> Change:
+    return lambda cluster, node: cluster.want(**wanted)
+
+
+OWN_DISKS = everywhere(at_path(OUTPUT, network=False, type="ext4", device="/dev/sda1"))
+ONE_DISK = everywhere(at_path(OUTPUT, network=True, type="nfs4", device="filer:/runs", free=10**13))
+DISKS = [
+    Case("disks.readable", "cpu", at_path(MODEL, exists=False), at_path(MODEL, readable=None), "is not there"),
+    Case("disks.readable", "cpu", at_path(2, readable=False), at_path(OUTPUT, exists=False), "cannot be read"),
+    Case("disks.writable", "cpu", at_path(OUTPUT, writable=False), at_path(MODEL, writable=False), "cannot be written"),
+    Case(
+        "disks.output-space",
+        "cpu",
+        both(wants(checkpoint_bytes=None), at_path(OUTPUT, free=MIB)),
+        both(wants(checkpoint_bytes=None), at_path(OUTPUT, free=None)),
+        "has 1.0 MB free, and a run needs",
+    ),
+    Case(
+        "disks.output-space",
+        "cpu",
+        # A fifth or a ninth of it fits, the whole does not: it counts where the nodes share the disk.
+        both(ONE_DISK, wants(checkpoint_bytes=90 * 10**9, num_checkpoints=1), OWN_DISKS, at_path(OUTPUT, free=10**9)),
+        both(OWN_DISKS, wants(checkpoint_bytes=90 * 10**9, num_checkpoints=1), at_path(OUTPUT, free=31 * 10**9)),
+        "this node's part",
+    ),
+    Case(
+        "disks.output-space",
+        "cpu",
+        both(OWN_DISKS, wants(checkpoint_bytes=9 * 10**9, num_checkpoints=4), at_path(OUTPUT, free=3_100_000_000)),
+        both(OWN_DISKS, wants(checkpoint_bytes=9 * 10**9, num_checkpoints=1), at_path(OUTPUT, free=3_100_000_000)),
+        "4 checkpoints (this node's part) need",
+        "warning",
+    ),
+    Case(
+        "disks.inodes",
+        "cpu",
+        at_path(OUTPUT, inodes=10**6, free_inodes=20),
+        at_path(OUTPUT, inodes=0, free_inodes=0),
+        "can take 20 more files",
+    ),
+    Case("disks.tmp", "cpu", at_path(TMP, free=4096), at_path(TMP, free=16 * MIB), "tmp /tmp has 4.1 kB free"),
+    Case(
+        "disks.output-shared",
+        "cpu",
+        both(ONE_DISK, wants(output_shared=True), at_path(OUTPUT, network=False, type="ext4")),
+        both(ONE_DISK, wants(output_shared=True)),
+        "all nodes must share it",
+    ),
+    Case(
+        "disks.mounts",
+        "cpu",
+        both(ONE_DISK, at_path(OUTPUT, network=False, device="/dev/sda1")),
+        both(ONE_DISK, at_path(OUTPUT, network=None, type="fuse.rclone")),
+        "is the node's own, where",
+        "warning",
+    ),
+    Case(
+        "disks.volatile",
+        "cpu",
+        both(OWN_DISKS, at_path(OUTPUT, type="tmpfs")),
+        both(OWN_DISKS, at_path(TMP, type="tmpfs")),
+        "is in memory",
+        "note",
+    ),
+    Case(
+        "disks.memory",
+        "cpu",
+        both(wants(load_bytes=15 * GIB), put("memory", {"total": 256 * GIB, "cgroup_limit": 8 * GIB})),
+        both(
+            wants(load_bytes=15 * GIB),
+            put("memory", {"total": 256 * GIB, "cgroup_limit": 16 * GIB, "cgroup_used": 15 * GIB}),
+        ),
+        "its cgroup allows 8.6 GB",
+    ),
+    Case(
+        "disks.memory",
+        "cpu",
+        both(wants(load_bytes=15 * GIB), put("memory", {"total": 64 * GIB, "available": 2 * GIB})),
+        both(wants(load_bytes=None), put("memory", {"total": 64 * GIB, "available": 2 * GIB})),
+        "2.1 GB are available",
+        "warning",
+    ),
+]
+
+ENVIRONMENT = [
+    Case(
+        "environment.unreadable", "ethernet", variable("NCCL_IB_TIMEOUT", "22s"), variable("NCCL_IB_TIMEOUT", "0x16"),
+        "NCCL takes only a whole number here",
+    ),
+    Case(
+        "environment.must-match",
+        "ethernet",
+        variable("NCCL_BUFFSIZE", "2097152"),
+        variable("NCCL_BUFFSIZE", "4194304"),
+        "NCCL_BUFFSIZE is 2097152, where",
+    ),
+    Case(
+        "environment.doubts",
+        "cpu",
+        variable("NCCL_SOKET_IFNAME", "eth0"),
+        variable("NCCL_DEBUG", "WARN"),
+        "did you mean NCCL_SOCKET_IFNAME",
+        "warning",
+    ),
+    Case(
+        "environment.slow", "roce", put("environment.CUDA_LAUNCH_BLOCKING", "1"),
+        put("environment.CUDA_LAUNCH_BLOCKING", "0"), "CUDA_LAUNCH_BLOCKING=1 is set", "warning",
+    ),
+    Case(
+        "environment.differs", "cpu", put("environment.OMP_NUM_THREADS", "4"), put("environment.LOCAL_RANK", "4"),
+        "OMP_NUM_THREADS is 4", "note",
+    ),
+    Case(
+        "environment.leftovers",
+        "cpu",
+        put("leftovers", [{"pid": 77, "user": "eve", "command": "python train.py", "orphan": True}]),
+        put("leftovers", [{"pid": 77, "user": "eve", "command": "python train.py", "orphan": False}]),
+        "pid 77 of eve",
+        "warning",
+    ),
+]  # fmt: skip
+
+CASES = [*DISKS, *ENVIRONMENT, *REACH, *PARITY, *REPORTS, *LIMITS, *CLOCK]
