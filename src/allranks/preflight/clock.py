@@ -75,8 +75,13 @@ def _kept(subject: Subject) -> list[Answer]:
         kept = report.clock.synchronized
         if kept is None:
             return unknown(node, "whether its clock is kept is not known")
-        return None if kept else found(node, "nothing that the kernel knows of keeps its clock right")
+        if kept:
+            return None
+        if not any_kept:
+            return skipped(node, "of no node the kernel knows that something keeps the clock right")
+        return found(node, "nothing that the kernel knows of keeps its clock right")
 
+    any_kept = any(report.clock.synchronized for _, report in subject.reported)
     return each_node(subject, look)
 
 
@@ -102,7 +107,7 @@ CHECKS = (
         "A clock that nobody keeps drifts by seconds a day.",
         "Start chrony or ntpd there (`timedatectl` shows whether one runs)",
         "note",
-        "A note only: a hypervisor may keep it, and in a container it cannot always be seen. clock.spread compares.",
+        "A note, and only where other nodes' clocks are kept: a hypervisor may do it unseen. clock.spread compares.",
         _kept,
     ),
 )

@@ -539,8 +539,8 @@ CLOCK.append(
     Case(
         "clock.kept",
         "cpu",
-        put("clock", {"synchronized": False}),
-        put("clock", {"synchronized": None}),
+        both(everywhere(put("clock", {"synchronized": True})), put("clock", {"synchronized": False})),
+        everywhere(put("clock", {"synchronized": False})),
         "keeps its clock",
         "note",
     )
