@@ -243,8 +243,6 @@ def _optimizer(config: RunConfig, given: Given) -> Broken:
         yield "adam_epsilon", f"has no effect: {name} divides by nothing; remove it"
     if config.parallel.uses_fsdp and name in NOT_WITH_FSDP and name not in WITH_FSDP:
         yield "optimizer", f"{name} does not work with FSDP: {NOT_WITH_FSDP[name]}; use adamw_torch_fused"
-    if config.deepspeed.stage and settings.unfrozen_parameters:
-        yield "unfrozen_parameters", "does not work with DeepSpeed ZeRO here; use `fsdp_version: 2`"
     if config.deepspeed.stage and name not in WITH_ZERO:
         yield "optimizer", f"{name} does not work on the flat pieces that ZeRO makes; use one of {', '.join(WITH_ZERO)}"
     if config.checkpoint.save_async and name in SAVED_AT_ONCE:

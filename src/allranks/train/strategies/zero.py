@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from allranks.errors import ConfigError
 from allranks.model.train_model import TrainModel
-from allranks.model.zero import import_deepspeed
+from allranks.model.zero import import_deepspeed, is_partitioned
 from allranks.train.strategies.eight_bits import is_packed, narrow, widened
 from allranks.train.strategies.flat import FlatRange
 
@@ -37,7 +37,7 @@ class Zero:
         self.module: nn.Module = self.engine
         self.device = device
         self.skips_overflows = model.precision.compute == torch.float16
-        self.state = ZeroState(model.hf_model, self.engine, optimizer)
+        self.state = ZeroState(model.hf_model, self.engine, optimizer, whole=model.peft_config is None)
         model.module = self.engine
         if model.probe is not None:
             model.probe()
@@ -86,20 +86,26 @@ class ZeroRange:
 
 
 class ZeroState:
-    """A `strategy.State` in the form of every other strategy's: float32 masters and optimizer state by parameter."""
+    """A `strategy.State` in the form of every other strategy's: float32 masters and optimizer state by parameter.
 
-    def __init__(self, model: nn.Module, engine: Any, optimizer: torch.optim.Optimizer) -> None:
+    `whole`: frozen parameters are saved too (`unfrozen_parameters`), as they are, for a model is exported from a
+    checkpoint alone.
+    """
+
+    def __init__(self, model: nn.Module, engine: Any, optimizer: torch.optim.Optimizer, *, whole: bool = False) -> None:
         self.engine = engine.optimizer
         self.optimizer = optimizer
         named = {id(parameter): name for name, parameter in model.named_parameters()}
         partitioned = engine.zero_optimization_partition_weights()
         self.pieces = list((_pieces_3 if partitioned else _pieces_1_and_2)(self.engine, named))
         self.partitioned = partitioned
+        self._frozen = [(name, p) for name, p in model.named_parameters() if whole and not p.requires_grad]
         # Its groups lose their parameters (stage 3), or get flat ones (1 and 2); of whom which settings are, we keep.
         self._group_of = self._groups(named)
 
     def contents(self, *, only_model: bool) -> dict[str, Any]:
-        contents: dict[str, Any] = {"model": {piece.name: piece.of(piece.flat.data) for piece in self.pieces}}
+        model = {piece.name: piece.of(piece.flat.data) for piece in self.pieces}
+        contents: dict[str, Any] = {"model": {**dict(_as_they_are(self._frozen)), **model}}
         if only_model:
             return contents
         self._make_state()
@@ -194,6 +200,19 @@ def _pieces_3(engine: Any, named: dict[int, str]) -> Iterator[ZeroRange]:
             if numel > 0:
                 flat = engine.fp32_partitioned_groups_flat[index]
                 yield ZeroRange(named[id(parameter)], parameter.ds_shape, start, numel, flat, offset)
+
+
+def _as_they_are(frozen: list[tuple[str, Any]]) -> Iterator[tuple[str, Tensor | FlatRange]]:
+    """This rank's part of parameters that no optimizer has: all of each, or the piece that ZeRO-3 leaves it."""
+    for name, parameter in frozen:
+        if not is_partitioned(parameter):
+            yield name, parameter.data
+            continue
+        piece = parameter.ds_tensor
+        start = dist.get_rank(parameter.ds_process_group) * piece.ds_numel
+        numel = min(piece.ds_numel, parameter.ds_numel - start)
+        if numel > 0:
+            yield name, FlatRange(tuple(parameter.ds_shape), start, piece.data[:numel])
 
 
 def _to_model(engine: Any, *, partitioned: bool) -> None:
