@@ -163,7 +163,7 @@ def _run(
         facts = {"kind": done.kind, "folder": str(done.folder), "checkpoint": str(done.checkpoint), "step": done.step}
         typer.echo(json.dumps({**facts, "num_bytes": done.num_bytes}, indent=1))
     else:
-        typer.echo(f"{done.kind} of step {done.step}: {done.folder} ({si_bytes(done.num_bytes)})")
+        say(f"{done.kind} of step {done.step}: {done.folder} ({si_bytes(done.num_bytes)})")
 
 
 def _bytes(text: str) -> int:

@@ -47,7 +47,7 @@ def preprocess(
     overrides = parse_overrides(given(ctx).config)
     cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
     for line in cfg.remarks:
-        typer.echo(line, err=True)
+        say(line, file=sys.stderr)
     # SIGTERM (of a scheduler, or `timeout`) cleans up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
@@ -56,7 +56,7 @@ def preprocess(
     finally:
         signal.signal(signal.SIGTERM, before)
     if told := position_warning(stored_config(cfg), cfg):
-        typer.echo(f"warning: {told}", err=True)
+        say(f"warning: {told}", file=sys.stderr)
     interrupt.means(f"not all was shown; the prepared data set is whole: {prepared.path}")
     if as_json:
         found = {"path": str(prepared.path), "fingerprint": prepared.fingerprint, "stats": prepared.stats}
@@ -65,8 +65,8 @@ def preprocess(
     if show:
         show_samples(prepared, load_tokenizer(cfg), show)
     for line in stats_lines(prepared.stats):
-        typer.echo(line)
-    typer.echo(f"prepared: {prepared.path} (fingerprint {prepared.fingerprint[:16]})")
+        say(line)
+    say(f"prepared: {prepared.path} (fingerprint {prepared.fingerprint[:16]})")
 
 
 if __name__ == "__main__":

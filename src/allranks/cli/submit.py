@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,7 @@ def submit(
     launcher are taken: -- --launcher accelerate
     """
     from allranks.config import load_config
+    from allranks.observe.enduring import say
     from allranks.submit.job import JobOptions
     from allranks.submit.submit import ENCODING, make_launch_folder, write_script
     from allranks.submit.submit import submit as hand_in
@@ -80,7 +82,7 @@ def submit(
     words, overrides, ignore = _as_train_reads(config, words, requeue=requeue, signal_before=signal_before)
     cfg = load_config(config, overrides, ignore_unsupported=ignore)
     for line in cfg.remarks:
-        typer.echo(line, err=True)
+        say(line, file=sys.stderr)
     options = JobOptions(
         nodes=nodes,
         gpus_per_node=gpus_per_node,
@@ -103,7 +105,7 @@ def submit(
     if dry_run:
         problem = make_launch_folder(written)
         if problem:
-            typer.echo(f"warning: {problem}; make it before you submit the script, or the job ends at once", err=True)
+            say(f"warning: {problem}; make it before you submit the script, or the job ends at once", file=sys.stderr)
         typer.echo(written.text.encode(*ENCODING), nl=False)
         return
     done = hand_in(scheduler, written)
@@ -112,7 +114,7 @@ def submit(
         typer.echo(json.dumps(found, indent=1))
         return
     shown = {"job": done.job_id, "script": done.script, "log": f"tail -F {shlex.quote(str(done.log))}", **done.advice}
-    typer.echo("\n".join(f"{name + ':':<12}{value}" for name, value in shown.items()))
+    say("\n".join(f"{name + ':':<12}{value}" for name, value in shown.items()))
 
 
 # What the job's allocation says, and what belongs to other ways of starting.

@@ -20,15 +20,16 @@ _TRAINED_STYLE, _MASKED_STYLE = "bold green", "dim"
 
 
 def show_samples(prepared: Prepared, tokenizer: Any, count: int, console: Any = None) -> None:
-    """Print `count` documents: trained text green, masked text dim; without colours, trained text stands in ⟦ ⟧.
+    """Print `count` documents: trained text green, masked text dim.
 
-    Documents are taken evenly from the whole set, so that several data sets are seen.
+    Without colours (in a file, with NO_COLOR) trained text stands in ⟦ ⟧. Documents are taken evenly from the whole
+    set, so that several data sets are seen.
     """
     from rich.console import Console
     from rich.text import Text
 
     console = console or Console(highlight=False, soft_wrap=True)
-    brackets = ("", "") if console.color_system else ("⟦", "⟧")
+    brackets = ("", "") if console.color_system and not console.no_color else ("⟦", "⟧")
     blocks = prepared.train
     for index in np.linspace(0, blocks.num_documents - 1, min(count, blocks.num_documents)).astype(int).tolist():
         tokens, mask = blocks.document(index)

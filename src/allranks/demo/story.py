@@ -18,6 +18,7 @@ from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
+from allranks.observe.folding import for_terminal
 from allranks.observe.picture import loss_picture
 
 _QUESTIONS = ("What does os.path.join do?", "What is the module json for?")
@@ -69,7 +70,9 @@ def run_demo(
     nodes = _two_nodes(files, config)
     _run(console, "training on two nodes", nodes, run_dir, files.max_steps, expected=PREEMPTED, stop_after=stop_after)
     two_nodes = _losses(run_dir)
-    console.print(f"  both nodes saved at step {max(two_nodes)} and exited with {PREEMPTED}: preempted, start me again")
+    _tell(
+        console, f"  both nodes saved at step {max(two_nodes)} and exited with {PREEMPTED}: preempted, start me again"
+    )
 
     say(3, "Go on from that checkpoint on one process")
     alone = Command("one process", ("allranks", "train", config), _log(files, "train-alone"), _threads())
@@ -91,9 +94,10 @@ def run_demo(
     ask = Command("ask.py", ("python", _short(ask_file), _short(exported), *_QUESTIONS), _log(files, "ask"))
     _run(console, "asking the exported model", [ask])
     answers = [line for line in ask.log.read_text().splitlines() if line.startswith(("Q: ", "A: "))]
-    console.print("\n".join(f"  {line}" for line in answers), markup=False)
-    console.print(
-        "  (Four million parameters after a minute of training: it has the tone of the library, not its facts.)"
+    _tell(console, "\n".join(f"  {line}" for line in answers))
+    _tell(
+        console,
+        "  (Four million parameters after a minute of training: it has the tone of the library, not its facts.)",
     )
 
     console.print("\nThe loss, step by step:\n")
@@ -102,10 +106,10 @@ def run_demo(
         losses, max(two_nodes) + 1, before="2 nodes x 1 process", after="1 process", ascii_only=ascii_only
     )
     console.print(picture, markup=False)
-    console.print(
+    _tell(
+        console,
         f"\nDone in {time.monotonic() - started:.0f} s. Everything is in {_short(files.directory)}: "
         "config.yaml to change and train again, run/ with the events and checkpoints, exported/ with the model.",
-        markup=False,
     )
 
 
@@ -122,6 +126,10 @@ def write_only(directory: Path, *, console: Console | None = None) -> None:
         f"  python {shlex.quote(ask)} {shlex.quote(exported)} {question}",
         markup=False,
     )
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(for_terminal(text, console.file), markup=False)  # type: ignore[arg-type]
 
 
 def _write_ask(files: DemoFiles) -> Path:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.on_terminal import allranks_on_terminal
+
 
 @pytest.fixture
 def config(tmp_path, model_folder, write_jsonl):
@@ -30,6 +32,17 @@ def test_samples_and_counts(config):
     assert result.returncode == 0, result.stderr
     assert "<|im_start|>user\nsum?<|im_end|>\n<|im_start|>assistant\n⟦five<|im_end|>⟧\n" in result.stdout
     assert "3 records -> 3 documents" in result.stdout and "1 blocks" in result.stdout
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_on_a_terminal_colours_tell_what_is_trained_unless_they_are_not_wanted(config, no_colour):
+    shown = allranks_on_terminal(
+        *("preprocess", str(config), "--show", "1"), columns=80, cwd=config.parent, env={"NO_COLOR": no_colour}
+    )
+    assert shown.exit_code == 0, shown.text
+    assert ("\x1b[1;32m" in shown.raw) == (not no_colour)
+    assert ("⟦five" in shown.text) == bool(no_colour)
+    assert not [line for line in shown.lines if len(line) > 80 and " " in line.strip()], "folded between words"
 
 
 def test_json_is_all_there_is_on_stdout(config):
