@@ -38,8 +38,9 @@ _OF_USERS = frozenset(
         "allranks.cli.run",
         "allranks.cli.submit",
         "allranks.cli.train",
-        # Writes docs/config.md.
+        # They write docs/config.md and docs/checks.md.
         "allranks.config.reference",
+        "allranks.preflight.reference",
     ]
 )
 # What allranks starts by itself; each answers signals in its own way.

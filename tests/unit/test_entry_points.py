@@ -71,7 +71,7 @@ def test_python_itself_runs_into_it(words):
     assert done.stderr.startswith("error: python -m allranks.") and done.stderr.count("\n") == 1
 
 
-DO_WITHOUT_ARGUMENTS = {"allranks.cli.demo", "allranks.config.reference"}
+DO_WITHOUT_ARGUMENTS = {"allranks.cli.demo", "allranks.config.reference", "allranks.preflight.reference"}
 
 
 @pytest.mark.parametrize("module", sorted(ENTRY_POINTS - DO_WITHOUT_ARGUMENTS))
