@@ -36,7 +36,21 @@ class Cluster:
         return list(self.reports)
 
     def want(self, **wanted: Any) -> None:
+        """Ask for this; nodes that have GPUs then have enough of them."""
         self.wanted = replace(self.wanted, **wanted)
+        for report in self.reports.values():
+            if report and report["gpus"]:
+                self._have_gpus(report, self.wanted.nproc_per_node or 1)
+
+    def _have_gpus(self, report: dict[str, Any], number: int) -> None:
+        gpus = report["gpus"]
+        while len(gpus) < number:
+            index = len(gpus)
+            own = {"index": index, "uuid": f"{gpus[0]['uuid']}-{index}", "pci": f"0000:{16 * index + 1:02x}:00.0"}
+            gpus.append({**gpus[0], **own})
+        listed = ",".join(map(str, range(len(gpus))))
+        report["environment"]["CUDA_VISIBLE_DEVICES"] = listed
+        report["gpu_system"]["visible"] = report["gpu_system"]["visible"] and listed
 
     def subject(self) -> Subject:
         return Subject(

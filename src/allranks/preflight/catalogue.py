@@ -5,7 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from allranks.preflight import clock, disks, environment, limits, names, parity, reach, reports
+from allranks.preflight import (
+    clock,
+    disks,
+    environment,
+    fabric,
+    gpu_direct,
+    gpu_health,
+    gpus,
+    limits,
+    names,
+    parity,
+    reach,
+    reports,
+    roce,
+)
 from allranks.preflight.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -17,6 +31,11 @@ CHECKS: tuple[Check, ...] = (
     *limits.CHECKS,
     *disks.CHECKS,
     *clock.CHECKS,
+    *fabric.CHECKS,
+    *roce.CHECKS,
+    *gpu_direct.CHECKS,
+    *gpus.CHECKS,
+    *gpu_health.CHECKS,
 )
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(check.family for check in CHECKS))
 

@@ -8,9 +8,10 @@ from allranks.preflight.catalogue import CHECKS
 from allranks.preflight.folding import natural
 from allranks.preflight.judge import judge
 from tests.simulated_nodes import healthy
-from tests.unit.preflight.cases import CASES
+from tests.unit.preflight import cases, fabric_cases
 
 SEEDS = 3
+CASES = [*cases.CASES, *fabric_cases.CASES]
 STATE = {"error": "failed", "warning": "warned", "note": "noted"}
 NUMBERED = [pytest.param(case, number, id=f"{case.check}-{number}") for number, case in enumerate(CASES)]
 
