@@ -70,7 +70,7 @@ class Cluster:
         )
 
 
-def healthy(rng, num_nodes=None, kind=None) -> Cluster:
+def healthy(rng, num_nodes=None, kind=None, gpus_each=None) -> Cluster:
     """A cluster on which nothing is to be found, nor warned of. `rng` is a `random.Random`."""
     kind = kind or rng.choice(KINDS)
     num_nodes = num_nodes or (rng.choice((2, 2, 3, 3, 4, 5, 8)) if rng.random() < 0.98 else rng.choice((16, 32, 64)))
@@ -78,7 +78,7 @@ def healthy(rng, num_nodes=None, kind=None) -> Cluster:
         ("node{}", "gpu-{:03d}", "ip-10-0-0-{}", "node {0} (host{0})", "rack1-n{}.example.org", "10.1.2.{}")
     )
     names = [style.format(number) for number in range(num_nodes)]
-    draw = _Draw(rng, kind, names)
+    draw = _Draw(rng, kind, names, gpus_each)
     reports = {name: draw.report(number) for number, name in enumerate(names)}
     must_match = {
         name: {
@@ -112,9 +112,9 @@ def healthy(rng, num_nodes=None, kind=None) -> Cluster:
 class _Draw:
     """What is the same on all nodes of a cluster is drawn once, the rest for each node."""
 
-    def __init__(self, rng, kind, names):
+    def __init__(self, rng, kind, names, gpus_each=None):
         self.rng, self.kind, self.names = rng, kind, names
-        self.gpus_each = 0 if kind == "cpu" else rng.choice((1, 2, 4, 8))
+        self.gpus_each = 0 if kind == "cpu" else gpus_each or rng.choice((1, 2, 4, 8))
         self.gpu = (
             ("AMD Instinct MI300X", 192 * GIB)
             if kind == "amd"
