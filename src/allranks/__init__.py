@@ -4,6 +4,54 @@ import sys
 
 __version__ = "0.1.0"
 
+# The public names (docs/python.md), and where they are: found when they are asked for, so that `import allranks` costs
+# nothing. Type checkers read __init__.pyi.
+_PUBLIC = {
+    "allranks.api": ("TrainResult", "TrainingError", "load_config", "read_events"),
+    "allranks.config": ("RunConfig",),
+    "allranks.errors": (
+        "AllranksError",
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "DiskError",
+        "OutOfMemoryError",
+        "RefusedError",
+        "UsageError",
+    ),
+    "allranks.observe.events": (
+        "CheckpointEvent",
+        "CommunicationEvent",
+        "ErrorEvent",
+        "EvalEvent",
+        "Event",
+        "ExitEvent",
+        "MemoryEvent",
+        "PhaseEvent",
+        "StepEvent",
+        "TimeLimitEvent",
+        "UnknownEvent",
+        "WarningEvent",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(["__version__", "train", *_MODULE_OF])
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name == "train":  # the package, which can be called
+        return importlib.import_module("allranks.train")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'allranks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 if getattr(sys, "argv", [""])[:1] == ["-m"]:  # so it is while Python looks for the module that `-m` names
     from allranks.entry_points import begin_as_program
 

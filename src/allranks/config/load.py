@@ -1,5 +1,6 @@
 """Load a config: file and command line -> source -> sections -> rules, with all problems in one report."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,17 +28,29 @@ MAX_PROBLEMS = 15
 
 
 def load_config(
-    path: str | Path, overrides: Mapping[str, str] | None = None, *, ignore_unsupported: bool = False
+    config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
+    overrides: Mapping[str, str] | None = None,
+    *,
+    ignore_unsupported: bool = False,
 ) -> RunConfig:
     """Read a YAML config, apply overrides, check everything, and return it resolved and frozen.
 
+    `config` is its path, its keys as a mapping, or one that is resolved already.
     `overrides` maps dotted keys to YAML text: `{"fsdp_config.offload_params": "true", "datasets.0.path": "x.jsonl"}`;
     `-` and `_` are the same. Environment variables are not expanded. With `ignore_unsupported`, keys that are known
     but not supported yet are left out, each with a line in `RunConfig.warnings`, instead of being errors.
     Raises ConfigError with one line for each problem.
     """
-    data, lines = read_yaml(path)
-    config_source = ConfigSource(str(path))
+    if isinstance(config, RunConfig):
+        if not overrides:
+            return config
+        return resolve_mapping(config.flat(), config.source, overrides, ignore_unsupported=ignore_unsupported)
+    if isinstance(config, Mapping):
+        return resolve_mapping(config, overrides=overrides, ignore_unsupported=ignore_unsupported)
+    if not isinstance(config, str | os.PathLike):
+        raise TypeError(f"a config is a path, a mapping or what load_config returned, not {type(config).__name__}")
+    data, lines = read_yaml(Path(config))
+    config_source = ConfigSource(str(config))
     config_source.add_file(data, lines)
     for key, text in (overrides or {}).items():
         config_source.add_override(key, text)

@@ -24,7 +24,7 @@ from allranks.doctor.verdict import Verdict
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
-from allranks.launch.node.this_node import Node, refusals_leave_nothing, this_node
+from allranks.launch.node.this_node import Node, give_up_locks, refusals_leave_nothing, this_node
 from allranks.launch.peers import Peers, join_peers, refusals_told
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch
@@ -96,6 +96,14 @@ def attempt(launch: Launch, work: Work) -> Verdict:
     how it ended here. Raises AllranksError for what is refused before any rank starts."""
     with refusals_told(launch):
         node = this_node(work.output_dir, launch)
+    try:
+        return _attempt(launch, work, node)
+    finally:
+        give_up_locks(node)
+
+
+def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
+    with refusals_told(launch):
         with refusals_leave_nothing(node):
             preflight = work.preflight() if launch.meets else None
             checked = work.check(node)

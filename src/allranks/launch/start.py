@@ -44,7 +44,7 @@ from allranks.observe.trackers import refuse_missing_packages
 
 
 def start(
-    config: str | Path,
+    config: str | Path | RunConfig,
     overrides: Mapping[str, str],
     options: LaunchOptions,
     nodes: NodeOptions | None = None,
@@ -52,11 +52,13 @@ def start(
     argv: Sequence[str] = (),
     ignore_unsupported: bool = False,
     fingerprint: str | None = None,
+    in_this_process: bool = True,
 ) -> int:
     """Train what `config` says; returns the exit code (0 done, 1 failed, 2 usage, 75 preempted, 130 interrupted).
 
-    With one process the engine runs in this process, else a launcher is started as a child. `fingerprint` is what the
-    prepared data must have, if that is known. Raises AllranksError for what can be refused before any rank starts.
+    With one process the engine runs in this process, unless `in_this_process` is false; else a launcher is started as a
+    child. `argv` is what other nodes are started with. `fingerprint` is what the prepared data must have, if that is
+    known. Raises AllranksError for what can be refused before any rank starts.
     """
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     token = take_token()
@@ -71,6 +73,8 @@ def start(
             return start_ray(cfg, options, nodes, argv=argv)
         tell(notes)
         if everywhere is not None:
+            if not argv:
+                raise UsageError("a run on other nodes takes its config from a file that they see, too: give its path")
             interrupt.means(NO_RANK_LEFT)
             return start_all_nodes(everywhere, token)
         assert launch is not None
@@ -83,7 +87,7 @@ def start(
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         refuse_without_deepspeed(cfg)
-    return told_attempt(launch, _Training(launch, cfg, argv, fingerprint))
+    return told_attempt(launch, _Training(launch, cfg, argv, fingerprint, in_this_process))
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class _Training:
     cfg: RunConfig
     argv: Sequence[str]
     fingerprint: str | None
+    in_this_process: bool
     is_engine: bool = True
 
     @property
@@ -131,7 +136,7 @@ class _Training:
         return inputs
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
-        if self.launch.world_size > 1 or self.launch.launcher != "torchrun":
+        if not self.in_this_process or self.launch.world_size > 1 or self.launch.launcher != "torchrun":
             return None
         interrupt.means(NO_RANK_LEFT)
         prepare_this_process(self.launch, node, inputs)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
-from allranks.cluster.identity import identify, refuse_part_of_a_job
+from allranks.cluster.identity import Identity, identify, refuse_part_of_a_job
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
@@ -20,30 +20,20 @@ from allranks.train.under_accelerate import (
     refuse_one_process_of_several,
 )
 
+Read = Callable[[Mapping[str, str]], RunConfig]
+"""Gives the config with these keys replaced."""
 
-def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
+
+def run_rank(read: Read) -> NoReturn:
     """Read the config, train this process's part and end the process.
 
-    `read` gives the config with these keys replaced; what it raises as AllranksError becomes a message.
+    What `read` raises as AllranksError becomes a message.
     """
     try:
-        identity = identify(os.environ)
-        refuse_part_of_a_job(os.environ)
-        refuse_one_process_of_several()
-        refuse_one_node_of_several(identity)
-        cfg = read({})
-        check_accelerate(cfg)
-        if layers := layers_named_only_there(cfg):
-            cfg = read(layers)
-        forget_accelerate()
+        cfg, identity = begin_rank(read)
     except AllranksError as error:
         say(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    if identity.rank == 0:
-        is_alone = identity.local_world_size == identity.world_size and "ALLRANKS_RUN_ID" not in os.environ
-        over_ssh = warning_over_ssh() if is_alone and os.environ.get("NNODES") != "1" else None
-        for line in (*cfg.remarks, *([f"warning: {over_ssh}"] if over_ssh else [])):
-            say(line, file=sys.stderr)
     if "ALLRANKS_RUN_ID" in os.environ:
         die_with_parent()  # `allranks train` started the agent that started this rank: none of them goes on alone
     # Other ranks' output is no terminal's, and without a folder for logs there is nowhere else to put it.
@@ -60,3 +50,23 @@ def run_rank(read: Callable[[Mapping[str, str]], RunConfig]) -> NoReturn:
         # The launcher reads 75 from the `exit` event; the agent would take it for a failure and restart the rank.
         code = 0
     exit_rank(code, identity)
+
+
+def begin_rank(read: Read) -> tuple[RunConfig, Identity]:
+    """The config of this rank and which one it is, after telling the user what is to be said of them. Raises
+    AllranksError where it should not train."""
+    identity = identify(os.environ)
+    refuse_part_of_a_job(os.environ)
+    refuse_one_process_of_several()
+    refuse_one_node_of_several(identity)
+    cfg = read({})
+    check_accelerate(cfg)
+    if layers := layers_named_only_there(cfg):
+        cfg = read(layers)
+    forget_accelerate()
+    if identity.rank == 0:
+        is_alone = identity.local_world_size == identity.world_size and "ALLRANKS_RUN_ID" not in os.environ
+        over_ssh = warning_over_ssh() if is_alone and os.environ.get("NNODES") != "1" else None
+        for line in (*cfg.remarks, *([f"warning: {over_ssh}"] if over_ssh else [])):
+            say(line, file=sys.stderr)
+    return cfg, identity

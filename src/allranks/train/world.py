@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -21,6 +22,9 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.listing import few
 from allranks.observe import say, settle_output
 from allranks.train.devices import choose_device, claim, refuse_conflicts
+
+_JOINS = itertools.count()
+"""How often this process has joined the others: all do so equally often."""
 
 
 def join(identity: Identity, *, timeout_seconds: float, needs_group: bool) -> torch.device:
@@ -49,12 +53,12 @@ def join(identity: Identity, *, timeout_seconds: float, needs_group: bool) -> to
     try:
         store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
-        # torchrun's store outlives a restart of the ranks.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        # torchrun's store outlives a restart of the ranks, and one training after another in the same processes.
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}.{next(_JOINS)}"
         refuse_conflicts(claim(device), dist.PrefixStore(f"devices {attempt}", store), rank, world_size)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("default_pg", store),
+            store=dist.PrefixStore(f"default_pg {attempt}", store),
             rank=rank,
             world_size=world_size,
             timeout=timeout,

@@ -1,6 +1,7 @@
 """This node's part of a run: its name, its folder, its lock."""
 
 import contextlib
+import os
 import secrets
 import socket
 import time
@@ -49,6 +50,12 @@ def unlocked_node(directory: str | Path, launch: Launch) -> Node:
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     name = socket.gethostname() if launch.node_rank is None else launch.node_rank
     return Node(name, RunDir(directory), run_id, run_id, [])
+
+
+def give_up_locks(node: Node) -> None:
+    """All that was started is gone: this process, should it go on, can start another run in the same directory."""
+    while node.locks:
+        os.close(node.locks.pop())
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from allranks.launch.manifest import make_manifest, write_manifest
 from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
-from allranks.launch.node.this_node import Node, this_node
+from allranks.launch.node.this_node import Node, give_up_locks, this_node
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
 from allranks.launch.ray_train.coordinator import NAMESPACE, Coordinator, RankSpec, Status, coordinator_name
 from allranks.launch.ray_train.fit import fit
@@ -74,6 +74,7 @@ def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, arg
         verdict = conclude(watched, cfg, node.run)
     finally:
         kill_leftovers(node.run_id, but=os.getpid())
+        give_up_locks(node)
     if verdict.message:
         say(verdict.message, file=sys.stderr)
     return verdict.exit_code
