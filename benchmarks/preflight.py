@@ -18,7 +18,7 @@ from allranks.cluster.pairs import Unreached
 from allranks.preflight.catalogue import CHECKS
 from allranks.preflight.check import Pairs, Subject
 from allranks.preflight.judge import judge
-from allranks.preflight.table import told
+from allranks.preflight.table import table
 from tests.simulated_nodes import healthy
 
 NUM_NODES = (4, 64, 256, 1024)
@@ -73,7 +73,7 @@ def measure(num_nodes: int) -> Measured:
     judged = judge(subject)
     judge_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    told(judged)
+    table(judged)
     table_seconds = time.perf_counter() - started
     found = tuple(one.finding.code for one in judged.reported if one.state == "failed")
     return Measured(num_nodes, read_seconds, judge_seconds, table_seconds, report_bytes, before, _peak_mb(), found)

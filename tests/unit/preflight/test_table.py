@@ -4,11 +4,12 @@ import pytest
 
 from allranks.cluster.pairs import Unreached
 from allranks.doctor.pairs import Place
+from allranks.observe.folding import folded
 from allranks.preflight.check import Check, Pairs, Subject, found, ok, skipped, unknown
 from allranks.preflight.judge import judge
 from allranks.preflight.judgement import Judgement
 from allranks.preflight.matrix import Matrix, matrix
-from allranks.preflight.table import told
+from allranks.preflight.table import table
 from tests.unit.preflight.test_judge import faulty
 
 
@@ -80,29 +81,27 @@ def test_the_worst_comes_first_and_nodes_fold():
         Check("made.too", "w", "y", "r", "error", "f", look_elsewhere),
         Check("made.three", "w", "y", "r", "error", "f", look_elsewhere),
     ]
-    text = told(judge(Subject({f"node{number}": None for number in range(10)}), checks=checks))
-    assert text.splitlines() == [
-        "preflight: 3 checks on 10 nodes: 1 error, 1 warning",
-        "",
-        "error made.up: node7: it is broken",
+    lines = table(judge(Subject({f"node{number}": None for number in range(10)}), checks=checks))
+    assert lines == [
+        "error: node7: it is broken [made.up]",
         "  | as this shows",
         "  mend it",
-        "warning made.up: node8: it is slow",
+        "warning: node8: it is slow [made.up]",
         "  mend it",
-        "unknown node9: made.up: it gave no report",
-        "skipped made.too, made.three: this run uses the CPU",
-        "node7: failed",
-        "node8: warned",
-        "node9: ok as far as is known",
-        "node[0-6]: ok",
+        "not known:  made.up on node9: it gave no report",
+        "skipped:    made (too, three): this run uses the CPU",
+        "nodes:      node7: failed",
+        "            node8: warned",
+        "            node9: ok as far as is known",
+        "            node[0-6]: ok",
     ]
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_table_fits_a_terminal_and_is_plain_without_one(seed):
+def test_the_table_fits_a_terminal_and_crosses_to_other_nodes(seed):
     judged = judge(faulty(seed)[0].subject())
-    text = told(judged)
-    assert max(map(len, text.splitlines())) <= 80
-    assert "\x1b" not in text
-    assert told(Judgement.from_message(judged.to_message())) == text
-    assert ("\x1b[31;1merror" in told(judged, color=True)) == judged.is_refused
+    lines = table(judged)
+    words = " ".join(lines).split()
+    assert max(map(len, folded("\n".join(lines), 80).splitlines())) <= max(80, *map(len, words))
+    assert "\x1b" not in "".join(lines)
+    assert table(Judgement.from_message(judged.to_message())) == lines
