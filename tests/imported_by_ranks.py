@@ -6,10 +6,13 @@ import importlib
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 for name in (
+    "allranks.export.adapter",
     "allranks.export.export",
+    "allranks.model.adapter",
     "allranks.train.__main__",
     "allranks.train.main",
     "peft",
+    "peft.tuners.lora.bnb",
     "rich.console",
     "torch._dynamo",
     "torch.multiprocessing",

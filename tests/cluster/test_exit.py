@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # else by the first step of every optimizer: half of what a rank takes here
 import torch.distributed as dist
 import yaml
 from torch import nn
