@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from allranks.cluster.nccl_variables import number
 from allranks.cluster.node_report import InfinibandPort, NodeReport
@@ -30,6 +31,18 @@ def why_no_infiniband(subject: Subject, node: str, report: NodeReport) -> str | 
     if report.infiniband == () and subject.wanted.infiniband != "required":
         return "it has no InfiniBand or RoCE adapter"
     return None
+
+
+def completed(wanted: Wanted, reports: Iterable[NodeReport | None]) -> Wanted:
+    """What a command leaves open, as `allranks train` decides it: a run uses GPUs and NCCL where there are GPUs."""
+    if wanted.device is not None:
+        return wanted
+    known = [report.gpus for report in reports if report is not None and report.gpus is not None]
+    if not known:
+        return wanted
+    return replace(
+        wanted, **({"device": "cuda", "backend": "nccl"} if any(known) else {"device": "cpu", "backend": "gloo"})
+    )
 
 
 def selected(report: NodeReport) -> list[InfinibandPort]:

@@ -224,13 +224,15 @@ def test_the_same_ports_as_the_network_section_sees(dgx, tmp_path):
     }
 
 
-@pytest.mark.parametrize("pattern", ["mlx5_1", "=mlx5_1", "^mlx5_1:1", "mlx5_0:2,mlx5_3", "", "^=mlx5_4,mlx5_5:1"])
-def test_a_callers_choice_of_adapters_comes_before_the_nodes_own(pattern, tmp_path):
-    node = Node(recorded_nodes.dgx().write(tmp_path))
-    *_, last = adapters.look_at_adapters(node, Quiet(), pattern)
-    assert [port["selected"] for port in last["infiniband"]] == [
-        select(pattern, port["device"], port["port"]) for port in last["infiniband"]
-    ]
+@pytest.mark.parametrize("pattern", ["mlx5_1", "=mlx5_1", "^mlx5_1:1", "mlx5_0:2,mlx5_3", "^=mlx5_4,mlx5_5:1", None])
+@pytest.mark.parametrize("own", ["=mlx5_9", None])
+def test_the_adapters_of_the_config_give_way_to_the_nodes_own_and_come_before_a_file(pattern, own, tmp_path):
+    recorded = recorded_nodes.dgx()
+    recorded.recorded["environment"] = {"NCCL_IB_HCA": own} if own else {}
+    recorded.files["/etc/nccl.conf"] = "NCCL_IB_HCA=mlx5_4"
+    *_, last = adapters.look_at_adapters(Node(recorded.write(tmp_path)), Quiet(), pattern)
+    for port in last["infiniband"]:
+        assert port["selected"] == select(own or pattern or "mlx5_4", port["device"], port["port"])
 
 
 class Quiet:

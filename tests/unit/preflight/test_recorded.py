@@ -7,6 +7,7 @@ import pytest
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.probe import ProbeRequest, probe_this_node
 from allranks.preflight.check import Subject, Wanted
+from allranks.preflight.effective import completed
 from allranks.preflight.judge import judge
 from tests import recorded_nodes
 from tests.recorded_nodes import RecordedNode, adapter
@@ -102,6 +103,13 @@ def test_a_gpu_that_somebody_uses_is_found_on_amds_machine(report):
     result = judged(WANTED, node0=report("amd"), node1=report("amd"))
     (found,) = [one for one in result.reported if one.finding.code == "gpus.used"]
     assert "GPU 2: 68.7 GB of 206.2 GB are in use by python3 serve.py (pid 7001, of ana)" in found.finding.what
+
+
+@pytest.mark.parametrize(("kinds", "device"), [(["ethernet"], "cpu"), (["ethernet", "dgx"], "cuda"), ([], None)])
+def test_what_a_command_leaves_open_the_nodes_decide(kinds, device, report):
+    wanted = completed(Wanted(), [None, *map(report, kinds)])
+    assert wanted.device == device and wanted.uses_nccl == (device == "cuda")
+    assert completed(Wanted(device="cpu"), [report("dgx")]).device == "cpu"
 
 
 def test_a_machine_without_adapters_beside_others_is_found(report):

@@ -30,11 +30,9 @@ _HARDWARE_COUNTERS = (
 
 
 def look_at_adapters(node: Node, reporter: Reporter, pattern: str | None) -> Iterator[Found]:
-    """`pattern` is what the ranks will have as NCCL_IB_HCA; if None, the environment and NCCL's files say it."""
-    if pattern is None:
-        pattern = (
-            node.environment.get("NCCL_IB_HCA") or from_files(node.environment, node.root).get("NCCL_IB_HCA", ("",))[0]
-        )
+    """`pattern` is what the config has for NCCL_IB_HCA: the environment wins over it, and it over NCCL's files."""
+    in_files = from_files(node.environment, node.root).get("NCCL_IB_HCA", ("",))[0]
+    pattern = node.environment.get("NCCL_IB_HCA") or pattern or in_files
     found: list[dict[str, Any]] = []
     yield {"infiniband": found}
     for device in node.names("/sys/class/infiniband"):

@@ -66,7 +66,7 @@ _GRACE_SECONDS = 10
 class ProbeRequest:
     """What a node is asked. `sources` None: all that there is. `packages` None: what a run depends on; * is allowed.
 
-    `nccl_ib_hca` is NCCL_IB_HCA as the ranks will have it, where that is not what the node's environment says. `root`
+    `nccl_ib_hca` is NCCL_IB_HCA as the config has it, which the node's environment wins over, as for its ranks. `root`
     is where a recorded machine lies. `code` is the folder whose commit is told; None: where allranks lies.
     """
 

@@ -48,7 +48,10 @@ def probe_request_of_all(cfg: RunConfig, names: Sequence[str], address: str | No
 
 
 def _request(cfg: RunConfig, names: Iterable[str]) -> ProbeRequest:
-    return ProbeRequest(names=tuple(sorted(names)), paths=tuple(_paths(cfg)))
+    hcas = cfg.network.settings.hcas
+    return ProbeRequest(
+        names=tuple(sorted(names)), paths=tuple(_paths(cfg)), nccl_ib_hca="=" + ",".join(hcas) if hcas else None
+    )
 
 
 def needed_packages(cfg: RunConfig) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from allranks.launch.preflight.refusals import Refusals
 from allranks.listing import printable
 from allranks.observe import RunDir
 from allranks.preflight.check import ClockOffset, Pairs, Subject, Wanted
+from allranks.preflight.effective import completed
 from allranks.preflight.judge import Policy, judge
 from allranks.preflight.judgement import Judgement
 from allranks.rendezvous import Rendezvous
@@ -158,7 +159,7 @@ def judged_of_reports(
     subject = Subject(
         reports=reports,
         starting=names[0],
-        wanted=wanted,
+        wanted=completed(wanted, reports.values()),
         absent=absent,
         refusals=refusals,
         clocks=clocks,
