@@ -40,9 +40,9 @@ def completed(wanted: Wanted, reports: Iterable[NodeReport | None]) -> Wanted:
     known = [report.gpus for report in reports if report is not None and report.gpus is not None]
     if not known:
         return wanted
-    return replace(
-        wanted, **({"device": "cuda", "backend": "nccl"} if any(known) else {"device": "cpu", "backend": "gloo"})
-    )
+    if any(known):
+        return replace(wanted, device="cuda", backend="nccl")
+    return replace(wanted, device="cpu", backend="gloo")
 
 
 def selected(report: NodeReport) -> list[InfinibandPort]:
