@@ -2,7 +2,6 @@
 
 import os
 import re
-import textwrap
 from typing import TextIO
 
 # What is copied from the screen must arrive in one piece: a command, from its first word on.
@@ -31,7 +30,7 @@ def terminal_width(stream: TextIO | None) -> int | None:
 
 def folded(text: str, width: int) -> str:
     """Lines of more than `width` characters broken at spaces; a word or a command that is longer stays whole."""
-    return "\n".join(_fold(line, width) if len(line) > width else line for line in text.split("\n"))
+    return "\n".join(_fold(line, width) if len(line) > width and line.strip() else line for line in text.split("\n"))
 
 
 def _fold(line: str, width: int) -> str:
@@ -39,13 +38,14 @@ def _fold(line: str, width: int) -> str:
     indent = len(line) - len(line.lstrip(" ")) + 2
     if label and label.end() <= _WIDEST_LABEL and label.end() < len(line):
         indent = label.end()
-    lines = textwrap.wrap(
-        _COMMAND.sub(lambda command: command[0].replace(" ", _JOINED), line),
-        width,
-        subsequent_indent=" " * indent,
-        expand_tabs=False,
-        replace_whitespace=False,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    line = _COMMAND.sub(lambda command: command[0].replace(" ", _JOINED), line)
+    first, *words = re.findall(r" *[^ ]+", line)
+    lines = [first]
+    for word in words:
+        fits = len(lines[-1]) + len(word) <= width
+        # One that is too long for any line begins where it stands, and the terminal goes on with it.
+        if fits or indent + len(word.lstrip()) > width:
+            lines[-1] += word
+        else:
+            lines.append(" " * indent + word.lstrip())
     return "\n".join(lines).replace(_JOINED, " ")
