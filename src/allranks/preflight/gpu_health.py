@@ -102,6 +102,9 @@ def _xid(subject: Subject) -> list[Answer]:
     def look(node: str, report: NodeReport, gpus: Sequence[Gpu]) -> Iterator[Answer]:
         if report.gpu_system.xids is None:
             yield unknown(node, "the kernel's log could not be read")
+        if others := [line for line in report.gpu_system.xids or () if "Xid" not in line]:
+            text = "its driver has reported faults of GPUs since the last boot"
+            yield found(node, text, evidence=[printable(others[-1], 300)], severity="warning")
         of: dict[tuple[str, int], list[str]] = {}
         for line in report.gpu_system.xids or ():
             if (match := _XID.search(line)) and int(match["number"]) in _HARDWARE_XIDS:

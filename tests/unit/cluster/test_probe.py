@@ -201,6 +201,18 @@ def test_a_tool_that_fails_is_named_with_its_words(script, why, tmp_path):
     assert len(report.gpus) == 1 and report.cpu.num_cores == 8
 
 
+def test_who_ignores_the_deaths_of_children_is_not_told_that_all_went_well(tmp_path):
+    root = with_nvidia_smi(CRASHES, tmp_path)
+    text = source_text(ProbeRequest(root=root, sources=("nvidia",), deadline_seconds=60))
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+
+    done = subprocess.run([sys.executable, "-"], input=text.encode(), capture_output=True, preexec_fn=ignore)
+    assert read_report(done.stdout).unanswered["nvidia"].startswith("nvidia-smi ended with SIGSEGV")
+
+
 def test_a_gpu_without_its_tool_is_no_node_without_gpus(tmp_path):
     node = ethernet()
     node.files["/proc/driver/nvidia/version"] = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue"

@@ -70,6 +70,7 @@ def some_given(cluster: Cluster, node: str) -> None:
 XID_79 = "2026-11-20 10:00:00Z NVRM: Xid (PCI:0000:{}): 79, pid=7, GPU has fallen off the bus."
 XID_31 = "2026-11-20 10:00:00Z NVRM: Xid (PCI:0000:f1:00): 31, pid=7, MMU Fault"
 DOWN = {"state": "DOWN", "physical_state": "Disabled", "rate_gbits": 10.0}
+RESET = "2026-11-20 10:00:00Z amdgpu 0000:05:00.0: amdgpu: GPU reset begin!"
 LINK_LOCAL = "fe80:0000:0000:0000:a088:c203:0000:0001"
 TWO = {"nproc_per_node": 2}
 V1_ONLY = [{"index": index, "gid": f"0000::ffff:0a00:{index:04x}", "type": "IB/RoCE v1"} for index in range(4)]
@@ -300,6 +301,7 @@ GPUS = [
         "Xid 79",
         "warning",
     ),
+    Case("gpus.xid", "amd", put("gpu_system.xids", [RESET]), put("gpu_system.xids", []), "reported faults", "warning"),
     Case("gpus.mig", "ethernet", gpu(mig="Enabled"), gpu(mig="disabled"), "(MIG)", "warning"),
 ]
 

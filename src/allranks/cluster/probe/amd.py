@@ -117,7 +117,8 @@ def _is_table(value: object) -> bool:
 def _from_rocm_smi(card: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Its keys changed their capitals and words from version to version."""
     facts = {name.lower(): value for name, value in card.items()}
-    model = next((facts[name] for name in ("card series", "device name", "card model") if facts.get(name)), None)
+    names = [str(facts[name]) for name in ("card series", "device name", "card model") if facts.get(name)]
+    model = min(names, key=lambda name: name.startswith("0x"), default=None)  # a number, where it knows no name
     degrees = next((str(value) for name, value in facts.items() if "sensor junction" in name), "")
     temperature = float(degrees) if re.fullmatch(r"[\d.]+", degrees) else None
     memory, used = (str(facts.get(f"vram total {word}memory (b)", "")) for word in ("", "used "))

@@ -38,6 +38,9 @@ _SAME = {"gpus": ("uuid", "pci")}
 def main(request: Mapping[str, Any]) -> None:
     """Write the document for `request` to standard output, and end this process."""
     started = time.monotonic()
+    # Whoever started this may block signals, or ignore the deaths of children, which would make each seem a success.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _give_up)
     output = os.dup(1)
