@@ -155,7 +155,7 @@ def _widen(properties: Schema, key: str, path: str, *, needed: bool) -> None:
     equal = [int(value) if isinstance(value, bool) else bool(value) for value in choices if value in (False, 1)]
     if equal:
         others.append({"enum": equal})
-    refused = [value for value in REFUSED_VALUES.get(path, {}) if isinstance(value, str)]
+    refused = [value for value in REFUSED_VALUES.get(path, {}) if isinstance(value, str) and "*" not in value]
     widened = _any_of(properties[key], *others) if others else properties[key]
     properties[key] = _about(widened, properties[key]["description"])
     if refused:

@@ -6,7 +6,7 @@ from allranks.config.config_source import ConfigSource
 from allranks.config.explain import as_yaml
 from allranks.config.run import SECTION_OF
 from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE, lookup, secret_variable
-from allranks.config.unsupported_values import FSDP1, FSDP1_SAME, REFUSED_VALUES, SAME_RESULT
+from allranks.config.unsupported_values import FSDP1, FSDP1_SAME, SAME_RESULT, refused_value
 from allranks.config.yaml_lines import KeyPath
 
 
@@ -88,8 +88,8 @@ def _refusal(path: KeyPath, key: str, value: Any) -> str | None:
         of_an_item = next((text for item in value if (text := _refusal((*path, 0), f"{key}.*", item))), None)
         if of_an_item:
             return of_an_item
-    elif isinstance(value, str | int) and value in REFUSED_VALUES.get(key, {}):
-        return f"{as_yaml(value) if isinstance(value, bool) else value}: {REFUSED_VALUES[key][value]}"
+    elif isinstance(value, str | int) and (answer := refused_value(key, value)):
+        return f"{as_yaml(value) if isinstance(value, bool) else value}: {answer}"
     if not value or (key in SECTION_OF and key not in LATER):
         return None
     variable = secret_variable(key)

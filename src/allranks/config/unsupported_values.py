@@ -1,5 +1,6 @@
 """Values of keys that are known and cannot be used as they are: refused with a better answer, or taken with a note."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 FSDP1 = {
@@ -44,7 +45,16 @@ SAME_RESULT: dict[str, dict[Any, str]] = {
 """Values whose wish makes no difference to the result here: key -> value -> why. Left out, with a note."""
 
 _SHARDED = "FSDP2 has no such form; use SHARDED_STATE_DICT (every rank writes its shard) or FULL_STATE_DICT"
-_PARALLEL = "not supported yet; only 1 is"
+_PARALLEL = {
+    "tensor_parallel_size": "not supported yet, only 1 is; `fsdp_version: 2` divides all weights over the ranks",
+    "context_parallel_size": "one sequence over several GPUs is not supported yet, only 1 is; a shorter `sequence_len` "
+    "and `gradient_checkpointing: offload` save memory",
+    "expert_parallel_size": "not supported yet, only 1 is; `fsdp_version: 2` divides experts over the ranks",
+}
+_MULTIMODAL = (
+    "a class for images or sound beside text, which are not trained here; remove it: the text model is loaded, whose "
+    "layers are called `model.layers.…`"
+)
 _OFFLOAD = "only host memory is supported; use `gradient_checkpointing: offload`"
 
 _PROMPTS = (
@@ -91,9 +101,11 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
         "use gaussian",
     ),
     "peft_autocast_adapter_dtype": {False: "an adapter in the base model's type is `bf16: full`; remove it"},
-    "tensor_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
-    "context_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
-    "expert_parallel_size": dict.fromkeys((2, 4, 8, 16, 32, 64), _PARALLEL),
+    **{key: dict.fromkeys(range(2, 1025), reason) for key, reason in _PARALLEL.items()},
+    "model_type": {
+        **dict.fromkeys(("*ForConditionalGeneration", "AutoModelForImageTextToText"), _MULTIMODAL),
+        "Mamba*LMHeadModel": "a class of the library mamba_ssm; remove it, and use a model of transformers (…-hf)",
+    },
     "attn_implementation": {
         "sage": "SageAttention has no backward pass that is exact; remove it",
         "fp8": "attention in fp8 is not supported; remove it",
@@ -109,6 +121,10 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
             "llm_compressor.LLMCompressorPlugin": "LLM Compressor",
             "diffusion.DiffusionPlugin": "diffusion language models",
             "densemixer.DenseMixerPlugin": "DenseMixer",
+            "expert_parallel.ExpertParallelPlugin": "expert parallelism; `fsdp_version: 2` divides experts, too",
+            "mora.MoraPlugin": "MoRA; use `adapter: lora`",
+            "nemo_gym.NemoGymPlugin": "reinforcement learning",
+            "hatchery.HatcheryPlugin": "reinforcement learning",
             "swanlab.SwanLabPlugin": "the SwanLab tracker",
         }.items()
     },
@@ -160,4 +176,14 @@ REFUSED_VALUES: dict[str, dict[Any, str]] = {
         ),
     },
 }
-"""Values that deserve a better answer than the list of what is allowed: key -> value -> what to do."""
+"""Values that deserve a better answer than the list of what is allowed: key -> value, or a pattern with `*` -> what to
+do."""
+
+
+def refused_value(key: str, value: str | int) -> str | None:
+    """The answer to a value of the table above."""
+    known = REFUSED_VALUES.get(key, {})
+    if value in known:
+        return known[value]
+    patterns = (pattern for pattern in known if isinstance(value, str) and "*" in str(pattern))
+    return next((known[pattern] for pattern in patterns if fnmatchcase(str(value), pattern)), None)

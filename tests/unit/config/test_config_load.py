@@ -363,7 +363,26 @@ BAD = {
         "fsdp: [full_shard, offload]",
         ["config.yaml:6: fsdp: offload: say it with `fsdp_config.offload_params"],
     ),
-    "tensor parallel": ("tensor_parallel_size: 2", ["tensor_parallel_size: 2: not supported yet; only 1 is"]),
+    "tensor parallel": ("tensor_parallel_size: 2", ["tensor_parallel_size: 2: not supported yet, only 1 is; `fsdp_v"]),
+    "three": (
+        "context_parallel_size: 3",
+        ["context_parallel_size: 3: one sequence over several GPUs is not supported"],
+    ),
+    "images": (
+        "model_type: Llama4ForConditionalGeneration",
+        [
+            "model_type: Llama4ForConditionalGeneration: a class for images or sound",
+            "remove it: the text model is load",
+        ],
+    ),
+    "an expert plugin": (
+        "plugins: [axolotl.integrations.expert_parallel.ExpertParallelPlugin]",
+        [
+            "ExpertParallelPlugin: this plugin (expert parallelism; `fsdp_version: 2` divides experts, too)",
+            "is not supported",
+        ],
+    ),
+    "linear experts": ("llama4_linearized_experts: true", ["`quantize_moe_experts: true` packs them as they are"]),
     "later": (
         "use_comet: true",
         ["config.yaml:6: use_comet: not supported yet: the Comet tracker", "--ignore-unsupported"],
