@@ -382,7 +382,7 @@ BAD = {
             "is not supported",
         ],
     ),
-    "linear experts": ("llama4_linearized_experts: true", ["`quantize_moe_experts: true` packs them as they are"]),
+    "linear experts": ("llama4_linearized_experts: true", ["`quantize_moe_experts: true` packs them"]),
     "later": (
         "use_comet: true",
         ["config.yaml:6: use_comet: not supported yet: the Comet tracker", "--ignore-unsupported"],
