@@ -12,6 +12,7 @@ from allranks.preflight.judgement import STATES, Checked, Judgement, Reported, S
 from allranks.preflight.matrix import matrix
 
 _STATE_OF: Mapping[str, State] = {"error": "failed", "warning": "warned", "note": "noted"}
+_RANK = {state: number for number, state in enumerate(STATES)}
 _SEVERITY_OF = {"failed": "error", "warned": "warning"}
 
 
@@ -52,7 +53,7 @@ def judge(subject: Subject, policy: Policy | None = None, checks: Sequence[Check
             for answer, state in states
             if answer.outcome == "found"
         ]
-    reported.sort(key=lambda one: STATES.index(one.state))
+    reported.sort(key=lambda one: _RANK[one.state])
     return Judgement(
         subject.nodes,
         subject.starting,
@@ -80,10 +81,16 @@ def _answers(check: Check, subject: Subject, policy: Policy) -> list[Answer]:
 
 def _merged(answers: Iterable[Answer]) -> list[Answer]:
     """Nodes of which the same is said, in one answer."""
-    nodes: dict[Answer, dict[str, None]] = {}
-    for answer in answers:
-        nodes.setdefault(replace(answer, nodes=()), {}).update(dict.fromkeys(answer.nodes))
-    return [replace(answer, nodes=tuple(of)) for answer, of in nodes.items() if of]
+    alike: dict[tuple[object, ...], list[Answer]] = {}
+    for one in answers:
+        if one.nodes:
+            alike.setdefault((one.outcome, one.text, one.evidence, one.remedy, one.severity), []).append(one)
+    return [
+        same[0]
+        if len(same) == 1
+        else replace(same[0], nodes=tuple(dict.fromkeys(n for each in same for n in each.nodes)))
+        for same in alike.values()
+    ]
 
 
 def _state(check: Check, answer: Answer, policy: Policy) -> State:
@@ -100,7 +107,7 @@ def _worst(nodes: Sequence[str], states: Iterable[tuple[Answer, State]]) -> dict
     of: dict[str, State] = {}
     for answer, state in states:
         for node in answer.nodes:
-            if node not in of or STATES.index(state) < STATES.index(of[node]):
+            if node not in of or _RANK[state] < _RANK[of[node]]:
                 of[node] = state
     by_state: dict[State, list[str]] = {state: [] for state in STATES}
     for node in nodes:

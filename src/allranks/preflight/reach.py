@@ -227,7 +227,7 @@ def _pairs(stages: Sequence[str]) -> Callable[[Subject], Iterator[Answer]]:
 
 
 def to_blame(failed: set[tuple[int, int]]) -> set[int]:
-    """The fewest nodes that explain who does not reach whom: those in most failures, then of the rest again.
+    """The nodes that explain who does not reach whom: those in most failures, then of the rest again.
 
     Both ends, where nothing says which of them it is.
     """
@@ -330,7 +330,7 @@ CHECKS = (
         "passes.",
         "Open the ports named between the nodes of the run",
         "error",
-        "A lost packet is sent again for 15 s before a connection counts as failed. The fewest nodes that explain all "
+        "A lost packet is sent again for 15 s before a connection counts as failed. Nodes in most of the "
         "failures are named; both ends, where nothing says which.",
         _pairs(("connect", "greet")),
     ),
