@@ -493,6 +493,7 @@ def broken(host: str = "dgx13") -> RecordedNode:
     for change in FAULTS.values():
         change(node)
     node.files |= {
+        "/proc/1/comm": "systemd",
         "/proc/4242/status": "Name:\tpython3\nUid:\t1002\t1002\t1002\t1002",
         "/proc/4242/cmdline": "/usr/bin/python3\0-m\0allranks.train\0c.yaml",
         "/proc/4242/environ": "RANK=2\0LOCAL_RANK=2\0WORLD_SIZE=8",

@@ -216,6 +216,34 @@ def test_ten_faults_are_seen(broken, dgx):
     assert (left.pid, left.orphan, left.seconds) == (4242, True, 86400 - 7200)
 
 
+@pytest.mark.parametrize(
+    ("init", "session", "others", "is_orphan"),
+    [
+        ("systemd", 90, [90], True),
+        ("tini", 90, [], True),
+        ("torchrun", 1, [], False),  # process 1 of a container started it
+        ("bash", 1, [], False),
+        ("bash", 90, [], True),  # and lost it: its session's leader is gone
+        ("bash", 90, [90], False),
+        ("bash", 91, [], False),  # it leads a session of its own
+    ],
+)
+def test_a_rank_is_an_orphan_where_what_started_it_is_gone(init, session, others, is_orphan, tmp_path):
+    node = recorded_nodes.ethernet()
+    for pid in (1, 91, *others):
+        rest = "91 0 -1 4194304 1 0 0 0 5 5 0 0 20 0 1 0 720000 1 1"
+        node.files[f"/proc/{pid}/stat"] = (
+            f"{pid} (x) S {1 if pid == 91 else 0} {pid} {session if pid == 91 else pid} {rest}"
+        )
+    node.files |= {
+        "/proc/1/comm": init,
+        "/proc/91/cmdline": "python\0t.py",
+        "/proc/91/environ": "RANK=0\0LOCAL_RANK=0\0WORLD_SIZE=1",
+    }
+    *_, last = processes.look_for_leftovers(Node(node.write(tmp_path)), Quiet())
+    assert [(found["pid"], found["orphan"]) for found in last["leftovers"]] == [(91, is_orphan)]
+
+
 def test_the_same_ports_as_the_network_section_sees(dgx, tmp_path):
     root = recorded_nodes.dgx().write(tmp_path)
     seen = {(port.device, port.port, port.state, port.link_layer) for port in dgx.infiniband}

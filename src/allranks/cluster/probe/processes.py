@@ -15,6 +15,7 @@ from allranks.cluster.probe.node import Node
 _RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 # Launchers of ranks and allranks' own ranks, where the environment is another user's and cannot be read.
 _PROGRAMS = ("torchrun", "deepspeed", "accelerate", "allranks")
+_INITS = ("systemd", "init", "tini", "dumb-init", "docker-init", "catatonit", "podman-init", "s6-svscan", "runit")
 _MODULES = ("torch.distributed.run", "torch.distributed.launch", "deepspeed.launcher.launch", "allranks.train")
 
 
@@ -37,7 +38,7 @@ def look_for_leftovers(node: Node, reporter: Reporter) -> Iterator[Found]:
                 "leftovers", "root alone sees by their environment which of other users' processes are ranks"
             )
         if words and (_is_rank(node, pid) or _is_named(words)):
-            found.append({**describe(node, pid), "orphan": parents[pid] == 1, "seconds": _age(node, pid)})
+            found.append({**describe(node, pid), "orphan": _is_orphan(node, pid, parents), "seconds": _age(node, pid)})
             yield {"leftovers": found}
 
 
@@ -75,6 +76,16 @@ def _is_named(words: Sequence[str]) -> bool:
     if program in _PROGRAMS or (program.startswith("python") and script in _PROGRAMS):
         return True
     return any(words[index] == "-m" and words[index + 1] in _MODULES for index in range(len(words) - 1))
+
+
+def _is_orphan(node: Node, pid: int, parents: dict[int, int]) -> bool:
+    """Whether what started it is gone, so that an init has it now. In a container process 1 may be a launcher or a
+    shell; of its children those are orphans whose session has lost its leader."""
+    parent = parents[pid]
+    if (node.text(f"/proc/{parent}/comm") or "") in _INITS:
+        return True
+    session = _stat(node, pid).get("session")
+    return parent == 1 and bool(session) and session != pid and session not in parents
 
 
 def _may_look(node: Node, pid: int) -> bool:
@@ -121,11 +132,12 @@ def _pids(node: Node) -> list[int]:
 
 
 def _stat(node: Node, pid: int) -> dict[str, int]:
-    """proc(5): state, parent and, in ticks since the boot, its start; nothing for one that is dead."""
+    """proc(5): parent, session and, in ticks since the boot, its start; nothing for one that is dead."""
     words = (node.text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
     if len(words) < 20 or words[0] in "ZX" or not (words[1].isdigit() and words[19].isdigit()):
         return {}
-    return {"parent": int(words[1]), "start": int(words[19])}
+    session = int(words[3]) if words[3].isdigit() else 0
+    return {"parent": int(words[1]), "session": session, "start": int(words[19])}
 
 
 def _age(node: Node, pid: int) -> float | None:
