@@ -52,6 +52,8 @@ class Fanout:
     def __init__(self, hosts: Sequence[Host], transport: Transport, on_output: OnOutput, open_link: OpenLink) -> None:
         self.hosts = list(hosts)
         self.unreachable: dict[int, str] = {}
+        self.returncodes: dict[int, object] = {}
+        """Of what should have led to those, by node; None where it did not end."""
         self.findings: dict[int, object] = {}
         """What commands that have ended left about their end, as it came, by node."""
         self._transport = transport
@@ -125,6 +127,7 @@ class Fanout:
             self._joined.add(node)
         elif "unreachable" in message:
             self.unreachable[node] = str(message["unreachable"])
+            self.returncodes[node] = message.get("returncode")
         elif "lost" in message:
             self._lost[node] = str(message["lost"])
             for waiting_for, future in list(self._waiting.values()):

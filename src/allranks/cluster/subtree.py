@@ -62,7 +62,8 @@ class Subtree:
                     return
                 link = await self._open_link(transport, first)
         except NotOpened as error:
-            await self._up({"from": first["node"], "unreachable": str(error)})
+            why = {"unreachable": str(error), "returncode": error.returncode}
+            await self._up({"from": first["node"], **why})
             # Two others take its place, so that even a rack that is gone costs few time-outs one after the other.
             middle = (len(rest) + 1) // 2
             halves = [half for half in (rest[:middle], rest[middle:]) if half]

@@ -58,7 +58,7 @@ def fingerprint(cfg: RunConfig) -> str:
 
 
 def data_files(cfg: RunConfig) -> dict[str, str]:
-    """`KEY.N: FILE` -> size and digest of every local data file, to tell which of them is not the same elsewhere.
+    """`data: KEY.N: FILE` -> size and digest of every local data file, to tell which of them is not the same elsewhere.
 
     Errors: as of `fingerprint`. Data sets of the Hub are not in it: the config has their names and revisions.
     """
@@ -66,7 +66,9 @@ def data_files(cfg: RunConfig) -> dict[str, str]:
     for key, specs in (("datasets", cfg.data.datasets), ("test_datasets", cfg.data.test_datasets or [])):
         for number, spec in enumerate(specs):
             for path, _ in locate(spec).files:
-                found[f"{key}.{number}: {path.name}"] = f"{path.stat().st_size} bytes, sha256 {_digest(path)[:16]}"
+                found[f"data: {key}.{number}: {path.name}"] = (
+                    f"{path.stat().st_size} bytes, sha256 {_digest(path)[:16]}"
+                )
     return found
 
 

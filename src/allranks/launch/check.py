@@ -103,13 +103,19 @@ def _check_this_node(launch: Launch, cfg: RunConfig, asked: CheckOptions) -> Jud
     preflight = Preflight(
         probe_request(cfg, launch), wanted_of(cfg, launch), policy_of(cfg, quick=asked.quick), refusals
     )
-    # On other threads: what this node would refuse, and what it has, is looked for on mounts that may not answer.
-    variables = Beside(lambda: refused_here(cfg, launch, refusals)).result(_LOOK_SECONDS) or {}
-    same = Beside(lambda: what_must_be_equal(cfg)).result(_LOOK_SECONDS) or {}
-    Beside(lambda: _keep_earlier_run(cfg, node.run, refusals)).result(_LOOK_SECONDS)
-    if not asked.quick and (report := preflight.report()) is not None and _mounts_answer(report):
-        same = {**same, **_data(cfg, refusals)}
-    account = NodeAccount(must_match=same, network=network_settings({**os.environ, **variables}))
+    # By a thread of its own: what this node has, and would refuse, is looked for on mounts that may not answer.
+    same: dict[str, str] = {}
+    variables: dict[str, str] = {}
+
+    def look() -> None:
+        same.update(what_must_be_equal(cfg))
+        variables.update(refused_here(cfg, launch, refusals))
+        _keep_earlier_run(cfg, node.run, refusals)
+
+    Beside(look).result(_LOOK_SECONDS)
+    if not asked.quick and (report := preflight.report()) is not None and _data_answers(report):
+        same |= _data(cfg, refusals)
+    account = NodeAccount(must_match=dict(same), network=network_settings({**os.environ, **variables}))
     if launch.max_nodes == 1:
         judged = preflight.alone(account)
     else:
@@ -119,8 +125,9 @@ def _check_this_node(launch: Launch, cfg: RunConfig, asked: CheckOptions) -> Jud
     return judged
 
 
-def _mounts_answer(report: NodeReport) -> bool:
-    return not any(source.startswith("paths") for source in report.unanswered)
+def _data_answers(report: NodeReport) -> bool:
+    """Whether the data lies where the probe got an answer: reading it would else never end."""
+    return not any(source.startswith("paths: data") for source in report.unanswered)
 
 
 def _data(cfg: RunConfig, refusals: Refusals) -> dict[str, str]:

@@ -21,6 +21,7 @@ from allranks.cluster.probe import source_text
 from allranks.cluster.probe_nodes import Probed, probe_nodes
 from allranks.cluster.protocol import GRACE_SECONDS
 from allranks.cluster.reach import Address, CannotMeet, find_address
+from allranks.cluster.transports import ssh
 from allranks.config import RunConfig
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, REFUSED
@@ -67,11 +68,14 @@ async def _check(
 ) -> Judged:
     begun = time.monotonic()
     said = _Said()
+    apart: set[int] = set()
     try:
         async with (
             asyncio.timeout(join_seconds + _LONGEST_SECONDS),
             fan_out(start.hosts, start.transport, said.take) as fanout,
         ):
+            if start.transport.kind == "ssh":  # where it does not lead, it need not be tried again
+                apart = {node for node, code in fanout.returncodes.items() if code == ssh.FAILED}
             reasons = dict(fanout.unreachable) or await _together(fanout, start, variables, directory, said)
     except NotOpened as error:  # nothing leads to any of them
         reasons = dict.fromkeys(range(len(start.hosts)), str(error))
@@ -82,7 +86,12 @@ async def _check(
     names = ", ".join(start.hosts[node].name for node in sorted(reasons)[:4])
     say(f"{'preflight:':<12}asking each node by itself over {start.transport.kind}, because of {names}")
     request = probe_request_of_all(cfg, [host.name for host in start.hosts], start.address)
-    probed = await probe_nodes(start.hosts, start.transport, source_text(request), request.deadline_seconds)
+    asked = [node for node in range(len(start.hosts)) if node not in apart]
+    hosts = [start.hosts[node] for node in asked]
+    answers = await probe_nodes(hosts, start.transport, source_text(request), request.deadline_seconds)
+    probed = [Probed(None)] * len(start.hosts)
+    for node, answer in zip(asked, answers, strict=True):
+        probed[node] = answer
     return _judged(start, cfg, policy, reasons, probed, time.monotonic() - begun)
 
 

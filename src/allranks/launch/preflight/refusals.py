@@ -39,7 +39,6 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
     refusals.keep(lambda: refuse_wrong_layer_class(cfg))
     refusals.keep(lambda: refuse_without_deepspeed(cfg))
-    refusals.keep(lambda: refuse_unwritable(Path(cfg.checkpoint.output_dir)))
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be
         refusals.keep(lambda: refuse_missing_packages(cfg))
     variables: dict[str, str] = {}
@@ -50,6 +49,8 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
         variables.update(network_environment(cfg.network.settings, os.environ, uses_gpus=uses_gpus, peer=peer).added)
 
     refusals.keep(network)
+    # The last: on a mount that does not answer it never ends.
+    refusals.keep(lambda: refuse_unwritable(Path(cfg.checkpoint.output_dir)))
     return variables
 
 

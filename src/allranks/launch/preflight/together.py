@@ -26,13 +26,15 @@ from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.refusals import Refusals
 from allranks.listing import printable
 from allranks.observe import RunDir
+from allranks.preflight.catalogue import CHECKS
 from allranks.preflight.check import ClockOffset, Pairs, Subject, Wanted
 from allranks.preflight.effective import completed
 from allranks.preflight.judge import Policy, judge
-from allranks.preflight.judgement import Judgement
+from allranks.preflight.judgement import STATES, Judgement
 from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.hidden import Hidden
 
+_COMPARING = ("parity.", "environment.must-match", "environment.differs")
 _ROUND_SECONDS = 60.0
 """For what takes milliseconds, on nodes that are busy with something else."""
 _WRITE_SECONDS = 10.0
@@ -118,7 +120,7 @@ class Preflight:
 
     def alone(self, account: NodeAccount) -> Judged:
         """Judge this node by itself."""
-        return _judged(self, [socket.gethostname()], [self._handed_in(account)], None, None)
+        return _judged(self, [socket.gethostname()], [self._handed_in(account)], None)
 
     def together(self, rendezvous: Rendezvous, account: NodeAccount) -> Judged:
         """Judge all nodes, on node 0, and hear what came of it. Raises RefusedError where a node is lost meanwhile."""
@@ -127,9 +129,9 @@ class Preflight:
         kept: list[Judged] = []
 
         def decide(said: Sequence[Any]) -> object:
-            own = _judged(self, names, said, clocks, None)
+            own = _judged(self, names, said, clocks)
             kept.append(own)
-            others = own if rendezvous.hidden is None else _judged(self, names, said, clocks, rendezvous.hidden)
+            others = own if rendezvous.hidden is None else _with_marks(own, self, names, said, rendezvous.hidden)
             return others.to_message()
 
         answer = rendezvous.round("preflight", self._handed_in(account), _ROUND_SECONDS, decide=decide)
@@ -169,17 +171,32 @@ def judged_of_reports(
 
 
 def _judged(
-    preflight: Preflight,
-    names: Sequence[str],
-    said: Sequence[Any],
-    clocks: Mapping[str, ClockOffset] | None,
-    hidden: Hidden | None,
+    preflight: Preflight, names: Sequence[str], said: Sequence[Any], clocks: Mapping[str, ClockOffset] | None
 ) -> Judged:
-    subject = _subject(preflight, names, said, clocks, hidden)
+    subject = _subject(preflight, names, said, clocks)
     found = judge(subject, preflight.policy)
     reports = {node: report.to_message() for node, report in subject.reported}
-    seconds = round(time.monotonic() - preflight.started, 3)
-    return Judged(found, names, seconds, hidden is not None, reports)
+    return Judged(found, names, round(time.monotonic() - preflight.started, 3), False, reports)
+
+
+def _with_marks(
+    judged: Judged, preflight: Preflight, names: Sequence[str], said: Sequence[Any], hidden: Hidden
+) -> Judged:
+    """The same for nodes that may not read each other's values: marks are compared in their place.
+
+    Only by checks that do no more with them than compare: to all others a mark would be a wrong value.
+    """
+    subject = _subject(preflight, names, said, None)
+    marked = replace(subject, must_match=_marked(subject.must_match, hidden), network=_marked(subject.network, hidden))
+    comparing = [check for check in CHECKS if check.id.startswith(_COMPARING)]
+    found = judge(marked, preflight.policy, comparing).reported
+    kept = tuple(one for one in judged.judgement.reported if not one.finding.code.startswith(_COMPARING))
+    reported = tuple(sorted((*kept, *found), key=lambda one: STATES.index(one.state)))
+    return replace(judged, judgement=replace(judged.judgement, reported=reported), is_hidden=True, reports={})
+
+
+def _marked(tables: Mapping[str, Mapping[str, str]], hidden: Hidden) -> dict[str, dict[str, str]]:
+    return {node: {key: hidden.from_all(value, ()) for key, value in table.items()} for node, table in tables.items()}
 
 
 def _subject(
@@ -187,7 +204,6 @@ def _subject(
     names: Sequence[str],
     said: Sequence[Any],
     clocks: Mapping[str, ClockOffset] | None,
-    hidden: Hidden | None,
 ) -> Subject:
     """What all nodes have handed in, as the checks take it: it comes from the wire."""
     reports: dict[str, NodeReport | None] = {}
@@ -202,7 +218,7 @@ def _subject(
             reports[name], absent[name] = None, "the probe did not end in time on it"
         for key, table in tables.items():
             if is_a(handed_in := one.get(key), Mapping[str, str]) and handed_in:
-                table[name] = _shown(handed_in, hidden)
+                table[name] = handed_in
         if is_a(words := one.get("refusals"), Sequence[str]) and words:
             refusals[name] = [printable(word, 2000) for word in words[:16]]
     pairs = None
@@ -220,10 +236,6 @@ def _subject(
         clocks=clocks,
         refusals=refusals,
     )
-
-
-def _shown(table: Mapping[str, str], hidden: Hidden | None) -> Mapping[str, str]:
-    return table if hidden is None else {key: hidden.from_all(value, ()) for key, value in table.items()}
 
 
 def _names(rendezvous: Rendezvous) -> list[str]:
