@@ -48,7 +48,8 @@ class Progress:
         self._window: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)  # steps, seconds, tokens
         self._drawn = 0.0
         self._live: Any = None
-        if self.console.is_terminal and not self.console.is_dumb_terminal:  # a dumb one cannot redraw
+        # Rich takes a file for a terminal where FORCE_COLOR is set, as many CIs do; a dumb terminal cannot redraw.
+        if not self._out.gone and self._out.isatty() and not self.console.is_dumb_terminal:
             self._live = _live_line(self.console, total_steps, start_step)
 
     def update(

@@ -1,5 +1,6 @@
 """Long lines on a terminal."""
 
+import io
 import os
 import random
 import select
@@ -111,3 +112,12 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(terminal, monkeypatch):
         for step in (1, 2, 3):
             progress.update(step, loss=0.5, seconds=1.0)
     assert [line.split("  ")[0] for line in stream.sent().split("\r\n")] == ["step 1/3", "step 2/3", "step 3/3", ""]
+
+
+def test_a_file_gets_plain_lines_whatever_the_environment_says_of_colours(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    file = io.StringIO()
+    with Progress(2, file=file) as progress:
+        progress.update(1, loss=0.5, seconds=1.0)
+        progress.note("saved")
+    assert file.getvalue() == "step 1/2  loss 0.5000  ETA 0:00:01\nsaved\n"
