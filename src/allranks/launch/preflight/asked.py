@@ -14,6 +14,7 @@ from allranks.config import RunConfig
 from allranks.config.sections.preflight import PreflightSettings
 from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError
+from allranks.launch.preflight.sizes import sizes
 from allranks.launch.spec.options import Launch
 from allranks.preflight.catalogue import CHECKS, named
 from allranks.preflight.check import Wanted
@@ -68,6 +69,7 @@ def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
     """What the nodes must be able to do."""
     network = cfg.network.settings
     on_gpus = launch.num_gpus > 0
+    size = sizes(cfg, num_nodes=launch.max_nodes, num_processes=launch.nproc_per_node, on_cpu=not on_gpus)
     return Wanted(
         nproc_per_node=launch.nproc_per_node,
         device="cuda" if on_gpus else "cpu",
@@ -77,6 +79,9 @@ def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
         infiniband=network.infiniband,
         hcas=tuple(network.hcas or ()),
         gid_index=network.gid_index,
+        checkpoint_bytes=size.checkpoint_bytes,
+        checkpoint_files=size.checkpoint_files,
+        load_bytes=size.load_bytes,
         packages=needed_packages(cfg),
     )
 
@@ -85,12 +90,16 @@ def wanted_of_all(cfg: RunConfig, hosts: Sequence[Host]) -> Wanted:
     """The same as far as it is known where no node has counted its GPUs."""
     network = cfg.network.settings
     slots = {host.slots for host in hosts}
+    processes = slots.pop() if len(slots) == 1 else None
+    size = sizes(cfg, num_nodes=len(hosts), num_processes=processes, on_cpu=False)
     return Wanted(
-        nproc_per_node=slots.pop() if len(slots) == 1 else None,
+        nproc_per_node=processes,
         interface=network.interface,
         infiniband=network.infiniband,
         hcas=tuple(network.hcas or ()),
         gid_index=network.gid_index,
+        checkpoint_bytes=size.checkpoint_bytes,
+        checkpoint_files=size.checkpoint_files,
         packages=needed_packages(cfg),
     )
 
