@@ -26,9 +26,11 @@ help:
 
 setup: $(INSTALLED)
 
+# pip compiles what it has installed on one core; compileall does it on all. Some packages carry files that are no Python.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@ $(CORE_INSTALLED)
 
 # What training needs, without the extras and tools of development.

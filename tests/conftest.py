@@ -32,6 +32,7 @@ for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 CLUSTER = Path(__file__).parent / "cluster"
+OF_THE_LAB = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\blab\b", path.read_text())}
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
@@ -54,11 +55,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadFileScheduling
 
-    of_the_lab = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\blab\b", path.read_text())}
+    config.option.loadscopereorder = False  # by the number of a file's tests; see below
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "lab" if Path(file).name in of_the_lab else file
+            return "lab" if Path(file).name in OF_THE_LAB else file
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`: what takes longest begins first, that of the lab, which one process does; short files fill the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (CLUSTER not in item.path.parents, item.path.name not in OF_THE_LAB))
