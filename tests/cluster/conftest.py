@@ -154,13 +154,33 @@ def run_forked(start_forked: Callable[..., ForkedRanks], tmp_path: Path) -> Call
 
     def finish(world_size: int = 1, *, output_dir: Path | None = None, expect: int = 0, **keys: object) -> Run:
         directory = output_dir or tmp_path / "run"
-        ranks = start_forked(world_size, output_dir=directory, **keys)
-        code = ranks.wait(TIMEOUT_SECONDS)
-        output, *others = (path.read_text() for path in ranks.outputs)
-        assert code == expect, "\n--- next rank\n".join([f"exit code {code}:\n{output}", *others])
-        return Run(code, output, RunDir(directory))
+        return _finish_forked(start_forked(world_size, output_dir=directory, **keys), directory, expect)
 
     return finish
+
+
+@pytest.fixture(scope="session")
+def losses_alone(base_config: dict, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[int, float]]:
+    """The losses of one process with the base config and `keys`, which others must agree with: trained once for all."""
+    known: dict[str, dict[int, float]] = {}
+
+    def losses(**keys: object) -> dict[int, float]:
+        name = json.dumps(keys, sort_keys=True)
+        if name not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            path = _write_config(folder / "alone.yaml", base_config, folder / "run", keys)
+            ranks = ForkedRanks([str(path)], 1, free_port(), path.with_suffix(".out"), ENVIRONMENT)
+            known[name] = _finish_forked(ranks, folder / "run").losses()
+        return known[name]
+
+    return losses
+
+
+def _finish_forked(ranks: ForkedRanks, directory: Path, expect: int = 0) -> Run:
+    code = ranks.wait(TIMEOUT_SECONDS)
+    output, *others = (path.read_text() for path in ranks.outputs)
+    assert code == expect, "\n--- next rank\n".join([f"exit code {code}:\n{output}", *others])
+    return Run(code, output, RunDir(directory))
 
 
 @pytest.fixture(scope="session")

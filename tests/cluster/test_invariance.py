@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,16 @@ TOLERANCE = 1e-5  # relative, float32: the order of sums is all that may differ
 FSDP = {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": True}}
 
 
-@pytest.fixture(scope="module")
-def reference(request: pytest.FixtureRequest) -> dict[tuple, dict[int, float]]:
-    return {}
+@pytest.fixture
+def alone(losses_alone) -> Callable[..., dict[int, float]]:
+    """Losses of one process with the same keys, which learns."""
 
+    def losses(*, learns: float = 0.9, **keys: object) -> dict[int, float]:
+        first, *_, last = losses_alone(**keys).values()
+        assert last < learns * first, "the model does not learn, so equal losses would mean little"
+        return losses_alone(**keys)
 
-def alone(reference: dict, run_forked, tmp_path, *, learns: float = 0.9, **keys) -> dict[int, float]:
-    """Losses of one process with the same keys, computed once for all tests of this file."""
-    key = tuple(sorted(keys.items()))
-    if key not in reference:
-        result: Run = run_forked(output_dir=tmp_path / "alone", **keys)
-        reference[key] = result.losses()
-        losses = list(reference[key].values())
-        assert losses[-1] < learns * losses[0], "the model does not learn, so equal losses would mean little"
-    return reference[key]
+    return losses
 
 
 @pytest.mark.parametrize(
@@ -45,23 +42,23 @@ def alone(reference: dict, run_forked, tmp_path, *, learns: float = 0.9, **keys)
         pytest.param(1, {"micro_batch_size": 1, "gradient_checkpointing": True}, id="eight-checkpointed-micro-batches"),
     ],
 )
-def test_losses_do_not_depend_on_the_topology(reference, run_forked, tmp_path, world_size, keys):
-    expected = alone(reference, run_forked, tmp_path)
+def test_losses_do_not_depend_on_the_topology(alone, run_forked, world_size, keys):
+    expected = alone()
     result = run_forked(world_size, **keys)
     assert largest_difference(result.losses(), expected) < TOLERANCE
     for rank in range(world_size):
         assert [event.loss for event in result.events("step", rank)] == list(result.losses().values())
 
 
-def test_a_global_batch_that_does_not_divide_by_the_ranks(reference, run_forked, tmp_path):
-    expected = alone(reference, run_forked, tmp_path, batch_size=5)
+def test_a_global_batch_that_does_not_divide_by_the_ranks(alone, run_forked):
+    expected = alone(batch_size=5)
     result = run_forked(2, batch_size=5, micro_batch_size=1, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
 
 
-def test_lora_too(reference, run_forked, tmp_path):
+def test_lora_too(alone, run_forked):
     keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True, "learning_rate": 0.005}
-    expected = alone(reference, run_forked, tmp_path, learns=0.996, **keys)  # the model under the adapter stays random
+    expected = alone(learns=0.996, **keys)  # the model under the adapter stays random
     result = run_forked(2, **keys, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
 
@@ -92,9 +89,9 @@ def _mixture(tiny, folder: Path) -> Path:
 
 
 def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(
-    reference, start, run_forked, tmp_path
+    alone, start, run_forked, tmp_path
 ):
-    expected = alone(reference, run_forked, tmp_path)
+    expected = alone()
     keys = {**FSDP, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     kill_after = random.randint(3, 15)
     print(f"killing after step {kill_after}")

@@ -96,7 +96,7 @@ def test_a_signal_to_one_node_preempts_both(two_nodes, tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_ctrl_c_saves_and_the_run_goes_on_later(start, run, tmp_path, ranks):
+def test_ctrl_c_saves_and_the_run_goes_on_later(start, run_forked, tmp_path, ranks):
     launcher = start("--nproc-per-node", str(ranks), **ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=ranks)
     launcher.send_signal(signal.SIGINT)
@@ -105,7 +105,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_later(start, run, tmp_path, ranks):
     done = len(list((tmp_path / "run" / "checkpoints").glob("step-*/COMPLETE")))
     assert done == 1, output
     step = max(e.step for e in read_events(RunDir(tmp_path / "run").events(0)) if isinstance(e, StepEvent))
-    result = run("--auto-resume-from-checkpoints", "true", **{**ENDLESS, "max_steps": step + 1})
+    result = run_forked(auto_resume_from_checkpoints=True, **{**ENDLESS, "max_steps": step + 1})
     assert max(result.losses()) == step + 1
 
 

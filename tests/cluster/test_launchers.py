@@ -14,7 +14,6 @@ from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, free_port,
 KEYS = {
     "max_steps": 4,
     "bf16": False,
-    "output_dir": "run",
     "fsdp_version": 2,
     "fsdp_config": {"reshard_after_forward": True},
 }
@@ -44,18 +43,13 @@ def nodes(base_config, tmp_path):
                 process.kill()
         return [process.returncode for process in processes], outputs
 
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**base_config, **KEYS}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**base_config, **KEYS, "output_dir": "run"}))
     return start
 
 
-@pytest.fixture(scope="module")
-def reference(base_config, tmp_path_factory) -> dict[int, float]:
-    """The losses of one process."""
-    folder = tmp_path_factory.mktemp("reference")
-    (folder / "c.yaml").write_text(yaml.safe_dump({**base_config, **KEYS}))
-    command = [sys.executable, "-m", "allranks", "train", "c.yaml"]
-    subprocess.run(command, env=ENVIRONMENT, cwd=folder, check=True, timeout=TIMEOUT_SECONDS, capture_output=True)
-    return losses(folder)
+@pytest.fixture
+def reference(losses_alone) -> dict[int, float]:
+    return losses_alone(**KEYS)
 
 
 def losses(folder):

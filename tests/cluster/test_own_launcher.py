@@ -61,8 +61,7 @@ def by_hand(rank, port):
     }
 
 
-def test_torchrun_of_the_users_own(config, run, tmp_path):
-    alone = run(output_dir=tmp_path / "alone", max_steps=4)
+def test_torchrun_of_the_users_own(config, losses_alone, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     done = subprocess.run(
@@ -77,7 +76,7 @@ def test_torchrun_of_the_users_own(config, run, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     losses = Run(0, "", RunDir(tmp_path / "run")).losses()
-    assert largest_difference(losses, alone.losses()) < 1e-5
+    assert largest_difference(losses, losses_alone(max_steps=4)) < 1e-5
 
 
 @pytest.mark.parametrize("flavour", ["srun", "mpirun"])

@@ -60,8 +60,8 @@ def train_on_two_nodes(on_two_nodes):
     return train
 
 
-def test_no_lost_disk_loses_a_committed_step(train_on_two_nodes, run, tmp_path):
-    expected = run(max_steps=12, lr_scheduler=KEYS["lr_scheduler"]).losses()
+def test_no_lost_disk_loses_a_committed_step(train_on_two_nodes, losses_alone, tmp_path):
+    expected = losses_alone(max_steps=12, lr_scheduler=KEYS["lr_scheduler"])
     train_on_two_nodes("--max-steps", "9")
     names = ("node-a", "node-b")
     folders = [RunDir(tmp_path / name / "run").checkpoints for name in names]

@@ -48,19 +48,12 @@ def submit(training: Training, *words: str) -> dict:
     return json.loads(run([*command, "--json"]))
 
 
-def losses_of_one_process(training: Training) -> dict[int, float]:
-    folder = training.config.parent
-    train = [*ALLRANKS, "train", training.config.name, "--output-dir", "one"]
-    subprocess.run(train, cwd=folder, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
-    return Training(training.lab, training.config, RunDir(folder / "one")).losses()
-
-
 def assert_nothing_is_left(training: Training) -> None:
     assert not list(training.lab.shared.rglob("injected"))
     assert training.processes() == {}
 
 
-def test_a_job_of_slurm_is_stopped_and_requeued_and_loses_no_step(lab, base_config):
+def test_a_job_of_slurm_is_stopped_and_requeued_and_loses_no_step(lab, base_config, losses_alone):
     slurm = lab.slurm()
     training = make_hostile(lab, "slurm", base_config, max_steps=200)
     job = submit(training, "--scheduler", "slurm", "--requeue")
@@ -75,18 +68,18 @@ def test_a_job_of_slurm_is_stopped_and_requeued_and_loses_no_step(lab, base_conf
     assert f"2 over srun: node0, node1\nrendezvous: 10.77.0.1 port {port} of node0" in log
     step = log.partition("preempted (SIGUSR1) at step ")[2].partition(":")[0]
     assert f"at step {step} of 200" in log.partition("preempted (SIGUSR1)")[2], log
-    assert largest_difference(training.losses(), losses_of_one_process(training)) < 1e-5
+    assert largest_difference(training.losses(), losses_alone(**SLOW, max_steps=200)) < 1e-5
     assert_nothing_is_left(training)
 
 
-def test_a_job_of_pbs_trains_to_the_same_losses(lab, base_config):
+def test_a_job_of_pbs_trains_to_the_same_losses(lab, base_config, losses_alone):
     pbs = lab.pbs()
     training = make_hostile(lab, "pbs", base_config, max_steps=4)
     job = submit(training, "--scheduler", "pbs", "--cpus-per-task", "2")
     ended = pbs.wait(job["job"], timeout=TIMEOUT_SECONDS)
     log = Path(job["log"]).read_text()
     assert ended.exit_code == 0 and "2 over pbsdsh: node0, node1" in log, log
-    assert largest_difference(training.losses(), losses_of_one_process(training)) < 1e-5
+    assert largest_difference(training.losses(), losses_alone(**SLOW, max_steps=4)) < 1e-5
     assert_nothing_is_left(training)
 
 

@@ -1,14 +1,10 @@
 """One config, started in every way on a cluster: the same losses as one process, and nothing left behind."""
 
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-import yaml
 
-from allranks.observe import RunDir, read_events
-from allranks.observe.events import StepEvent
 from tests.cluster.conftest import largest_difference
 from tests.cluster.lab import Lab
 from tests.cluster.training import make_training
@@ -82,19 +78,9 @@ WAYS: dict[str, tuple[list[Command], int]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, base_config: dict) -> dict[int, float]:
-    """The losses of one process."""
-    folder = tmp_path_factory.mktemp("one-process")
-    (folder / "c.yaml").write_text(yaml.safe_dump({**base_config, **STEPS, "output_dir": str(folder / "run")}))
-    subprocess.run(TRAIN, check=True, cwd=folder, capture_output=True, timeout=180)
-    events = read_events(RunDir(folder / "run").events(0))
-    return {int(event.step): float(event.loss) for event in events if isinstance(event, StepEvent)}
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_starting_trains_to_the_same_losses(
-    lab: Lab, base_config: dict, reference: dict[int, float], way: str
+    lab: Lab, base_config: dict, losses_alone: Callable[..., dict[int, float]], way: str
 ) -> None:
     if way.startswith("slurm"):
         lab.slurm()
@@ -107,5 +93,5 @@ def test_every_way_of_starting_trains_to_the_same_losses(
         f"rank-{rank:05}.jsonl" for rank in range(world_size)
     ]
     for rank in range(world_size):
-        assert largest_difference(training.losses(rank), reference) < TOLERANCE
+        assert largest_difference(training.losses(rank), losses_alone(**STEPS)) < TOLERANCE
     training.wait_until_gone()
