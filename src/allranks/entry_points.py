@@ -40,6 +40,7 @@ _OF_USERS = frozenset(
         "allranks.cli.train",
         # They write docs/config.md and docs/checks.md.
         "allranks.config.reference",
+        "allranks.reference",
         "allranks.preflight.reference",
     ]
 )

@@ -71,7 +71,12 @@ def test_python_itself_runs_into_it(words):
     assert done.stderr.startswith("error: python -m allranks.") and done.stderr.count("\n") == 1
 
 
-DO_WITHOUT_ARGUMENTS = {"allranks.cli.demo", "allranks.config.reference", "allranks.preflight.reference"}
+DO_WITHOUT_ARGUMENTS = {
+    "allranks.cli.demo",
+    "allranks.config.reference",
+    "allranks.preflight.reference",
+    "allranks.reference",
+}
 
 
 @pytest.mark.parametrize("module", sorted(ENTRY_POINTS - DO_WITHOUT_ARGUMENTS))

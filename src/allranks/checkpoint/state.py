@@ -26,23 +26,35 @@ class RunState:
     """
 
     step: int
+    """How many are done."""
     config: Mapping[str, Any]
     """The flat keys of the run's config that have a value."""
     num_steps: int | None = None
+    """How many the run is to do."""
     global_batch: int | None = None
     """Blocks a step; None: as many as the config asks for."""
     tokens: int = 0
+    """That the model has read so far, without padding."""
     loss: float | None = None
+    """Of the last step."""
     best_loss: float | None = None
+    """The lowest evaluation loss so far."""
     best_checkpoint: str | None = None
+    """The folder's name of the checkpoint that had it."""
     evals_without_improvement: int = 0
+    """Since that."""
     fingerprint: str | None = None
+    """Of the prepared data."""
     data_seed: int | None = None
+    """That the order of the data was drawn with."""
     world_size: int | None = None
+    """That saved it; another one may go on."""
     adapter: bool | None = None
     """Whether an adapter was trained; None in a state that does not say: its config does."""
     only_model: bool = False
+    """Whether the optimizer's state was left out (`save_only_model`)."""
     scaler: Mapping[str, Any] | None = None
+    """Of float16: the state of the loss scaler."""
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -24,8 +24,11 @@ class Event:
 
     kind: ClassVar[str] = ""
     t: float = 0.0
+    """Unix seconds by the node's clock."""
     rank: int = 0
+    """That wrote it, counted over all nodes."""
     run: str | None = None
+    """The run id of this start; a resumed run appends to the same file."""
     other: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def own_fields(self) -> dict[str, Any]:
@@ -40,8 +43,11 @@ class PhaseEvent(Event):
 
     kind: ClassVar[str] = "phase"
     phase: str = ""
+    """data, rendezvous, mesh, model, train, checkpoint, export or done."""
     pid: int | None = None
+    """The rank's process."""
     step: int | None = None
+    """Of a checkpoint: after how many steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +56,29 @@ class StepEvent(Event):
 
     kind: ClassVar[str] = "step"
     step: int = 0
+    """From 1."""
     epoch: float = math.nan
+    """Of the training data, as a fraction, when the step was done."""
     loss: float = math.nan
+    """What was minimised: the mean over the target tokens, and the router's loss times its coefficient."""
     grad_norm: float = math.nan
+    """Before clipping."""
     seconds: float = 0.0
+    """The step took, without evaluations and saves."""
     memory_bytes: int = 0
+    """The peak of this rank's memory so far: of its GPU, or of its process on a CPU."""
     learning_rate: float = math.nan
+    """That the step was made with, of the first group of parameters."""
     tokens: int = 0
+    """That the model read, without padding."""
     target_tokens: int = 0
+    """Of these, that count in the loss."""
     data_seconds: float = 0.0
+    """This rank waited for data."""
     gc_seconds: float = 0.0
+    """This rank collected Python's garbage."""
     router_loss: float | None = None
+    """Of a mixture of experts, without its coefficient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +87,11 @@ class EvalEvent(Event):
 
     kind: ClassVar[str] = "eval"
     step: int = 0
+    """After how many steps."""
     eval_loss: float = math.nan
+    """Mean cross entropy over the evaluation data's target tokens."""
     seconds: float = 0.0
+    """It took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +100,13 @@ class CheckpointEvent(Event):
 
     kind: ClassVar[str] = "checkpoint"
     step: int = 0
+    """After how many steps."""
     state: str = ""
+    """`started` or `committed`."""
     path: str = ""
+    """Its folder."""
     blocked_seconds: float | None = None
+    """Training waited for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +118,15 @@ class CommunicationEvent(Event):
 
     kind: ClassVar[str] = "communication"
     step: int = 0
+    """Which was counted."""
     counted: bool = False
+    """Whether nothing was missed."""
     between_nodes_bytes: int = 0
+    """All nodes together send to other nodes."""
     node_sends_bytes: tuple[int, ...] = ()
+    """Each node sends to other nodes, by node."""
     collectives: tuple[Mapping[str, Any], ...] = ()
+    """Of this rank: kind, number and bytes of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +135,13 @@ class MemoryEvent(Event):
 
     kind: ClassVar[str] = "memory"
     device: str = ""
+    """`cuda` or `cpu`."""
     parameters_bytes: int = 0
+    """This rank's part of the model."""
     gradients_bytes: int = 0
+    """Of what is trained, once there are any."""
     optimizer_bytes: int = 0
+    """The optimizer's state after the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +150,18 @@ class TimeLimitEvent(Event):
 
     kind: ClassVar[str] = "time_limit"
     seconds: int = 0
+    """After which it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarningEvent(Event):
+    """Something that the user should know of."""
+
     kind: ClassVar[str] = "warning"
     message: str = ""
+    """The line that the terminal shows."""
     step: int | None = None
+    """At which it was found, where it is about one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +170,23 @@ class ErrorEvent(Event):
 
     kind: ClassVar[str] = "error"
     message: str = "no message"
+    """What the terminal shows."""
     type: str = ""
+    """The exception's class."""
     host: str | None = None
+    """The rank's node, by name."""
     node: int | None = None
+    """The node's rank, where the rank knows it."""
     log: str | None = None
+    """The rank's log."""
     code: str | None = None
+    """The kind of failure, where it is known."""
     evidence: tuple[str, ...] | None = None
+    """Lines that show it."""
     remedy: str | None = None
+    """What to do."""
     traceback: str | None = None
+    """Python's, where the message alone does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +195,9 @@ class ExitEvent(Event):
 
     kind: ClassVar[str] = "exit"
     code: int = 1
+    """The rank's exit code."""
     reason: str = ""
+    """In a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,11 @@ class RunDir:
 
     @property
     def preflight(self) -> Path:
+        """What the checks of the nodes found when the run started."""
         return self.path / "preflight.json"
 
     def events(self, rank: int) -> Path:
+        """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"
 
     def all_events(self) -> list[Path]:
@@ -30,6 +32,7 @@ class RunDir:
         return self.path / "logs" / f"node-{node_rank}"
 
     def log(self, node_rank: int | str, rank: int) -> Path:
+        """The output of a rank; of rank 0 its tracebacks and what libraries print."""
         return self.logs(node_rank) / f"rank-{rank:05d}.log"
 
     def agent_log(self, node_rank: int | str) -> Path:
@@ -52,15 +55,12 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
+        """A folder for each checkpoint."""
         return self.path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
+        """The checkpoint after so many steps; it counts once the file COMPLETE is in it."""
         return self.checkpoints / f"step-{step:08d}"
-
-    @property
-    def evidence(self) -> Path:
-        """Stacks, flight-recorder dumps and log tails of a failure."""
-        return self.path / "evidence"
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"

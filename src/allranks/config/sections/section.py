@@ -33,8 +33,11 @@ class Section(BaseModel):
 
 
 @cache
-def key_help(section: type[Section]) -> dict[str, str]:
-    """Key -> the sentence below it in the source. (Pydantic can read these too, but at import, in every start.)"""
+def key_help(section: type) -> dict[str, str]:
+    """Key, or field of a dataclass -> the sentence below it in the source.
+
+    (Pydantic can read these too, but at import, in every start.)
+    """
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(definition, ast.ClassDef)
     sentences = {}

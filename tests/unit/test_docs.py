@@ -1,0 +1,173 @@
+"""What the documentation shows works: links lead somewhere, commands and configs are taken, the reference is made."""
+
+import ast
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from markdown_it import MarkdownIt
+
+import allranks
+from allranks.api import train
+from allranks.checkpoint.state import RunState
+from allranks.cli.commands import COMMANDS, load_command
+from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.config.load import resolve_mapping
+from allranks.config.names import known_keys
+from allranks.config.overrides import parse_overrides
+from allranks.config.unsupported import is_known
+from allranks.config.yaml_lines import parse_yaml
+from allranks.observe.events import KINDS
+from allranks.reference import markdown
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *DOCS]
+PAGES += [ROOT / "tests" / "cluster" / "lab" / "README.md"]
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page):
+    """Language, first line and text of each block of code."""
+    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+        if token.type in ("fence", "code_block"):
+            yield token.info.strip(), token.map[0] + 1, token.content
+
+
+def all_blocks(language):
+    return [
+        pytest.param(text, id=f"{name(page)}:{line}")
+        for page in PAGES
+        for info, line, text in blocks(page)
+        if info == language
+    ]
+
+
+def anchors(page):
+    """Of its headings, as GitHub makes them."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    titles = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page):
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    inline = [child for token in tokens if token.children for child in token.children]
+    for target in [str(child.attrs.get("href") or child.attrs.get("src") or "") for child in inline if child.attrs]:
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def test_the_index_lists_every_page():
+    text = (ROOT / "docs" / "index.md").read_text()
+    assert {page.name for page in DOCS} - {"index.md"} == set(re.findall(r"\]\(([\w-]+\.md)\)", text))
+
+
+def test_the_reference_is_up_to_date():
+    assert (ROOT / "docs" / "reference.md").read_text() == markdown(), (
+        "run `python -m allranks.reference > docs/reference.md`"
+    )
+
+
+def test_the_reference_says_something_of_every_field():
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.*) \|$", markdown(), re.MULTILINE)
+    assert all(text for _, text in rows)
+    for kind in (*KINDS.values(), RunState):
+        assert {each.name for each in fields(kind)} - {"other"} <= {field for field, _ in rows}
+
+
+def commands():
+    """Each command line of allranks: of blocks of shell, and in a text between backquotes."""
+    for page in PAGES:
+        for info, line, text in blocks(page):
+            if info in ("", "bash", "sh", "console"):
+                for number, command in enumerate(text.replace("\\\n", " ").splitlines()):
+                    found = re.match(r"(?:\$ )?((?:[A-Z_]+=\S+ )*allranks .*)", command.strip())
+                    if found:
+                        yield pytest.param(found[1], id=f"{name(page)}:{line + number + 1}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_that_is_shown_is_understood(line):
+    line = line.replace("…", " ").rstrip().removesuffix("&").replace("|\\|", "|")
+    words = shlex.split(re.sub(r"\[([A-Z -]+)\]", "", line), comments=True)
+    words = words[next(i for i, word in enumerate(words) if word == "allranks") + 1 :]
+    for end in ("|", ">", "&&", ";", "&"):
+        words = words[: words.index(end)] if end in words else words
+    if not words or words[0].startswith("-"):
+        assert words in ([], ["--help"], ["--version"])
+        return
+    assert words[0] in COMMANDS
+    command = load_command(words[0])
+    rest = words[1:]
+    while hasattr(command, "commands"):  # `config show`, `qwen lora`
+        for one in rest[0].split("|"):
+            assert one in command.commands
+        command, rest = command.commands[rest[0].split("|")[0]], rest[1:]
+    context = command.make_context(words[0], rest)
+    if isinstance(command, ConfigKeysCommand):
+        parse_overrides(given(context).config)
+
+
+@pytest.mark.parametrize("text", all_blocks("yaml"))
+def test_every_config_that_is_shown_is_read(text):
+    """Parts of one are completed; of a whole one nothing may be wrong."""
+    found, _ = parse_yaml(re.sub(r"^ *…$", "", text, flags=re.MULTILINE), "the page")
+    if isinstance(found, dict) and "num_machines" in found:  # Accelerate's, whose reader has tests of its own
+        return
+    if isinstance(found, list):  # data sets only
+        found = {"datasets": found}
+    assert isinstance(found, dict)
+    unknown = [key for key in found if key not in known_keys() and not is_known(key)]
+    assert not unknown
+    smallest = {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d.jsonl", "type": "alpaca"}]}
+    resolve_mapping({**smallest, **found}, ignore_unsupported=True)
+
+
+@pytest.mark.parametrize("text", all_blocks("python"))
+def test_every_program_that_is_shown_uses_what_there_is(text):
+    for node in ast.walk(ast.parse(text.replace(", *,", ", "))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "allranks":
+            assert node.attr in allranks.__all__
+
+
+def test_the_page_for_python_names_all_that_is_public():
+    text = (ROOT / "docs" / "python.md").read_text()
+    for public in {*allranks.__all__} - {"__version__", "Event"}:
+        assert f"`{public}" in text or f"allranks.{public}" in text, public
+    shown = re.search(r"allranks\.train\(config, (.*?)\)\n", text, re.DOTALL)
+    assert shown is not None
+    named = re.findall(r"(\w+)=", shown[1])
+    assert named == [each for each in train.__code__.co_varnames[: 1 + len(named)] if each != "config"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_test_that_a_page_names_is_there(page):
+    folder = ROOT
+    for path in re.findall(r"`((?:tests/[\w/]+/)?test_\w+\.py|tests/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        found = ROOT / path if "/" in path else folder / path
+        assert found.is_file(), path
+        folder = found.parent  # those that follow without a folder lie in the same
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "pictures").glob("*.svg")), ids=name)
+def test_a_picture_is_told_in_words_and_can_be_read_on_dark_pages(picture):
+    root = ElementTree.parse(picture).getroot()
+    of = {"svg": "http://www.w3.org/2000/svg"}
+    named = root.attrib["aria-labelledby"].split()
+    assert [root.find(f"svg:{tag}", of).attrib["id"] for tag in ("title", "desc")] == named
+    assert "prefers-color-scheme: dark" in root.findtext("svg:style", namespaces=of)
+    shown = [page for page in DOCS if f"](pictures/{picture.name})" in page.read_text()]
+    assert shown and all(re.search(rf"!\[.{{40,}}\]\(pictures/{picture.name}\)", page.read_text()) for page in shown)
