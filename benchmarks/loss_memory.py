@@ -1,16 +1,21 @@
-"""Peak memory and time of the loss, forward and backward: in one piece, and in chunks.
+"""Peak memory and time of the loss, forward and backward: in one piece, in chunks, and in PyTorch's own chunks.
 
-    python -m benchmarks.loss_memory [--labels 4096] [--vocabulary 32000,150000] [--hidden 64] [--no-report]
+    python -m benchmarks.loss_memory [--labels 4096] [--vocabulary 32000,150000] [--hidden 64] [--rounds 3]
 
-On CPU each is measured in a fresh process by the kernel's high-water mark of resident memory, less what was there
-before and less the gradients that every way has to make; on a GPU (`--device cuda`) by torch's own count.
+`torch.nn.functional.linear_cross_entropy` (torch 2.13) makes chunks of its own size, and of ours. Rounds are
+interleaved, and ratios taken within a round; on CPU time is what the process computed, of all threads: other work on
+the machine makes that longer by little. On CPU each is measured in a fresh process by the kernel's high-water mark of
+resident memory, less what was there before and less the gradients that every way has to make; on a GPU
+(`--device cuda`) by torch's own count.
 Part of `make bench`. The full logits of 150,000 x 4,096 in one piece take about 8 GB.
 """
 
 import argparse
 import datetime
 import json
+import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +23,13 @@ from pathlib import Path
 
 from benchmarks import report
 
-WAYS = {"full": "in one piece (F.cross_entropy)", "chunked": "in chunks", "recomputed": "in chunks, computed twice"}
+WAYS = {
+    "full": "in one piece (F.cross_entropy)",
+    "chunked": "in chunks",
+    "recomputed": "in chunks, computed twice",
+    "torch": "PyTorch's chunks (F.linear_cross_entropy)",
+    "torch-rows": "PyTorch's, in chunks of our size",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hidden", type=int, default=64, help="size of the hidden states (default 64)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default float32")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which, separated by commas")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -36,23 +49,53 @@ def main(arguments: list[str] | None = None) -> None:
         return
 
     rows = []
+    chosen = options.ways.split(",")
+    if unknown := set(chosen) - set(WAYS):
+        parser.error(f"no such way: {', '.join(sorted(unknown))}; choose from {', '.join(WAYS)}")
+    ways = [way for way in chosen if not way.startswith("torch") or torch_has_one()]
     for vocabulary in map(int, options.vocabulary.split(",")):
         logits = options.labels * vocabulary * 4
-        for way, name in WAYS.items():
-            argv = [sys.executable, "-m", "benchmarks.loss_memory", "--one", way, "--vocabulary", str(vocabulary)]
-            for key in ("labels", "hidden", "device", "dtype"):
-                argv += [f"--{key}", str(getattr(options, key))]
-            run = subprocess.run(argv, capture_output=True, text=True, check=False)
-            if run.returncode != 0:
-                sys.exit(f"error: {name}: exit code {run.returncode}\n{run.stderr[-2000:]}")
-            peak, seconds = json.loads(run.stdout)
-            cells = [f"{logits / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{peak / logits:.1%}", f"{seconds:.2f}"]
-            rows.append([f"{vocabulary:,}", name, *cells])
+        rounds: list[dict[str, tuple[int, float]]] = []
+        for number in range(options.rounds):
+            # Each round begins with another: nobody is always the one after the same neighbour's heat.
+            order = [*ways[number % len(ways) :], *ways[: number % len(ways)]]
+            measured = {}
+            for way in order:
+                measured[way] = _in_a_process(way, vocabulary, options)
+                told = f"{measured[way][0] / 1e9:.2f} GB, {measured[way][1]:.2f} s"
+                print(f"round {number + 1}, {vocabulary:,}: {WAYS[way]}: {told}", flush=True)
+            rounds.append(measured)
+        for way in ways:
+            peaks = [one[way][0] for one in rounds]
+            cells = [f"{logits / 1e9:.2f}", f"{statistics.median(peaks) / 1e9:.2f}"]
+            cells += [f"{statistics.median(peaks) / logits:.1%}", report.spread([one[way][1] for one in rounds])]
+            ratios = [one[way][1] / one["chunked"][1] for one in rounds] if "chunked" in ways else []
+            cells += [report.spread(ratios) if ratios else ""]
+            rows.append([f"{vocabulary:,}", WAYS[way], *cells])
             print(" | ".join(rows[-1]), flush=True)
-    header = ["vocabulary", "loss", "full float32 logits, GB", "peak, GB", "share of full logits", "seconds"]
+    header = ["vocabulary", "loss", "full float32 logits, GB", "peak, GB", "share of full logits"]
+    header += ["CPU seconds" if options.device == "cpu" else "seconds", "x in chunks"]
     lines = report.table(header, rows)
     if not options.no_report:
         print(f"report: {_write_report(options, lines)}")
+
+
+def torch_has_one() -> bool:
+    """Whether this torch has a linear_cross_entropy that makes chunks."""
+    import torch
+
+    return hasattr(torch.nn, "LinearCrossEntropyOptions")
+
+
+def _in_a_process(way: str, vocabulary: int, options: argparse.Namespace) -> tuple[int, float]:
+    argv = [sys.executable, "-m", "benchmarks.loss_memory", "--one", way, "--vocabulary", str(vocabulary)]
+    for key in ("labels", "hidden", "device", "dtype"):
+        argv += [f"--{key}", str(getattr(options, key))]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        sys.exit(f"error: {WAYS[way]}: exit code {run.returncode}\n{run.stderr[-2000:]}")
+    peak, seconds = json.loads(run.stdout)
+    return peak, seconds
 
 
 def _measure(options: argparse.Namespace) -> tuple[int, float]:
@@ -80,6 +123,9 @@ def _measure(options: argparse.Namespace) -> tuple[int, float]:
             loss = F.cross_entropy(layer(given).float(), targets, reduction="sum")
         elif options.one == "chunked":
             loss = linear_cross_entropy(given, layer.weight, None, targets, rows=rows)
+        elif options.one.startswith("torch"):
+            how = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows if options.one == "torch-rows" else None)
+            loss = F.linear_cross_entropy(given, layer.weight, targets, reduction="sum", options=how)
         else:
             loss = module_cross_entropy(layer, given, targets, rows=rows)
         (loss / count).backward()
@@ -95,9 +141,10 @@ def _measure(options: argparse.Namespace) -> tuple[int, float]:
     else:
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    started = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    started = clock()
     run(options.labels)
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
     return peak - before - gradients, seconds
 
@@ -111,15 +158,21 @@ def _resident(name: str) -> int:
 def _write_report(options: argparse.Namespace, lines: list[str]) -> Path:
     today = datetime.date.today().isoformat()
     facts = report.machine()
-    path = Path(__file__).parent / "reports" / f"loss-memory_{options.device}_{options.dtype}_{today}.md"
+    settings = {key: getattr(options, key) for key in ("labels", "hidden", "device", "dtype", "rounds")}
+    settings["threads"] = os.environ.get("OMP_NUM_THREADS", "all")
+    path = (
+        Path(__file__).parent / "reports" / f"loss-memory_{options.device}_{options.dtype}_{options.hidden}_{today}.md"
+    )
     text = [
         f"# Peak memory of the loss, {options.labels} labels, {options.dtype}, {today}",
         "",
         "One forward and backward pass of the output layer and the loss, each way in a fresh process; peak beyond the "
-        "inputs and the gradients of hidden states and weight, which every way makes.",
+        "inputs and the gradients of hidden states and weight, which every way makes. Rounds are interleaved; cells "
+        "are `median (min to max)`, memory the median; ratios are taken within a round. On CPU time is CPU seconds of "
+        "the process, all threads together: the machine may have had other work.",
         "",
         *lines,
-        *report.settings("Settings", {key: getattr(options, key) for key in ("labels", "hidden", "device", "dtype")}),
+        *report.settings("Settings", settings),
         *report.settings("Machine", facts),
     ]
     path.write_text("\n".join(text))

@@ -25,6 +25,7 @@ _ALL_LOGITS = {"without": "labels-only", "chunked_cross_entropy": False}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     BASE: ("nothing", {}),
     "chunks": ("chunks of the loss", {"chunked_cross_entropy": False}),
+    "torch-loss": ("PyTorch's function in the chunks of the loss; ours", {"without": "torch-loss"}),
     "labels-only": ("and logits at labels only", _ALL_LOGITS),
     "sdpa": ("attention by documents; one mask (sdpa)", {"attn_implementation": "sdpa"}),
     "packing": ("packing; documents are padded", {"sample_packing": False, "pad_to_sequence_len": True}),
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         return measure("allranks", workload, directory, scratch, changes=changes)
 
     def shown(name: str, one: Measurement) -> str:
-        return f"{VARIANTS[name][0]:46}{one.tokens_per_second:8.0f} tokens/s"
+        return f"{VARIANTS[name][0]:50}{one.tokens_per_second:8.0f} tokens/s"
 
     rounds = in_rounds(workload, chosen, options.rounds, measure_one, shown)
     lines = _table(rounds, chosen)

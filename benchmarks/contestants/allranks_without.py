@@ -13,6 +13,13 @@ def without_labels_only() -> None:
     allranks.model.build.takes_logits_to_keep = lambda model: False
 
 
+def without_torch_loss() -> None:
+    """The chunked loss is made by our function also where PyTorch's covers the case."""
+    import allranks.model.chunked
+
+    allranks.model.chunked.torchs_covers = lambda *case: False
+
+
 def without_prefetch() -> None:
     """Each micro-batch is made when the step asks for it."""
     import allranks.train.feed
@@ -47,6 +54,7 @@ def without_set_collections() -> None:
 
 PARTS = {
     "labels-only": without_labels_only,
+    "torch-loss": without_torch_loss,
     "prefetch": without_prefetch,
     "set-collections": without_set_collections,
 }

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from allranks.errors import ConfigError
+from allranks.model import chunked
 from allranks.model.build import build_model
-from allranks.model.chunked import PLAIN, Shaping, linear_cross_entropy, module_cross_entropy
+from allranks.model.chunked import PLAIN, Shaping, linear_cross_entropy, module_cross_entropy, torchs_covers
 from allranks.model.head import logits_spec
 from tests.tiny_models import config_for, make_batch, make_model, one_process, saved_model
 
@@ -31,6 +32,20 @@ def gradients(loss, layer, hidden, scale=0.25):
     return torch.autograd.grad(loss * scale, wanted)
 
 
+needs_torchs = pytest.mark.skipif(
+    not hasattr(nn, "LinearCrossEntropyOptions"), reason="torch has no linear_cross_entropy in chunks before 2.13"
+)
+
+
+@pytest.fixture(params=["ours", pytest.param("torch's", marks=needs_torchs)])
+def whose(request, monkeypatch):
+    """Who makes the loss where torch's function covers the case."""
+    if request.param == "ours":
+        monkeypatch.setattr(chunked, "torchs_covers", lambda *_: False)
+    return request.param
+
+
+@pytest.mark.usefixtures("whose")
 @pytest.mark.parametrize("rows", [1, 5, 23, 100])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shaping", [PLAIN, Shaping(scale=0.3), Shaping(cap=0.7), Shaping(scale=2.0, cap=0.7)])
@@ -46,6 +61,47 @@ def test_loss_and_gradients_equal_those_of_full_logits(rows, bias, shaping):
         for ours, full in pairs:
             torch.testing.assert_close(ours, full, rtol=1e-5, atol=1e-6)
         expected = F.cross_entropy(shaping(layer(hidden)), labels, reduction="sum")  # its graph is used up
+
+
+@needs_torchs
+@pytest.mark.parametrize("rows", [1, 5, 23, 100])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("num_labels", [1, 22, 23])
+def test_torchs_function_and_ours_agree(monkeypatch, rows, bias, num_labels):
+    layer, hidden, labels = layer_and_labels(bias)
+    made = []
+    for covers in (torchs_covers, lambda *_: False):
+        monkeypatch.setattr(chunked, "torchs_covers", covers)
+        # As under an optimizer step: gradients of several micro-batches add up.
+        loss = linear_cross_entropy(hidden[:num_labels], layer.weight, layer.bias, labels[:num_labels], rows=rows)
+        assert ("linear_cross_entropy" in loss.grad_fn.name()) == (covers is torchs_covers)
+        made.append([loss, *gradients(loss, layer, hidden)])
+    for theirs, ours in zip(*made, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-6)
+
+
+@needs_torchs
+def test_torchs_function_is_taken_only_where_it_covers_the_case(monkeypatch):
+    def cases():
+        layer, hidden, _ = layer_and_labels()
+        yield "plain", True, (hidden, layer.weight, LABELS, PLAIN)
+        yield "scale", False, (hidden, layer.weight, LABELS, Shaping(scale=0.3))
+        yield "cap", False, (hidden, layer.weight, LABELS, Shaping(cap=0.7))
+        yield "no label", False, (hidden, layer.weight, 0, PLAIN)
+        yield "frozen", False, (hidden, layer.weight.detach(), LABELS, PLAIN)
+        halves = layer_and_labels(dtype=torch.bfloat16)
+        yield "16 bits", False, (halves[1], halves[0].weight, LABELS, PLAIN)
+        yield "mixed", False, (hidden, halves[0].weight, LABELS, PLAIN)
+
+    for name, covered, case in cases():
+        assert torchs_covers(*case) is covered, name
+    *_, plain = (case for name, _, case in cases() if name == "plain")
+    with torch.no_grad():
+        assert not torchs_covers(*plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torchs_covers(*plain)
+    monkeypatch.delattr(nn, "LinearCrossEntropyOptions")
+    assert not torchs_covers(*plain)
 
 
 def test_a_frozen_layer_gets_no_gradient():
@@ -76,11 +132,12 @@ def test_in_bfloat16_the_softmax_is_in_float32_and_chunks_add_up_in_float32(low_
     assert (ours[1].float() - truth).norm() / truth.norm() < 5e-3
 
 
+@pytest.mark.usefixtures("whose")
 def test_its_gradients_are_used_once():
     layer, hidden, labels = layer_and_labels()
     loss = linear_cross_entropy(hidden, layer.weight, None, labels, rows=5)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="one backward pass only"):
+    with pytest.raises(RuntimeError, match=r"one backward pass only|backward called twice"):
         loss.backward()
 
 
@@ -157,6 +214,7 @@ def test_the_keys_change_how_the_loss_is_made_and_not_the_loss(name, monkeypatch
         return linear(inputs, weight, *rest)
 
     monkeypatch.setattr(F, "linear", watch)
+    monkeypatch.setattr(chunked, "torchs_covers", lambda *_: False)  # it does not call that
     batch = make_batch(1)
     losses, seen = {}, {}
     for way, keys in KEYS.items():
