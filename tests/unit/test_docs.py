@@ -1,6 +1,7 @@
 """What the documentation shows works: links lead somewhere, commands and configs are taken, the reference is made."""
 
 import ast
+import inspect
 import re
 import shlex
 from dataclasses import fields
@@ -11,10 +12,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 import allranks
+from allranks import exit_codes
 from allranks.api import train
 from allranks.checkpoint.state import RunState
 from allranks.cli.commands import COMMANDS, load_command
+from allranks.cli.commands import allranks as cli
 from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.train_words import TrainWordsCommand
 from allranks.config.load import resolve_mapping
 from allranks.config.names import known_keys
 from allranks.config.overrides import parse_overrides
@@ -89,36 +93,77 @@ def test_the_reference_says_something_of_every_field():
 
 
 def commands():
-    """Each command line of allranks: of blocks of shell, and in a text between backquotes."""
+    """Each command line of allranks in a block of shell."""
+    found = []
     for page in PAGES:
-        for info, line, text in blocks(page):
-            if info in ("", "bash", "sh", "console"):
-                for number, command in enumerate(text.replace("\\\n", " ").splitlines()):
-                    found = re.match(r"(?:\$ )?((?:[A-Z_]+=\S+ )*allranks .*)", command.strip())
-                    if found:
-                        yield pytest.param(found[1], id=f"{name(page)}:{line + number + 1}")
+        shell = [text for info, _, text in blocks(page) if info in ("", "bash", "sh", "console")]
+        lines = [line.strip() for text in shell for line in text.replace("\\\n", " ").splitlines()]
+        lines = [shown[1] for line in lines if (shown := re.match(r"(?:\$ )?((?:[A-Z_]+=\S+ )*allranks .*)", line))]
+        found += [pytest.param(line, id=f"{name(page)}: {line[:60]}") for line in dict.fromkeys(lines)]
+    return found
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_that_is_shown_is_understood(line):
-    line = line.replace("…", " ").rstrip().removesuffix("&").replace("|\\|", "|")
+def inline_code(page):
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    return [child.content for token in tokens for child in token.children or [] if child.type == "code_inline"]
+
+
+def command_of(words):
+    """The command that is named, its name, and the words that follow."""
+    assert words[0] in COMMANDS
+    command, name, rest = load_command(words[0]), words[0], words[1:]
+    while hasattr(command, "commands"):  # `config show`, `qwen lora`
+        if not rest:  # mentioned as a whole
+            return command, name, []
+        named = [command.commands[one] for one in rest[0].split("|")]
+        command, rest = named[0], rest[1:]
+    return command, name, rest
+
+
+def words_of(line):
+    line = line.replace("…", " ").rstrip().removesuffix("&").replace("\\|", "|")
     words = shlex.split(re.sub(r"\[([A-Z -]+)\]", "", line), comments=True)
     words = words[next(i for i, word in enumerate(words) if word == "allranks") + 1 :]
     for end in ("|", ">", "&&", ";", "&"):
         words = words[: words.index(end)] if end in words else words
+    return words
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_that_is_shown_is_understood(line):
+    words = words_of(line)
     if not words or words[0].startswith("-"):
         assert words in ([], ["--help"], ["--version"])
         return
-    assert words[0] in COMMANDS
-    command = load_command(words[0])
-    rest = words[1:]
-    while hasattr(command, "commands"):  # `config show`, `qwen lora`
-        for one in rest[0].split("|"):
-            assert one in command.commands
-        command, rest = command.commands[rest[0].split("|")[0]], rest[1:]
-    context = command.make_context(words[0], rest)
+    command, command_name, rest = command_of(words)
+    context = command.make_context(command_name, rest)
     if isinstance(command, ConfigKeysCommand):
         parse_overrides(given(context).config)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)
+def test_every_command_and_option_that_a_text_names_is_there(page):
+    for text in inline_code(page):
+        if not text.startswith("allranks ") or text.startswith(("allranks is not installed", "allranks --")):
+            continue
+        command, _, rest = command_of(words_of(text))
+        for word in rest[: rest.index("--")] if "--" in rest else rest:
+            option = word.partition("=")[0]
+            taken = [each for each in command.params if option in each.opts]
+            if isinstance(command, TrainWordsCommand):  # hands on what `train` takes
+                taken += [each for each in load_command("train").params if option in each.opts]
+            if option.startswith("--") and not taken:
+                assert isinstance(command, ConfigKeysCommand | TrainWordsCommand), text
+                parse_overrides([f"{option}=1"])
+
+
+def test_the_exit_codes_are_those_of_the_code():
+    codes = {str(value) for label, value in vars(exit_codes).items() if label.isupper()}
+    table = (ROOT / "docs" / "train.md").read_text().partition("| exit code | means |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| (\d+) \|", table, re.MULTILINE)) == codes
+    for text in ((ROOT / "README.md").read_text(), inspect.getdoc(cli)):
+        listed = text.partition("Exit codes: ")[2].partition(".")[0].partition("\n\n")[0]
+        assert {*re.findall(r"(?:^|, )(\d+) ", " ".join(listed.split()))} == codes - {str(exit_codes.INTERRUPTED)}
 
 
 @pytest.mark.parametrize("text", all_blocks("yaml"))

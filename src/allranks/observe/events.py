@@ -66,7 +66,7 @@ class StepEvent(Event):
     seconds: float = 0.0
     """The step took, without evaluations and saves."""
     memory_bytes: int = 0
-    """The peak of this rank's memory so far: of its GPU, or of its process on a CPU."""
+    """Of this rank: the peak of its GPU so far; on a CPU what its process holds."""
     learning_rate: float = math.nan
     """That the step was made with, of the first group of parameters."""
     tokens: int = 0
@@ -131,17 +131,17 @@ class CommunicationEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEvent(Event):
-    """What this rank holds on its `device` once the model is there."""
+    """What this rank will hold in the host's memory once the first step is done; on a GPU that is what is offloaded."""
 
     kind: ClassVar[str] = "memory"
     device: str = ""
     """`cuda` or `cpu`."""
     parameters_bytes: int = 0
-    """This rank's part of the model."""
+    """Of its part of the model."""
     gradients_bytes: int = 0
-    """Of what is trained, once there are any."""
+    """Of the gradients of what is trained."""
     optimizer_bytes: int = 0
-    """The optimizer's state after the first step."""
+    """Of the optimizer's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
