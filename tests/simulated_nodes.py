@@ -138,6 +138,8 @@ class _Draw:
         self.peermem = rng.random() < 0.7
         self.idle_second_port = rng.random() < 0.3
         self.narrow = rng.random() < 0.1  # slots of half the width everywhere
+        self.no_gpu_tool = rng.random() < 0.1
+        self.is_virtual = self.container is not None and rng.random() < 0.5  # a network of its own, as in Kubernetes
         self.variables = rng.choice(({}, {"NCCL_DEBUG": "INFO"}, {"NCCL_SOCKET_IFNAME": f"={self.main}"}))
 
     def wanted(self):
@@ -252,6 +254,10 @@ class _Draw:
         }
         if not is_gpu:
             del report["environment"]["CUDA_VISIBLE_DEVICES"]
+        if is_gpu and self.kind != "amd" and self.no_gpu_tool:
+            report["unanswered"] = {"nvidia": "nvidia-smi is not installed"}
+            known = ("vendor", "model", "uuid", "pci")  # as the driver tells in /proc
+            report["gpus"] = [{name: gpu[name] for name in known} for gpu in report["gpus"]]
         for place in rng.sample(("cpu", "leftovers", "code"), rng.randrange(3)):
             del report[place]  # an older probe, or a source that has nothing
         return report
@@ -274,7 +280,7 @@ class _Draw:
                 "speed_mbits": rng.choice((self.speed, None)) if self.main == "ens5" else self.speed,
                 "mtu": self.mtu,
                 "driver": rng.choice(("mlx5_core", "ena", "ixgbe")),
-                "kind": "bond" if self.main == "bond0" else "physical",
+                "kind": "bond" if self.main == "bond0" else "veth" if self.is_virtual else "physical",
                 "default_route": True,
                 "addresses": [
                     {"address": self.address(number), "prefix": 16},

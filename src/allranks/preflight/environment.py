@@ -123,7 +123,8 @@ def _leftovers(subject: Subject) -> Iterator[Answer]:
             if of_it:
                 told = few(
                     (
-                        f"pid {one.pid} of {printable(one.user, _LONGEST)} ({printable(one.command, _LONGEST)})"
+                        f"pid {one.pid or '?'} of {printable(one.user or 'an unknown user', _LONGEST)} "
+                        f"({printable(one.command or 'unknown command', _LONGEST)})"
                         for one in of_it
                     ),
                     _SHOWN,

@@ -39,10 +39,13 @@ def visible(report: NodeReport) -> Sequence[Gpu]:
     variable = report.gpu_system.visible
     if variable is None or "MIG-" in variable:
         return gpus
+    # Without the driver's tool they have no numbers: then their order, which is the bus's, has to do.
+    by_number = {place if gpu.index is None else gpu.index: gpu for place, gpu in enumerate(gpus)}
     chosen = []
     for entry in (part.strip() for part in variable.split(",")):
-        number = int(entry) if entry.isdecimal() else None
-        gpu = next((gpu for gpu in gpus if (_is_of(gpu, entry) if number is None else gpu.index == number)), None)
+        gpu = (
+            by_number.get(int(entry)) if entry.isdecimal() else next((gpu for gpu in gpus if _is_of(gpu, entry)), None)
+        )
         if gpu is None:
             break
         chosen.append(gpu)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 
 from allranks.cluster.interfaces import Interface, is_link_local, is_loopback, select
@@ -49,8 +51,25 @@ def _choice(subject: Subject, node: str, report: NodeReport) -> tuple[str, list[
             if names := select(tried, found_there):
                 return "NCCL's own choice", [nics[one.name] for one in names]
         return "NCCL's own choice", []
+    if facing := [
+        one for one in report.interfaces if _is_running(one) and _faces(one, subject.wanted.master_addr, report)
+    ]:
+        return "the address at which the nodes meet", facing
     by_default = [one for one in report.interfaces if one.default_route and _is_running(one) and one.addresses]
     return ("the default route", by_default) if by_default else None
+
+
+def _faces(one: NetworkInterface, master: str | None, report: NodeReport) -> bool:
+    """Whether the address at which the nodes meet is in a network of this interface's; gloo is told that interface."""
+    targets = (report.names or {}).get(master or "") or ([master] if master else [])
+    for own in one.addresses or ():
+        if own.address and own.prefix is not None and not is_loopback(own.address):
+            for target in targets:
+                with contextlib.suppress(ValueError):  # a name that nobody resolved
+                    network = ipaddress.ip_network(f"{own.address.partition('%')[0]}/{own.prefix}", strict=False)
+                    if ipaddress.ip_address(target.partition("%")[0]) in network:
+                        return True
+    return False
 
 
 def _is_running(one: NetworkInterface) -> bool:

@@ -172,7 +172,9 @@ REPORTS = [
     Case(
         "report.unanswered",
         "ethernet",
-        put("unanswered", {"nvidia": "did not answer in 5 s (nvidia-smi -q -x)"}),
+        both(
+            everywhere(put("unanswered", {})), put("unanswered", {"nvidia": "did not answer in 5 s (nvidia-smi -q -x)"})
+        ),
         put("unanswered", {"nvidia": "nvidia-smi is not installed"}),
         "nvidia did not answer",
     ),
@@ -266,6 +268,16 @@ def unreached(stage: str, *, inward: bool = True, outward: bool = False) -> Chan
 
 def nobody_unreached(cluster: Cluster, node: str) -> None:
     unreached("connect", inward=False)(cluster, node)
+
+
+def meet_on_another_network(cluster: Cluster, node: str) -> None:
+    cluster.want(interface=None, master_addr="head")
+    for number, each in enumerate(cluster.nodes):
+        cluster.reports[each]["environment"].pop("NCCL_SOCKET_IFNAME", None)
+        cluster.network.pop(each, None)
+        addresses = [{"address": f"172.30.0.{number + 1}", "prefix": 24}]
+        another_interface(name="data0", kind="physical", mtu=4200, addresses=addresses)(cluster, each)
+        cluster.reports[each]["names"]["head"] = ["172.30.0.1"]
 
 
 def same_address(cluster: Cluster, node: str) -> None:
@@ -387,6 +399,15 @@ REACH = [
         both(told_interface, everywhere(of_interface(mtu=9000)), of_interface(mtu=1500)),
         both(told_interface, another_interface(name="eth9", kind="physical", mtu=576)),
         "is 1500, where",
+        "warning",
+    ),
+    Case(
+        "reach.mtu",
+        "cpu",
+        # Of two networks it is the one that counts on which the nodes meet.
+        both(meet_on_another_network, lambda c, n: c.reports[n]["interfaces"][-1].update(mtu=1400)),
+        both(meet_on_another_network, of_interface(mtu=1400)),
+        "is 1400, where",
         "warning",
     ),
     Case(
