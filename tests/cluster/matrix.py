@@ -23,7 +23,8 @@ SEQUENCE = (3, 9, 27, 81, 4, 12, 36, 108, 5, 15)
 class Job:
     """One run on `world_size` ranks, with these config keys. Once trained, its logits go to `logits`, if given.
 
-    `export`: instead of training, export this run to `keys["out"]`.
+    `export`: instead of training, export this run to `keys["out"]`. `evaluate`: instead of training, evaluate this
+    run, and write the loss of each data set to `keys["out"]`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Job:
     keys: dict[str, Any]
     logits: str | None = None
     export: str | None = None
+    evaluate: str | None = None
     ports: list[int] = field(default_factory=list)
 
 
@@ -99,6 +101,14 @@ def _run(job: Job, rank: int) -> NoReturn:
         os.environ |= {"LOCAL_WORLD_SIZE": str(job.world_size), "MASTER_ADDR": "127.0.0.1"}
         os.environ |= {"MASTER_PORT": str(job.ports[0])}
     identity = identify(os.environ)
+    if job.evaluate is not None:
+        from allranks.inference.evaluate import evaluate
+
+        found = evaluate(job.evaluate, report=print)
+        if rank == 0:
+            scores = [*found.data, *([found.total] if found.total else [])]
+            Path(job.keys["out"]).write_text(json.dumps([[one.name, one.score.loss] for one in scores]))
+        exit_rank(0, identity)
     if job.logits is not None:
         train_main.train = _keep_logits(train_main.train, Path(job.logits), rank)
     exit_rank(train_main.main_rank(resolve_mapping(job.keys), identity), identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import RunDir, read_events
-from allranks.observe.events import StepEvent
+from allranks.observe.events import EvalEvent, StepEvent
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
@@ -74,6 +75,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # From the checkpoint of one strategy to another, full fine-tuning: (from, to).
 CHANGES = [("zero2", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "ddp")]
+# Cells whose runs evaluate too, on two data sets, and one that holds part of its data out.
+EVALUATED = [("qlora", "zero2"), ("lora", "zero3")]
+HELD_OUT = {**zero(3), "val_set_size": 0.2}
 
 
 def is_refused(cell: tuple[str, str]) -> bool:
@@ -86,7 +90,10 @@ class Results:
     base: dict[str, Any]
 
     def keys(self, name: str, method: str, strategy: str) -> dict[str, Any]:
-        return {**self.base, **METHODS[method], **STRATEGIES[strategy].keys, "output_dir": str(self.folder / name)}
+        keys = {**self.base, **METHODS[method], **STRATEGIES[strategy].keys, "output_dir": str(self.folder / name)}
+        if (method, strategy) in EVALUATED:
+            keys |= {"test_datasets": _test_datasets(self), "eval_steps": STEPS}
+        return keys
 
     def checkpoint(self, method: str, strategy: str) -> str:
         return str(self.folder / f"{method}-{strategy}-run" / "checkpoints" / f"step-{SAVED:08d}")
@@ -98,6 +105,12 @@ class Results:
         assert set(codes) == {"0"}, f"{name}: exit codes {codes}\n{self.logs(name)}"
         events = read_events(RunDir(self.folder / name).events(0))
         return {int(event.step): float(getattr(event, field)) for event in events if isinstance(event, StepEvent)}
+
+    def evaluated(self, name: str, ranks: int) -> dict[str, float]:
+        """The losses by data set that `allranks evaluate` found of a run on so many ranks."""
+        found = self.folder / f"{name}-evaluated-by-{ranks}.json"
+        assert found.exists(), self.logs(f"{name}-evaluated-by-{ranks}")
+        return dict(json.loads(found.read_text()))
 
     def logs(self, name: str) -> str:
         files = [*self.folder.glob(f"{name}-*.log"), *(self.folder / name).glob("logs/**/*.log")]
@@ -143,6 +156,16 @@ def _jobs(results: Results) -> list[Job]:
     for variant, settings in VARIANTS.items():
         keys = {**results.base, **settings, "output_dir": str(results.folder / variant)}
         on_two.append(Job(variant, 2, keys, ports=[free_port()]))
+    keys = {**results.base, **HELD_OUT, "output_dir": str(results.folder / "held-out-run"), "eval_steps": STEPS}
+    on_two.append(Job("held-out-run", 2, keys, ports=[free_port()]))
+    evaluated = [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"]
+    for name, ranks in [(name, ranks) for ranks in (2, 1) for name in evaluated]:
+        out = {"out": str(results.folder / f"{name}-evaluated-by-{ranks}.json")}
+        ports = [free_port()] if ranks > 1 else []
+        run = str(results.folder / f"{name}-run")
+        (on_two if ranks > 1 else on_one).append(
+            Job(f"{name}-evaluated-by-{ranks}", ranks, out, evaluate=run, ports=ports)
+        )
     for before, after in CHANGES:
         name = f"{before} to {after}"
         keys = {**results.keys(name, "full", after), "resume_from_checkpoint": results.checkpoint("full", before)}
@@ -189,6 +212,30 @@ def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, varian
 def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: str, after: str) -> None:
     rest = {step: loss for step, loss in results.losses("full-single-run").items() if step > SAVED}
     assert largest_difference(results.losses(f"{before} to {after}"), rest) < 1e-4
+
+
+@pytest.mark.parametrize("name", [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"])
+def test_runs_under_zero_are_evaluated_as_they_evaluated_themselves(results: Results, name: str) -> None:
+    events = read_events(RunDir(results.folder / f"{name}-run").events(0))
+    own = {event.step: event.eval_loss for event in events if isinstance(event, EvalEvent)}
+    for ranks in (1, 2):
+        found = results.evaluated(name, ranks)
+        assert list(found)[:-1] == ([] if name == "held-out" else [spec["path"] for spec in _test_datasets(results)])
+        assert largest_difference({STEPS: list(found.values())[-1]}, own) < 1e-5  # of all data sets together
+        assert len(set(found.values())) == len(found)
+
+
+def _test_datasets(results: Results) -> list[dict[str, str]]:
+    """Two data sets of unequal size, with records that are in no other."""
+    records = [json.loads(line) for line in Path(results.base["datasets"][0]["path"]).read_text().splitlines()]
+    for record in records:
+        record["messages"][-1]["content"] += " and no more"
+    found = []
+    for name, part in (("first", records[:23]), ("second", records[23:40])):
+        path = results.folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in part))
+        found.append({"path": str(path), "type": "chat_template", "split": "train"})
+    return found
 
 
 def _load(folder: str | Path, *, quantized: bool = False) -> torch.nn.Module:
