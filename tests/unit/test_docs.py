@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import shlex
 from dataclasses import fields
@@ -19,13 +20,20 @@ from allranks.cli.commands import COMMANDS, load_command
 from allranks.cli.commands import allranks as cli
 from allranks.cli.config_keys import ConfigKeysCommand, given
 from allranks.cli.train_words import TrainWordsCommand
+from allranks.cluster.pairs import MESSAGE_BYTES
+from allranks.cluster.transports.pbsdsh import _write_for_this_user_only
 from allranks.config.load import resolve_mapping
 from allranks.config.names import known_keys
 from allranks.config.overrides import parse_overrides
 from allranks.config.unsupported import is_known
 from allranks.config.yaml_lines import parse_yaml
+from allranks.launch.node.lock import lock_node
+from allranks.launch.node.temporary import own_temporary_folder
+from allranks.launch.spec.options import C10D_PORT, STATIC_PORT
+from allranks.observe import EventLog
 from allranks.observe.events import KINDS
 from allranks.reference import markdown
+from allranks.rendezvous import door, wire
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -216,3 +224,36 @@ def test_a_picture_is_told_in_words_and_can_be_read_on_dark_pages(picture):
     assert "prefers-color-scheme: dark" in root.findtext("svg:style", namespaces=of)
     shown = [page for page in DOCS if f"](pictures/{picture.name})" in page.read_text()]
     assert shown and all(re.search(rf"!\[.{{40,}}\]\(pictures/{picture.name}\)", page.read_text()) for page in shown)
+
+
+def test_the_numbers_on_the_page_of_security_are_those_of_the_code():
+    text = (ROOT / "docs" / "security.md").read_text()
+    for said in (
+        f"the master port ({STATIC_PORT}, c10d {C10D_PORT})",
+        f"{wire.STRANGERS_BYTES // 2**10} KiB at most before the proof and {wire.MAX_LINE_BYTES // 2**20} MiB after it",
+        f"at most {door._MOST_UNKNOWN} connections (or a quarter of the limit)",
+        f"{wire.HANDSHAKE_SECONDS:.0f} seconds for each",
+        f"sends {MESSAGE_BYTES // 2**10} KiB of zeros",
+    ):
+        assert said in text
+
+
+def test_files_have_the_modes_that_the_page_of_security_tells(tmp_path):
+    text = (ROOT / "docs" / "security.md").read_text()
+    before = os.umask(0)
+    try:
+        EventLog(tmp_path / "events.jsonl", 0).close()
+        os.close(lock_node(tmp_path / "logs"))
+        _write_for_this_user_only(tmp_path / "token.json", {})
+        with own_temporary_folder({"TMPDIR": str(tmp_path)}) as variables:
+            folder = Path(variables["TMPDIR"]).stat().st_mode & 0o777
+    finally:
+        os.umask(before)
+
+    def mode(path):
+        return f"0{(tmp_path / path).stat().st_mode & 0o777:o}"
+
+    assert f"event files and the lock {mode('events.jsonl')} less the umask" in text
+    assert mode("logs/lock") == mode("events.jsonl")
+    assert f"token for pbsdsh ({mode('token.json')})" in text
+    assert f"removed at the end | 0{folder:o} |" in text
