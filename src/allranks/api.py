@@ -27,12 +27,15 @@ from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.start import start
 from allranks.launch.stop import STOPPING
-from allranks.observe import EventFollower, RunDir
+from allranks.observe import RunDir
 from allranks.observe import read_events as events_of_file
 from allranks.observe.events import ErrorEvent, Event
 
 Config = str | os.PathLike[str] | Mapping[str, Any] | RunConfig
 """A config: the path of a YAML file, its keys as a mapping, or one that `load_config` returned."""
+
+_LAST_EVENTS_BYTES = 2**20
+"""Of the file of a rank that failed: what ends it stands there, and a long run's has hundreds of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,12 @@ def _train_this_rank(cfg: RunConfig) -> int:
 
 def _failure(code: int, run: RunDir, before: Mapping[Path, int]) -> AllranksError:
     """What to raise; `before`: how much of each file of events was there when it began."""
-    new = [event for path in run.all_events() for event in EventFollower(path, before.get(path, 0)).read()]
-    errors = sorted((event for event in new if isinstance(event, ErrorEvent)), key=lambda event: event.t)
+    errors = []
+    for path in run.all_events():
+        new_bytes = max(0, path.stat().st_size - before.get(path, 0))
+        last = events_of_file(path, last_bytes=min(new_bytes, _LAST_EVENTS_BYTES))
+        errors += [event for event in last if isinstance(event, ErrorEvent)]
+    errors.sort(key=lambda event: event.t)
     first = next((event for event in errors if event.code != causes.PEER_GONE), next(iter(errors), None))
     what = f"the run failed with exit code {code}; what it printed and {run.path / 'logs'} say more"
     if first is not None:
