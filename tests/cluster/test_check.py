@@ -276,3 +276,22 @@ def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Trainin
     assert "1 of 2 nodes have come to node0:29541; missing: node 1" in here
     assert f"could not meet node 0 at {nobody}:{PORT} within 5 s" in there
     assert "no route to host: is this the address of node 0?" in there or "is this the address of node 0" in there
+
+
+def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:
+    """Under Slurm by srun, also where allranks does not start; under PBS by pbsdsh, whose nodes share the folder."""
+    lab.slurm()
+    pbs = lab.pbs()
+    command = " ".join(map(str, CHECK))
+    script = f"#PBS -l select=2:ncpus=1 -l place=scatter\n#PBS -j oe -o {checked.config.parent}/log\n"
+    script += f"cd {checked.config.parent} && {command} --json\n"
+    job = lab.node(0).run(["qsub"], input=script, check=True, cwd=checked.config.parent).stdout.strip()
+    ended = pbs.wait(job, timeout=90)
+    log = (checked.config.parent / "log").read_text()
+    said = json.loads(next(line for line in log.splitlines() if line.startswith("{")))
+    assert ended.exit_code == 0 and said["passing"] == ["node0", "node1"], log
+
+    _without(lab, Path(allranks.__file__).parent)
+    (output,) = checked.finish([checked.start(0, ("salloc", "-Q", "-N", 2, *CHECK))], expect=[3])
+    (told,) = [line for line in output.splitlines() if line.startswith("error: ") and "[start.refused]" in line]
+    assert "node1: " in told and "has no allranks" in told, output

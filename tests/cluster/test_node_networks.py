@@ -1,6 +1,7 @@
 """Nodes that are not as they should be: unlike each other, without InfiniBand, with a name that means loopback."""
 
 import json
+import re
 import sys
 
 from allranks.observe import read_events
@@ -47,9 +48,14 @@ def test_nodes_that_differ_are_refused_and_nodes_whose_names_mean_loopback_meet(
     outputs = training.finish([training.start(rank, (*BY_HAND, rank), **unset) for rank in (0, 1)])
     for output in outputs:
         assert "network:    gloo uses interface eth0" in output
-    accounts = json.loads(training.run.manifest.read_text())["nodes"]
+    manifest = json.loads(training.run.manifest.read_text())
+    accounts = manifest["nodes"]
     assert [account["environment"]["GLOO_SOCKET_IFNAME"] for account in accounts.values()] == ["eth0", "eth0"]
     assert len(training.losses()) == 2
+    # The quick checks were made, and their seconds are shown; node 0 keeps what the nodes reported.
+    assert re.search(r"^preflight:  \d+ checks on node\[0-1\] in \d+\.\d s: ", outputs[0], re.MULTILINE), outputs[0]
+    assert manifest["preflight"]["findings"] == [] and manifest["preflight"]["seconds"] > 0
+    assert sorted(json.loads(training.run.preflight.read_text())["reports"]) == ["node0", "node1"]
     # Whoever reads the output learns what the network has to carry: DDP's float32 gradients, once a step.
     (event,) = [event for event in read_events(training.run.events(0)) if isinstance(event, CommunicationEvent)]
     sent = max(event.node_sends_bytes)
