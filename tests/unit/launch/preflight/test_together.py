@@ -110,3 +110,12 @@ def test_a_fault_of_ours_in_a_probe_that_does_not_end(monkeypatch):
 def test_what_is_no_judgement(said):
     with pytest.raises(ValueError, match="judgement"):
         Judged.from_message(said)
+
+
+def test_nodes_that_share_a_machine_may_share_its_address_and_its_name(report):
+    """As the demo's do, and those of whoever tries a start of several nodes on one machine."""
+    same = reported("a", 1).to_message() | {"names": {"a": ["127.0.0.1"]}}
+    node_0 = Node0({"report": same}, nodes=(Node("a", "node 0 (a)"), Node("a", "node 1 (a)")))
+    assert not preflight().together(node_0, ACCOUNT).judgement.findings("failed", "warned")
+    apart = Node0({"report": same})
+    assert preflight().together(apart, ACCOUNT).is_refused
