@@ -155,10 +155,20 @@ def is_inner_name(name: object) -> bool:
 
 def leads_out(checkpoint: Path, name: str) -> bool:
     """Whether symbolic links on the way to a file of the checkpoint end outside of the checkpoint's folder."""
+    path = checkpoint / name
     try:
-        return not (checkpoint / name).resolve().is_relative_to(checkpoint.resolve())
-    except (OSError, RuntimeError):  # a loop of links
+        return _is_loop(path) or not path.resolve().is_relative_to(checkpoint.resolve())
+    except (OSError, RuntimeError):
         return True
+
+
+def _is_loop(path: Path) -> bool:
+    """Whether links on the way to `path` lead in a circle; from Python 3.13 on `resolve` says nothing of that."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def way_for(checkpoint: Path, name: str) -> Path:
