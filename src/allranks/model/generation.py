@@ -1,8 +1,9 @@
 """The generation_config.json of a trained model: the base model's own, made valid, with what now stops a turn."""
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ from transformers import GenerationConfig, PreTrainedConfig
 _FILE = "generation_config.json"
 # How transformers lists what is wrong in a generation config: one line a key.
 _NAMED = re.compile(r"^- `(\w+)`:", re.MULTILINE)
+
+# What a value must be for an answer to be made with it. transformers looks only when it makes one: it writes and reads
+# others without a word.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "temperature": ("a positive number", lambda value: value > 0),
+    "top_p": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "min_p": ("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "top_k": ("a whole number of at least 0", lambda value: value >= 0 and value == int(value)),
+    "repetition_penalty": ("a positive number", lambda value: value > 0),
+}
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 def generation_config(
@@ -25,11 +37,13 @@ def generation_config(
     if values is None:
         made = GenerationConfig.from_model_config(config)
         values = {key: value for key, value in made.to_diff_dict().items() if not key.startswith("_")}
-    for key in [key for key in values if key.endswith("_token_id") and not _is_token(values[key])]:
-        value = values.pop(key)
-        changes += [f"{key} {json.dumps(value)} is left out: it is no token's number"] if value is not None else []
+    num_rows = getattr(config.get_text_config(), "vocab_size", None) or math.inf
+    for key in [key for key in values if key.endswith("_token_id") and values[key] is not None]:
+        changes += _keep_tokens(values, key, num_rows)
+    changes += _leave_out_what_no_answer_takes(values)
     ends = values.get("eos_token_id")
-    others = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None and end not in stops]
+    ends = list(dict.fromkeys(ends)) if isinstance(ends, list) else [ends]
+    others = [end for end in ends if end is not None and end not in stops]
     if stops:
         values["eos_token_id"] = [*stops, *others] if len(stops) + len(others) > 1 else stops[0]
     if values.get("pad_token_id") is None and pad is not None:
@@ -43,16 +57,40 @@ def _read(file: Path) -> tuple[dict[str, Any] | None, list[str]]:
         return None, []
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, [f"not used, because it cannot be read ({error})"]
     if not isinstance(values, dict):
         return None, ["not used, because it is no object"]
     return values, []
 
 
-def _is_token(value: Any) -> bool:
-    numbers = value if isinstance(value, list) else [value]
-    return bool(numbers) and all(type(number) is int and number >= 0 for number in numbers)
+def _keep_tokens(values: dict[str, Any], key: str, num_rows: float) -> list[str]:
+    """Take out of `values[key]` what is no row of the embedding, for it ends generation in an error; say what was."""
+    there = values.pop(key)
+    numbers = there if isinstance(there, list) else [there]
+    tokens = [number for number in numbers if type(number) is int and 0 <= number < num_rows]
+    if tokens:
+        values[key] = tokens if isinstance(there, list) else tokens[0]
+    others = [number for number in numbers if number not in tokens or isinstance(number, bool)]
+    if tokens and not others:
+        return []
+    return [f"{key} {json.dumps(others if tokens else there)} is left out: it is no token's number"]
+
+
+def _leave_out_what_no_answer_takes(values: dict[str, Any]) -> list[str]:
+    """Take sampling values out with which transformers makes no answer; say what was. Temperature 0: not to sample."""
+    told = []
+    if values.get("temperature") == 0:
+        left_out = [key for key in _SAMPLING if values.pop(key, None) is not None]
+        told.append(f"{', '.join(left_out)} left out: temperature 0 is no sampling")
+        if values.get("do_sample"):
+            values["do_sample"] = False
+    for key, (wanted, fits) in _RANGES.items():
+        value = values.get(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number and fits(value)):
+            told.append(f"{key} {json.dumps(values.pop(key))} is left out: it takes {wanted}")
+    return told
 
 
 def _valid(values: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from allranks.model.generation import generation_config
@@ -17,6 +18,12 @@ CASES = {
     "a word that is not known": ({"cache_implementation": "nope", "top_k": 5}, {"cache_implementation": None}),
     "a token's text": ({"eos_token_id": "</s>", "max_length": 50}, {"max_length": 50}),
     "a negative token": ({"pad_token_id": -1}, {}),
+    "a token that the model lacks": ({"pad_token_id": 97, "eos_token_id": [2, 5, 5, 970]}, {"eos_token_id": [2, 5]}),
+    "sampling at temperature 0": ({"do_sample": True, "temperature": 0, "top_p": 0.9}, {"do_sample": False}),
+    "a number that is none": ('{"do_sample": true, "temperature": NaN, "top_p": Infinity}', {"do_sample": True}),
+    "a number as text": ({"do_sample": True, "temperature": "0.7", "top_k": 4.5}, {"do_sample": True}),
+    "more than all": ({"do_sample": True, "top_p": 1.5, "repetition_penalty": 0}, {"do_sample": True}),
+    "nested without end": ('{"a":' * 100_000, {}),
     "no object": ([1, 2], {}),
     "no JSON": ("{bad", {}),
     "valid": ({"do_sample": True, "top_k": 3, "eos_token_id": [2, 9]}, {"top_k": 3, "eos_token_id": [2, 9]}),
@@ -28,13 +35,15 @@ def test_a_valid_file_comes_of_it(tmp_path, case):
     stored, expected = CASES[case]
     text = stored if isinstance(stored, str) else json.dumps(stored)
     (tmp_path / "generation_config.json").write_text(text)
-    made, changes = generation_config(tmp_path, make_model("llama").config, stops=[2], pad=0)
+    model = make_model("llama")
+    made, changes = generation_config(tmp_path, model.config, stops=[2], pad=0)
     made.save_pretrained(tmp_path / "out")
     read = GenerationConfig.from_pretrained(tmp_path / "out")
     read.validate(strict=True)
     wanted = {"eos_token_id": 2, "pad_token_id": 0, **expected}
     assert {key: getattr(read, key) for key in wanted} == wanted
     assert bool(changes) == (case != "valid")
+    model.generate(torch.tensor([[3, 4]]), generation_config=read, max_new_tokens=1)
     assert all(str(tmp_path / "generation_config.json") in line for line in changes)
 
 
