@@ -21,6 +21,12 @@ def setting(subject: Subject, node: str, name: str) -> str | None:
     return next((value for source in sources if (value := source.get(name))), None)
 
 
+def is_one_machine(subject: Subject, nodes: Iterable[str]) -> bool:
+    """Whether these are nodes of one machine, as where somebody tries a run of several nodes on a laptop."""
+    systems = {(report.host, report.system.boot_id) for node in nodes if (report := subject.reports[node]) is not None}
+    return len(systems) == 1 and (None, None) not in systems
+
+
 def why_no_infiniband(subject: Subject, node: str, report: NodeReport) -> str | None:
     """Why this node's ranks will not use InfiniBand or RoCE; None if they will, or nobody knows."""
     if not subject.wanted.uses_nccl:

@@ -12,6 +12,7 @@ from allranks.cluster.majority import groups
 from allranks.cluster.node_report import NodeReport
 from allranks.listing import few, printable
 from allranks.preflight.check import Answer, Check, Severity, Subject, found, kept, ok, skipped, unknown
+from allranks.preflight.effective import is_one_machine
 from allranks.preflight.folding import fold
 from allranks.preflight.looking import NO_REPORT
 
@@ -34,7 +35,10 @@ def _looking(fault: Fault) -> Callable[[Subject], Iterator[Answer]]:
         asked = [node for node, report in subject.reported if report.names]
         if subject.silent:
             yield unknown(subject.silent, NO_REPORT)
-        if len(subject.nodes) == 1 or not asked:
+        if is_one_machine(subject, subject.nodes):
+            yield skipped([node for node, _ in subject.reported], "all nodes are one machine")
+            return
+        if not asked:
             yield skipped([node for node, _ in subject.reported], "no names of other nodes were asked for")
             return
         if not_asked := [node for node, report in subject.reported if not report.names]:

@@ -13,7 +13,7 @@ from allranks.cluster.rank_addresses import NCCL_TRIES
 from allranks.doctor.pairs import at, remedies
 from allranks.listing import few, printable
 from allranks.preflight.check import Answer, Check, Pairs, Subject, found, kept, ok, skipped, unknown
-from allranks.preflight.effective import setting, why_no_infiniband
+from allranks.preflight.effective import is_one_machine, setting, why_no_infiniband
 from allranks.preflight.folding import fold
 from allranks.preflight.looking import NO_REPORT, below, drift, each_node
 
@@ -117,7 +117,7 @@ def _kind(subject: Subject) -> list[Answer]:
             return unknown(node, "which interface its ranks will use is not known")
         others = [each for each in report.interfaces or () if each is not one and _is_running(each) and _address(each)]
         name, address = one.name or "", _address(one) or ""
-        if is_loopback(address) or one.kind == "loopback":
+        if (is_loopback(address) or one.kind == "loopback") and not is_one_machine(subject, subject.nodes):
             return found(node, f"{printable(by[0], 256)} takes {_shown(one)}, which reaches no other node")
         real = [each for each in others if not _is_virtual(each) and not _is_management(each) and not _is_lo(each)]
         if not real:
@@ -214,7 +214,8 @@ def _twice(subject: Subject) -> list[Answer]:
             return unknown(node, "which interface its ranks will use is not known")
         address = _address(one) or ""
         same = nodes_at.get(address, [node])
-        return found(same, f"all have the address {address}") if len(same) > 1 else None
+        is_fault = len(same) > 1 and not is_one_machine(subject, same)
+        return found(same, f"all have the address {address}") if is_fault else None
 
     return each_node(subject, look)
 
@@ -300,7 +301,7 @@ CHECKS = (
         "Every node has a docker0 and a loopback of its own, and a management card is made for other things.",
         "Set network.interface in the config to the network that joins all nodes",
         "error",
-        "Loopback is an error. Bridges of containers and management cards only warn, and only where the node has "
+        "Loopback is an error, unless all are one machine. Bridges of containers and management cards only warn, and only where it has "
         "another running interface with an address: a container's only interface is virtual, too.",
         _kind,
     ),
@@ -339,7 +340,8 @@ CHECKS = (
         "The others reach now one of them, now the other.",
         "Give each node an address of its own, or choose another interface with network.interface",
         "error",
-        "Only the address at which the ranks would listen: bridges of containers have the same one everywhere.",
+        "Only the address at which the ranks would listen: bridges of containers have the same one everywhere. Nodes "
+        "of one machine share theirs.",
         _twice,
     ),
     Check(

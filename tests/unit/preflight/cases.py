@@ -280,6 +280,15 @@ def meet_on_another_network(cluster: Cluster, node: str) -> None:
         cluster.reports[each]["names"]["head"] = ["172.30.0.1"]
 
 
+def one_machine(cluster: Cluster, node: str) -> None:
+    for each in cluster.nodes:
+        cluster.reports[each]["system"]["boot_id"] = "one"
+        cluster.reports[each]["host"] = "laptop"
+        interface(cluster, each)["addresses"] = [{"address": "10.20.0.1", "prefix": 16}]
+        cluster.reports[each]["names"] = {"laptop": ["127.0.1.1"], "127.0.0.1": ["127.0.0.1"]}
+    cluster.want(master_addr="127.0.0.1")
+
+
 def same_address(cluster: Cluster, node: str) -> None:
     interface(cluster, node)["addresses"] = interface(cluster, other(cluster, node))["addresses"]
     for each in cluster.nodes:
@@ -414,7 +423,7 @@ REACH = [
         "reach.address-twice",
         "cpu",
         both(told_interface, same_address),
-        both(told_interface, another_interface(name="docker0", kind="bridge")),
+        both(told_interface, one_machine),
         "have the address",
         also=other,
     ),
