@@ -301,8 +301,8 @@ CHECKS = (
         "Every node has a docker0 and a loopback of its own, and a management card is made for other things.",
         "Set network.interface in the config to the network that joins all nodes",
         "error",
-        "Loopback is an error, unless all are one machine. Bridges of containers and management cards only warn, and only where it has "
-        "another running interface with an address: a container's only interface is virtual, too.",
+        "Loopback is an error, unless all are one machine. Bridges of containers and management cards only warn, and "
+        "only where it has another running interface with an address: a container's only interface is virtual, too.",
         _kind,
     ),
     Check(
