@@ -20,6 +20,7 @@ from allranks.export.checkpoint import Checkpoint
 from allranks.export.engine import trained_logits
 from allranks.export.full import empty_model
 from allranks.export.quantized import quantized_as_trained
+from allranks.listing import si_bytes
 
 SMALL_PARAMETERS = 500_000_000
 """Up to so many parameters the logits are compared without being asked: 2 GB of weights in float32, one model in memory
@@ -60,8 +61,8 @@ def compare_logits(
     if asked is None and num_parameters > SMALL_PARAMETERS:
         report(
             f"logits not compared with the trained model's: it has {num_parameters / 1e9:.2f} billion parameters, "
-            f"more than {SMALL_PARAMETERS / 1e9:g}; --compare-logits does it, with {4 * num_parameters / 1e9:.0f} GB "
-            "of memory"
+            f"more than {SMALL_PARAMETERS / 1e9:g}; --compare-logits does it, with "
+            f"{si_bytes(4 * num_parameters)} of memory"
         )
         return
     base = base_model or str(checkpoint.config.get("base_model"))

@@ -278,9 +278,7 @@ def _unreached(pairs: Pairs, place: int, failed: Sequence[tuple[int, Unreached]]
     for source, one in of_it:
         size = f", a message of {MESSAGE_BYTES // 1024} KiB" if one.stage == "message" else ""
         reasons[f"{places[source].name} to {at(places, one)}{size}: {printable(one.reason, 256)}"] = None
-    shown = list(reasons)[:_SHOWN]
-    if len(reasons) > _SHOWN:
-        shown.append(f"and {len(reasons) - _SHOWN} more")
+    shown = few(reasons, _SHOWN, between="\n", rest="\nand {:,} more").splitlines()
     return found(places[place].name, ", and ".join(parts), evidence=shown, remedy="\n".join(remedies(places, of_it)))
 
 
