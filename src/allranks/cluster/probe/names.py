@@ -27,7 +27,7 @@ def look_up_names(node: Node, reporter: Reporter, names: Sequence[str]) -> Itera
     for _ in range(min(_AT_ONCE, len(left))):
         threading.Thread(target=_look_up, args=(waiting, found), daemon=True).start()
     while left:
-        reporter.doing(", ".join(left[:3]) + (f" and {len(left) - 3} more" if left[3:] else ""))
+        reporter.doing(", ".join(left[:3]) + (" and others" if left[3:] else ""))
         name, addresses = found.get()
         left.remove(name)
         if isinstance(addresses, OSError):
