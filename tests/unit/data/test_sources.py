@@ -212,10 +212,10 @@ def test_the_place_of_a_record_in_a_list(tmp_path):
         ("a.txt", b"a\nb" + bytes(99), "a.txt:2: it holds a NUL character"),
         ("a.jsonl", b'{"text": 1}\n{"a": 1, "text": 2, "a": 3}', "a.jsonl:2: the key 'a' stands twice in one object"),
         ("a.json", b'[{"b": {"a": 1, "a": 1}}]', r"a.json:1 \(record 0.*\): the key 'a' stands twice"),
-        ("a.jsonl", b'{"text": 1}\n' + b"[" * 5000, "a.jsonl:2: nested too deeply"),
+        ("a.jsonl", b'{"text": 1}\n' + b"[" * 200_000, "a.jsonl:2: nested too deeply"),
         (
             "a.json",
-            b"[1,\n" + b"[" * 5000 + b"]" * 5000 + b"]",
+            b"[1,\n" + b"[" * 200_000 + b"]" * 200_000 + b"]",
             "a.json:2 .record 1, counted from 0.: nested too deeply",
         ),
         ("a.jsonl", b'{"n": 1}\n{"n": ' + b"9" * 5000 + b"}", "a.jsonl:2: a value cannot be read: Exceeds the limit"),
