@@ -35,6 +35,17 @@ class Shown:
         return "\n".join(self.lines)
 
 
+def cut_words(lines: Sequence[str], columns: int) -> list[str]:
+    """The lines of which the terminal's edge cuts through a word that would have fitted on a line of its own."""
+
+    def is_cut(line: str) -> bool:
+        start = line.rfind(" ", 0, columns + 1) + 1
+        word, _, rest = line[start:].partition(" ")
+        return bool(rest) or len(word) <= columns - 2  # two of indentation
+
+    return [line for line in lines if len(line) > columns and is_cut(line)]
+
+
 def open_terminal(columns: int) -> tuple[int, int]:
     """Our side and theirs of a terminal."""
     ours, theirs = pty.openpty()

@@ -39,13 +39,13 @@ __all__ = sorted(["__version__", "train", *_MODULE_OF])
 
 
 def __getattr__(name: str) -> object:
-    import importlib
+    if name != "train" and name not in _MODULE_OF:
+        raise AttributeError(f"module 'allranks' has no attribute {name!r}")
+    import importlib  # not above: every `from allranks import` of a module asks here first
 
     if name == "train":  # the package, which can be called
         return importlib.import_module("allranks.train")
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module 'allranks' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

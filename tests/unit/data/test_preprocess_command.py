@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.on_terminal import allranks_on_terminal
+from tests.on_terminal import allranks_on_terminal, cut_words
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_on_a_terminal_colours_tell_what_is_trained_unless_they_are_not_wanted(c
     assert shown.exit_code == 0, shown.text
     assert ("\x1b[1;32m" in shown.raw) == (not no_colour)
     assert ("⟦five" in shown.text) == bool(no_colour)
-    assert not [line for line in shown.lines if len(line) > 80 and " " in line.strip()], "folded between words"
+    assert not cut_words(shown.lines, 80)
 
 
 def test_json_is_all_there_is_on_stdout(config):

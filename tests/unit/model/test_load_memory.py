@@ -1,5 +1,7 @@
 """Two ranks that load a model into shards hold it once between them, not twice, and never whole files beside it."""
 
+import ctypes
+import gc
 import json
 import os
 import threading
@@ -74,6 +76,9 @@ def _rank(rank: int, tiny: dict, large: dict, out: Path) -> None:
     cfg = resolve_mapping(tiny)
     build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))
     cfg = resolve_mapping(large)
+    # What the tiny model leaves free would be taken for the large one, and not be counted.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     dist.barrier()
     with PeakMemory() as peak:
         model = build_model(cfg, place(cfg, torch.device("cpu"), rank, 2))

@@ -27,7 +27,7 @@ from allranks.launch.preflight.refusals import Refusals
 from allranks.listing import printable
 from allranks.observe import RunDir
 from allranks.preflight.catalogue import CHECKS
-from allranks.preflight.check import Answer, Check, ClockOffset, Pairs, Subject, Wanted, skipped
+from allranks.preflight.check import ClockOffset, Pairs, Subject, Wanted
 from allranks.preflight.effective import completed
 from allranks.preflight.judge import Policy, judge
 from allranks.preflight.judgement import STATES, Judgement
@@ -35,7 +35,6 @@ from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.hidden import Hidden
 
 _COMPARING = ("parity.", "environment.must-match", "environment.differs")
-_OF_MACHINES = ("reach.name-loopback", "reach.name-of-another", "reach.own-name", "reach.address-twice")
 _ROUND_SECONDS = 60.0
 """For what takes milliseconds, on nodes that are busy with something else."""
 _WRITE_SECONDS = 10.0
@@ -102,7 +101,6 @@ class Preflight:
         self.wanted, self.policy, self._refusals = wanted, policy, refusals or Refusals()
         self.pairs: tuple[Sequence[Place], Sequence[tuple[int, Unreached]]] | None = None
         """Who did not reach whom, on node 0, once that has been tried."""
-        self.share_a_machine = False
         self.started = time.monotonic()
         self._deadline = self.started + request.deadline_seconds + _MARGIN_SECONDS
         self._probe = Beside(lambda: probe_this_node(request))
@@ -127,7 +125,6 @@ class Preflight:
     def together(self, rendezvous: Rendezvous, account: NodeAccount) -> Judged:
         """Judge all nodes, on node 0, and hear what came of it. Raises RefusedError where a node is lost meanwhile."""
         names = _names(rendezvous)
-        self.share_a_machine = len({node.host for node in rendezvous.nodes}) < len(names)
         clocks = _clocks(rendezvous, names)
         kept: list[Judged] = []
 
@@ -177,18 +174,9 @@ def _judged(
     preflight: Preflight, names: Sequence[str], said: Sequence[Any], clocks: Mapping[str, ClockOffset] | None
 ) -> Judged:
     subject = _subject(preflight, names, said, clocks)
-    found = judge(subject, preflight.policy, _checks(preflight.share_a_machine))
+    found = judge(subject, preflight.policy)
     reports = {node: report.to_message() for node, report in subject.reported}
     return Judged(found, names, round(time.monotonic() - preflight.started, 3), False, reports)
-
-
-def _checks(share_a_machine: bool) -> list[Check]:
-    """All of them; those that tell machines apart do not apply to nodes of a run that share one, as in the demo."""
-
-    def look(subject: Subject) -> list[Answer]:
-        return [skipped(subject.nodes, "nodes of this run share a machine")]
-
-    return [replace(one, look=look) if share_a_machine and one.id in _OF_MACHINES else one for one in CHECKS]
 
 
 def _with_marks(

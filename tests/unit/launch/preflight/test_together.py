@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from allranks.cluster.account import NodeAccount
-from allranks.cluster.node_report import Address, NetworkInterface, NodeReport
+from allranks.cluster.node_report import Address, NetworkInterface, NodeReport, System
 from allranks.cluster.probe import ProbeRequest
 from allranks.launch.preflight import together
 from allranks.launch.preflight.text import of_start
@@ -44,7 +44,8 @@ class Node0:
 
 def reported(host: str, number: int) -> NodeReport:
     nic = NetworkInterface(name="eth0", state="up", carrier=True, addresses=(Address(f"10.0.0.{number}", 8),))
-    return NodeReport(version=1, host=host, time=time.time(), interfaces=(nic,))
+    system = System(boot_id=f"boot {number}")
+    return NodeReport(version=1, host=host, time=time.time(), interfaces=(nic,), system=system)
 
 
 @pytest.fixture
@@ -117,5 +118,5 @@ def test_nodes_that_share_a_machine_may_share_its_address_and_its_name(report):
     same = reported("a", 1).to_message() | {"names": {"a": ["127.0.0.1"]}}
     node_0 = Node0({"report": same}, nodes=(Node("a", "node 0 (a)"), Node("a", "node 1 (a)")))
     assert not preflight().together(node_0, ACCOUNT).judgement.findings("failed", "warned")
-    apart = Node0({"report": same})
+    apart = Node0({"report": same | {"system": {"boot_id": "another"}}}, nodes=node_0.nodes)
     assert preflight().together(apart, ACCOUNT).is_refused
