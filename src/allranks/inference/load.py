@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,6 +31,9 @@ from allranks.model.generation import generation_config
 from allranks.model.sharding import materialise
 from allranks.observe.libraries import shown
 from allranks.train.strategies.native import trained_state
+
+# The dimension of an embedding's or an output layer's rows, in its own weight and in those of an adapter on it.
+_ROWS_IN = {"weight": 0, "lora_embedding_A": 1, "lora_B.weight": 0}
 
 
 @dataclass
@@ -77,7 +82,7 @@ def load(
     if checkpoint is None:
         model = _model(subject.base, subject.trust_remote_code)
         if subject.folder is not None and subject.kind == "adapter":
-            _fit(model, tokenizer)
+            _grow(model, _num_rows(subject.folder, model))
             model = _with_adapter(model, subject.folder, merged)
     elif checkpoint.is_adapter:
         base, moved = subject.base, subject.base != checkpoint.config.get("base_model")
@@ -106,7 +111,7 @@ def load_base_of(subject: Subject, like: Loaded) -> Loaded:
         )
     source = source_of(subject.checkpoint, moved=subject.base != subject.checkpoint.config.get("base_model"))
     model = _model(subject.base, source["trust_remote_code"], revision=source["revision"])
-    _fit(model, like.tokenizer)
+    _grow(model, len(like.tokenizer))
     model.generation_config = like.model.generation_config
     return Loaded(subject.base, model.eval(), like.tokenizer, like.template_kwargs)
 
@@ -176,10 +181,27 @@ def _tokenizer(subject: Subject) -> Any:
         raise UsageError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
 
 
-def _fit(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Give the model rows for the tokens that its adapter's training added."""
-    if len(tokenizer) > model.config.get_text_config().vocab_size:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+def _grow(model: PreTrainedModel, rows: int) -> None:
+    """Give the model rows for the tokens that training added."""
+    if rows > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _num_rows(adapter: Path, model: PreTrainedModel) -> int:
+    """The rows of the embeddings that an adapter was trained on, by its tensors; 0 where it has none of theirs.
+
+    Its tokenizer does not tell: the rows may have been rounded up.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if any(module is end for end in ends)]
+    file = adapter / "adapter_model.safetensors"
+    if not names or not file.is_file():  # PEFT says what is missing
+        return 0
+    with safe_open(file, "pt") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    of_ends = re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, names))})\.(.+)$")
+    found = ((shape, of_ends.search(name)) for name, shape in shapes.items())
+    return max((shape[_ROWS_IN[at[1]]] for shape, at in found if at and at[1] in _ROWS_IN), default=0)
 
 
 def no_template(title: str) -> UsageError:

@@ -83,6 +83,20 @@ def test_an_adapter_in_a_run_in_a_folder_and_merged(tmp_path, base, run_of):
     assert asked(str(run), merged=True) == {"step 7": after} and asked(str(folder), merged=True) == {"model": after}
 
 
+@pytest.mark.parametrize("to_32", [False, True])
+def test_an_adapter_whose_training_added_tokens(tmp_path, base, to_32):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    settings = keys_of(base, tmp_path / "none.jsonl", resize_token_embeddings_to_32x=to_32, **LORA)
+    settings |= {"lora_modules_to_save": ["embed_tokens", "lm_head"]}
+    run = train(tmp_path / "run", "llama", tokenizer=tokenizer, **settings).run
+    folder = export(run, tmp_path / "adapter").folder
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(128 if to_32 else len(tokenizer))
+    after = plainly(PeftModel.from_pretrained(model, folder), folder)
+    assert [*asked(str(run)).values(), *asked(str(folder)).values()] == [after, after]
+
+
 def test_prompts_from_arguments_a_text_file_records_and_stdin(tmp_path, base, capsys, monkeypatch):
     (tmp_path / "p.txt").write_text("w22\nw23\n\n")
     records = [
