@@ -26,7 +26,8 @@ def test_a_cut_off_run_goes_on_in_the_same_curves(start, run, tmp_path):
 
     trackers = tmp_path / "run" / "trackers"
     assert len(list((trackers / "tensorboard").iterdir())) == 2, "one file a start: rank 1 writes none"
-    assert len(list((trackers / "wandb").glob("offline-run-*"))) == 2
+    # W&B takes seconds to begin: where the first start was over before that, the second one sends all there is.
+    assert len(list((trackers / "wandb").glob("offline-run-*"))) in (1, 2)
     losses = done.losses()
     assert sorted(losses) == list(range(1, 61)), output
     for curve in (tensorboard_curve(tmp_path / "run", "train/loss"), wandb_curve(tmp_path / "run", "train/loss")):
