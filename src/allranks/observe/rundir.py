@@ -19,6 +19,11 @@ class RunDir:
         """What the checks of the nodes found when the run started."""
         return self.path / "preflight.json"
 
+    @property
+    def live(self) -> Path:
+        """What every rank does now, or did last; node 0 writes it while the run goes on."""
+        return self.path / "live.json"
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"
