@@ -138,6 +138,9 @@ class Head(Rendezvous):
     def _tell_all(self, message: dict[str, Any]) -> None:
         self._post({**message, "node": 0})
 
+    def tell(self, topic: str, payload: object) -> bool:
+        return self._news.put(topic, 0, payload)
+
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.node for peer in self._peers.values())]
         return len(nodes) == self.own.nnodes or bool(self._withdrawn) or self._comparison.differ(nodes)
@@ -278,6 +281,8 @@ class Head(Rendezvous):
                 elif "stopped" in message or "stopping" in message:
                     self._hear_of_ranks(peer.node.node_rank, message)
                     self._broadcast({**message, "node": peer.node.node_rank}, but=peer)
+                elif "tell" in message:
+                    self._news.put(message["tell"], peer.node.node_rank, message.get("payload"))
                 elif "failed" in message:
                     self._stop_all(peer, message["failed"])
                 elif "bye" in message:

@@ -18,6 +18,7 @@ from allranks.findings import Finding
 from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
+from allranks.rendezvous.newest import fits
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
@@ -36,6 +37,7 @@ class Member(Rendezvous):
         self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
         self._reached: float | None = None  # when node 0 first took us in
         self._heard = 0.0  # when node 0 gave the last sign of life
+        self._to_tell: dict[str, object] = {}  # by topic: what has not been sent yet
 
     def gather(self) -> None:
         self._start_talking()
@@ -74,6 +76,16 @@ class Member(Rendezvous):
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         self._post(message)
+
+    def tell(self, topic: str, payload: object) -> bool:
+        if not fits(topic, payload):
+            return False
+        with self._changed:
+            waits = topic in self._to_tell
+            self._to_tell[topic] = payload
+        if not waits:  # else what waits to be sent is the newer one now
+            self._post({"tell": topic})
+        return True
 
     def _waiting(self) -> str:
         there = (
@@ -198,6 +210,8 @@ class Member(Rendezvous):
         elif "stopped" in message or "stopping" in message:
             if isinstance(node := message.get("node"), int) and 0 <= node < len(self.nodes):
                 self._hear_of_ranks(node, message)
+        elif "ask" in message:
+            self._asked.put(message["ask"], 0, message.get("payload"))
         elif "trouble" in message:
             self._set(_told=printable(message["trouble"], 1000))
         elif "stop" in message:
@@ -221,6 +235,9 @@ class Member(Rendezvous):
             is_last = "bye" in message
             if is_last:
                 message = self._last_words
+            elif "tell" in message:
+                with self._changed:
+                    message["payload"] = self._to_tell.pop(message["tell"])
             try:
                 await channel.send(message)
             except OSError:

@@ -18,6 +18,7 @@ from allranks.errors import RefusedError
 from allranks.exit_codes import FAILED
 from allranks.findings import Finding, Who, from_message, told
 from allranks.rendezvous.hidden import Hidden
+from allranks.rendezvous.newest import Newest, fits
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.terms import Terms
 
@@ -51,6 +52,7 @@ class Rendezvous(ABC):
         self.parting = False  # another node has said good-bye
         self.stopping = False  # another node was asked to stop the run
         self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
+        self._news, self._asked = Newest(), Newest()
         self._leaving: tuple[int, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True
@@ -167,6 +169,33 @@ class Rendezvous(ABC):
 
     @abstractmethod
     def _tell_all(self, message: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def tell(self, topic: str, payload: object) -> bool:
+        """Tell node 0 a `payload` (plain JSON) about a topic, in the place of what it has not taken yet.
+
+        Never waits. False for a payload that is too large. What cannot be sent, as when the other side takes nothing,
+        is given up for what is newer.
+        """
+
+    def take(self, topic: str) -> list[tuple[int, Any]]:
+        """On node 0: what the nodes, itself among them, told of the topic since the last call, by node rank.
+
+        Whatever JSON another node sent: who takes it checks it.
+        """
+        return self._news.take(topic)
+
+    def ask_all(self, topic: str, payload: object) -> bool:
+        """On node 0: ask every node, itself among them, something. False for a payload that is too large."""
+        if not fits(topic, payload):
+            return False
+        self._asked.put(topic, 0, payload)
+        self._tell_all({"ask": topic, "payload": payload})
+        return True
+
+    def asked(self, topic: str) -> list[Any]:
+        """What node 0 asked of the topic since the last call: the newest, or nothing."""
+        return [payload for _, payload in self._asked.take(topic)]
 
     def _hear_of_ranks(self, node_rank: int, message: Mapping[str, Any]) -> None:
         """Called by the talking thread with what a node says by `tell_stopped` or `tell_stopping`."""
