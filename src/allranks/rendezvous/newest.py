@@ -6,8 +6,6 @@ import json
 import threading
 from typing import Any
 
-from allranks.listing import printable
-
 MAX_PAYLOAD_BYTES = 256 * 2**10
 """Of one node about one topic: the summary of what its ranks do while they hang has that at most."""
 _MAX_TOPICS = 16
@@ -19,23 +17,23 @@ class Newest:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of_topic: dict[str, dict[int, Any]] = {}
+        self._of_node: dict[int, dict[str, Any]] = {}
 
     def put(self, topic: object, node_rank: int, payload: Any) -> bool:
-        """Keep it in the place of an older one; False for what is too large, or about one topic too many."""
+        """Keep it in the place of an older one; False for what is too large, or of one topic too many."""
         if not isinstance(topic, str) or not fits(topic, payload):
             return False
-        topic = printable(topic, _MAX_TOPIC)
         with self._lock:
-            if topic not in self._of_topic and len(self._of_topic) >= _MAX_TOPICS:
+            kept = self._of_node.setdefault(node_rank, {})
+            if topic not in kept and len(kept) >= _MAX_TOPICS:
                 return False
-            self._of_topic.setdefault(topic, {})[node_rank] = payload
+            kept[topic] = payload
         return True
 
     def take(self, topic: str) -> list[tuple[int, Any]]:
         """What came since the last call, by node rank."""
         with self._lock:
-            return sorted(self._of_topic.pop(topic, {}).items(), key=lambda one: one[0])
+            return [(node, kept.pop(topic)) for node, kept in sorted(self._of_node.items()) if topic in kept]
 
 
 def fits(topic: str, payload: Any) -> bool:

@@ -80,10 +80,14 @@ def test_hostile_words_cost_no_more_than_their_bound(nodes: Nodes) -> None:
             message = {"tell": dice.choice(strange), "payload": dice.choice([None, [[]], "y" * 1000, 1e308])}
             raw.sendall(json.dumps(message).encode() + b"\n")
         raw.sendall(json.dumps({"tell": "large", "payload": "x" * MAX_PAYLOAD_BYTES}).encode() + b"\n")
-        for number in range(100):
-            raw.sendall(json.dumps({"tell": f"topic {number}"}).encode() + b"\n")
         raw.sendall(b'{"tell": "state", "payload": "last"}\n')
         until(lambda: head.take("state") == [(1, "last")])
+        for number in range(100):
+            raw.sendall(json.dumps({"tell": f"topic {number}"}).encode() + b"\n")
+        raw.sendall(b'{"stopping": true}\n')  # in its order: all before has been taken in then
+        until(lambda: head.stopping)
+        assert head.tell("state", "of node 0")
+        assert head.take("state") == [(0, "of node 0")], "one node's topics are not another's"
         assert head.take("large") == []
         assert sum(len(head.take(f"topic {number}")) for number in range(100)) <= 16
         assert head.stop_reason() is None
