@@ -9,6 +9,7 @@ import pytest
 
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
+from allranks.preflight.certificate import PARTS, read_certificate
 from tests.cluster.conftest import TIMEOUT_SECONDS, free_port
 
 # More steps than any of these tests lets run.
@@ -84,6 +85,21 @@ def test_two_nodes_train_together_and_leave_a_complete_record(two_nodes, tmp_pat
     commands = [manifest["nodes"][node]["command"] for node in ("0", "1")]
     assert commands[0] == manifest["command"] and " ".join(commands[1]) in outputs[1]
     assert json.loads((run.logs(1) / "launch.json").read_text())["command"] == commands[1]
+
+
+def test_a_smoke_run_of_two_nodes_proves_it_and_leaves_a_certificate(two_nodes, tmp_path):
+    launchers = two_nodes("--smoke")
+    outputs = finish(*launchers)
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    run = RunDir(tmp_path / "run")
+    certificate = read_certificate(run.certificate)
+    assert all(f"go: certificate {certificate.sha256[:12]}" in output for output in outputs)
+    for point in ("losses", "weights", "checkpoint", "transport"):
+        assert f"\n  ok      {point}" in outputs[0]
+    assert "the ranks ran on the CPU" in outputs[0]
+    assert set(certificate.parts) == set(PARTS) and set(certificate.parts["nodes"]) == {"node 0", "node 1"}
+    assert [path.name for path in run.path.iterdir() if path.is_dir()] == ["smoke"], "its folder alone"
+    assert not any(RunDir(run.smoke).checkpoints.iterdir())
 
 
 def test_a_signal_to_one_node_preempts_both(two_nodes, tmp_path):

@@ -57,6 +57,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="Start the run of this manifest.json again, into OUTPUT_DIR-again."),
     ] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Only two steps, judged: go or no-go (3), with a certificate for the real start."),
+    ] = False,
     hosts: Hosts = None,
     hostfile: Hostfile = None,
     remote_start: RemoteStart = "auto",
@@ -109,6 +113,7 @@ def train(
             argv=sys.argv[1:],
             ignore_unsupported=ignore_unsupported,
             fingerprint=fingerprint,
+            smoke=smoke,
         )
     )
 

@@ -60,7 +60,7 @@ class Work(Protocol):
         """What all nodes are to be checked for when they meet; looking at this one begins now. None for nothing."""
         ...
 
-    def prepare(self, checked: Checked) -> RunInputs:
+    def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
         """Make ready what the ranks need, after all nodes have met. Raises AllranksError."""
         ...
 
@@ -122,7 +122,7 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             ) as peers,
         ):
             node = peers.node
-            inputs = work.prepare(checked)
+            inputs = work.prepare(checked, peers)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
                 return own_end(_started(launch, work, peers, log_starts), code)

@@ -59,12 +59,14 @@ def make_manifest(
     environment: Mapping[str, str],
     launch: Mapping[str, Any] | None = None,
     preflight: Mapping[str, Any] | None = None,
+    certificate: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything about a start, with secrets removed by name, by shape, and by what the environment calls one.
 
     `config` and `config_source` are None for a program that is not our engine. `command` and `environment` are of the
     node that writes it, `nodes` has what is known of each (see `started_node`), `launch` the options that start it
-    again (see `launch_options`), `preflight` what was found on the nodes before and was accepted. Times are unix
+    again (see `launch_options`), `preflight` what was found on the nodes before and was accepted, `certificate` in what
+    it differs from the smoke run that was made before, if one was. Times are unix
     seconds.
     """
     known = known_secrets(environment)
@@ -83,6 +85,7 @@ def make_manifest(
         "host": socket.gethostname(),
         "nodes": without_secret_values(nodes, known),
         "preflight": without_secret_values(preflight, known),
+        "certificate": without_secret_values(certificate, known),
         "environment": recorded_environment(environment),
         "command": without_secret_words(command, known),
     }

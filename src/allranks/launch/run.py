@@ -17,6 +17,7 @@ from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
 from allranks.launch.node.this_node import Node
+from allranks.launch.peers import Peers
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell, with_environment
@@ -74,7 +75,7 @@ class _AnyProgram:
     def preflight(self) -> Preflight | None:
         return None  # there is no config that says what it needs
 
-    def prepare(self, checked: Checked) -> RunInputs:
+    def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
         return RunInputs(self.argv, variables=checked.variables)
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:

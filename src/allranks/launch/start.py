@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from allranks import durable, interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
+from allranks.cluster.smoke import SMOKE
 from allranks.config import RunConfig, load_config
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.training_end import stopped_training, training_end
@@ -20,17 +23,19 @@ from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
+from allranks.launch.certificate import Starts, compare, nodes_of, parts_now
 from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
-from allranks.launch.peers import refusals_told
+from allranks.launch.peers import Peers, refusals_told
 from allranks.launch.preflight.asked import is_skipped, policy_of, probe_request, wanted_of
 from allranks.launch.preflight.refusals import refuse_without_deepspeed
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.run_token import take_token
+from allranks.launch.smoke import Smoke, clear_earlier_smoke, smoke_config, smoke_variables
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
@@ -53,13 +58,16 @@ def start(
     ignore_unsupported: bool = False,
     fingerprint: str | None = None,
     in_this_process: bool = True,
+    smoke: bool = False,
 ) -> int:
     """Train what `config` says; returns the exit code (0 done, 1 failed, 2 usage, 75 preempted, 130 interrupted).
 
     With one process the engine runs in this process, unless `in_this_process` is false; else a launcher is started as a
     child. `argv` is what other nodes are started with. `fingerprint` is what the prepared data must have, if that is
-    known. Raises AllranksError for what can be refused before any rank starts.
+    known. `smoke`: only two steps, which are judged (3 for no-go). Raises AllranksError for what can be refused before
+    any rank starts.
     """
+    os.environ.pop(SMOKE, None)  # of another start
     nodes, overrides = nodes or NodeOptions(), with_launcher(overrides, options.launcher)
     token = take_token()
     everywhere, launch, notes = (
@@ -70,7 +78,7 @@ def start(
         cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         if cfg.launch.use_ray:  # its cluster says which nodes there are
             interrupt.means(NO_RANK_LEFT)
-            return start_ray(cfg, options, nodes, argv=argv)
+            return start_ray(cfg, options, nodes, argv=argv, smoke=Smoke(cfg) if smoke else None)
         tell(notes)
         if everywhere is not None:
             if not argv:
@@ -87,18 +95,24 @@ def start(
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         refuse_without_deepspeed(cfg)
-    return told_attempt(launch, _Training(launch, cfg, argv, fingerprint, in_this_process))
+    if not smoke:
+        return told_attempt(launch, _Training(launch, cfg, argv, fingerprint, in_this_process))
+    trial = Smoke(cfg)
+    work = _Training(launch, smoke_config(cfg), argv, fingerprint, in_this_process, smoke=trial)
+    return trial.ended(told_attempt(launch, work), speaks=speaks_for_all(launch))
 
 
 @dataclass(frozen=True)
 class _Training:
-    """Our engine on a config. `fingerprint`: what the prepared data must have, if that is known."""
+    """Our engine on a config. `fingerprint`: what the prepared data must have, if that is known. `smoke`: `cfg` is the
+    smoke run's of another."""
 
     launch: Launch
     cfg: RunConfig
     argv: Sequence[str]
     fingerprint: str | None
     in_this_process: bool
+    smoke: Smoke | None = None
     is_engine: bool = True
 
     @property
@@ -107,6 +121,8 @@ class _Training:
 
     def check(self, node: Node) -> Checked:
         cfg, launch = self.cfg, self.launch
+        if self.smoke is not None and not launch.is_elastic:  # no rank of a node that comes later runs yet
+            clear_earlier_smoke(node.run)
         if not launch.meets:  # else node 0 refuses, for all nodes at once
             _refuse_to_mix_runs(cfg, node.run)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
@@ -116,6 +132,8 @@ class _Training:
         if speaks_for_all(launch):
             say(describe(cfg, launch, node.run))
         variables = network_variables(cfg, launch, node.run.logs(node.name))
+        if self.smoke is not None:
+            variables |= smoke_variables({**os.environ, **variables}, uses_gpus=launch.num_gpus > 0)
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
         return Checked(variables, same, _held(cfg, node.run))
 
@@ -126,14 +144,25 @@ class _Training:
         request, wanted = probe_request(self.cfg, self.launch), wanted_of(self.cfg, self.launch)
         return Preflight(request, wanted, policy)
 
-    def prepare(self, checked: Checked) -> RunInputs:
+    def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
         from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for
 
         with libraries_aside():
             fingerprint = prepare(self.cfg, report=say).fingerprint
         inputs = RunInputs(self.argv, self.cfg, fingerprint, checked.variables)
         _refuse_other_data(inputs, self.fingerprint)
-        return inputs
+        return replace(inputs, certificate=self._certificate(inputs, peers))
+
+    def _certificate(self, inputs: RunInputs, peers: Peers) -> Mapping[str, Any] | None:
+        """In what this start differs from what a smoke run proved; a smoke run notes what it proves itself."""
+        nodes = None if self.launch.is_elastic else nodes_of(self.launch, peers.nodes, socket.gethostname())
+        env = {**os.environ, **inputs.variables}
+        cfg = self.cfg if self.smoke is None else self.smoke.real
+        starts = Starts(cfg, inputs.fingerprint, nodes, self.launch.num_gpus > 0, env)
+        if self.smoke is not None:
+            self.smoke.node, self.smoke.parts = peers.node, parts_now(starts)
+            return None
+        return compare(starts) if peers.keeps_the_record else None
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         if not self.in_this_process or self.launch.world_size > 1 or self.launch.launcher != "torchrun":

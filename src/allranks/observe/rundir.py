@@ -24,6 +24,16 @@ class RunDir:
         """What every rank does now, or did last; node 0 writes it while the run goes on."""
         return self.path / "live.json"
 
+    @property
+    def smoke(self) -> Path:
+        """The run directory of the smoke run of the same config."""
+        return self.path / "smoke"
+
+    @property
+    def certificate(self) -> Path:
+        """What the last smoke run that ended well proved."""
+        return self.path / "certificate.json"
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"

@@ -21,7 +21,7 @@ _OF_TOKENIZERS = re.compile(r"(tokenizer|vocab|merges|special_tokens|added_token
 _DATA = ("data fingerprint", "data: ")
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
     """Which check a field that must match belongs to."""
     if name in (_PYTHON, _CODE):
         return {_PYTHON: "python", _CODE: "code"}[name]
@@ -40,7 +40,7 @@ def _fields(subject: Subject, kind: str) -> dict[str, dict[str, str] | None]:
     return {
         node: None
         if (table := subject.must_match.get(node)) is None
-        else {name: value for name, value in table.items() if _kind(name) == kind}
+        else {name: value for name, value in table.items() if kind_of(name) == kind}
         for node in subject.nodes
     }
 
@@ -93,7 +93,7 @@ def _packages_of(subject: Subject, kind: str) -> dict[str, dict[str, str] | None
         listed = {
             name: package.version or NOT_INSTALLED
             for name, package in (report.packages or {}).items()
-            if _kind(_PACKAGE + name) == kind
+            if kind_of(_PACKAGE + name) == kind
         }
         own = {name.removeprefix(_PACKAGE): value for name, value in (stated[node] or {}).items()} if all_state else {}
         tables[node] = {**listed, **own} if report.packages is not None or own else None

@@ -19,6 +19,8 @@ by itself ([how to use them](preflight.md)). This page is made from the code, by
 - With more than two nodes, those are named that deviate from more than half. With two, or a tie, both values are shown
   and nobody is to blame more; `(here)` is the node at whose terminal you read.
 - `preflight:` in the config takes ids and families, to [accept, sharpen or leave out](preflight.md) checks.
+- `certificate.differs` is not among them: it compares a start with the last [smoke run](smoke.md), once the data is
+  prepared. `preflight:` takes its name, too.
 - Checks marked *recorded* are tested on recorded and simulated input of such hardware, not on the hardware itself.
 """
 
@@ -97,7 +99,7 @@ _BY_HAND = (
     ),
     (
         "a short run first",
-        "`allranks train CONFIG … --max-steps 2`: the same checks, then two steps",
+        "`allranks train CONFIG … --smoke`: the same checks, then two steps, judged ([smoke](smoke.md))",
     ),
     (
         "`iperf3` between the nodes",

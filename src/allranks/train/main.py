@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from allranks.train.resume import (
     restore,
 )
 from allranks.train.signals import StopRequest
+from allranks.train.smoke import GpuLoad, is_smoke, write_evidence
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
 from allranks.train.summary import summary
 from allranks.train.traffic import TrafficCounter, steps_to_count
@@ -183,7 +185,13 @@ class _Rank:
             self._record_memory(model)
             self._enter("train")
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
-            ended = self._train(loop)
+            load = GpuLoad(device)
+            with load.watched() if is_smoke() else nullcontext():
+                ended = self._train(loop)
+            if is_smoke() and ended.reason == "done":
+                write_evidence(loop, identity, self.run_dir, storage, load)
+                self._enter("done")
+                return ended
         written = None if ended.reason == "preempted" else self._write_result(loop, storage)
         self._enter("done")
         if identity.rank == 0:

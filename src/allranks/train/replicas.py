@@ -26,8 +26,18 @@ def check_replicas(model: nn.Module, identity: Identity) -> None:
     replicas). Shards that one rank alone holds have nothing to be compared with: there the files are (model/files.py).
     Costs one reading of the rank's part of the model. Raises RefusedError on all ranks, naming tensor and ranks.
     """
+    if differing := differing_tensors(model, identity):
+        raise RefusedError(
+            "the ranks loaded different weights: "
+            + few(differing, _SHOWN, between="; ", rest="; and {:,} more tensors")
+            + ". Copy the same model to all nodes: compare its files there (sha256sum)"
+        )
+
+
+def differing_tensors(model: nn.Module, identity: Identity) -> list[str]:
+    """One text for each tensor of which ranks hold different values; the same on all ranks, which all call it."""
     if identity.alone:
-        return
+        return []
     mine = checksums(model)
     whole = {key: value for key, value in mine.items() if "@" not in key}
     # Ranks that hold the same parts must have the same sums; only where they have not, the sums themselves travel.
@@ -37,15 +47,10 @@ def check_replicas(model: nn.Module, identity: Identity) -> None:
     for _, parts, sums in everyone:
         sums_of_parts.setdefault(parts, set()).add(sums)
     if len({of_rank for of_rank, _, _ in everyone}) == 1 and all(len(sums) == 1 for sums in sums_of_parts.values()):
-        return
+        return []
     tables: list[dict[str, int]] = [{} for _ in range(identity.world_size)]
     dist.all_gather_object(tables, mine)
-    if differing := different(tables):
-        raise RefusedError(
-            "the ranks loaded different weights: "
-            + few(differing, _SHOWN, between="; ", rest="; and {:,} more tensors")
-            + ". Copy the same model to all nodes: compare its files there (sha256sum)"
-        )
+    return different(tables)
 
 
 def checksums(model: nn.Module) -> dict[str, int]:

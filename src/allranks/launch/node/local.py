@@ -37,12 +37,14 @@ _LAST_EVENTS_BYTES = 2**16  # hundreds of steps
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What the manifest says beside the launch itself. `variables` are added for the ranks."""
+    """What the manifest says beside the launch itself. `variables` are added for the ranks. `certificate`: in what this
+    start differs from what a smoke run proved, if there was one."""
 
     argv: Sequence[str]
     cfg: RunConfig | None = None
     fingerprint: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
 
 
 def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs) -> Ended:
@@ -159,6 +161,7 @@ def _write_record(
         environment={**os.environ, **added},
         launch=launch_options(launch),
         preflight=judged,
+        certificate=inputs.certificate,
     )
     write_manifest(node.run.manifest, manifest)
 

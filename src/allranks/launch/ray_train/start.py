@@ -18,6 +18,7 @@ from allranks.cluster.identity import identify
 from allranks.config import RunConfig
 from allranks.doctor.training_end import stopped_training
 from allranks.errors import AllranksError, UsageError
+from allranks.launch.certificate import Starts, compare, parts_now
 from allranks.launch.describe import resume_line, strategy_name
 from allranks.launch.manifest import make_manifest, write_manifest
 from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
@@ -31,6 +32,7 @@ from allranks.launch.ray_train.plan import Plan
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
 from allranks.launch.ray_train.verdict import conclude
 from allranks.launch.ray_train.watch import Watch, Watched
+from allranks.launch.smoke import Smoke, clear_earlier_smoke, smoke_config, smoke_variables
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import engine
@@ -50,14 +52,31 @@ def with_launcher(overrides: Mapping[str, str], launcher: str | None) -> Mapping
     return {**overrides, "use_ray": use_ray}
 
 
-def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, argv: Sequence[str] = ()) -> int:
+def start_ray(
+    cfg: RunConfig,
+    options: LaunchOptions,
+    nodes: NodeOptions,
+    *,
+    argv: Sequence[str] = (),
+    smoke: Smoke | None = None,
+) -> int:
     """Train what `cfg` says with Ray Train; returns the exit code, as `launch.start.start` does.
 
-    Raises AllranksError for what can be refused before any rank starts.
+    With `smoke` it is a smoke run of `cfg`. Raises AllranksError for what can be refused before any rank starts.
     """
     require_ray()
     _refuse_options(options, nodes)
+    # The ranks prepare the data, and Ray chooses the nodes: neither is known here.
+    starts = Starts(cfg, None, None, count_gpus() > 0, os.environ)
+    certificate = compare(starts) if smoke is None else None
+    if smoke is not None:
+        smoke.parts, cfg = parts_now(starts), smoke_config(cfg)
     node = this_node(cfg.checkpoint.output_dir, resolve(LaunchOptions(grace_seconds=options.grace_seconds)))
+    variables: dict[str, str] = {}
+    if smoke is not None:
+        smoke.node = node
+        clear_earlier_smoke(node.run)
+        variables = smoke_variables(os.environ, uses_gpus=count_gpus() > 0)
     if not cfg.checkpoint.resume_from_checkpoint and not cfg.checkpoint.auto_resume_from_checkpoints:
         refuse_earlier_run(node.run.path, [path.name for path in complete_checkpoints(node.run.checkpoints)])
     for line in cfg.remarks:
@@ -67,7 +86,7 @@ def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, arg
     try:
         with stop_at_once() as stop_if_asked, connected(cfg.launch.ray_address, size) as cluster:
             stop_if_asked()
-            watched = _Start(cfg, options, node, argv, cluster, nodes.exports).run()
+            watched = _Start(cfg, options, node, argv, cluster, nodes.exports, variables, certificate).run()
     except Stopped as stop:
         verdict = stopped_training(node.run, node.run_id, node.name, stop.received)
     else:
@@ -77,7 +96,7 @@ def start_ray(cfg: RunConfig, options: LaunchOptions, nodes: NodeOptions, *, arg
         give_up_locks(node)
     if verdict.message:
         say(verdict.message, file=sys.stderr)
-    return verdict.exit_code
+    return verdict.exit_code if smoke is None else smoke.ended(verdict.exit_code, speaks=True)
 
 
 @dataclass
@@ -88,6 +107,8 @@ class _Start:
     argv: Sequence[str]
     cluster: Cluster
     exports: Sequence[str]
+    variables: Mapping[str, str]
+    certificate: Mapping[str, Any] | None
 
     def run(self) -> Watched:
         import ray
@@ -143,7 +164,7 @@ class _Start:
             config=text,
             output_dir=self.cfg.checkpoint.output_dir,
             directory=working_directory(),
-            environment=exported(os.environ, self.exports),
+            environment={**exported(os.environ, self.exports), **self.variables},
             ray_directory=str(ray_directory),
             version=allranks.__version__,
         )
@@ -188,6 +209,7 @@ class _Start:
                 "grace_seconds": self.options.grace_seconds,
                 "master_port": self.options.master_port,
             },
+            certificate=self.certificate,
         )
         write_manifest(self.node.run.manifest, manifest)
 
