@@ -12,12 +12,13 @@ BENCH_INSTALLED := .venv/.installed-bench
 AXOLOTL_INSTALLED := .venv-axolotl/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-axolotl lab clean
+.PHONY: help setup demo test test-all lint bench bench-axolotl lab clean
 
 help:
 	@echo "make setup   install into .venv (again only after pyproject.toml or constraints.txt changed)"
 	@echo "make demo    fine-tune a tiny model as two nodes on this machine"
-	@echo "make test    unit tests, then whole runs on several ranks"
+	@echo "make test    whole runs on several ranks, one of each kind, and the unit tests"
+	@echo "make test-all   the same, and the further whole runs of each kind (marked thorough)"
 	@echo "make lint    format, style, types, floors"
 	@echo "make bench   speed beside a bare loop, Trainer and TRL; what each step of it is worth; memory of the loss"
 	@echo "make bench-axolotl   speed beside axolotl, which it installs into .venv-axolotl (4.3 GB)"
@@ -26,11 +27,13 @@ help:
 
 setup: $(INSTALLED)
 
-# pip compiles what it has installed on one core; compileall does it on all. Some packages carry files that are no Python.
+# pip compiles what it has installed on one core; compileall does it on all. Half of the files are tests of libraries,
+# and models and parts of Ray that nobody imports here; some are no Python.
+SELDOM_IMPORTED := /(tests?|transformers/models|torch/testing|ray/(dashboard|llm|rllib|serve))/
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM_IMPORTED)' .venv/lib || true
 	touch $@ $(CORE_INSTALLED)
 
 # What training needs, without the extras and tools of development.
@@ -49,6 +52,9 @@ demo: $(CORE_INSTALLED)
 	@echo "To type these commands yourself: . .venv/bin/activate"
 
 test: setup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not thorough" $(PYTEST_ARGS)
+
+test-all: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 lint: setup

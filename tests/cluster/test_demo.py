@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from allranks.observe import RunDir
 
 
+@pytest.mark.thorough
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "allranks", "demo", "--dir", str(tmp_path / "demo")],

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -67,7 +68,10 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_model_when_training_stops_i
     assert all(torch.equal(written[name], expected[name]) for name in expected)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_never_saved(run):
+@pytest.mark.parametrize(
+    "launched", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["forked", "launched"]
+)
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_never_saved(request, launched):
     keys = {
         "learning_rate": 1e30,
         "lr_scheduler": "constant",
@@ -75,7 +79,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_rank_and_is_ne
         "max_grad_norm": 0,
         "weight_decay": 0.0,
     }
-    failed = run("--nproc-per-node", "2", expect=1, save_strategy="steps", save_steps=1, **keys)
+    keys = {**keys, "save_strategy": "steps", "save_steps": 1}
+    if launched:
+        failed = request.getfixturevalue("run")("--nproc-per-node", "2", expect=1, **keys)
+    else:
+        failed = request.getfixturevalue("run_forked")(2, expect=1, **keys)
     assert "not finite" in failed.output and "rank" in failed.output and "Traceback" not in failed.output
     bad = max(event.step for event in failed.events("step"))
     assert f"step {bad}: the loss is not finite" in failed.output

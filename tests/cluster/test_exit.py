@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch._dynamo  # else by the first step of every optimizer: half of what a rank takes here
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, free_port
 RUNS = 40
 
 
+@pytest.mark.thorough
 def test_no_rank_of_40_fsdp_runs_dies_after_its_work_is_done():
     codes = [_run_two_ranks() for _ in range(RUNS)]
     assert codes == [(0, 0)] * RUNS

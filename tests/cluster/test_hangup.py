@@ -20,7 +20,7 @@ from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
 from tests.cluster.test_launch import ENDLESS, finish, wait_for_steps
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_closing_the_terminal_saves_and_exits_75(base_config, tmp_path, ranks):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({**base_config, **ENDLESS, "output_dir": str(tmp_path / "run")}))
@@ -66,7 +66,12 @@ def _read_until_closed(terminal: int, shown: bytearray, closed: threading.Event)
 
 @pytest.mark.parametrize(
     ("sent", "code", "ranks"),
-    [(signal.SIGTERM, 75, 2), (signal.SIGINT, 130, 1), (signal.SIGUSR1, 75, 1), (signal.SIGHUP, 75, 1)],
+    [
+        (signal.SIGTERM, 75, 2),
+        (signal.SIGINT, 130, 1),
+        pytest.param(signal.SIGUSR1, 75, 1, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGHUP, 75, 1, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_signal_while_data_is_prepared_ends_cleanly(start, tiny, tmp_path, sent, code, ranks):
     # Enough for some seconds of work, of which only the beginning is done.

@@ -1,9 +1,7 @@
 """Invariant 2: the loss at step k depends on config, data and k only."""
 
-import os
 import random
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from allranks.observe import RunDir
 from tests.cluster.conftest import Run, largest_difference
 
 TOLERANCE = 1e-5  # relative, float32: the order of sums is all that may differ
@@ -89,22 +88,19 @@ def _mixture(tiny, folder: Path) -> Path:
 
 
 def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(
-    alone, start, run_forked, tmp_path
+    alone, start_forked, run_forked
 ):
     expected = alone()
     keys = {**FSDP, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     kill_after = random.randint(3, 15)
     print(f"killing after step {kill_after}")
-    process = start("--nproc-per-node", "2", **keys)
-    first = Run(0, "", _run_dir(tmp_path))
+    ranks = start_forked(2, **keys)
+    first = Run(0, "", RunDir(ranks.output.parent / "run"))
     deadline = time.monotonic() + 120
     while len(first.events("step")) < kill_after:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert ranks.is_running() and time.monotonic() < deadline, ranks.output.read_text()
         time.sleep(0.01)
-    ranks = [int(event.pid) for rank in (0, 1) for event in first.events("phase", rank) if event.pid is not None]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    _wait_until_gone(ranks)
+    ranks.kill()
 
     resumed = run_forked(auto_resume_from_checkpoints=True, **keys)
     assert "resumed" in resumed.output
@@ -116,27 +112,3 @@ def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_
 def first_event_time(run: Run) -> float:
     """When the second start of a run directory began."""
     return [event.t for event in run.events("phase") if event.phase == "data"][-1]
-
-
-def _run_dir(tmp_path):
-    from allranks.observe import RunDir
-
-    return RunDir(tmp_path / "run")
-
-
-def _wait_until_gone(pids: list[int]) -> None:
-    """A killed launcher's ranks must die with it."""
-    assert pids
-    deadline = time.monotonic() + 15
-    for pid in pids:
-        while _alive(pid):
-            assert time.monotonic() < deadline, f"rank process {pid} outlived its launcher"
-            time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -111,7 +111,7 @@ def test_a_signal_to_one_node_preempts_both(two_nodes, tmp_path):
     assert list((tmp_path / "run" / "checkpoints").glob("step-*/COMPLETE"))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_ctrl_c_saves_and_the_run_goes_on_later(start, run_forked, tmp_path, ranks):
     launcher = start("--nproc-per-node", str(ranks), **ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=ranks)
@@ -125,6 +125,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_later(start, run_forked, tmp_path, ran
     assert max(result.losses()) == step + 1
 
 
+@pytest.mark.thorough
 def test_nothing_outlives_a_killed_launcher(start, tmp_path):
     launcher = start("--nproc-per-node", "2", **ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=2)
@@ -136,6 +137,7 @@ def test_nothing_outlives_a_killed_launcher(start, tmp_path):
     assert not alive
 
 
+@pytest.mark.thorough
 def test_a_killed_rank_is_named(start, tmp_path):
     launcher = start("--nproc-per-node", "2", **ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=2)
@@ -181,10 +183,12 @@ def test_a_killed_launcher_ends_the_other_node_which_names_it(two_nodes, tmp_pat
 def test_a_rank_killed_on_one_node_is_named_on_the_other(two_nodes, tmp_path):
     launchers = two_nodes(**ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launchers[0], ranks=2)
-    rank_process(launchers[1], 1).kill()
+    killed = rank_process(launchers[1], 1)
+    killed.kill()
     outputs = finish(*launchers)
     assert [launcher.returncode for launcher in launchers] == [1, 1], outputs
     assert all("rank 1 (node 1) failed first: killed by SIGKILL" in output for output in outputs), outputs
+    assert str(killed.pid) in outputs[1], outputs
 
 
 def test_restarted_ranks_go_on_from_their_checkpoint(start, tmp_path):

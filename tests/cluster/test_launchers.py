@@ -70,6 +70,7 @@ def accelerate_file(folder, node, port, **settings):
     return str(path)
 
 
+@pytest.mark.thorough
 def test_a_file_of_ones_own_and_accelerate_launch_by_hand(nodes, reference, tmp_path):
     port = free_port()
     files = [accelerate_file(tmp_path, node, port) for node in (0, 1)]
@@ -105,6 +106,7 @@ def test_what_contradicts_the_config_is_refused_either_way(nodes, tmp_path):
     assert "Traceback" not in outputs[0]
 
 
+@pytest.mark.thorough
 def test_nodes_with_one_and_two_processes(nodes, reference, tmp_path):
     pytest.importorskip("deepspeed")
     port = free_port()

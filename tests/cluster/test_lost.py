@@ -51,7 +51,13 @@ def num_nodes() -> int:
     return 2
 
 
-@pytest.fixture(params=WAYS)
+def ways(fast: str) -> pytest.MarkDecorator:
+    """Each way of starting; all but one are thorough. Every way, and every kind of loss, is tried without them, too."""
+    every = [pytest.param(way, marks=[] if way == fast else pytest.mark.thorough) for way in WAYS]
+    return pytest.mark.parametrize("running", every, indirect=True)
+
+
+@pytest.fixture
 def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict, num_nodes: int) -> tuple[Training, list[Any]]:
     """A training on several nodes that would not end, at its third step; and the commands that started it."""
     training = make_training(lab, request.node.name, base_config, **ENDLESS)
@@ -85,7 +91,12 @@ def output_of(process: Any) -> str:
     return process.communicate(timeout=GONE_AFTER_SECONDS)[0]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)],
+    ids=lambda signum: signum.name,
+)
+@ways(fast="ssh")
 def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[Any]], signum: signal.Signals) -> None:
     training, processes = running
     signal_head(training, signum)
@@ -96,6 +107,7 @@ def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[A
     training.wait_until_gone()
 
 
+@ways(fast="slurm")
 def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> None:
     training, processes = running
     signal_head(training, signal.SIGKILL)
@@ -107,7 +119,8 @@ def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> No
 
 
 @pytest.mark.parametrize("num_nodes", [3])
-@pytest.mark.parametrize("how", ["kill", "power_off"])
+@pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.thorough), "power_off"])
+@ways(fast="by hand")
 def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
     training, processes = running
     getattr(lab, how)(2)

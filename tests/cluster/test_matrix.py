@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
 STEPS, SAVED = 6, 3
-# All runs are made in the fixture: about three minutes on two quiet cores.
+JOBS = ("run", "two", "one", "export")
+"""Of each cell: trained, resumed on two processes and on one, exported."""
+# All runs are made in the fixture: about three minutes on two quiet cores, two without the thorough ones.
 DEADLINE_SECONDS = 900
 pytestmark = pytest.mark.timeout(DEADLINE_SECONDS + 20)
 
@@ -62,6 +65,12 @@ STRATEGIES = {
 }
 
 CELLS = [(method, strategy) for method in METHODS for strategy in STRATEGIES]
+# Each strategy with all parameters, where there is most to shard (HSDP of two is DDP, see above), and each adapter with
+# PyTorch's sharding and with DeepSpeed's.
+FAST = [
+    *(("full", strategy) for strategy in STRATEGIES if strategy != "hsdp"),
+    *(("lora", "fsdp2"), ("lora", "zero3"), ("qlora", "fsdp2"), ("qlora", "zero2")),
+]
 
 ON_CPU = {"device": "cpu"}
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deepspeed"
@@ -118,12 +127,15 @@ class Results:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any]) -> Results:
-    """All runs, by one process that imports the libraries once."""
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any]
+) -> Results:
+    """The runs that the selected tests look at, by one process that imports the libraries once."""
     folder = tmp_path_factory.mktemp("matrix")
     base = {**base_config, "max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVED, "ddp_timeout": 45}
     found = Results(folder, {**base, "bf16": False})
-    write_jobs(folder / "jobs.json", _jobs(found))
+    needed = _needed(item for item in request.session.items if item.path == request.path)
+    write_jobs(folder / "jobs.json", [job for job in _jobs(found) if job.name in needed])
     words = [sys.executable, "-m", "tests.cluster.matrix", str(folder / "jobs.json")]
     with (folder / "runner.log").open("w") as log:
         process = subprocess.Popen(
@@ -137,6 +149,26 @@ def results(tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any
             process.kill()
     assert code == 0, f"{code}\n{(folder / 'runner.log').read_text()[-4000:]}"
     return found
+
+
+def _needed(tests: Iterable[pytest.Item]) -> set[str]:
+    """Names of the jobs whose results these tests look at, or whose checkpoints those jobs do."""
+    names = {"full-single-run"}
+    for test in tests:
+        assert isinstance(test, pytest.Function)
+        given = test.callspec.params
+        match given:
+            case {"method": method, "strategy": strategy}:
+                names |= {f"{method}-single-run", *(f"{method}-{strategy}-{job}" for job in JOBS)}
+            case {"variant": variant}:
+                names.add(variant)
+            case {"before": before, "after": after}:
+                names |= {f"full-{before}-run", f"{before} to {after}"}
+            case {"name": name}:
+                names |= {f"{name}-run", f"{name}-evaluated-by-1", f"{name}-evaluated-by-2"}
+            case _:
+                raise AssertionError(f"{test.name}: which runs does it look at?")
+    return names
 
 
 def _jobs(results: Results) -> list[Job]:
@@ -173,7 +205,17 @@ def _jobs(results: Results) -> list[Job]:
     return [*trained, *on_two, *on_one]
 
 
-@pytest.mark.parametrize(("method", "strategy"), CELLS)
+def thorough_but(fast: Sequence[Any], every: Iterable[Any]) -> list[Any]:
+    """Cases of which all but the `fast` ones are thorough."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=[] if case in fast else pytest.mark.thorough
+        )
+        for case in every
+    ]
+
+
+@pytest.mark.parametrize(("method", "strategy"), thorough_but(FAST, CELLS))
 def test_cell(results: Results, method: str, strategy: str) -> None:
     name, settings = f"{method}-{strategy}", STRATEGIES[strategy]
     if is_refused((method, strategy)):
@@ -201,7 +243,7 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     torch.testing.assert_close(exported, trained["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", thorough_but(["zero3.json", "offload", "small pieces"], VARIANTS))
 def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, variant: str) -> None:
     assert largest_difference(results.losses(variant), results.losses("full-single-run")) < 1e-4
     kept = RunDir(results.folder / variant).deepspeed.read_text()

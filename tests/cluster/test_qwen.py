@@ -70,6 +70,7 @@ def test_lora_on_two_nodes_by_zero_2_trains_as_one_process(qwen, two_nodes, tmp_
     assert (adapter["r"], adapter["lora_alpha"], adapter["modules_to_save"]) == (64, 16, ["embed_tokens", "lm_head"])
 
 
+@pytest.mark.thorough
 def test_full_on_two_nodes_by_zero_3(two_nodes, tmp_path):
     # With the scripts' own rate the loss would hardly move in three steps.
     run = two_nodes("full", "--max_steps", "3", "--learning_rate", "1e-2", "--gradient_accumulation_steps", "2")
@@ -78,6 +79,7 @@ def test_full_on_two_nodes_by_zero_3(two_nodes, tmp_path):
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.thorough
 def test_qlora_on_two_nodes_by_zero_2(tiny, two_nodes, tmp_path):
     model = shutil.copytree(tiny.model, tmp_path / "model")
     tensors = load_file(model / "model.safetensors")

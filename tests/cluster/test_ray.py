@@ -105,6 +105,7 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_
     assert [node["ranks"] for node in manifest["nodes"].values()] == [[0, 1]]
 
 
+@pytest.mark.thorough
 def test_ctrl_c_saves_every_step_and_leaves_nothing(start, tmp_path):
     directory = tmp_path / "ray"
     process = start(*LAUNCH, output_dir=directory, **{**KEYS, "max_steps": 5000})

@@ -99,6 +99,7 @@ def test_nothing_outlives_a_killed_head_of_deepspeeds_launcher(start, tmp_path):
     assert not alive
 
 
+@pytest.mark.thorough
 def test_over_ssh(lab):
     folder = lab.shared / "program"
     folder.mkdir()

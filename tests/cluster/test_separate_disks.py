@@ -93,6 +93,7 @@ def test_no_lost_disk_loses_a_committed_step(train_on_two_nodes, losses_alone, t
     assert largest_difference(losses, expected) < 1e-5
 
 
+@pytest.mark.thorough
 def test_ranks_of_a_launcher_of_ones_own_refuse_it_too(on_two_nodes, tmp_path):
     program = ("torch.distributed.run", "HERE", "-m", "allranks.train", "config.yaml")
     on_two_nodes(*program, "--max-steps", "3")

@@ -21,6 +21,7 @@ HEADERS = 1.12
 MEET = ("--master-addr", "node0", "--master-port", "29551", "--nnodes", "2", "--nproc-per-node", "2")
 
 
+@pytest.mark.thorough
 def test_counted_bytes_are_those_on_the_wire(lab: Lab, base_config: dict) -> None:
     training = make_training(lab, "traffic", base_config)
     folder = training.config.parent
