@@ -35,6 +35,7 @@ from allranks.train import world
 from allranks.train.announce import announcement
 from allranks.train.assemble import assemble
 from allranks.train.disk_room import room_warnings
+from allranks.train.evidence import install_evidence
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
@@ -78,6 +79,7 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     except AllranksError as error:
         print_error(error, identity)
         return error.exit_code
+    install_evidence(identity.rank, run_dir.path)
     rank = _Rank(cfg, identity, run_dir, events)
     try:
         with interrupt.interruptible():
