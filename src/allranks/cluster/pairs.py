@@ -17,8 +17,8 @@ from allranks.cluster.not_reached import why_not_reached
 
 MESSAGE_BYTES = 96 * 2**10
 """More than ten packets of 9,000 bytes, the largest usual ones: what fits into one says nothing of large ones."""
-PAIR_SECONDS = 9.0
-"""For one connection and its messages. A lost SYN is sent again after 1, 3 and 7 s."""
+PAIR_SECONDS = 6.0
+"""For one connection and its messages. A lost SYN is sent again after 1 and 3 s."""
 AT_ONCE = 64
 """Connections that a node opens at a time, so that a run of any size keeps below the usual 1,024 descriptors."""
 _MOST_UNPROVED = 256

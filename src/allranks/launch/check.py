@@ -21,9 +21,9 @@ from allranks.exit_codes import DONE, REFUSED
 from allranks.launch.all_nodes.check import check_all_nodes
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.must_match import what_must_be_equal
-from allranks.launch.node.this_node import unlocked_node
+from allranks.launch.node.this_node import Node, unlocked_node
 from allranks.launch.peers import join_to_compare, refusals_told
-from allranks.launch.preflight.asked import policy_of, probe_request, wanted_of
+from allranks.launch.preflight.asked import policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.hosts import write_host_lists
 from allranks.launch.preflight.refusals import Refusals, refused_here
@@ -35,6 +35,7 @@ from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.start import refuse_nested_launch, where_to_start
 from allranks.observe import RunDir, libraries_aside, say
+from allranks.preflight.judge import Policy
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,21 @@ def check(
         raise UsageError(_NOT_RAY)
     token = take_token()
     everywhere, launch, notes = where_to_start(nodes, options, argv, token)
-    with _stdout_for_json(asked.as_json) as answer, refusals_told(launch):
-        cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
-        if cfg.launch.use_ray:
-            raise UsageError(_NOT_RAY)
-        policy = policy_of(cfg, quick=asked.quick)
-        tell(notes)
+    with _stdout_for_json(asked.as_json) as answer:
+        with refusals_told(launch):
+            cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
+            if cfg.launch.use_ray:
+                raise UsageError(_NOT_RAY)
+            policy = policy_of(cfg, quick=asked.quick)
+            tell(notes)
+            if launch is not None:
+                refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks check`")
         try:
             if everywhere is not None:
                 judged = check_all_nodes(everywhere, token, cfg, policy, options.join_seconds)
             else:
                 assert launch is not None
-                refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks check`")
-                judged = _check_this_node(_for_all_to_meet(launch), cfg, asked)
+                judged = _check_this_node(_for_all_to_meet(launch), cfg, policy, asked)
         except RefusedError as error:
             if asked.as_json:
                 answer(json.dumps({"refused": True, "error": str(error)}))
@@ -98,11 +101,26 @@ _NOT_RAY = (
 )
 
 
-def _check_this_node(launch: Launch, cfg: RunConfig, asked: CheckOptions) -> Judged:
+def _check_this_node(launch: Launch, cfg: RunConfig, policy: Policy, asked: CheckOptions) -> Judged:
     node, refusals = unlocked_node(cfg.checkpoint.output_dir, launch), Refusals()
-    preflight = Preflight(
-        probe_request(cfg, launch), wanted_of(cfg, launch), policy_of(cfg, quick=asked.quick), refusals
-    )
+    with refusals_told(launch):
+        preflight = Preflight(
+            probe_request(cfg, launch), wanted_of(cfg, launch), policy, refusals, sizes_of(cfg, launch)
+        )
+        account, variables = _account(launch, cfg, node, preflight, refusals, asked)
+    if launch.max_nodes == 1:
+        judged = preflight.alone(account)
+    else:
+        with join_to_compare(launch, node, variables, preflight.take_pairs) as rendezvous:
+            judged = preflight.together(rendezvous, account)
+    judged.keep(node.run)
+    return judged
+
+
+def _account(
+    launch: Launch, cfg: RunConfig, node: Node, preflight: Preflight, refusals: Refusals, asked: CheckOptions
+) -> tuple[NodeAccount, Mapping[str, str]]:
+    """What this node says about itself, and the variables that its ranks would get for the network."""
     # By a thread of its own: what this node has, and would refuse, is looked for on mounts that may not answer.
     same: dict[str, str] = {}
     variables: dict[str, str] = {}
@@ -113,16 +131,10 @@ def _check_this_node(launch: Launch, cfg: RunConfig, asked: CheckOptions) -> Jud
         _keep_earlier_run(cfg, node.run, refusals)
 
     Beside(look).result(_LOOK_SECONDS)
-    if not asked.quick and (report := preflight.report()) is not None and _data_answers(report):
+    # Else what it has is not known, and no part of it is compared. The data too is looked for only where it answers.
+    if same and not asked.quick and (report := preflight.report()) is not None and _data_answers(report):
         same |= _data(cfg, refusals)
-    account = NodeAccount(must_match=dict(same), network=network_settings({**os.environ, **variables}))
-    if launch.max_nodes == 1:
-        judged = preflight.alone(account)
-    else:
-        with join_to_compare(launch, node, variables, preflight.take_pairs) as rendezvous:
-            judged = preflight.together(rendezvous, account)
-    judged.keep(node.run)
-    return judged
+    return NodeAccount(must_match=dict(same), network=network_settings({**os.environ, **variables})), variables
 
 
 def _data_answers(report: NodeReport) -> bool:

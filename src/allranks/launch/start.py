@@ -30,7 +30,7 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, refusals_told
-from allranks.launch.preflight.asked import is_skipped, policy_of, probe_request, wanted_of
+from allranks.launch.preflight.asked import is_skipped, policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.refusals import refuse_without_deepspeed
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
@@ -142,7 +142,7 @@ class _Training:
         if is_skipped(self.cfg):
             return None
         request, wanted = probe_request(self.cfg, self.launch), wanted_of(self.cfg, self.launch)
-        return Preflight(request, wanted, policy)
+        return Preflight(request, wanted, policy, sizes=sizes_of(self.cfg, self.launch))
 
     def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
         from allranks.data import prepare  # numpy: 0.1 s that a usage error need not wait for

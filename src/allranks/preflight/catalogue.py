@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from allranks.preflight import (
     clock,
+    connections,
     disks,
     environment,
     fabric,
@@ -19,6 +20,7 @@ from allranks.preflight import (
     reach,
     reports,
     roce,
+    software,
 )
 from allranks.preflight.check import Check
 
@@ -26,7 +28,9 @@ CHECKS: tuple[Check, ...] = (
     *reports.CHECKS,
     *names.CHECKS,
     *reach.CHECKS,
+    *connections.CHECKS,
     *parity.CHECKS,
+    *software.CHECKS,
     *environment.CHECKS,
     *limits.CHECKS,
     *disks.CHECKS,

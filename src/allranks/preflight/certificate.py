@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from allranks import durable
 from allranks.json_types import is_a
 from allranks.listing import few, printable
-from allranks.preflight.parity import kind_of
+from allranks.preflight.stated import kind_of
 
 VERSION = 1
 """Raised when a part gets another meaning: certificates of another version are not compared."""

@@ -18,6 +18,7 @@ from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, from_message
 from allranks.listing import few, printable
 from allranks.rendezvous import wire
+from allranks.rendezvous.another_node_0 import refused_by_another
 from allranks.rendezvous.comparison import Comparison
 from allranks.rendezvous.door import Door, Peer
 from allranks.rendezvous.hidden import Hidden
@@ -31,6 +32,7 @@ from allranks.rendezvous.wire import WireError
 
 # After the first difference, how long the others may still come to be compared too.
 _SETTLE_SECONDS = 3.0
+_LOOK_EVERY_SECONDS = 2.0
 
 
 class Head(Rendezvous):
@@ -39,6 +41,7 @@ class Head(Rendezvous):
         self._peers: dict[int, Peer] = {}
         self._withdrawn: dict[int, tuple[str, str]] = {}  # by node rank: who will not come, and why
         self._door = Door()
+        self._doubled: set[str] = set()  # hosts that were turned away because another has their node rank
         self._rounds: dict[str, dict[int, Any]] = {}  # what has been handed in, by name and node rank
         self._failed: Finding | None = None  # how this node itself failed, once it has told the others
         self._socket, self._note = listen(terms)
@@ -56,7 +59,7 @@ class Head(Rendezvous):
             )
         self._start_talking()
         deadline = time.monotonic() + self.terms.join_seconds
-        came = self._wait(self._all_came_or_differ, self._missing, deadline)
+        came = self._wait_for_nodes(self._all_came_or_differ, self._missing, deadline)
         if came and len(self._peers) < self.own.nnodes - 1:
             settle = time.monotonic() + _SETTLE_SECONDS
             self._wait(lambda: len(self._peers) + len(self._withdrawn) >= self.own.nnodes - 1, self._missing, settle)
@@ -68,6 +71,8 @@ class Head(Rendezvous):
             whole = "\n  ".join(f"{name} refused to start: {reason}" for name, reason in withdrawn)
             self._refuse(whole, lambda peer: briefly if self.hidden else whole)
         self._refuse_differences(nodes)
+        if len(nodes) < self.own.nnodes and self._all_are_here_with_ranks_twice():
+            self._refuse(f"as many nodes as should have come, and two of them with one rank: {self._missing()}")
         if len(nodes) < self.own.nnodes:
             self._refuse(
                 f"{self._missing()}; gave up after {self.terms.join_seconds:.0f} s{what_to_try(self.terms, self._note)}"
@@ -143,7 +148,13 @@ class Head(Rendezvous):
 
     def _all_came_or_differ(self) -> bool:
         nodes = [self.own, *(peer.node for peer in self._peers.values())]
-        return len(nodes) == self.own.nnodes or bool(self._withdrawn) or self._comparison.differ(nodes)
+        is_full = len(nodes) == self.own.nnodes or self._all_are_here_with_ranks_twice()
+        return is_full or bool(self._withdrawn) or self._comparison.differ(nodes)
+
+    def _all_are_here_with_ranks_twice(self) -> bool:
+        """Whether nobody else is to be expected. Nodes of one machine are not told apart, and may come again."""
+        hosts = {self.own.host, *(peer.node.host for peer in self._peers.values())}
+        return len(self._peers) + 1 + len(self._doubled - hosts) >= self.own.nnodes
 
     def _missing(self) -> str:
         came = {rank: peer.node for rank, peer in self._peers.items()}
@@ -202,6 +213,7 @@ class Head(Rendezvous):
                 over.set()
         self._server = await asyncio.start_server(self._welcome, sock=self._socket, limit=wire.CHUNK_BYTES)
         self._up.set()
+        asking = asyncio.ensure_future(self._look_for_another_node_0())
         try:
             clock = wire.Clock()
             while not over.is_set():
@@ -215,6 +227,7 @@ class Head(Rendezvous):
             self._fail_all(error)
             raise
         finally:
+            asking.cancel()
             self._server.close()
             self._broadcast(self._last_words)
             pending = [task for peer in self._peers.values() for task in peer.tasks]
@@ -222,6 +235,14 @@ class Head(Rendezvous):
                 await asyncio.wait(pending, timeout=1.0)
             for peer in self._peers.values():
                 peer.channel.writer.close()
+
+    async def _look_for_another_node_0(self) -> None:
+        """The others go to an address that is not this machine's: perhaps to the node 0 that they mean."""
+        while self._note and self.own.has_rank and not self.nodes:
+            if (refusal := await refused_by_another(self.own, self.terms)) is not None:
+                self._set(_refused=f"{self.own.name}: {refusal}\n  {self._note}")
+                return
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
     def _find_silent(self) -> None:
         limit = self._silence_seconds
@@ -244,6 +265,8 @@ class Head(Rendezvous):
         """Whoever came, if it has a place among the nodes."""
         came = await hear_introduction(lines, writer, self.terms, self.run_id, self.agreement.check)
         node = came.node
+        if (node.host, node.pid) == (self.own.host, self.own.pid):  # by a way that leads back here
+            return None
         refusal = no_place_for(node, self.own, {rank: peer.node for rank, peer in self._peers.items()})
         if came.refuses is not None:
             if refusal is None:
@@ -253,6 +276,8 @@ class Head(Rendezvous):
         if refusal is not None:
             await came.channel.send({"refused": refusal})
             self._door.reject(f"{node.name}: {refusal}")
+            if node.has_rank and node.node_rank in (0, *self._peers):
+                self._set_doubled(node.host)
             return None
         with self._changed:
             if not node.has_rank:
@@ -261,6 +286,10 @@ class Head(Rendezvous):
             peer = self._peers[node.node_rank] = Peer(node, came.channel)
             self._changed.notify_all()
         return peer
+
+    def _set_doubled(self, host: str) -> None:
+        if len(self._doubled) < self.own.nnodes:
+            self._set(_doubled={*self._doubled, host})
 
     def _hear_refusal(self, node: Participant, reason: str) -> None:
         """A node will not come: all others need not wait for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 from allranks.doctor.node_errors import node_error
 from allranks.exit_codes import FAILED
 from allranks.observe import say
+from allranks.rendezvous.another_node_0 import refused_by_another
 from allranks.rendezvous.head import Head
 from allranks.rendezvous.listen import PortInUse
 from allranks.rendezvous.member import Member
@@ -24,7 +26,11 @@ def join(own: Participant, terms: Terms, agreement: Agreement, *, say: Callable[
     """
     rendezvous: Rendezvous | None = None
     if own.node_rank == 0:
-        rendezvous = Head(own, terms, agreement, say)
+        try:
+            rendezvous = Head(own, terms, agreement, say)
+        except PortInUse:
+            asyncio.run(refused_by_another(own, terms))  # if it is a node 0, its user reads of this one, too
+            raise
     elif not own.has_rank and terms.is_host:
         # Of several launchers on the machine that c10d's endpoint names, the first is the host.
         with contextlib.suppress(PortInUse):

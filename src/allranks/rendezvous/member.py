@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from allranks.cluster.not_reached import why_not_reached
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
@@ -19,12 +17,14 @@ from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
 from allranks.rendezvous.newest import fits
+from allranks.rendezvous.not_there import why_not_there
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 3.5
+"""A lost SYN is sent again after 1 and 3 s; then another connection is tried."""
 _RETRY_SECONDS = 0.5
 _MOST_NOTES = 64
 
@@ -42,7 +42,7 @@ class Member(Rendezvous):
     def gather(self) -> None:
         self._start_talking()
         started = time.monotonic()
-        if self._wait(lambda: bool(self.nodes), self._waiting, started + self.terms.join_seconds):
+        if self._wait_for_nodes(lambda: bool(self.nodes), self._waiting, started + self.terms.join_seconds):
             return
         # Node 0 says who is missing when its own time is over: ours begins where we reached it.
         if self._reached is not None and not self._trouble:
@@ -132,15 +132,8 @@ class Member(Rendezvous):
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 return await asyncio.open_connection(self.terms.address, self.terms.port, limit=wire.CHUNK_BYTES)
-        except TimeoutError:
-            raise WireError(f"no answer in {_CONNECT_SECONDS:.0f} s: does a firewall drop this port?") from None
-        except socket.gaierror:
-            raise WireError(f"the name {self.terms.address} is not known on {self.own.host}") from None
-        except ConnectionRefusedError:
-            asked = f"is {self.terms.host} started, and with this {self.terms.port_option}?"
-            raise WireError(f"connection refused: {asked}") from None
         except OSError as error:
-            raise WireError(f"{why_not_reached(error)}: is this the address of {self.terms.host}?") from None
+            raise WireError(await why_not_there(error, self.terms, self.own.host, _CONNECT_SECONDS)) from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._set(_trouble=foreign(self.terms))

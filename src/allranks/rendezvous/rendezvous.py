@@ -22,6 +22,8 @@ from allranks.rendezvous.newest import Newest, fits
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.terms import Terms
 
+_TELL_FIRST_SECONDS = 5.0
+"""Whoever starts nodes by hand still looks at this terminal; nodes that are started at once have met by then."""
 _TELL_EVERY_SECONDS = 30.0
 # That a failing node waits for the others' account of it: longer than their launchers take for their last words.
 _WORD_SECONDS = 3.0
@@ -252,9 +254,20 @@ class Rendezvous(ABC):
                 setattr(self, name, value)
             self._changed.notify_all()
 
-    def _wait(self, done: Callable[[], bool], waiting: Callable[[], str], deadline: float | None = None) -> bool:
+    def _wait_for_nodes(self, done: Callable[[], bool], waiting: Callable[[], str], deadline: float) -> bool:
+        """`_wait` where the nodes have not met yet: who does not come, and why, is told early."""
+        return self._wait(done, waiting, deadline, first_word_seconds=_TELL_FIRST_SECONDS)
+
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        waiting: Callable[[], str],
+        deadline: float | None = None,
+        *,
+        first_word_seconds: float | None = None,
+    ) -> bool:
         """Wait for `done`, a refusal (raised) or the deadline (False); from time to time `waiting` says for what."""
-        next_word = time.monotonic() + _TELL_EVERY_SECONDS
+        next_word = time.monotonic() + (first_word_seconds or _TELL_EVERY_SECONDS)
         while True:
             with self._changed:
                 if not done() and self._refused is None and self._first is None:

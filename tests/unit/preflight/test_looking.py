@@ -6,8 +6,9 @@ import pytest
 
 from allranks.cluster.node_report import NodeReport
 from allranks.preflight.check import Subject
+from allranks.preflight.connections import to_blame
 from allranks.preflight.looking import below, drift
-from allranks.preflight.reach import to_blame
+from allranks.preflight.stated import fields_of
 
 
 def subject(values, starting=""):
@@ -120,3 +121,11 @@ def test_every_failed_connection_is_explained_by_a_node_that_is_named(seed):
     blamed = to_blame(failed)
     assert all(blamed & set(pair) for pair in failed)
     assert blamed <= {place for pair in failed for place in pair}
+
+
+def test_what_one_node_could_not_read_is_not_known_and_no_difference():
+    known = {"learning_rate": "1", "data: datasets.0: a.jsonl": "sha256 1"}
+    nodes = Subject({node: NodeReport() for node in "abc"}, "a", must_match={"a": known, "b": {"learning_rate": "1"}})
+    assert fields_of(nodes, "data") == {"a": {"data: datasets.0: a.jsonl": "sha256 1"}, "b": None, "c": None}
+    assert fields_of(nodes, "config") == {"a": {"learning_rate": "1"}, "b": {"learning_rate": "1"}, "c": None}
+    assert fields_of(nodes, "model") == {"a": {}, "b": {}, "c": None}

@@ -190,7 +190,8 @@ def small_packets_only(port: int) -> Iterator[int]:
 
 @pytest.mark.usefixtures("soon")
 def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "_TELL_EVERY_SECONDS", 0.2)
+    for name in ("_TELL_FIRST_SECONDS", "_TELL_EVERY_SECONDS"):
+        monkeypatch.setattr(rendezvous, name, 0.2)
     nodes.start(node_of(0), join_seconds=2.0)
     with small_packets_only(listening_port(nodes)) as port:
         large = {f"key {number}": "x" * 100 for number in range(100)}

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from dataclasses import replace
 import pytest
 
 from allranks.cluster.account import NodeAccount
+from allranks.cluster.interfaces import Interface
 from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
 from allranks.errors import RefusedError, UsageError
 from allranks.findings import Finding, Who
-from allranks.rendezvous import Participant, Rendezvous, door, refusal, tell_node_0, wire
+from allranks.rendezvous import Participant, Rendezvous, door, head, member, not_there, refusal, tell_node_0, wire
 from allranks.rendezvous.terms import Terms
 from tests.unit.rendezvous.nodes import (
     Nodes,
@@ -125,6 +127,141 @@ def test_a_second_node_with_the_same_rank_is_refused_by_name(nodes: Nodes) -> No
         results = nodes.wait()
         assert isinstance(results[0], Rendezvous)
         assert isinstance(results[2], Rendezvous)
+
+
+def test_a_rank_twice_is_refused_everywhere_once_as_many_nodes_have_come(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "_SETTLE_SECONDS", 0.1)
+    nodes.start(node_of(0, 3))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, node_of(1, 3))
+        nodes.start(node_of(1, 3, host="other"), key=2)
+        results = nodes.wait()
+    taken = "--node-rank 1 is taken by host1 (pid 101)"
+    assert taken in str(results[2])
+    assert "two of them with one rank: 2 of 3 nodes" in str(results[0])
+    assert "missing: node 2 (here: node 1 (host1)); turned away: " in str(results[0])
+    assert f"node 1 (other): {taken}" in str(results[0])
+
+
+def test_nodes_of_one_machine_may_come_again_with_another_rank(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_SETTLE_SECONDS", 0.0)
+    nodes.start(node_of(0, 3, host="alone"))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, node_of(1, 3, host="alone"))
+        nodes.start(node_of(1, 3, host="alone", pid=7), key=2)
+        until(lambda: 2 in nodes.results)
+        nodes.start(node_of(2, 3, host="alone"))
+        assert isinstance(nodes.wait()[0], Rendezvous)
+
+
+def test_of_two_nodes_0_the_one_to_which_nobody_goes_finds_the_other(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "_SETTLE_SECONDS", 0.1)
+    nodes.start(node_of(0))
+    listening_port(nodes)
+    elsewhere = socket.create_server(("127.0.0.1", 0))
+    elsewhere.setblocking(False)
+    monkeypatch.setattr(head, "listen", lambda terms: (elsewhere, "that is no address of this machine"))
+    nodes.start(node_of(0, host="other", pid=7), key=1)
+    here, other = nodes.wait()[0], nodes.wait()[1]
+    taken = "--node-rank 0 is taken by host0 (pid 100): give every node its own"
+    assert f"node 0 (other): {taken}\n  that is no address of this machine" in str(other)
+    assert f"node 0 (other): {taken}" in str(here)
+
+
+def test_a_second_node_0_of_one_machine_is_told_on_the_first_ones_terminal_too(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["allranks.rendezvous.rendezvous"], "_TELL_EVERY_SECONDS", 0.1)
+    nodes.start(node_of(0))
+    listening_port(nodes)
+    nodes.start(node_of(0, pid=7), key=1)
+    until(lambda: 1 in nodes.results)
+    assert "the port is in use" in str(nodes.results[1])
+    until(lambda: any("node 0 (host0): --node-rank 0 is taken by host0 (pid 100)" in line for line in nodes.said))
+    nodes.start(node_of(1), key=2)
+    assert isinstance(nodes.wait()[0], Rendezvous)
+
+
+def test_a_node_0_behind_an_address_translation_is_not_taken_for_another(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    ask = head.refused_by_another
+
+    async def heard(*who: object) -> str | None:
+        asked.append(await ask(*who))
+        return asked[-1]
+
+    listen = head.listen
+    monkeypatch.setattr(head, "refused_by_another", heard)
+    monkeypatch.setattr(head, "listen", lambda terms: (listen(terms)[0], "that is no address of this machine"))
+    nodes.start(node_of(0))
+    until(lambda: asked)
+    nodes.start(node_of(1))
+    assert isinstance(nodes.wait()[0], Rendezvous) and asked[0] is None
+
+
+def test_who_is_missing_is_told_early(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["allranks.rendezvous.rendezvous"], "_TELL_FIRST_SECONDS", 0.1)
+    nodes.start(node_of(1, 3))
+    until(lambda: any("waiting for node 0" in line and "connection refused" in line for line in nodes.said))
+    nodes.said.clear()
+    nodes.start(node_of(0, 3))
+    until(lambda: any("of 3 nodes have come" in line and "; missing: node " in line for line in nodes.said))
+    nodes.start(node_of(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (True, "though port {other} of 127.0.0.1 answers: a firewall there or on the way drops port {port}; open it"),
+        (False, "nor from port {other} of 127.0.0.1: is that machine up, is this the address of node 0"),
+    ],
+)
+def test_a_port_without_an_answer_is_told_with_what_its_machine_answers_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, answers: bool, told: str
+) -> None:
+    monkeypatch.setattr(member, "_CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(not_there, "_OTHER_SECONDS", 0.3)
+    with no_answers() as port, no_answers() as silent:
+        other = free_port() if answers else silent
+        monkeypatch.setattr(not_there, "_OTHER_PORTS", (other,))
+        nodes = Nodes(join_seconds=1.5, port=port)
+        nodes.start(node_of(1))
+        assert f"no answer in 0.3 s, {told.format(other=other, port=port)}" in str(nodes.wait()[1])
+
+
+def test_a_name_of_node_0_that_means_this_node_is_told() -> None:
+    nodes = Nodes(join_seconds=1.0, address="127.1")  # a name that no address is made of, as resolvers take it
+    nodes.start(node_of(1))
+    assert "the name 127.1 means 127.0.0.1 on host1, which is host1 itself: mend /etc/hosts there" in (
+        str(nodes.wait()[1])
+    )
+    nodes = Nodes(join_seconds=1.0, address="localhost")
+    nodes.start(node_of(1))
+    assert "connection refused: is node 0 started" in str(nodes.wait()[1])
+
+
+def test_a_link_without_a_carrier_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(not_there, "facing", lambda address, found: Interface("eth0", (address,), False))
+    nodes = Nodes(join_seconds=1.0)
+    nodes.start(node_of(1))
+    assert "eth0 of host1, which leads there, has no link: look at its cable" in str(nodes.wait()[1])
+
+
+@contextlib.contextmanager
+def no_answers() -> Iterator[int]:
+    """A port that drops whoever comes, as Linux does once a socket has as many as it takes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
 
 
 def test_who_is_missing_is_named_at_the_deadline() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from allranks.cluster.nodes import Host
@@ -14,7 +14,7 @@ from allranks.config import RunConfig
 from allranks.config.sections.preflight import PreflightSettings
 from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError
-from allranks.launch.preflight.sizes import sizes
+from allranks.launch.preflight.sizes import Sizes, sizes
 from allranks.launch.spec.options import Launch
 from allranks.preflight.catalogue import CHECKS, named
 from allranks.preflight.check import Wanted
@@ -66,10 +66,9 @@ def needed_packages(cfg: RunConfig) -> tuple[str, ...]:
 
 
 def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
-    """What the nodes must be able to do."""
+    """What the nodes must be able to do, but for `sizes_of`."""
     network = cfg.network.settings
     on_gpus = launch.num_gpus > 0
-    size = sizes(cfg, num_nodes=launch.max_nodes, num_processes=launch.nproc_per_node, on_cpu=not on_gpus)
     return Wanted(
         nproc_per_node=launch.nproc_per_node,
         device="cuda" if on_gpus else "cpu",
@@ -79,11 +78,17 @@ def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
         infiniband=network.infiniband,
         hcas=tuple(network.hcas or ()),
         gid_index=network.gid_index,
-        checkpoint_bytes=size.checkpoint_bytes,
-        checkpoint_files=size.checkpoint_files,
-        load_bytes=size.load_bytes,
         packages=needed_packages(cfg),
     )
+
+
+def sizes_of(cfg: RunConfig, launch: Launch) -> Callable[[], Sizes]:
+    """What finds out how much it will take: it reads the model's folder, and a mount may not answer."""
+
+    def read() -> Sizes:
+        return sizes(cfg, num_nodes=launch.max_nodes, num_processes=launch.nproc_per_node, on_cpu=launch.num_gpus == 0)
+
+    return read
 
 
 def wanted_of_all(cfg: RunConfig, hosts: Sequence[Host]) -> Wanted:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from allranks.findings import Finding
 from allranks.json_types import is_a
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.refusals import Refusals
+from allranks.launch.preflight.sizes import Sizes
 from allranks.listing import printable
 from allranks.observe import RunDir
 from allranks.preflight.catalogue import CHECKS
@@ -97,13 +98,26 @@ class Preflight:
         wanted: Wanted,
         policy: Policy,
         refusals: Refusals | None = None,
+        sizes: Callable[[], Sizes] = Sizes,
     ) -> None:
-        self.wanted, self.policy, self._refusals = wanted, policy, refusals or Refusals()
+        self._wanted, self.policy, self._refusals = wanted, policy, refusals or Refusals()
         self.pairs: tuple[Sequence[Place], Sequence[tuple[int, Unreached]]] | None = None
         """Who did not reach whom, on node 0, once that has been tried."""
         self.started = time.monotonic()
         self._deadline = self.started + request.deadline_seconds + _MARGIN_SECONDS
         self._probe = Beside(lambda: probe_this_node(request))
+        self._sizes, self._sizes_deadline = Beside(sizes), self.started + request.deadline_seconds
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the nodes must be able to do; without sizes where the model's folder gives no answer."""
+        known = self._sizes.result(self._sizes_deadline - time.monotonic()) or Sizes()
+        return replace(
+            self._wanted,
+            checkpoint_bytes=known.checkpoint_bytes,
+            checkpoint_files=known.checkpoint_files,
+            load_bytes=known.load_bytes,
+        )
 
     def report(self) -> NodeReport | None:
         """What was found here; None where the probe has not ended in time."""
