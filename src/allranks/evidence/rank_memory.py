@@ -41,6 +41,10 @@ class Description:
     launch: str
     output_dir: str
     pid: int
+    thread: int
+    """Its identifier in Python: the one that trains."""
+    native_thread: int
+    """The same to the kernel."""
     ask_fd: int
     stacks_fd: int
     recorder_fd: int

@@ -44,6 +44,8 @@ def install_evidence(rank: int, output_dir: Path) -> bool:
         launch=os.environ.get(LAUNCH_ID, ""),
         output_dir=os.path.realpath(output_dir),
         pid=os.getpid(),
+        thread=threading.get_ident(),
+        native_thread=threading.get_native_id(),
         ask_fd=ask,
         stacks_fd=stacks,
         recorder_fd=recorder,
