@@ -41,6 +41,7 @@ TASKS = {
     "Accept what the checks before a run find, or be stricter": "preflight",
     "Set the batch, the number of steps, the optimizer and the learning rate": "optimizer",
     "Save, keep and resume": "checkpoint",
+    "Watch it, and end a hang": "live",
     "Evaluate, keep the best, stop early": "evaluation",
     "Follow a run: logs, profiles, TensorBoard, W&B, MLflow, Trackio": "tracking",
     "Start with Ray": "launch",

@@ -16,6 +16,7 @@ from allranks.config.sections.deepspeed import DeepspeedConfig
 from allranks.config.sections.evaluation import EvaluationConfig
 from allranks.config.sections.kernels import KernelConfig
 from allranks.config.sections.launch import LaunchConfig
+from allranks.config.sections.live import LiveConfig
 from allranks.config.sections.model import ModelConfig
 from allranks.config.sections.network import NetworkConfig
 from allranks.config.sections.optimizer import OptimizerConfig
@@ -45,6 +46,7 @@ class RunConfig:
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     launch: LaunchConfig
+    live: LiveConfig
     source: str
     """The file it was read from."""
     warnings: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ DISK = "disk"
 """A disk of a rank or node is full, read-only, gone or failing."""
 RANK_STOPPED = "rank-stopped"
 """A rank does not run although nothing ended it: stopped by a signal, held by a debugger, or waiting in the kernel."""
+HANG = "hang"
+"""Ranks have been at the same place for longer than they may be: one of them does not come."""
 RANK_EXIT = "rank-exit"
 """A rank of anyone's program ended with a code of its own."""
 LAUNCHER_KILLED = "launcher-killed"
@@ -72,13 +74,14 @@ _ORDER = {
     FAULT: 1,
     # That others then end with a code of their own, or abort, is what follows of it.
     RANK_STOPPED: 2,
-    RANK_EXIT: 3,
-    RANK_ABORTED: 3,
-    NODE_ERROR: 4,
-    INTERRUPTED: 4,
-    STOP_TIMEOUT: 4,
-    PEER_GONE: 5,
-    STOPPED: 6,
+    HANG: 3,  # of a rank that is stopped, too
+    RANK_EXIT: 4,
+    RANK_ABORTED: 4,
+    NODE_ERROR: 5,
+    INTERRUPTED: 5,
+    STOP_TIMEOUT: 5,
+    PEER_GONE: 6,
+    STOPPED: 7,
 }
 
 

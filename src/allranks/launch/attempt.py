@@ -30,6 +30,7 @@ from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
+from allranks.live.live_file import write_end
 from allranks.observe import say
 
 
@@ -130,6 +131,8 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             started = _started(launch, work, peers, log_starts)
             verdict = peers.ended(work.conclude(started, ended), started, ended)
             tell_head(peers.first_failure())
+            if peers.keeps_the_record:
+                write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
     except Stopped as stop:
         verdict = work.stopped(node, stop.received)
     interrupt.means(NO_RANK_LEFT)

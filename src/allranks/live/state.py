@@ -60,6 +60,14 @@ class RankState:
     events_age_seconds: float | None = None
     """Since its last event."""
     exit_code: int | None = None
+    num_steps: int | None = None
+    """The run is to have."""
+    median_step_seconds: float | None = None
+    """Of the newest steps."""
+    mfu: float | None = None
+    """Of all ranks together, from 0 to 1."""
+    attempt: int | None = None
+    """From 1; a launcher's restart is another one."""
 
     def to_message(self) -> dict[str, Any]:
         """Plain JSON; what is not known is left out."""

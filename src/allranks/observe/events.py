@@ -39,15 +39,19 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseEvent(Event):
-    """A phase was entered: data, rendezvous, mesh, model, train, checkpoint, export, done."""
+    """A phase was entered: data, rendezvous, mesh, model, train, evaluation, checkpoint, export, done."""
 
     kind: ClassVar[str] = "phase"
     phase: str = ""
-    """data, rendezvous, mesh, model, train, checkpoint, export or done."""
+    """data, rendezvous, mesh, model, train, evaluation, checkpoint, export or done."""
     pid: int | None = None
     """The rank's process."""
     step: int | None = None
-    """Of a checkpoint: after how many steps."""
+    """Of a checkpoint or an evaluation: after how many steps."""
+    num_steps: int | None = None
+    """Of train: how many steps there are to be."""
+    full_speed: float | None = None
+    """Of train: tokens per second of all ranks at their devices' peak, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,11 @@ class Head(Rendezvous):
         self._failed = finding
         self._post({"stop": told_by(self.own, finding).to_message()})
 
+    def end_all(self, finding: Finding) -> None:
+        if self._leaving is None and goes_before(finding, self._first):
+            self._post({"stop": finding.to_message()})
+            self._set(_first=finding)
+
     def _tell_all(self, message: dict[str, Any]) -> None:
         self._post({**message, "node": 0})
 

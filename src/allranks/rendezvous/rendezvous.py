@@ -160,6 +160,10 @@ class Rendezvous(ABC):
     @abstractmethod
     def _tell_failure(self, finding: Finding) -> None: ...
 
+    def end_all(self, finding: Finding) -> None:
+        """On node 0: end the run on every node, this one among them, for something that is no failure of its own."""
+        raise NotImplementedError  # no other node is asked
+
     def tell_stopped(self, findings: Sequence[Finding]) -> None:
         """Tell the others which ranks of this node do not run at present; instead of what was told before."""
         self.stopped[self.own.node_rank] = tuple(findings)

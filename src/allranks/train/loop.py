@@ -338,6 +338,7 @@ def is_better(loss: float, best: float | None) -> bool:
 def _measure(loop: Loop) -> float:
     """The evaluation loss of the present step, recorded."""
     assert loop.eval_plan is not None
+    loop.events.write(PhaseEvent(phase="evaluation", step=loop.step))
     started = time.perf_counter()
     pad_blocks = loop.pad_blocks_to is not None
     with loop.garbage.let_go():

@@ -185,7 +185,7 @@ class _Rank:
             for line in room_warnings(cfg, loop, storage):
                 self._warn(line)
             self._record_memory(model)
-            self._enter("train")
+            self._enter("train", num_steps=loop.step_schedule.num_steps, full_speed=loop.full_speed)
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
             load = GpuLoad(device)
             with load.watched() if is_smoke() else nullcontext():
@@ -272,8 +272,8 @@ class _Rank:
             return None
         return write_result(self.cfg, self.run_dir, checkpoint, say=self._say)
 
-    def _enter(self, phase: str) -> None:
-        self.events.write(PhaseEvent(phase=phase, pid=os.getpid()))
+    def _enter(self, phase: str, *, num_steps: int | None = None, full_speed: float | None = None) -> None:
+        self.events.write(PhaseEvent(phase=phase, pid=os.getpid(), num_steps=num_steps, full_speed=full_speed))
         if phase in _TOLD_PHASES:
             self._say(f"{f'{time.monotonic() - self.started:.1f} s':<12}{_TOLD_PHASES[phase]}")
 

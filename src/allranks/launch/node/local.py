@@ -20,6 +20,7 @@ from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
+from allranks.launch.node.live import LiveNode
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
@@ -30,6 +31,7 @@ from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
+from allranks.live.deadlines import limits_of
 from allranks.observe import read_events, say
 
 _LAST_EVENTS_BYTES = 2**16  # hundreds of steps
@@ -81,7 +83,11 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     # Our engine keeps rank 0's log itself.
     log_of_rank_0 = None if program.is_engine else node.run.log(node.name, 0)
     compiles = inputs.cfg is not None and bool(inputs.cfg.parallel.torch_compile)
-    with terminal_path(log_of_rank_0) as terminal, own_temporary_folder(compiles=compiles) as temporary:
+    with (
+        terminal_path(log_of_rank_0) as terminal,
+        own_temporary_folder(compiles=compiles) as temporary,
+        _watched(launch, peers, inputs.cfg) as live,
+    ):
         return supervise(
             start.command,
             _without_launchers_variables(os.environ) | temporary | added | {"ALLRANKS_TERMINAL": terminal},
@@ -90,13 +96,21 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
             grace_seconds=launch.grace_seconds,
             num_ranks=launch.nproc_per_node,
             keep_open=node.locks,
-            lost=peers.lost,
+            lost=lambda: peers.lost() or live.hang(),
             parting=peers.parting,
             describe=partial(_stopped, node),
             report=peers.stopped.update,
             asked=peers.asked,
             stopping=peers.stopping,
+            seen=live.seen,
         )
+
+
+def _watched(launch: Launch, peers: Peers, cfg: RunConfig | None) -> LiveNode:
+    """Without a config there are no phases that could last too long: it is anyone's program."""
+    limits = limits_of(cfg) if cfg is not None else None
+    ends = cfg is None or cfg.live.on_hang == "end"
+    return LiveNode(peers, limits=limits, ends=ends, num_gpus=launch.num_gpus, say=partial(say, file=sys.stderr))
 
 
 def _stopped(node: Node, rank: int, pid: int, state: str, seconds: float) -> Finding:

@@ -76,11 +76,13 @@ class StoppedRanks:
             still = _Still(state, now, cpu)
         seconds = now - still.since
         if still.finding is None and (seconds >= _PATIENCE_SECONDS[state] or (at_the_end and state == "T")):
-            still.finding = self._describe(self._number(rank), rank.pid, state, seconds)
+            still.finding = self._describe(rank_number(rank, self._numbers), rank.pid, state, seconds)
         return still
 
-    def _number(self, rank: psutil.Process) -> int:
-        if rank.pid not in self._numbers:
-            env = rank.environ()
-            self._numbers[rank.pid] = int(env.get("RANK") or env.get("LOCAL_RANK") or 0)
-        return self._numbers[rank.pid]
+
+def rank_number(rank: psutil.Process, known: dict[int, int]) -> int:
+    """A process's rank by its environment; `known` remembers it by pid. Raises psutil.Error if it has gone."""
+    if rank.pid not in known:
+        env = rank.environ()
+        known[rank.pid] = int(env.get("RANK") or env.get("LOCAL_RANK") or 0)
+    return known[rank.pid]

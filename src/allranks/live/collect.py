@@ -1,0 +1,120 @@
+"""What this node's ranks do, as far as it shows on this node: their events, processes, logs and its interfaces."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import psutil
+
+from allranks.live.gpu_use import GpuUse
+from allranks.live.rank_progress import RankProgress
+from allranks.live.state import NodeState, RankState
+from allranks.observe import EventFollower, RunDir
+
+GONE = "gone"
+_STATES = {
+    psutil.STATUS_RUNNING: "R",
+    psutil.STATUS_SLEEPING: "S",
+    psutil.STATUS_DISK_SLEEP: "D",
+    psutil.STATUS_STOPPED: "T",
+    psutil.STATUS_TRACING_STOP: "t",
+    psutil.STATUS_ZOMBIE: "Z",
+    psutil.STATUS_DEAD: GONE,
+    psutil.STATUS_IDLE: "I",
+}
+
+
+class NodeCollector:
+    """Follows the events of a node's ranks from now on, and looks at their processes.
+
+    `interfaces`: whose counters are those of the run; without any, all but the loopback. `gpus`: whose use is told.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        run_id: str,
+        node: int | str,
+        host: str,
+        *,
+        interfaces: Sequence[str] = (),
+        gpus: GpuUse | None = None,
+    ) -> None:
+        self._run, self._run_id, self._node, self._host = run, run_id, node, host
+        self._interfaces, self._gpus = tuple(interfaces), gpus
+        # A resumed run appends: what earlier starts wrote is not read.
+        self._before = {path: _size(path) for path in run.all_events()}
+        self._followers: dict[int, EventFollower] = {}
+        self._progress: dict[int, RankProgress] = {}
+        self._gone: dict[int, int] = {}  # rank -> the pid of its process that has ended
+        self._bytes: tuple[float, int, int] | None = None
+
+    def collect(self, processes: Mapping[int, psutil.Process], launcher_pid: int | None = None) -> NodeState:
+        """The state of all ranks that this node has had so far; `processes` are those that are alive, by rank."""
+        now = time.time()
+        for rank in processes:
+            self._progress.setdefault(rank, RankProgress(rank))
+        use = self._gpus.of_processes() if self._gpus is not None else {}
+        ranks = []
+        for rank, progress in sorted(self._progress.items()):
+            progress.read(event for event in self._follower(rank).read() if event.run == self._run_id)
+            state = progress.state
+            age = None if progress.newest is None else max(0.0, now - progress.newest)
+            state = replace(state, events_age_seconds=age, output_age_seconds=self._output_age(rank, now))
+            ranks.append(self._with_process(state, processes.get(rank), use))
+        bytes_in, bytes_out = self._traffic()
+        return NodeState(
+            node=self._node,
+            host=self._host,
+            t=now,
+            ranks=tuple(ranks),
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            launcher_pid=launcher_pid,
+            warnings=self._gpus.warnings if self._gpus is not None else (),
+        )
+
+    def _with_process(
+        self, state: RankState, process: psutil.Process | None, use: Mapping[int, tuple[float | None, int | None]]
+    ) -> RankState:
+        if process is None:
+            return replace(state, process_state=GONE)
+        found, memory = GONE, state.memory_bytes
+        with contextlib.suppress(psutil.Error, OSError):
+            found = _STATES.get(process.status(), "?")
+            memory = process.memory_info().rss
+        busy, held = use.get(process.pid, (None, None))
+        return replace(
+            state, pid=process.pid, process_state=found, memory_bytes=memory, gpu_use=busy, gpu_memory_bytes=held
+        )
+
+    def _follower(self, rank: int) -> EventFollower:
+        path = self._run.events(rank)
+        return self._followers.setdefault(rank, EventFollower(path, self._before.get(path, 0)))
+
+    def _output_age(self, rank: int, now: float) -> float | None:
+        with contextlib.suppress(OSError):
+            return max(0.0, now - self._run.log(self._node, rank).stat().st_mtime)
+        return None
+
+    def _traffic(self) -> tuple[float | None, float | None]:
+        """Bytes in and out a second since the last call."""
+        counters = psutil.net_io_counters(pernic=True, nowrap=True)
+        used = [
+            one for name, one in counters.items() if name in self._interfaces or not (self._interfaces or name == "lo")
+        ]
+        now, before = time.monotonic(), self._bytes
+        self._bytes = now, sum(one.bytes_recv for one in used), sum(one.bytes_sent for one in used)
+        if before is None or now <= before[0]:
+            return None, None
+        seconds = now - before[0]
+        return max(0, self._bytes[1] - before[1]) / seconds, max(0, self._bytes[2] - before[2]) / seconds
+
+
+def _size(path: object) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size  # type: ignore[attr-defined]
+    return 0
