@@ -16,6 +16,7 @@ from allranks.config.rules import EXCLUSIVE
 from allranks.config.run import SECTION_OF, SECTIONS
 from allranks.config.sections.adapter import BnbConfig
 from allranks.config.sections.data import DatasetSpec, PromptFormat
+from allranks.config.sections.live import HangTimeouts
 from allranks.config.sections.model import QuantizationKwargs, SpecialTokens
 from allranks.config.sections.network import NetworkSettings
 from allranks.config.sections.optimizer import LrGroup
@@ -38,6 +39,7 @@ NESTED: dict[str, type[Section]] = {
     "lr_groups.N": LrGroup,
     "network": NetworkSettings,
     "preflight": PreflightSettings,
+    "hang_timeout": HangTimeouts,
 }
 
 Schema = dict[str, Any]
