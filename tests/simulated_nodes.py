@@ -29,6 +29,7 @@ class Cluster:
     earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, list[str]] = field(default_factory=dict)
+    num_processes: dict[str, int] = field(default_factory=dict)
     starting: str = ""
 
     @property
@@ -62,6 +63,7 @@ class Cluster:
             wanted=self.wanted,
             absent=self.absent,
             refusals=self.refusals,
+            num_processes=self.num_processes,
             must_match=self.must_match,
             network=self.network,
             pairs=self.pairs,

@@ -78,7 +78,10 @@ def _folders(root: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     for line in lines:
-        _, controllers, name = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, colon, name = rest.partition(":")
+        if not colon:  # a container's own idea of this file
+            continue
         if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / ("memory" if controllers else "")

@@ -26,6 +26,7 @@ from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
 from allranks.launch.node.this_node import Node, give_up_locks, refusals_leave_nothing, this_node
 from allranks.launch.peers import Peers, join_peers, refusals_told
+from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
@@ -96,6 +97,7 @@ def attempt(launch: Launch, work: Work) -> Verdict:
     """Take this node's lock, meet the others, start the ranks and watch over them until their end, and tell the others
     how it ended here. Raises AllranksError for what is refused before any rank starts."""
     with refusals_told(launch):
+        refuse_what_does_not_answer([{"purpose": "output_dir", "path": str(work.output_dir)}])
         node = this_node(work.output_dir, launch)
     try:
         return _attempt(launch, work, node)

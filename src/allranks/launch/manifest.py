@@ -1,5 +1,6 @@
 """manifest.json: what was started, from what, with what, so that a run can be explained and repeated."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -157,10 +158,10 @@ def package_versions() -> dict[str, str]:
     for requirement in [*requirements, "nvidia-nccl-cu13", "nvidia-nccl-cu12"]:
         match = re.match(r"[\w.-]+", requirement)
         if match and match[0] not in versions:
-            try:
-                versions[match[0]] = importlib.metadata.version(match[0])
-            except importlib.metadata.PackageNotFoundError:
-                continue
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                # Of an installation that was broken off, or half removed, there is a folder and no version in it.
+                if version := importlib.metadata.version(match[0]):
+                    versions[match[0]] = version
     return versions
 
 

@@ -30,7 +30,8 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, refusals_told
-from allranks.launch.preflight.asked import is_skipped, policy_of, probe_request, sizes_of, wanted_of
+from allranks.launch.preflight.answering import refuse_what_does_not_answer
+from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.refusals import refuse_without_deepspeed
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
@@ -86,6 +87,7 @@ def start(
             interrupt.means(NO_RANK_LEFT)
             return start_all_nodes(everywhere, token)
         assert launch is not None
+        refuse_what_does_not_answer(paths_of(cfg))
         refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks train`")
         if launch.accelerate is not None:
             refuse_contradictions(launch.accelerate, cfg)

@@ -79,6 +79,7 @@ class Subject:
 
     `reports`: what each node reported, None for one that did not; `absent` says why, as far as that is known.
     `starting`: the node at whose terminal this is. `refusals`: why a node would not start its ranks, in its own words.
+    `num_processes`: how many each starts. `have_met`: whether all have met, so that one without a report is there.
     `must_match` and `network`: those fields of the nodes' accounts. `earlier`: an earlier reading of the same nodes,
     for what counts up. `clocks`: None where nobody compared them. It is itself and no other, so that what several
     checks need of it can be kept (`kept`).
@@ -89,6 +90,8 @@ class Subject:
     wanted: Wanted = Wanted()
     absent: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    num_processes: Mapping[str, int] = field(default_factory=dict)
+    have_met: bool = False
     must_match: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     network: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pairs: Pairs | None = None

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from allranks.cluster.node_report import NodeReport
 from allranks.listing import few, printable
-from allranks.preflight.check import Answer, Check, Subject, found, ok
-from allranks.preflight.looking import each_node
+from allranks.preflight.check import Answer, Check, Subject, found, ok, skipped
+from allranks.preflight.gpus_of_ranks import visible
+from allranks.preflight.looking import drift, each_node
 
 _HANGS = "did not answer"
 _MISSING = "is not installed"
@@ -18,7 +19,9 @@ _SHOWN = 4
 
 def _absent(subject: Subject) -> Iterator[Answer]:
     for node in subject.silent:
-        yield found(node, printable(subject.absent.get(node) or "it gave no report", _LONGEST))
+        why = printable(subject.absent.get(node) or "it gave no report", _LONGEST)
+        # One that has met the others is there: what is not known of it is no fault.
+        yield found(node, why, severity="warning" if subject.have_met else None)
     yield ok(*(node for node, _ in subject.reported))
 
 
@@ -29,6 +32,18 @@ def _refused(subject: Subject) -> list[Answer]:
             yield found(node, what, remedy=remedy)
 
     return each_node(subject, look)
+
+
+def _processes(subject: Subject) -> list[Answer]:
+    num_gpus = {len(visible(report)) for _, report in subject.reported}
+    if len(num_gpus) > 1 and subject.wanted.device != "cpu":
+        return [skipped(subject.nodes, "the nodes have different numbers of GPUs")]
+    return drift(
+        subject,
+        "the number of processes",
+        {node: str(number) if number else None for node, number in subject.num_processes.items()},
+        not_known="how many processes it starts is not known",
+    )
 
 
 def _unanswered(subject: Subject) -> list[Answer]:
@@ -73,7 +88,8 @@ CHECKS = (
         "Log in there by hand (`ssh NODE true`), or look whether its job step has started, and mend what that says",
         "error",
         "A node is asked again by ssh itself (its ConnectTimeout and ConnectionAttempts); it counts once it has not "
-        "answered by then.",
+        "answered by then. One that has met the others and whose report does not come in time only warns: nothing is "
+        "known of it.",
         _absent,
     ),
     Check(
@@ -84,6 +100,15 @@ CHECKS = (
         "error",
         "The same functions as in `allranks train` say it, so nothing is refused here that starts there.",
         _refused,
+    ),
+    Check(
+        "start.processes",
+        "Whether all nodes start as many processes",
+        "`--nproc-per-node 1` on one node and 2 on another join as 3 ranks without a word.",
+        "Give all nodes the same --nproc-per-node, or leave it out: each then starts one for each of its GPUs",
+        "warning",
+        "It only warns, as torchrun takes such nodes, and it says nothing where they have different numbers of GPUs.",
+        _processes,
     ),
     Check(
         "report.unanswered",

@@ -80,5 +80,10 @@ def test_a_kernel_that_tells_nothing(tmp_path):
     assert soft != resource.RLIM_INFINITY or memory_limit(tmp_path) is None
 
 
+def test_lines_of_cgroups_that_no_kernel_writes_are_left_out(tmp_path):
+    files = {"proc/self/cgroup": "\n0\n1:memory\n0::/job\n", "sys/fs/cgroup/job/memory.max": "1024"}
+    assert memory_limit(tree(tmp_path, files)).num_bytes == 1024
+
+
 def test_this_machine_has_a_limit():
     assert memory_limit().num_bytes > 2**20

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import random
 import subprocess
@@ -148,3 +149,11 @@ def test_written_whole_or_not_at_all(tmp_path):
     write_manifest(path, {"run": "2"})
     assert json.loads(path.read_text()) == {"run": "2"}
     assert [file.name for file in path.parent.iterdir()] == ["manifest.json"]
+
+
+def test_half_a_package_has_no_version(monkeypatch):
+    """As a folder of metadata without its file: the nodes compare versions, which are text."""
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=2.6", "numpy"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: None if name == "torch" else "1")
+    found = package_versions()
+    assert found["numpy"] == "1" and "torch" not in found

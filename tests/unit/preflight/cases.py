@@ -155,12 +155,18 @@ def silent(cluster: Cluster, node: str) -> None:
         table.pop(node, None)
 
 
+def starts(number: int, usual: int) -> Change:
+    return lambda cluster, node: cluster.num_processes.update({**dict.fromkeys(cluster.nodes, usual), node: number})
+
+
 def refuses(*texts: str) -> Change:
     return lambda cluster, node: cluster.refusals.update({node: list(texts)})
 
 
 REPORTS = [
     Case("reach.node", "cpu", silent, put("unanswered", {}), "No route to host"),
+    Case("start.processes", "cpu", starts(2, 1), starts(1, 1), "the number of processes is 2, where", "warning"),
+    Case("start.processes", "ethernet", starts(4, 8), starts(8, 8), "the number of processes is 4, where", "warning"),
     Case("start.refused", "cpu", refuses("output_dir: cannot be written\nchoose another"), refuses(), "output_dir"),
     Case(
         "report.unanswered",

@@ -51,7 +51,7 @@ def probe_request_of_all(cfg: RunConfig, names: Sequence[str], address: str | No
 def _request(cfg: RunConfig, names: Iterable[str]) -> ProbeRequest:
     hcas = cfg.network.settings.hcas
     return ProbeRequest(
-        names=tuple(sorted(names)), paths=tuple(_paths(cfg)), nccl_ib_hca="=" + ",".join(hcas) if hcas else None
+        names=tuple(sorted(names)), paths=tuple(paths_of(cfg)), nccl_ib_hca="=" + ",".join(hcas) if hcas else None
     )
 
 
@@ -109,7 +109,7 @@ def wanted_of_all(cfg: RunConfig, hosts: Sequence[Host]) -> Wanted:
     )
 
 
-def _paths(cfg: RunConfig) -> Iterable[dict[str, str]]:
+def paths_of(cfg: RunConfig) -> Iterable[dict[str, str]]:
     """All that the config names, as the probe takes it; none is looked at here, where a dead mount would be felt."""
     named = [(cfg.checkpoint.output_dir, "output_dir"), (cfg.data.dataset_prepared_path, "cache")]
     named.append((os.environ.get("TMPDIR", "/tmp"), "tmp"))

@@ -158,6 +158,7 @@ class Preflight:
             "must_match": dict(account.must_match),
             "network": dict(account.network),
             "refusals": self._refusals.texts,
+            "num_processes": self._wanted.nproc_per_node,
         }
 
 
@@ -224,6 +225,7 @@ def _subject(
     absent: dict[str, str] = {}
     tables: dict[str, dict[str, Mapping[str, str]]] = {"must_match": {}, "network": {}}
     refusals: dict[str, Sequence[str]] = {}
+    num_processes: dict[str, int] = {}
     for name, one in zip(names, said, strict=True):
         one = one if isinstance(one, dict) else {}
         try:
@@ -233,6 +235,8 @@ def _subject(
         for key, table in tables.items():
             if is_a(handed_in := one.get(key), Mapping[str, str]) and handed_in:
                 table[name] = handed_in
+        if isinstance(started := one.get("num_processes"), int):
+            num_processes[name] = started
         if is_a(words := one.get("refusals"), Sequence[str]) and words:
             refusals[name] = [printable(word, 2000) for word in words[:16]]
     pairs = None
@@ -249,6 +253,8 @@ def _subject(
         pairs=pairs,
         clocks=clocks,
         refusals=refusals,
+        num_processes=num_processes,
+        have_met=True,
     )
 
 

@@ -1,5 +1,6 @@
 """Which environment variables cross to the other nodes: ssh hands none on, and half of them would be wrong there."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -68,9 +69,10 @@ def exported(env: Mapping[str, str], extra: Sequence[str] = ()) -> dict[str, str
 def working_directory(env: Mapping[str, str] = os.environ) -> str:
     """As the user knows it: behind a link such as /home, the real path may exist on this node only."""
     known = env.get("PWD", "")
-    try:
+    with contextlib.suppress(OSError):  # of a shell elsewhere: outside of this container, or before a `cd` of another
         if Path(known).is_absolute() and Path(known).samefile("."):
             return known
+    try:
         return str(Path.cwd())
     except OSError:
         raise UsageError("the current directory does not exist any more: change to one that all nodes have") from None

@@ -48,7 +48,7 @@ def test_the_directory_is_the_one_that_the_user_knows(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path / "link")
     assert working_directory({"PWD": str(tmp_path / "link")}) == str(tmp_path / "link")
-    for other in ("/", "relative", ""):
+    for other in ("/", "relative", "", "/of/another/machine"):
         assert working_directory({"PWD": other}) == os.path.realpath(tmp_path / "real")
 
 
