@@ -2,9 +2,8 @@
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   on a machine without a GPU: saves 4 GB
 PYTHON ?= python3
 PIP_ARGS ?=
-# Most of a test is one process that imports torch. More than two would leave runs of several ranks too little to keep
-# their deadlines.
-TEST_WORKERS ?= 2
+# Two for whole runs, and one that has the unit tests while those wait: see tests/conftest.py.
+TEST_WORKERS ?= 3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORE_INSTALLED := .venv/.installed-core

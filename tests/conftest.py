@@ -33,6 +33,8 @@ for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
 
 CLUSTER = Path(__file__).parent / "cluster"
 OF_THE_LAB = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\blab\b", path.read_text())}
+# More at once would leave runs of several ranks too little to keep their deadlines.
+PROCESSES_FOR_WHOLE_RUNS = 2
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
@@ -61,6 +63,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return "lab" if Path(file).name in OF_THE_LAB else file
+
+        def _assign_work_unit(self, node: Any) -> None:
+            # A further process begins at the other end, with what is short: it fills the time in which whole runs wait.
+            if self.nodes.index(node) >= PROCESSES_FOR_WHOLE_RUNS:
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
 
     return Scheduling(config, log)
 

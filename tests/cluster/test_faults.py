@@ -133,7 +133,8 @@ def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothi
     assert all(commit.verify(checkpoint) == [] for checkpoint in checkpoints)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGUSR1])
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run_forked, tmp_path, number):
     keys = {**SAVING, **FSDP, "max_steps": 400, "save_steps": 1000}
     process = start("--nproc-per-node", "2", **keys)

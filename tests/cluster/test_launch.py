@@ -179,6 +179,7 @@ def test_restarted_ranks_go_on_from_their_checkpoint(start, tmp_path):
     assert steps[-1] == 30 and len(steps) - 30 + 6 > 5, steps
 
 
+@pytest.mark.thorough
 def test_an_error_of_all_ranks_is_one_clear_message(run, tmp_path):
     # What only a rank that has loaded the model can know.
     keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_modules": ["no_such_module"]}
@@ -207,6 +208,7 @@ def test_a_run_that_goes_on_is_not_started_a_second_time(start, run, tmp_path):
     launcher.wait()
 
 
+@pytest.mark.thorough
 def test_axolotls_own_form_meets_by_c10d_and_a_node_that_is_lost_is_named(start, tmp_path):
     """torchrun deals the ranks out, and tells nobody of a node that has gone."""
     words = ("--nnodes", "2", "--nproc_per_node", "1", "--rdzv_id", "job", "--rdzv_backend", "c10d")

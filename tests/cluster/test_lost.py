@@ -52,7 +52,7 @@ def num_nodes() -> int:
 
 
 def ways(fast: str) -> pytest.MarkDecorator:
-    """Each way of starting; all but one are thorough. Every way, and every kind of loss, is tried without them, too."""
+    """Each way of starting; all but `fast` are thorough. What is done by hand is tried in test_launch.py, too."""
     every = [pytest.param(way, marks=[] if way == fast else pytest.mark.thorough) for way in WAYS]
     return pytest.mark.parametrize("running", every, indirect=True)
 
@@ -96,7 +96,7 @@ def output_of(process: Any) -> str:
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)],
     ids=lambda signum: signum.name,
 )
-@ways(fast="ssh")
+@ways(fast="slurm")
 def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[Any]], signum: signal.Signals) -> None:
     training, processes = running
     signal_head(training, signum)
@@ -107,7 +107,7 @@ def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[A
     training.wait_until_gone()
 
 
-@ways(fast="slurm")
+@ways(fast="")
 def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> None:
     training, processes = running
     signal_head(training, signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> No
 
 @pytest.mark.parametrize("num_nodes", [3])
 @pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.thorough), "power_off"])
-@ways(fast="by hand")
+@ways(fast="ssh")
 def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
     training, processes = running
     getattr(lab, how)(2)

@@ -66,10 +66,10 @@ STRATEGIES = {
 
 CELLS = [(method, strategy) for method in METHODS for strategy in STRATEGIES]
 # Each strategy with all parameters, where there is most to shard (HSDP of two is DDP, see above), and each adapter with
-# PyTorch's sharding and with DeepSpeed's.
+# one of the two libraries that shard.
 FAST = [
     *(("full", strategy) for strategy in STRATEGIES if strategy != "hsdp"),
-    *(("lora", "fsdp2"), ("lora", "zero3"), ("qlora", "fsdp2"), ("qlora", "zero2")),
+    *(("qlora", "fsdp2"), ("lora", "zero3")),
 ]
 
 ON_CPU = {"device": "cpu"}
@@ -243,20 +243,23 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     torch.testing.assert_close(exported, trained["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", thorough_but(["zero3.json", "offload", "small pieces"], VARIANTS))
+@pytest.mark.parametrize("variant", thorough_but(["offload"], VARIANTS))
 def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, variant: str) -> None:
     assert largest_difference(results.losses(variant), results.losses("full-single-run")) < 1e-4
     kept = RunDir(results.folder / variant).deepspeed.read_text()
     assert '"train_micro_batch_size_per_gpu": 2,' in kept and "auto" not in kept
 
 
-@pytest.mark.parametrize(("before", "after"), CHANGES)
+@pytest.mark.parametrize(("before", "after"), thorough_but(CHANGES[:2], CHANGES))
 def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: str, after: str) -> None:
     rest = {step: loss for step, loss in results.losses("full-single-run").items() if step > SAVED}
     assert largest_difference(results.losses(f"{before} to {after}"), rest) < 1e-4
 
 
-@pytest.mark.parametrize("name", [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"])
+@pytest.mark.parametrize(
+    "name",
+    thorough_but(["lora-zero3", "held-out"], [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"]),
+)
 def test_runs_under_zero_are_evaluated_as_they_evaluated_themselves(results: Results, name: str) -> None:
     events = read_events(RunDir(results.folder / f"{name}-run").events(0))
     own = {event.step: event.eval_loss for event in events if isinstance(event, EvalEvent)}

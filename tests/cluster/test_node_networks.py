@@ -4,6 +4,8 @@ import json
 import re
 import sys
 
+import pytest
+
 from allranks.observe import read_events
 from allranks.observe.events import CommunicationEvent
 from tests.cluster.lab import Lab
@@ -65,6 +67,7 @@ def test_nodes_that_differ_are_refused_and_nodes_whose_names_mean_loopback_meet(
     assert f"between nodes: each of 2 nodes sends {sent / 1000:.2f} kB a step" in outputs[0]
 
 
+@pytest.mark.thorough
 def test_nodes_whose_ranks_could_not_talk_are_refused_before_any_rank_starts(lab: Lab, base_config: dict) -> None:
     """Only the master port is open, then large packets are lost: the nodes meet, and would hang at the first step."""
     training = make_training(lab, "pairs", base_config, max_steps=2)

@@ -64,6 +64,7 @@ def cgroup(num_bytes: int) -> Iterator[Path]:
         group.rmdir()
 
 
+@pytest.mark.thorough
 def test_ranks_that_the_kernel_kills_for_their_cgroup(train):
     with cgroup(1_200_000_000) as group:
         enter = lambda: (group / "tasks").write_text(str(os.getpid()))  # noqa: E731

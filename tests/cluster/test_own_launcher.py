@@ -61,6 +61,7 @@ def by_hand(rank, port):
     }
 
 
+@pytest.mark.thorough
 def test_torchrun_of_the_users_own(config, losses_alone, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
@@ -79,6 +80,8 @@ def test_torchrun_of_the_users_own(config, losses_alone, tmp_path):
     assert largest_difference(losses, losses_alone(max_steps=4)) < 1e-5
 
 
+# The real ones are in test_ways.py.
+@pytest.mark.thorough
 @pytest.mark.parametrize("flavour", ["srun", "mpirun"])
 def test_srun_and_mpirun_variables(config, tmp_path, flavour):
     port = str(free_port())

@@ -59,6 +59,7 @@ def finish(tmp_path, name, *processes) -> Run:
     return Run(0, outputs[0], RunDir(tmp_path / name))
 
 
+@pytest.mark.thorough
 def test_lora_on_two_nodes_by_zero_2_trains_as_one_process(qwen, two_nodes, tmp_path):
     two = two_nodes("lora", *CHANGED, "--gradient_accumulation_steps", "2")
     assert "ZeRO-2 on 2 ranks" in two.output and "is a base model by its name" in two.output
@@ -79,7 +80,6 @@ def test_full_on_two_nodes_by_zero_3(two_nodes, tmp_path):
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.thorough
 def test_qlora_on_two_nodes_by_zero_2(tiny, two_nodes, tmp_path):
     model = shutil.copytree(tiny.model, tmp_path / "model")
     tensors = load_file(model / "model.safetensors")

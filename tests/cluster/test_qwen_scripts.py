@@ -81,6 +81,7 @@ def folder(qwen_data, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_finetune_lora_ds_sh_on_two_nodes(tiny, folder):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -86,6 +86,7 @@ def test_two_nodes(start, tmp_path):
     assert "saved" in outputs[0] and folder.log(1, 1).read_text().endswith("saved\n")
 
 
+@pytest.mark.thorough
 def test_nothing_outlives_a_killed_head_of_deepspeeds_launcher(start, tmp_path):
     """Its runner has no handler of its own here: it would die and leave the ranks."""
     pytest.importorskip("deepspeed")

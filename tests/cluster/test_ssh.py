@@ -126,7 +126,9 @@ result = None
 """
 
 
-@pytest.mark.parametrize("fault", ["killed", "cut", "frozen"])
+@pytest.mark.parametrize(
+    "fault", ["killed", *(pytest.param(fault, marks=pytest.mark.thorough) for fault in ("cut", "frozen"))]
+)
 def test_a_head_that_is_lost_leaves_nothing_running(lab: Lab, fault: str) -> None:
     """Neither on the node that it is connected to, nor on the one behind that."""
     folder = lab.shared / fault

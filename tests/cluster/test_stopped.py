@@ -66,6 +66,7 @@ def test_a_stopped_rank_is_told_on_every_node_and_ctrl_c_lets_it_save(
     training.wait_until_gone()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stopped", [{"ddp_timeout": 8}], indirect=True)
 def test_at_the_time_out_the_stopped_rank_is_to_blame_and_not_the_healthy_one(
     stopped: tuple[Training, list[Any], int],

@@ -83,7 +83,8 @@ def test_a_job_of_pbs_trains_to_the_same_losses(lab, base_config, losses_alone):
     assert_nothing_is_left(training)
 
 
-@pytest.mark.parametrize("scheduler", ["slurm", pytest.param("pbs", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_a_job_that_loses_a_node_goes_on_with_a_spare_one_from_its_newest_checkpoint(lab, base_config, scheduler):
     jobs = getattr(lab, scheduler)()
     keys = {"save_strategy": "steps", "save_steps": 5, "save_total_limit": 2}

@@ -16,6 +16,7 @@ PORT = "29517"
 PYTHON = sys.executable
 TRAIN = (PYTHON, "-m", "allranks", "train", "c.yaml")
 MODULE = ("-m", "allranks.train", "c.yaml")
+MASTER = ("--master-addr", "node0", "--master-port", PORT)
 TORCHRUN = (PYTHON, "-m", "torch.distributed.run")
 ACCELERATE = (PYTHON, "-m", "accelerate.commands.launch")
 
@@ -37,7 +38,8 @@ WAYS: dict[str, tuple[list[Command], int]] = {
     "ssh": ([(*TRAIN, "--hosts", "node[0-2]")], 3),
     "own torchrun": (
         [
-            (*TORCHRUN, "--nnodes", 2, "--node-rank", rank, "--master-addr", "node0", "--master-port", PORT, *MODULE)
+            # As in Axolotl's older form, `torchrun … -m axolotl.cli.train`; all others start `-m allranks.train`.
+            (*TORCHRUN, "--nnodes", 2, "--node-rank", rank, *MASTER, "-m", "allranks.cli.train", "c.yaml")
             for rank in (0, 1)
         ],
         2,
@@ -78,8 +80,9 @@ WAYS: dict[str, tuple[list[Command], int]] = {
 }
 
 
-# "unequal nodes" are started by hand, too; over ssh and under Ray there are three.
-THOROUGH = {"static"}
+# Three nodes by hand are like "unequal nodes"; test_submit.py trains to these losses in a job of Slurm's, too, and
+# test_ray.py under Ray.
+THOROUGH = {"static", "slurm: allranks in an allocation", "ray"}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_its_readme_reads_without_the_repository(metadata: email.message.Message
     assert "all ways" in said, "the words of a link stay"
 
 
+@pytest.mark.thorough
 def test_the_demo_runs_from_it_without_a_compiler(installed: Path, tmp_path: Path) -> None:
     def run(program: str, *words: str) -> str:
         done = subprocess.run(
