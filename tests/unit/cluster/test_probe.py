@@ -213,6 +213,20 @@ def test_who_ignores_the_deaths_of_children_is_not_told_that_all_went_well(tmp_p
     assert read_report(done.stdout).unanswered["nvidia"].startswith("nvidia-smi ended with SIGSEGV")
 
 
+@pytest.mark.parametrize(
+    ("script", "seconds", "told"),
+    [
+        (REFUSES.replace("echo", "sleep 1\necho", 1), 60, "Driver/library version mismatch"),
+        (IGNORES_SIGTERM, 1, "did not answer in 1 s: nvidia-smi -q -x"),
+    ],
+)
+def test_the_tools_of_gpus_may_have_longer_than_all_else(script, seconds, told, tmp_path):
+    """Without persistence mode nvidia-smi starts each GPU anew, which takes seconds."""
+    root = with_nvidia_smi(script, tmp_path)
+    request = ProbeRequest(root=root, sources=("nvidia",), deadline_seconds=0.2, gpu_deadline_seconds=seconds)
+    assert told in probe_this_node(request).unanswered["nvidia"]
+
+
 def test_a_gpu_without_its_tool_is_no_node_without_gpus(tmp_path):
     node = ethernet()
     node.files["/proc/driver/nvidia/version"] = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue"

@@ -87,9 +87,13 @@ class Answer:
                     self.found[section] = value
 
 
-def ask_all(sources: Mapping[str, Ask], seconds: float) -> dict[str, Answer]:
-    """The answers of all sources, as far as they came within `seconds`; each tells in `unanswered` what did not."""
-    deadline = time.monotonic() + seconds
+def ask_all(sources: Mapping[str, Ask], seconds: float, longer: Mapping[str, float] = {}) -> dict[str, Answer]:
+    """The answers of all sources, as far as they came within `seconds`; each tells in `unanswered` what did not.
+
+    `longer`: sources that may take so many seconds in place of those.
+    """
+    started = time.monotonic()
+    allowed = {name: longer.get(name, seconds) for name in sources}
     with contextlib.suppress(OSError, AttributeError):  # so that no grandchild gets away
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     answers = {name: Answer() for name in sources}
@@ -97,18 +101,18 @@ def ask_all(sources: Mapping[str, Ask], seconds: float) -> dict[str, Answer]:
     with selectors.DefaultSelector() as selector:
         for name, ask in sources.items():
             try:
-                pid, pipe = _start(name, ask, seconds, [key.fd for key in selector.get_map().values()])
+                pid, pipe = _start(name, ask, allowed[name], [key.fd for key in selector.get_map().values()])
             except OSError as error:  # no more processes, or files, for this user
                 answers[name].unanswered[name] = f"could not be asked: {error.strerror}"
                 continue
             children[name] = pid
             selector.register(pipe, selectors.EVENT_READ, name)
-        ended = _listen(selector, answers, deadline)
+        ended = _listen(selector, answers, {name: started + allowed[name] for name in children})
         for name in children:
             answer = answers[name]
             if name not in ended:
                 waiting = f": {answer.doing}" if answer.doing else ""
-                answer.unanswered[name] = f"did not answer in {seconds:g} s{waiting}"
+                answer.unanswered[name] = f"did not answer in {allowed[name]:g} s{waiting}"
             elif not answer.is_done:
                 answer.unanswered.setdefault(name, _how_it_ended(children[name]))
     end_all()
@@ -180,14 +184,24 @@ def _answer(ask: Ask, reporter: Reporter) -> None:
     reporter.send({"done": True})
 
 
-def _listen(selector: selectors.BaseSelector, answers: Mapping[str, Answer], deadline: float) -> set[str]:
-    """Take what comes until the deadline; the sources that have ended, or said too much."""
-    ended = set()
-    while selector.get_map():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        for key, _ in selector.select(left):
+def _listen(
+    selector: selectors.BaseSelector, answers: Mapping[str, Answer], deadlines: Mapping[str, float]
+) -> set[str]:
+    """Take what comes until each source's deadline; the sources that have ended, or said too much."""
+    ended: set[str] = set()
+
+    def forget(key: selectors.SelectorKey) -> None:
+        selector.unregister(key.fd)
+        os.close(key.fd)
+
+    while True:
+        now = time.monotonic()
+        for key in [key for key in selector.get_map().values() if deadlines[key.data] <= now]:
+            forget(key)
+        left = [deadlines[key.data] - now for key in selector.get_map().values()]
+        if not left:
+            return ended
+        for key, _ in selector.select(min(left)):
             data = os.read(key.fd, 2**16)
             try:
                 answers[key.data].take(data)
@@ -196,9 +210,7 @@ def _listen(selector: selectors.BaseSelector, answers: Mapping[str, Answer], dea
                 data = b""
             if not data:
                 ended.add(key.data)
-                selector.unregister(key.fd)
-                os.close(key.fd)
-    return ended
+                forget(key)
 
 
 def _how_it_ended(pid: int) -> str:

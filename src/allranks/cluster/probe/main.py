@@ -31,6 +31,8 @@ from allranks.cluster.probe.node import Node
 VERSION = 1
 """Raised when a key gets another meaning, never for a new key."""
 
+_OF_GPUS = ("nvidia", "nvlinks", "fabric manager", "amd", "amd processes")
+"""Sources that wait for a GPU's driver."""
 _SAME = {"gpus": ("uuid", "pci")}
 """By what a thing is known again in lists that several sources add to."""
 
@@ -58,7 +60,9 @@ def main(request: Mapping[str, Any]) -> None:
 
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
     """The document without its version and times."""
-    answers = ask_all(_sources(request), float(request.get("deadline_seconds") or 5))
+    seconds = float(request.get("deadline_seconds") or 5)
+    of_gpus = max(seconds, float(request.get("gpu_deadline_seconds") or 0))
+    answers = ask_all(_sources(request), seconds, dict.fromkeys(_OF_GPUS, of_gpus))
     return {
         **_joined(answers),
         "unanswered": {place: why for answer in answers.values() for place, why in answer.unanswered.items()},

@@ -78,7 +78,14 @@ class ProbeRequest:
     code: str | None = None
     nccl_ib_hca: str | None = None
     deadline_seconds: float = 5.0
+    gpu_deadline_seconds: float | None = None
+    """For the tools of the GPUs' drivers, where they may take longer than all else."""
     root: str = "/"
+
+    @property
+    def seconds(self) -> float:
+        """When all of it is done at the latest."""
+        return max(self.deadline_seconds, self.gpu_deadline_seconds or 0.0)
 
     def to_message(self) -> dict[str, object]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -104,7 +111,7 @@ def probe_this_node(
 ) -> NodeReport:
     """This node's report, made in a child of its own that `python` runs; it comes within the request's deadline and a
     little more, and raises nothing: what went wrong is in `unanswered`."""
-    deadline = request.deadline_seconds + _GRACE_SECONDS
+    deadline = request.seconds + _GRACE_SECONDS
     try:
         done = subprocess.run(
             [python, "-"],

@@ -88,7 +88,7 @@ async def _check(
     request = probe_request_of_all(cfg, [host.name for host in start.hosts], start.address)
     asked = [node for node in range(len(start.hosts)) if node not in apart]
     hosts = [start.hosts[node] for node in asked]
-    answers = await probe_nodes(hosts, start.transport, source_text(request), request.deadline_seconds)
+    answers = await probe_nodes(hosts, start.transport, source_text(request), request.seconds)
     probed = [Probed(None)] * len(start.hosts)
     for node, answer in zip(asked, answers, strict=True):
         probed[node] = answer

@@ -20,6 +20,8 @@ from allranks.preflight.catalogue import CHECKS, named
 from allranks.preflight.check import Wanted
 from allranks.preflight.judge import Policy
 
+_GPU_SECONDS = 15.0
+"""Without persistence mode the driver starts each GPU anew for nvidia-smi: seconds a GPU, and a node has eight."""
 _NEEDED = ("allranks", "torch", "transformers", "safetensors", "numpy", "pydantic", "PyYAML", "psutil")
 
 
@@ -40,18 +42,21 @@ def is_skipped(cfg: RunConfig) -> bool:
 def probe_request(cfg: RunConfig, launch: Launch, names: Iterable[str] = ()) -> ProbeRequest:
     """What each node is to look at; `names` are those of the nodes, as far as they are known."""
     asked = {launch.address, *names} if launch.max_nodes > 1 else set(names)
-    return _request(cfg, {*(name for name in asked if name), socket.gethostname()})
+    return _request(cfg, {*(name for name in asked if name), socket.gethostname()}, on_gpus=launch.num_gpus > 0)
 
 
 def probe_request_of_all(cfg: RunConfig, names: Sequence[str], address: str | None) -> ProbeRequest:
     """The same for nodes that are asked from one of them, by the names that the user gave them."""
-    return _request(cfg, {*names, *([address] if address else [])})
+    return _request(cfg, {*names, *([address] if address else [])}, on_gpus=False)
 
 
-def _request(cfg: RunConfig, names: Iterable[str]) -> ProbeRequest:
+def _request(cfg: RunConfig, names: Iterable[str], *, on_gpus: bool) -> ProbeRequest:
     hcas = cfg.network.settings.hcas
     return ProbeRequest(
-        names=tuple(sorted(names)), paths=tuple(paths_of(cfg)), nccl_ib_hca="=" + ",".join(hcas) if hcas else None
+        names=tuple(sorted(names)),
+        paths=tuple(paths_of(cfg)),
+        nccl_ib_hca="=" + ",".join(hcas) if hcas else None,
+        gpu_deadline_seconds=_GPU_SECONDS if on_gpus else None,
     )
 
 

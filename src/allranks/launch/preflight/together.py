@@ -104,7 +104,7 @@ class Preflight:
         self.pairs: tuple[Sequence[Place], Sequence[tuple[int, Unreached]]] | None = None
         """Who did not reach whom, on node 0, once that has been tried."""
         self.started = time.monotonic()
-        self._deadline = self.started + request.deadline_seconds + _MARGIN_SECONDS
+        self._deadline = self.started + request.seconds + _MARGIN_SECONDS
         self._probe = Beside(lambda: probe_this_node(request))
         self._sizes, self._sizes_deadline = Beside(sizes), self.started + request.deadline_seconds
 
