@@ -19,6 +19,7 @@ from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import EvalEvent, StepEvent
+from allranks.verify.run import verify_run
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
 
@@ -227,6 +228,8 @@ def test_cell(results: Results, method: str, strategy: str) -> None:
     assert largest_difference(losses, alone) < settings.tolerance
     norms = [results.losses(run, "grad_norm") for run in (f"{name}-run", f"{method}-single-run")]
     assert largest_difference(*norms) < 1e-4
+    _, checks = verify_run(results.folder / f"{name}-run")
+    assert [check for check in checks if check.result != "ok"] == []
     rest = {step: loss for step, loss in losses.items() if step > SAVED}
     for run in ("two", "one"):
         assert largest_difference(results.losses(f"{name}-{run}"), rest) < settings.tolerance, run

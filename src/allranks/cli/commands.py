@@ -17,6 +17,7 @@ COMMANDS = {
     "init": ("allranks.cli.init", "Write a first config: looks at your data, asks for what is not given."),
     "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
     "check": ("allranks.cli.check", "Check all nodes before a run, and start nothing."),
+    "verify": ("allranks.cli.verify", "Is a run really distributed, and what was asked: ranks, GPUs, network, data."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
     "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),

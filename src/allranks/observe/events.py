@@ -158,6 +158,27 @@ class TimeLimitEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProofEvent(Event):
+    """What this rank says of itself after the first step of a start, and of its parameters at each checkpoint."""
+
+    kind: ClassVar[str] = "proof"
+    step: int = 0
+    """After which it is said."""
+    host: str | None = None
+    """The rank's node, by name."""
+    pid: int | None = None
+    """The rank's process."""
+    gpu: str | None = None
+    """The UUID of its GPU; nothing on a CPU."""
+    num_blocks: int | None = None
+    """That it trained on in the step."""
+    parameters: str = ""
+    """Digest of the checksums of all that it holds of the model."""
+    different: tuple[str, ...] = ()
+    """Parameters that are not alike on the ranks that hold the same ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarningEvent(Event):
     """Something that the user should know of."""
 
@@ -221,6 +242,7 @@ KINDS: dict[str, type[Event]] = {
         CommunicationEvent,
         MemoryEvent,
         TimeLimitEvent,
+        ProofEvent,
         WarningEvent,
         ErrorEvent,
         ExitEvent,

@@ -34,6 +34,11 @@ class RunDir:
         """What the last smoke run that ended well proved."""
         return self.path / "certificate.json"
 
+    @property
+    def proof(self) -> Path:
+        """What every rank said of itself after the first step of the last start."""
+        return self.path / "proof.json"
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"

@@ -12,6 +12,7 @@ import torch
 
 from allranks.data import BatchPlan, StepPlan, collate
 from allranks.model.batch import TorchBatch, to_device
+from allranks.train.taken import Taken
 
 AHEAD = 2
 """Micro-batches in the making: one being used, one ready."""
@@ -26,16 +27,24 @@ class StepFeed:
 
 
 def feed(
-    plan: BatchPlan, *, start: int, pad_blocks_to: int | None, pad_token_id: int, device: torch.device
+    plan: BatchPlan,
+    *,
+    start: int,
+    pad_blocks_to: int | None,
+    pad_token_id: int,
+    device: torch.device,
+    taken: Taken | None = None,
 ) -> Generator[StepFeed, None, None]:
     """The steps `start`, `start` + 1, … (from 0) of `plan`; take all micro-batches of one before the next.
 
-    pad_blocks_to: tokens of each block after padding, or None for none.
+    pad_blocks_to: tokens of each block after padding, or None for none. `taken` notes what its step is made of.
     """
     pad_to = plan.micro_batch_size * pad_blocks_to if pad_blocks_to else None
 
-    def make(ids: np.ndarray) -> TorchBatch:
+    def make(k: int, ids: np.ndarray) -> TorchBatch:
         micro_batch = collate(plan.blocks, ids, pad_to=pad_to, pad_token_id=pad_token_id)
+        if taken is not None:
+            taken.note(k, ids, micro_batch)
         return to_device(micro_batch, device)
 
     # One thread: reading and index building release little of the GIL, and order matters.
@@ -43,17 +52,17 @@ def feed(
         steps: deque[StepPlan] = deque()  # planned, and not handed out yet
         waiting: deque[Future[TorchBatch]] = deque()
 
-        def jobs() -> Iterator[np.ndarray]:
+        def jobs() -> Iterator[tuple[int, np.ndarray]]:
             for k in range(start, plan.num_steps):
                 steps.append(plan.step(k))
-                yield from steps[-1].micro_batches
+                yield from ((k, ids) for ids in steps[-1].micro_batches)
 
         coming = jobs()
 
         def order_next() -> None:
-            ids = next(coming, None)
-            if ids is not None:
-                waiting.append(pool.submit(make, ids))
+            job = next(coming, None)
+            if job is not None:
+                waiting.append(pool.submit(make, *job))
 
         def batches_of(count: int) -> Iterator[TorchBatch]:
             for _ in range(count):

@@ -14,7 +14,7 @@ import torch
 
 from allranks.checkpoint.commit import checkpoint_path, step_of
 from allranks.checkpoint.state import RunState
-from allranks.data import BatchPlan
+from allranks.data import BatchPlan, StepPlan
 from allranks.errors import AllranksError
 from allranks.listing import few
 from allranks.model.train_model import TrainModel
@@ -25,6 +25,7 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
 from allranks.train.garbage import Garbage
+from allranks.train.proof import Proving
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
 from allranks.train.stats import StatsReader, StepStats
@@ -81,6 +82,7 @@ class Loop:
     memory_bytes: Callable[[], int] = lambda: 0
     full_speed: float | None = None
     traffic: TrafficCounter | None = None
+    proof: Proving | None = None
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -111,7 +113,16 @@ def train(loop: Loop) -> TrainingEnd:
     model, strategy, plan = loop.model, loop.strategy, loop.plan
     device = model.placement.device
     model.module.train()
-    steps = feed(plan, start=loop.step, pad_blocks_to=loop.pad_blocks_to, pad_token_id=loop.pad_token_id, device=device)
+    if loop.proof is not None:
+        loop.proof.before_first_step()
+    steps = feed(
+        plan,
+        start=loop.step,
+        pad_blocks_to=loop.pad_blocks_to,
+        pad_token_id=loop.pad_token_id,
+        device=device,
+        taken=loop.proof.taken if loop.proof is not None else None,
+    )
     if loop.step == 0 and 0 in loop.step_schedule.eval_at:
         _measure(loop)
     loop._last_read = time.perf_counter()
@@ -180,6 +191,8 @@ def train(loop: Loop) -> TrainingEnd:
                 _finish_saving(loop)  # also with its error: on all ranks, one step later at most
             for call in loop.after_step:
                 call(step)
+            if loop.proof is not None and step == loop.proof.step:
+                _prove(loop, todo.plan, loss_sums)
             early = step in loop.step_schedule.eval_at and _evaluate(loop)
             if step in loop.step_schedule.save_at and not _is_saved(loop):
                 save(loop)
@@ -194,6 +207,16 @@ def train(loop: Loop) -> TrainingEnd:
     return TrainingEnd("done")
 
 
+def _prove(loop: Loop, plan: StepPlan, loss_sums: torch.Tensor) -> None:
+    """Let every rank say what it is and did in this step, the first one."""
+    assert loop.proof is not None
+    _digest(loop, loop.stats.flush())
+    micro_batch = loop.plan.micro_batch_size
+    pad_to = micro_batch * loop.pad_blocks_to if loop.pad_blocks_to else None
+    loop.proof.after_first_step(loop.plan, plan, loss_sums, loop.last_loss, pad_to=pad_to, pad_id=loop.pad_token_id)
+    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed dropout by (seed, step, rank): the same numbers after a resume, with no generator state to save."""
     mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
@@ -203,6 +226,8 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def save(loop: Loop) -> Path:
     """Start saving the present step; all ranks call it. Refuses to save a state made from a bad loss."""
     _digest(loop, loop.stats.flush())
+    if loop.proof is not None:
+        loop.proof.before_save(loop.step)
     loop.events.write(PhaseEvent(phase="checkpoint", step=loop.step))
     started = time.perf_counter()
     _finish_saving(loop)  # the one before, so that it is told of, too: the next save would wait for it unseen

@@ -40,6 +40,7 @@ from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
 from allranks.train.network import equal_settings, set_up_network
+from allranks.train.proof import Proving
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
 from allranks.train.resume import (
@@ -237,6 +238,16 @@ class _Rank:
             )
         if not self.identity.alone:
             self._count_traffic(loop)
+        loop.proof = Proving(
+            self.cfg,
+            self.identity,
+            self.run_dir,
+            loop.model,
+            self.events,
+            step=loop.step + 1,
+            say=loop.progress.note if loop.progress is not None else self._say,
+            warn=self._warn,
+        )
         try:
             return train(loop)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -28,6 +29,10 @@ def set_up_network(
     peer = None if identity.local_world_size == identity.world_size else identity.master_addr
     made = network_environment(cfg.network.settings, env, uses_gpus=count_gpus(env) > 0, peer=peer)
     env.update(made.added)
+    if count_gpus(env) > 0 and "NCCL_DEBUG" not in settings(env):
+        # NCCL writes where it makes connections and where it fails, not in the steps between.
+        env["NCCL_DEBUG"] = "INFO"
+        env.setdefault("NCCL_DEBUG_SUBSYS", "INIT,BOOTSTRAP,ENV,NET")
     log = nccl_log(env, identity, run_dir)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +54,15 @@ def nccl_log(env: Mapping[str, str], identity: Identity, run_dir: RunDir) -> Pat
     node = socket.gethostname() if identity.node_rank is None else identity.node_rank
     logs = Path(env["ALLRANKS_LOG_DIR"]) if "ALLRANKS_LOG_DIR" in env else run_dir.logs(node).absolute()
     return logs / "nccl" / f"rank-{identity.rank:05d}"
+
+
+def nccl_log_file(env: Mapping[str, str]) -> Path | None:
+    """The file that NCCL of this process logs to; None where it was not told one."""
+    name = settings(env).get(DEBUG_FILE)
+    if not name or settings(env).get("NCCL_DEBUG", "").upper() not in VERBOSE:
+        return None
+    told = {"%%": "%", "%h": socket.gethostname().partition(".")[0], "%p": str(os.getpid())}
+    return Path(re.sub("%[%hp]", lambda found: told[found[0]], name))
 
 
 def equal_settings(cfg: RunConfig, env: Mapping[str, str] = os.environ) -> dict[str, Any]:

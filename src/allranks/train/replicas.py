@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -26,31 +27,50 @@ def check_replicas(model: nn.Module, identity: Identity) -> None:
     replicas). Shards that one rank alone holds have nothing to be compared with: there the files are (model/files.py).
     Costs one reading of the rank's part of the model. Raises RefusedError on all ranks, naming tensor and ranks.
     """
-    if differing := differing_tensors(model, identity):
+    if found := compare_replicas(model, identity).different:
         raise RefusedError(
             "the ranks loaded different weights: "
-            + few(differing, _SHOWN, between="; ", rest="; and {:,} more tensors")
+            + few(found, _SHOWN, between="; ", rest="; and {:,} more tensors")
             + ". Copy the same model to all nodes: compare its files there (sha256sum)"
         )
 
 
-def differing_tensors(model: nn.Module, identity: Identity) -> list[str]:
-    """One text for each tensor of which ranks hold different values; the same on all ranks, which all call it."""
-    if identity.alone:
-        return []
+@dataclass(frozen=True)
+class Compared:
+    """What this rank holds, in digests, and which tensors `different` ranks hold differently, in words."""
+
+    whole: str
+    """Of the checksums of what every rank holds whole."""
+    parts: str
+    """Of which tensors, and which parts of them, this rank holds."""
+    sums: str
+    """Of the checksums of all of it."""
+    different: list[str]
+
+
+def compare_replicas(model: nn.Module, identity: Identity) -> Compared:
+    """Compare what several ranks hold of `model` alike; call it on all ranks, which all get the same `different`."""
     mine = checksums(model)
     whole = {key: value for key, value in mine.items() if "@" not in key}
+    digests = (_digest(whole), _digest(sorted(mine)), _digest(mine))
+    if identity.alone:
+        return Compared(*digests, different=[])
     # Ranks that hold the same parts must have the same sums; only where they have not, the sums themselves travel.
     everyone: list[tuple[str, str, str]] = [("", "", "")] * identity.world_size
-    dist.all_gather_object(everyone, (_digest(whole), _digest(sorted(mine)), _digest(mine)))
+    dist.all_gather_object(everyone, digests)
     sums_of_parts: dict[str, set[str]] = {}
     for _, parts, sums in everyone:
         sums_of_parts.setdefault(parts, set()).add(sums)
     if len({of_rank for of_rank, _, _ in everyone}) == 1 and all(len(sums) == 1 for sums in sums_of_parts.values()):
-        return []
+        return Compared(*digests, different=[])
     tables: list[dict[str, int]] = [{} for _ in range(identity.world_size)]
     dist.all_gather_object(tables, mine)
-    return different(tables)
+    return Compared(*digests, different=different(tables))
+
+
+def differing_tensors(model: nn.Module, identity: Identity) -> list[str]:
+    """One text for each tensor of which ranks hold different values; the same on all ranks, which all call it."""
+    return compare_replicas(model, identity).different
 
 
 def checksums(model: nn.Module) -> dict[str, int]:

@@ -36,12 +36,16 @@ class NetworkSettings(Section):
     """Let NCCL use InfiniBand or RoCE; `required` refuses to start on a node without an active port."""
     hcas: list[str] | None = Field(None, min_length=1)
     """InfiniBand adapters to use, by exact name, such as `mlx5_0` or `mlx5_0:1` (one port); all if not given."""
+    require: str | None = Field(None, min_length=1)
+    """What ranks of different nodes must talk over: `ib`, `roce`, `gdr` (GPUDirect RDMA) or names of interfaces or
+    adapters (`eth0,ens5`); a run that fell back to something else ends before its first step."""
     gid_index: int | None = Field(None, ge=0)
     """Entry of the GID table used for RoCE (`show_gids` lists them); NCCL chooses if not given."""
     buffer_size: int | None = Field(None, ge=1024)
     """Bytes of NCCL's buffer between two GPUs, or text such as `4MiB`; NCCL's default is 4 MiB."""
     debug: Literal["VERSION", "WARN", "INFO", "TRACE"] | None = None
-    """What NCCL logs; from `INFO` on, each rank has its own file in `OUTPUT_DIR/logs/node-R/nccl/`."""
+    """What NCCL logs; from `INFO` on, each rank has its own file in `OUTPUT_DIR/logs/node-R/nccl/`. On GPUs it
+    is `INFO`, with the subsystems INIT, BOOTSTRAP, ENV and NET, if nothing else is said."""
     debug_subsystems: list[Subsystem] | None = Field(None, min_length=1)
     """Parts of NCCL that `debug: INFO` logs; INIT, BOOTSTRAP and ENV if not given."""
     timeout: int | None = Field(None, ge=1)
