@@ -35,6 +35,10 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 DEBUG_FILE = "NCCL_DEBUG_FILE"
 VERBOSE = ("INFO", "TRACE")
 """Values of NCCL_DEBUG that log more than a few lines: each rank then needs a file of its own."""
+DEFAULT_LOG = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,BOOTSTRAP,ENV,NET"}
+"""What NCCL logs where nobody says otherwise: where it makes connections and where it fails, nothing in between."""
+REQUIRED_KINDS = ("ib", "roce", "gdr")
+"""Words that network.require knows beside names of interfaces and adapters."""
 NCCL_DEFAULT_BUFFER_BYTES = 4 * 1024 * 1024
 
 
@@ -75,6 +79,8 @@ def network_environment(
         raise UsageError("environment: " + "\n  ".join(problems))
 
     _check_infiniband(network, env, ib_ports)
+    if peer is not None:
+        _check_required(network.require, nics, ib_ports, uses_gpus=uses_gpus)
     wanted = _rendered(network, nics)
     pattern = env.get(NCCL_INTERFACE) or wanted.get(NCCL_INTERFACE) or before.get(NCCL_INTERFACE)
     chosen = select(pattern, nics) if pattern else []
@@ -181,6 +187,29 @@ def _check_infiniband(network: NetworkSettings, env: Mapping[str, str], ib_ports
             f"network.infiniband: required, but {here} has no active InfiniBand or RoCE port; found: "
             f"{infiniband.listed(usable or ib_ports)}. Look at `ibstat`, or go on over sockets with "
             "`network.infiniband: auto`"
+        )
+
+
+def _check_required(
+    require: str | None, nics: Sequence[Interface], ib_ports: Sequence[Port], *, uses_gpus: bool
+) -> None:
+    """What cannot be had is refused before anything is started; whether it is used shows when the ranks talk."""
+    if require is None:
+        return
+    here = f"this node ({socket.gethostname()})"
+    if require.lower() in REQUIRED_KINDS:
+        if uses_gpus and not any(port.is_active for port in ib_ports):
+            raise RefusedError(
+                f"network.require: {require}, but {here} has no active InfiniBand or RoCE port; found: "
+                f"{infiniband.listed(ib_ports)}. Look at `ibstat`, or take network.require out of the config"
+            )
+        return
+    names = {nic.name for nic in nics} | {port.hca for port in ib_ports}
+    names |= {f"{port.hca}:{port.number}" for port in ib_ports}
+    if not names & {name.strip() for name in require.split(",")}:
+        raise UsageError(
+            f"network.require: {require} is none of {', '.join(REQUIRED_KINDS)}, and no interface or adapter of "
+            f"{here}, which has {listed(nics)}; InfiniBand and RoCE ports: {infiniband.listed(ib_ports)}"
         )
 
 

@@ -39,7 +39,8 @@ from allranks.train.evidence import install_evidence
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
-from allranks.train.network import equal_settings, set_up_network
+from allranks.train.nccl_log_size import BoundedLog
+from allranks.train.network import equal_settings, nccl_log_file, set_up_network
 from allranks.train.proof import Proving
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
@@ -238,6 +239,8 @@ class _Rank:
             )
         if not self.identity.alone:
             self._count_traffic(loop)
+        if loop.model.placement.device.type == "cuda" and (file := nccl_log_file(os.environ)) is not None:
+            loop.after_step = (*loop.after_step, BoundedLog(file))
         loop.proof = Proving(
             self.cfg,
             self.identity,

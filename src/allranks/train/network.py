@@ -13,9 +13,10 @@ from allranks.cluster.environments import must_be_equal, network_settings
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.identity import Identity
 from allranks.cluster.nccl_variables import settings
-from allranks.cluster.network import DEBUG_FILE, VERBOSE, network_environment
+from allranks.cluster.network import DEBUG_FILE, DEFAULT_LOG, VERBOSE, network_environment
 from allranks.config import RunConfig
 from allranks.observe import RunDir
+from allranks.train.nccl_log_size import remove_old_logs
 
 
 def set_up_network(
@@ -30,12 +31,11 @@ def set_up_network(
     made = network_environment(cfg.network.settings, env, uses_gpus=count_gpus(env) > 0, peer=peer)
     env.update(made.added)
     if count_gpus(env) > 0 and "NCCL_DEBUG" not in settings(env):
-        # NCCL writes where it makes connections and where it fails, not in the steps between.
-        env["NCCL_DEBUG"] = "INFO"
-        env.setdefault("NCCL_DEBUG_SUBSYS", "INIT,BOOTSTRAP,ENV,NET")
+        env.update({name: value for name, value in DEFAULT_LOG.items() if name not in settings(env)})
     log = nccl_log(env, identity, run_dir)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        remove_old_logs(log)
         # In NCCL's names % is special; %p, the process, keeps a restarted rank from emptying the log of its crash.
         env[DEBUG_FILE] = f"{str(log).replace('%', '%%')}.%p.log"
     if "ALLRANKS_RUN_ID" in env:

@@ -142,7 +142,12 @@ class Proving:
 
     def _judged(self, proof: Proof) -> tuple[str, bool]:
         """What ends the run, and whether all devices are of one kind."""
-        checks = judge(proof)
+        is_one_kind = len({rank.device for rank in proof.ranks}) == 1
+        try:
+            checks = judge(proof)
+        except Exception as error:  # the others wait for this verdict: a fault of ours ends no run
+            self._warn(f"the run could not be judged ({type(error).__name__}: {error}); it goes on")
+            return "", is_one_kind
         wrong = findings(checks, proof)
         for finding in wrong:
             if finding.code not in _ENDS:
@@ -153,7 +158,7 @@ class Proving:
         if not wrong:
             self._say(f"verified: {sentence(proof, checks)}")
         ending = "\n".join(told(finding) for finding in wrong if finding.code in _ENDS)
-        return ending, len({rank.device for rank in proof.ranks}) == 1
+        return ending, is_one_kind
 
     def _blocks(self, plan: BatchPlan, loss_sums: torch.Tensor, *, pad_to: int | None, pad_id: int) -> Blocks:
         following = planned_for_next(plan, self.step - 1, pad_to=pad_to, pad_token_id=pad_id)
@@ -224,7 +229,7 @@ class Proving:
 def own_nccl_log(env: Mapping[str, str]) -> tuple[Path | None, NcclLog | None]:
     """This process's NCCL log and what it says; None for what there is not."""
     file = nccl_log_file(env)
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if file is not None and (logs := read_log(file)):
             return file, next((log for log in logs if log.pid == os.getpid()), logs[0])
     return file, None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from allranks.cluster.network import REQUIRED_KINDS
 from allranks.findings import Finding, Who
 from allranks.listing import few
 from allranks.verify.record import Proof, RankProof
@@ -338,8 +339,8 @@ def _require(proof: Proof) -> list[Check]:
         way = next(iter(wrong.values()))
         ranks = [rank for rank, found in wrong.items() if found == way]
         log = next(rank.nccl for rank in proof.ranks if rank.rank == ranks[0])
-        why = why_sockets(log) if not way.is_fast else why_no_gdr(log) if proof.require == "gdr" else ""
-        if proof.backend != "nccl" and proof.require in ("ib", "roce", "gdr"):
+        why = why_sockets(log) if not way.is_fast else why_no_gdr(log) if proof.require.lower() == "gdr" else ""
+        if proof.backend != "nccl" and proof.require.lower() in REQUIRED_KINDS:
             why = "without GPUs ranks talk by gloo, which knows only sockets"
         said = f"{proof.require} is required, and {of_ranks(ranks, proof)} talk{'s' * (len(ranks) == 1)} over {way}"
         card = f" ({way.card})" if way.is_fast and way.card else ""

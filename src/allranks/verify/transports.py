@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from allranks.cluster.interfaces import is_loopback
+from allranks.cluster.network import REQUIRED_KINDS
 from allranks.listing import few
 from allranks.observe.nccl_log import Link, NcclLog
 from allranks.verify.record import Proof, RankProof
@@ -149,6 +150,7 @@ def in_groups(ways: Mapping[int, tuple[Way, ...]]) -> list[tuple[Way, list[int]]
 
 def fails(require: str, ways: Iterable[Way]) -> Way | None:
     """The first of `ways` that is not what `network.require` asks for."""
+    require = require.lower() if require.lower() in REQUIRED_KINDS else require
     wanted = {name.strip() for name in require.split(",") if name.strip()}
     for way in ways:
         if require == "gdr":

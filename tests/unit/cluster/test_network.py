@@ -258,3 +258,17 @@ def test_an_interface_that_only_its_own_link_can_reach_is_told_and_not_handed_to
     both = render({"NCCL_SOCKET_IFNAME": "ib0,eth0"}, nics=[IB0P, *NICS])
     assert both.added["GLOO_SOCKET_IFNAME"] == "eth0"
     assert render(interface="ib,eth", nics=[IB0P, *NICS]).added["NCCL_SOCKET_IFNAME"] == "=eth0,eth0.100"
+
+
+def test_what_is_required_and_cannot_be_had_is_refused_before_the_start(sysfs):
+    for require in ("ib", "RoCE", "gdr"):
+        with pytest.raises(
+            RefusedError, match=f"network.require: {require}, but this node .* has no active InfiniBand"
+        ):
+            render(peer="127.0.0.2", require=require)
+        render(peer="127.0.0.2", require=require, ib_ports=ports(sysfs))
+        render(require=require)  # of one node
+    for require in ("eth0", "ens9, eth0", "mlx5_0:1"):
+        render(peer="127.0.0.2", require=require, ib_ports=ports(sysfs))
+    with pytest.raises(UsageError, match="infiniband is none of ib, roce, gdr, and no interface"):
+        render(peer="127.0.0.2", require="infiniband", uses_gpus=False)

@@ -1,8 +1,11 @@
 """What a rank makes of the network section, and what it compares with the other ranks."""
 
+import os
+
 from allranks.cluster.identity import Identity
 from allranks.config.load import resolve_mapping
 from allranks.observe import RunDir
+from allranks.train import network
 from allranks.train.network import equal_settings, set_up_network
 
 FLAT = {"base_model": "m", "learning_rate": 1e-4, "datasets": [{"path": "d", "type": "alpaca"}]}
@@ -38,6 +41,29 @@ def test_a_verbose_nccl_logs_to_a_file_of_each_ranks_own(tmp_path):
     env = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": "/mine"}
     set_up_network(config(), RANK, RunDir(run), env)
     assert env["NCCL_DEBUG_FILE"] == "/mine"
+
+
+def test_on_gpus_nccl_logs_what_verify_reads_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "count_gpus", lambda env: 8)
+    own = str(tmp_path / "logs" / "node-1" / "nccl" / "rank-00003.%p.log")
+    env = {}
+    set_up_network(config(), RANK, RunDir(tmp_path), env)
+    assert (env["NCCL_DEBUG"], env["NCCL_DEBUG_SUBSYS"], env["NCCL_DEBUG_FILE"]) == (
+        "INFO",
+        "INIT,BOOTSTRAP,ENV,NET",
+        own,
+    )
+    assert network.nccl_log_file(env).name == f"rank-00003.{os.getpid()}.log"
+    env = {"NCCL_DEBUG_SUBSYS": "COLL"}
+    set_up_network(config(debug="INFO"), RANK, RunDir(tmp_path), env)
+    assert (env["NCCL_DEBUG_SUBSYS"], env["NCCL_DEBUG_FILE"]) == ("COLL", own)
+    env = {"NCCL_DEBUG": "WARN"}
+    set_up_network(config(), RANK, RunDir(tmp_path), env)
+    assert env["NCCL_DEBUG"] == "WARN" and "NCCL_DEBUG_FILE" not in env and network.nccl_log_file(env) is None
+    monkeypatch.setattr(network, "count_gpus", lambda env: 0)
+    env = {}
+    set_up_network(config(), RANK, RunDir(tmp_path), env)
+    assert not {name for name in env if name.startswith("NCCL_DEBUG")}
 
 
 def test_what_ranks_compare():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allranks.cluster.nccl_variables import settings
-from allranks.cluster.network import DEBUG_FILE, VERBOSE, network_environment
+from allranks.cluster.network import DEBUG_FILE, DEFAULT_LOG, VERBOSE, network_environment
 from allranks.config import RunConfig
 from allranks.config.sections.network import NetworkSettings
 from allranks.launch.spec.options import Launch
@@ -30,12 +30,15 @@ def network_variables(
         say(f"warning: {finding}", file=sys.stderr)
     for line in made.shown:
         say(f"{'network:':<12}{line}")
-    told = settings({**env, **made.added})
+    added, told = made.added, settings({**env, **made.added})
+    if cfg is None and launch.num_gpus > 0 and "NCCL_DEBUG" not in told:
+        added = {**{name: value for name, value in DEFAULT_LOG.items() if name not in told}, **added}
+        told = settings({**env, **added})
     if told.get("NCCL_DEBUG", "").upper() not in VERBOSE or DEBUG_FILE in told:
-        return made.added
+        return added
     folder = (logs / "nccl").absolute()
     say(f"{'nccl log:':<12}a file for each rank in {folder}")
     if cfg is not None:
-        return made.added
+        return added
     folder.mkdir(parents=True, exist_ok=True)
-    return made.added | {DEBUG_FILE: f"{str(folder).replace('%', '%%')}/%h.%p.log"}
+    return added | {DEBUG_FILE: f"{str(folder).replace('%', '%%')}/%h.%p.log"}

@@ -40,6 +40,17 @@ def test_logs_of_a_verbose_nccl(tmp_path, capsys):
     assert (tmp_path / "50%" / "nccl").is_dir()
 
 
+def test_on_gpus_nccl_of_anyones_program_logs_into_the_run_too(tmp_path):
+    with_gpus = resolve(LaunchOptions(nproc_per_node=2), num_gpus=2)
+    assert network_variables(None, with_gpus, tmp_path, {}) == {
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": "INIT,BOOTSTRAP,ENV,NET",
+        "NCCL_DEBUG_FILE": f"{tmp_path / 'nccl'}/%h.%p.log",
+    }
+    assert network_variables(None, with_gpus, tmp_path, {"NCCL_DEBUG": "WARN"}) == {}
+    assert network_variables(config(), with_gpus, tmp_path, {}) == {}, "our ranks do it themselves"
+
+
 def test_unreadable_values_are_refused(tmp_path):
     with pytest.raises(UsageError, match="NCCL_IB_DISABLE=yes"):
         network_variables(None, ALONE, tmp_path, {"NCCL_IB_DISABLE": "yes"})
