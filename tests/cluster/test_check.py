@@ -265,6 +265,31 @@ def test_what_this_run_does_not_need_is_told_and_refuses_nothing(lab: Lab, check
         assert any(all(words in line for words in says) for line in told), output
 
 
+ORDINARY_USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "env", "HOME=/tmp")
+
+
+def test_an_ordinary_user_checks_all_but_what_only_root_may_read(lab: Lab, checked: Training) -> None:
+    """He is told of what root would add, and of what he cannot read though all nodes have it alike."""
+    reached = (sys.prefix, sys.base_prefix, allranks.__file__, checked.config)
+    folders = {str(folder) for path in reached for folder in Path(path).resolve().parents}
+    for node in lab.nodes[:2]:  # as Python and the repository of whoever runs this may lie in a home of root's
+        node.dirty = True
+        node.run(["chmod", "o+x", *folders, sys.base_prefix], check=True)
+    weights = checked.config.parent / "model/model.safetensors"
+
+    def told(mode: int, expect: int) -> list[str]:
+        weights.chmod(mode)
+        command = (*ORDINARY_USER, *BY_HAND, "--output-dir", "/tmp/run", "--dataset-prepared-path", "/tmp/prepared")
+        started = [checked.start(rank, (*command, "--node-rank", rank), **TOKEN) for rank in (0, 1)]
+        return checked.finish(started, expect=[expect, expect])
+
+    for output in told(0o600, expect=3):
+        assert "error: node[0-1]: base_model: model.safetensors cannot be read: Permission denied" in output
+    for output in told(0o644, expect=0):
+        assert "could not be read: root alone" in output and "[report.withheld]" in output, output
+        assert not [line for line in output.splitlines() if line.startswith(("error: ", "warning: "))], output
+
+
 def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Training) -> None:
     words = (*CHECK, "--join-timeout", 5, "--nnodes", 2, "--master-port", PORT)
     nobody = "10.77.0.99"
@@ -276,6 +301,18 @@ def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Trainin
     assert "1 of 2 nodes have come to node0:29541; missing: node 1" in here
     assert f"could not meet node 0 at {nobody}:{PORT} within 5 s" in there
     assert "no route to host: is this the address of node 0?" in there or "is this the address of node 0" in there
+
+
+def test_a_start_does_not_hang_where_a_mount_does(lab: Lab, checked: Training) -> None:
+    _hanging_mount(lab)
+    words = [word if word != "check" else "train" for word in BY_HAND]
+    started = [
+        checked.start(0, (*words, "--node-rank", 0), **TOKEN),
+        checked.start(1, (*words, "--node-rank", 1, "--output-dir", "/mnt/dead/run"), **TOKEN),
+    ]
+    here, there = checked.finish(started, expect=[3, 3])
+    why = "output_dir /mnt/dead/run: no answer in 5 s on node1: the file system there hangs"
+    assert f"error: node 1 (node1) refused to start: {why}" in here and f"error: {why}" in there
 
 
 def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:

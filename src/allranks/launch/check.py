@@ -20,7 +20,7 @@ from allranks.errors import RefusedError, UsageError
 from allranks.exit_codes import DONE, REFUSED
 from allranks.launch.all_nodes.check import check_all_nodes
 from allranks.launch.describe import speaks_for_all
-from allranks.launch.must_match import what_must_be_equal
+from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.this_node import Node, unlocked_node
 from allranks.launch.peers import join_to_compare, refusals_told
 from allranks.launch.preflight.asked import policy_of, probe_request, sizes_of, wanted_of
@@ -127,6 +127,7 @@ def _account(
 
     def look() -> None:
         same.update(what_must_be_equal(cfg))
+        refusals.keep(lambda: refuse_unreadable(same))
         variables.update(refused_here(cfg, launch, refusals))
         _keep_earlier_run(cfg, node.run, refusals)
 

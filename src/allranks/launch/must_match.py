@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import allranks
 from allranks.config import RunConfig
+from allranks.errors import UsageError
 from allranks.launch.manifest import package_versions, without_secret_values
-from allranks.model.files import model_files
+from allranks.listing import few
+from allranks.model.files import CANNOT_BE_READ, model_files
 
 
 def what_must_be_equal(cfg: RunConfig | None) -> dict[str, str]:
@@ -24,6 +27,16 @@ def what_must_be_equal(cfg: RunConfig | None) -> dict[str, str]:
         facts |= dict(_flat(without_secret_values(flat)))
         facts |= model_files(cfg)
     return facts
+
+
+def refuse_unreadable(facts: Mapping[str, str]) -> None:
+    """Raises UsageError for files of the model that `what_must_be_equal` could not read: all nodes may be alike."""
+    unread = [f"{name} {value}" for name, value in facts.items() if value.startswith(CANNOT_BE_READ)]
+    if unread:
+        raise UsageError(
+            f"{few(unread, 4)}, as user {os.getuid()}: let this user read it (`ls -l`, chmod, chown), or copy it to a "
+            "folder of your own"
+        )
 
 
 def _code_sha256() -> str:

@@ -25,7 +25,7 @@ from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
 from allranks.launch.certificate import Starts, compare, nodes_of, parts_now
 from allranks.launch.describe import describe, speaks_for_all
-from allranks.launch.must_match import what_must_be_equal
+from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
@@ -137,6 +137,7 @@ class _Training:
         if self.smoke is not None:
             variables |= smoke_variables({**os.environ, **variables}, uses_gpus=launch.num_gpus > 0)
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
+        refuse_unreadable(same)
         return Checked(variables, same, _held(cfg, node.run))
 
     def preflight(self) -> Preflight | None:

@@ -34,6 +34,10 @@ _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "
 _SHOWN_DIGITS = 16
 
 
+CANNOT_BE_READ = "cannot be read: "
+"""How the description of such a file begins."""
+
+
 def model_files(cfg: RunConfig, *, from_hub: bool = False) -> dict[str, str]:
     """`KEY: FILE` -> size and digest, for every folder that the config names a model, tokenizer or adapter in.
 
@@ -80,7 +84,7 @@ def _describe(file: Path, *, whole: bool) -> str:
         else:
             kind, digest = "sha256 of samples", sampled_sha256(file)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"{CANNOT_BE_READ}{error.strerror}"
     return f"{size} bytes, {kind} {digest[:_SHOWN_DIGITS]}"
 
 
