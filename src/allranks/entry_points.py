@@ -48,6 +48,7 @@ _OF_USERS = frozenset(
 _OF_OURS = frozenset(
     [
         "allranks.cluster.agent",
+        "allranks.evidence.node",
         "allranks.launch.node.rank",
         "allranks.launch.node.subreaper",
         "allranks.observe.trackers",

@@ -67,16 +67,16 @@ class RankProcess:
 def ranks_here(*, run_id: str = "", output_dir: str | Path = "", launch_id: str = "") -> list[RankProcess]:
     """The processes on this machine that are the run's ranks, by rank; with `launch_id` only those of one launch.
 
-    A run is told by its id, or by the folder that its ranks write into. Processes of other users that may not be
-    looked at are passed over.
+    A run is told by its id, or without one by the folder that its ranks write into. Processes of other users that may
+    not be looked at are passed over.
     """
-    place = os.path.realpath(output_dir) if output_dir else ""
+    place = os.path.realpath(output_dir) if output_dir and not run_id else ""
     found: dict[tuple[str, int], RankProcess] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         process = _rank_of(int(folder.name), run_id, place, launch_id)
         if process is not None:
-            # What a rank starts inherits its environment, and what it forks its memory; those began later.
-            launch = environment(process.pid).get(LAUNCH_ID, "")
+            # What a rank of anyone's program starts inherits its environment, and began later.
+            launch = process.said.launch if process.said else environment(process.pid).get(LAUNCH_ID, "")
             first = found.get((launch, process.rank))
             if first is None or process.start_time < first.start_time:
                 found[launch, process.rank] = process
@@ -89,10 +89,14 @@ def _rank_of(pid: int, run_id: str, output_dir: str, launch_id: str) -> RankProc
         return None
     said = describe(pid)
     if said is not None:
+        if said.pid != _own_number(pid):
+            return None  # what the rank has forked, such as workers that load data, has its memory
         is_of_run = (run_id and said.run == run_id) or (output_dir and said.output_dir == output_dir)
         if is_of_run and launch_id in ("", said.launch):
             return RankProcess(said.rank, pid, started, said)
         return None
+    if is_in_the_kernel(pid):
+        return None  # to read its environment may take as long as it waits
     env = environment(pid)
     rank = env.get("RANK", "")
     if not run_id or env.get(RUN_ID) != run_id or not rank.isdecimal() or launch_id not in ("", env.get(LAUNCH_ID)):
@@ -192,6 +196,21 @@ def environment(pid: int) -> Mapping[str, str]:
         words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
         return dict(word.split("=", 1) for word in words if "=" in word)
     return {}
+
+
+def _own_number(pid: int) -> int:
+    """The process's number as it knows it itself: in a container that is another one (NSpid of proc(5))."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        return int(next(line for line in status if line.startswith("NSpid:")).split()[-1])
+    return pid
+
+
+def is_in_the_kernel(pid: int) -> bool:
+    """Whether the process waits in the kernel, as for a disk, and hears nothing meanwhile: state D."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "D"
+    return False
 
 
 def start_time(pid: int) -> int | None:

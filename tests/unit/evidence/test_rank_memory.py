@@ -24,10 +24,7 @@ from allranks.evidence.rank_memory import (
     ranks_here,
     start_time,
 )
-from allranks.train.evidence import install_evidence
-from tests.warm import warm_processes
-
-DEADLINE_SECONDS = 60.0  # of a loaded machine: all answer within a moment
+from tests.unit.evidence.hanging_ranks import DEADLINE_SECONDS, entered, hanging, when
 
 
 def _deadline() -> float:
@@ -35,34 +32,9 @@ def _deadline() -> float:
 
 
 @contextlib.contextmanager
-def hanging(function, folder: Path, num_ranks: int = 1, run: str = "this-run") -> Iterator[list[RankProcess]]:
-    """Ranks that have begun `function(rank, ready)`, which calls `ready` and then hangs."""
-    processes = [
-        warm_processes().Process(target=_rank, args=(function, rank, num_ranks, folder, run))
-        for rank in range(num_ranks)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        deadline = _deadline()
-        while sum((folder / f"ready-{rank}").exists() for rank in range(num_ranks)) < num_ranks:
-            assert time.monotonic() < deadline
-            assert all(process.is_alive() for process in processes)
-            time.sleep(0.01)
-        yield ranks_here(run_id=run)
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-
-
-def _rank(function, rank: int, num_ranks: int, folder: Path, run: str) -> None:
-    os.environ["ALLRANKS_RUN_ID"] = run
-    assert install_evidence(rank, folder)
-    if num_ranks > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
-    function(rank, (folder / f"ready-{rank}").touch)
+def found(function, folder: Path, num_ranks: int = 1) -> Iterator[list[RankProcess]]:
+    with hanging(function, folder, num_ranks):
+        yield ranks_here(run_id="this-run")
 
 
 def _in_a_lock(rank: int, ready) -> None:
@@ -77,12 +49,12 @@ def _in_a_collective(rank: int, ready) -> None:
     if rank == 1:
         ready()
         time.sleep(1000)
-    threading.Timer(0.2, ready).start()
+    when(entered(2), ready)
     dist.all_reduce(torch.ones(5))
 
 
 def test_a_rank_blocked_in_c_tells_its_stacks_again_and_again(tmp_path):
-    with hanging(_in_a_lock, tmp_path) as (rank,):
+    with found(_in_a_lock, tmp_path) as (rank,):
         for _ in range(2):
             text = python_stacks(rank, deadline=_deadline())
             assert text.count("in _in_a_lock") == 1
@@ -91,7 +63,7 @@ def test_a_rank_blocked_in_c_tells_its_stacks_again_and_again(tmp_path):
 
 
 def test_the_flight_recorder_is_read_while_a_collective_hangs(tmp_path):
-    with hanging(_in_a_collective, tmp_path, num_ranks=2) as ranks:
+    with found(_in_a_collective, tmp_path, num_ranks=2) as ranks:
         assert [one.rank for one in ranks] == [0, 1]
         waits, sleeps = (flight_recorder(one, deadline=_deadline()) for one in ranks)
         assert "_in_a_collective" in python_stacks(ranks[0], deadline=_deadline())
@@ -102,7 +74,7 @@ def test_the_flight_recorder_is_read_while_a_collective_hangs(tmp_path):
 
 
 def test_a_stopped_rank_does_not_keep_who_asks(tmp_path):
-    with hanging(_in_a_lock, tmp_path) as (rank,):
+    with found(_in_a_lock, tmp_path) as (rank,):
         os.kill(rank.pid, signal.SIGSTOP)
         with pytest.raises(CannotAsk, match="it is stopped, or waits in the kernel"):
             python_stacks(rank, deadline=time.monotonic() + 0.3)
@@ -113,7 +85,7 @@ def test_a_stopped_rank_does_not_keep_who_asks(tmp_path):
 
 
 def test_ranks_are_found_by_their_run_or_its_folder_and_no_other(tmp_path):
-    with hanging(_in_a_lock, tmp_path) as (rank,):
+    with found(_in_a_lock, tmp_path) as (rank,):
         assert ranks_here(output_dir=tmp_path) == [rank]
         assert ranks_here(run_id="another-run") == []
         assert ranks_here(output_dir=tmp_path / "elsewhere") == []
@@ -130,17 +102,17 @@ def _stranger() -> subprocess.Popen:
 
 
 def test_no_process_gets_a_signal_that_is_not_the_one_that_was_found(tmp_path):
-    with _stranger() as stranger, hanging(_in_a_lock, tmp_path) as (rank,):
+    with _stranger() as stranger, found(_in_a_lock, tmp_path) as (rank,):
         stranger.stdout.readline()
-        (found,) = ranks_here(run_id="foreign")
-        assert (found.rank, found.pid, found.said) == (4, stranger.pid, None)
+        (program,) = ranks_here(run_id="foreign")
+        assert (program.rank, program.pid, program.said) == (4, stranger.pid, None)
         assert describe(stranger.pid) is None
         assert not handles(stranger.pid, signal.SIGUSR2)
         assert handles(rank.pid, signal.SIGUSR2)
         # As if its number had become the stranger's, or a file had named it.
         began = start_time(stranger.pid)
         for wrong in (
-            found,
+            program,
             RankProcess(4, stranger.pid, began, rank.said),
             RankProcess(rank.rank, rank.pid, rank.start_time + 1, rank.said),
         ):

@@ -28,6 +28,12 @@ def look_at_kernel_log(node: Node, reporter: Reporter) -> Iterator[Found]:
     yield {"gpu_system": {"xids": found[-_LINES:]}}
 
 
+def kernel_records(node: Node) -> Iterator[str]:
+    """All lines of the kernel's log with their times. Raises OSError where it may not be read."""
+    for microseconds, text in _records(node):
+        yield f"{_time(node, microseconds)} {text}"
+
+
 def _records(node: Node) -> Iterator[tuple[int, str]]:
     """Microseconds since the boot, and text (Documentation/ABI/testing/dev-kmsg). Raises OSError."""
     if not node.is_live:

@@ -1,0 +1,185 @@
+"""What a run that hangs is held up by, from what its nodes gathered: as one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from allranks.doctor import causes
+from allranks.evidence.collectives import ABSENT, CIRCLE, MISMATCH, SILENT, STUCK, Stall, analyse
+from allranks.evidence.python_stacks import Frame, folded, named, own_frame, waits_in_collective
+from allranks.evidence.recording import Recording, recording_from_message
+from allranks.findings import Evidence, Finding, Who
+from allranks.listing import few, printable
+
+_HANG = getattr(causes, "HANG", "hang")
+_STACK_LINES = 30
+_LINES = 6
+_HELD = {
+    "T": "is stopped by a signal",
+    "t": "is held by a debugger",
+    "D": "waits in the kernel, for storage or a device",
+}
+_REMEDIES = {
+    ABSENT: "look at what that rank does at the place named: all ranks have to enter each collective",
+    MISMATCH: "all ranks have to enter the same collectives, of equal shapes, in one order: look for a condition on "
+    "the rank, or on the data, before the places named",
+    CIRCLE: "ranks have to use their groups in one order: look for a condition on the rank before the places named",
+    SILENT: "look at that rank on its node: it answers nobody",
+    STUCK: "look at the network between these ranks, and at the GPUs of their nodes",
+}
+
+
+def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] = ()) -> Finding:
+    """The finding that explains a hang, with the lines that show it. `summaries` are what `gather_node` told on each
+    node; `overdue` what the deadlines found. Says so where nothing explains it."""
+    ranks = ranks_of(summaries)
+    frames = {rank: told for rank, about in ranks.items() if (told := frames_of(about))}
+    recordings = {rank: recording_of(about) for rank, about in ranks.items()}
+    held = {rank: state for rank, about in ranks.items() if (state := _state(about)) in _HELD}
+    places = {rank: str(frame) for rank, told in frames.items() if (frame := own_frame(told))}
+    stalls = analyse(recordings, {rank: place for rank, place in places.items() if rank not in held})
+    stall = stalls[0] if stalls else None
+    what, blamed, remedy = _told(stall, held, places, frames)
+    if not what:
+        what = overdue[0].what if overdue else "no rank waits in a collective, so far as their flight recorders tell"
+    first = overdue[0] if overdue else None
+    who = _who(blamed, ranks) or (first.who if first else Who())
+    lines = [one.what for one in overdue[:_LINES] if one.what != what]
+    if stall is not None:
+        lines += [f"not certain: {doubt}" for doubt in stall.doubts]
+        lines += [f"a consequence: {other.what}" for other in stalls[1:3] if other.ranks != stall.ranks]
+    lines += _surroundings(summaries, ranks, blamed)
+    lines += folded(frames, most_frames=8)[:_STACK_LINES]
+    return Finding(
+        first.code if first else _HANG,
+        printable(what, 2000),
+        severity="error",
+        who=who,
+        evidence=tuple(Evidence(printable(line, 400)) for line in lines[:60]),
+        remedy="\n".join(filter(None, [remedy, first.remedy if first and not remedy else "", _kept(summaries)])),
+        known_at=who.node,
+    )
+
+
+def ranks_of(summaries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """What is told of each rank, with its `node` and `host`; what is no such message is passed over."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for one in summaries:
+        given = one.get("ranks") if isinstance(one, Mapping) else None
+        for about in given if isinstance(given, list) else []:
+            rank = about.get("rank") if isinstance(about, Mapping) else None
+            if isinstance(rank, int) and not isinstance(rank, bool) and 0 <= rank < 2**31:
+                found[rank] = {**about, "node": one.get("node"), "host": one.get("host")}
+    return dict(sorted(found.items()))
+
+
+def frames_of(about: Mapping[str, Any]) -> list[Frame]:
+    """The frames of the thread that trains, the newest first."""
+    threads = about.get("threads")
+    for thread in threads if isinstance(threads, list) else []:
+        if isinstance(thread, Mapping) and thread.get("trains") is True and isinstance(thread.get("frames"), list):
+            return [
+                Frame(printable(one[0], 400), one[1], printable(one[2], 200))
+                for one in thread["frames"][:100]
+                if isinstance(one, list) and len(one) == 3 and isinstance(one[1], int)
+            ]
+    return []
+
+
+def recording_of(about: Mapping[str, Any]) -> Recording | None:
+    """None where the rank told nothing of its flight recorder."""
+    return recording_from_message(about.get("recording"))
+
+
+def _told(
+    stall: Stall | None, held: Mapping[int, str], places: Mapping[int, str], frames: Mapping[int, Sequence[Frame]]
+) -> tuple[str, tuple[int, ...], str]:
+    """What is said, whom it is about, and the next action."""
+    if held:
+        how = few([f"{named([rank])} {_HELD[state]} (state {state})" for rank, state in held.items()], 4)
+        also = f"; {stall.what}" if stall is not None and set(stall.ranks) <= set(held) and stall.ranks else ""
+        return f"{how}{also}", tuple(held), ""
+    if stall is None:
+        away = tuple(rank for rank, told in frames.items() if not waits_in_collective(told))
+        if away and len(away) < len(frames):
+            return f"{named(away)} {_at(away, places)}; the others wait in a collective", away, _REMEDIES[ABSENT]
+        return "", (), ""
+    where = "; ".join(
+        f"{named(group)} {_at(group, places)}"
+        for group in (stall.ranks, tuple(rank for rank in stall.waiting if rank not in stall.ranks))
+        if group and _at(group, places)
+    )
+    perhaps = "" if stall.sure or not stall.ranks or stall.kind in (CIRCLE, SILENT) else "perhaps: "
+    return f"{perhaps}{stall.what}{f'; {where}' if where else ''}", stall.ranks, _REMEDIES[stall.kind]
+
+
+def _at(ranks: Sequence[int], places: Mapping[int, str]) -> str:
+    known = list(dict.fromkeys(places[rank] for rank in ranks if rank in places))
+    return f"{'is' if len(ranks) == 1 else 'are'} at {few(known, 3)}" if known else ""
+
+
+def _who(blamed: Sequence[int], ranks: Mapping[int, Mapping[str, Any]]) -> Who | None:
+    about = ranks.get(blamed[0]) if blamed else None
+    if about is None:
+        return None
+    node, host = about.get("node"), about.get("host")
+    return Who(
+        node if isinstance(node, (int, str)) else None,
+        blamed[0] if len(blamed) == 1 else None,
+        printable(host, 200) if isinstance(host, str) else None,
+    )
+
+
+def _state(about: Mapping[str, Any]) -> str:
+    process = about.get("process")
+    return str(process.get("state", "")) if isinstance(process, Mapping) else ""
+
+
+def _surroundings(
+    summaries: Sequence[Mapping[str, Any]], ranks: Mapping[int, Mapping[str, Any]], blamed: Sequence[int]
+) -> list[str]:
+    """What else was seen, of those who are blamed first."""
+    lines = []
+    for rank in [*blamed, *(rank for rank in ranks if rank not in blamed)][:64]:
+        about = ranks.get(rank, {})
+        process = about.get("process")
+        if rank in blamed and isinstance(process, Mapping) and process.get("wchan"):
+            lines.append(f"rank {rank}: state {process.get('state')}, waits in the kernel at {process['wchan']}")
+        for key in ("no_stacks", "no_recorder"):
+            if isinstance(about.get(key), str) and (rank in blamed or len(lines) < _LINES):
+                lines.append(
+                    f"rank {rank}: {'no stacks' if key == 'no_stacks' else 'no flight recorder'}: {about[key]}"
+                )
+        memory = about.get("memory")
+        if isinstance(memory, Mapping) and memory.get("oom_kill"):
+            lines.append(
+                f"rank {rank}: the kernel has killed {memory['oom_kill']} process(es) of its cgroup for memory"
+            )
+        lines += _queues(rank, about.get("sockets")) if len(lines) < 2 * _LINES else []
+    for one in summaries:
+        if not isinstance(one, Mapping):
+            continue
+        kernel = one.get("kernel")
+        lines += [
+            f"kernel of node {one.get('node')}: {line}" for line in (kernel if isinstance(kernel, list) else [])[-2:]
+        ]
+        problems = one.get("problems")
+        if isinstance(problems, Mapping):
+            lines += [f"node {one.get('node')}: {source}: {why}" for source, why in list(problems.items())[:_LINES]]
+    return lines
+
+
+def _queues(rank: int, sockets: object) -> list[str]:
+    """Connections whose peer does not take what was sent."""
+    return [
+        f"rank {rank}: {one['send_queue_bytes']} bytes wait to be taken by {one.get('peer')}"
+        f"{', sent again' if one.get('retransmits') else ''}"
+        for one in (sockets if isinstance(sockets, list) else [])[:2]
+        if isinstance(one, Mapping) and isinstance(one.get("send_queue_bytes"), int) and one["send_queue_bytes"] > 0
+    ]
+
+
+def _kept(summaries: Sequence[Mapping[str, Any]]) -> str:
+    folders = [str(one["folder"]) for one in summaries if isinstance(one, Mapping) and one.get("folder")]
+    return f"all that was seen: {folders[0].rpartition('/')[0]} (a folder for each node)" if folders else ""
