@@ -61,6 +61,8 @@ def config(tmp_path):
         (["config", "--help"], 0),
         (["config", "show", "CONFIG"], 0),
         (["config", "schema"], 0),
+        (["status", "no-such-run"], 2),
+        (["top", "no-such-run"], 2),
         (["trian"], 2),
         (["train"], 2),
         (["train", "no-such-file.yaml"], 2),

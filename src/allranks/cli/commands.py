@@ -21,6 +21,8 @@ COMMANDS = {
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
     "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),
+    "status": ("allranks.cli.status", "What every rank of a run does now, or did last, and how it ended."),
+    "top": ("allranks.cli.top", "Every rank of a run, live, until it ends."),
     "preprocess": (
         "allranks.cli.preprocess",
         "Make the prepared data set, and show what is trained and what is masked.",

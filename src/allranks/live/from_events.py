@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,7 +55,8 @@ def table_of(run: RunDir) -> LiveTable:
 def read_live(run: RunDir) -> LiveTable | None:
     """What node 0 wrote last; None where there is none, or none that can be read."""
     try:
-        if run.live.stat().st_size > _MAX_BYTES:
+        state = run.live.stat()
+        if state.st_size > _MAX_BYTES or not stat.S_ISREG(state.st_mode):  # a FIFO would be waited for
             return None
         return LiveTable.from_message(json.loads(run.live.read_text(encoding="utf-8", errors="replace")))
     except (OSError, ValueError, RecursionError):

@@ -1,0 +1,119 @@
+"""A run looked at from outside: how old the table is, where there is more, and what is damaged."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simulated_runs import simulated
+
+from allranks.errors import UsageError
+from allranks.live.live_file import write_live
+from allranks.live.look import look
+from allranks.live.state import LiveEnd, LiveTable
+from allranks.observe import EventLog, RunDir
+from allranks.observe.events import ExitEvent, PhaseEvent, StepEvent
+
+
+def kept(path: Path, *, age: float = 0.0, **changes: object) -> RunDir:
+    run = RunDir(path)
+    now = time.time()
+    write_live(run, replace(simulated(3), t=now - age, **changes))
+    os.utime(run.live, (now - age, now - age))
+    return run
+
+
+def test_a_fresh_table_has_no_notes(tmp_path: Path) -> None:
+    seen = look(kept(tmp_path))
+    assert seen.notes == [] and seen.age_seconds is not None and len(seen.table.ranks) == 3
+
+
+def test_an_old_table_says_since_when_nothing_was_written(tmp_path: Path) -> None:
+    run = kept(tmp_path, age=3600)
+    (note,) = look(run).notes
+    assert "nothing was written for 3,600 s, since " in note and "on gpu0" in note
+
+
+def test_a_launcher_that_is_gone_from_this_machine_is_said_to_be(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    node = replace(simulated(3).nodes[0], host=socket.gethostname(), launcher_pid=child)
+    (note,) = look(kept(tmp_path, age=100, nodes=(node,))).notes
+    assert f"(pid {child}) is gone" in note
+    (note,) = look(kept(tmp_path, age=100, nodes=(replace(node, launcher_pid=os.getpid()),))).notes
+    assert f"(pid {os.getpid()}) is there" in note
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_clocks_that_differ_make_no_table_old(tmp_path: Path, ahead: float) -> None:
+    run = kept(tmp_path)
+    write_live(run, replace(simulated(3), t=time.time() + ahead))
+    assert look(run).notes == []
+
+
+def test_a_run_that_has_ended_is_never_old(tmp_path: Path) -> None:
+    seen = look(kept(tmp_path, age=3600, ended=LiveEnd(exit_code=75)))
+    assert seen.notes == [] and seen.age_seconds is None
+
+
+DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"nodes": 3}', b"\0" * 4096]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, "folder", "fifo", "loop"], ids=range(11))
+def test_a_damaged_table_is_one_message_or_a_note(tmp_path: Path, content: bytes | str) -> None:
+    run = RunDir(tmp_path)
+    if content == "folder":
+        run.live.mkdir()
+    elif content == "fifo":
+        os.mkfifo(run.live)
+    elif content == "loop":
+        run.live.symlink_to(run.live)
+    else:
+        run.live.write_bytes(content)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"live\.json (is|cannot)") as told:
+        look(run)
+    assert "\n" not in str(told.value)
+    log = EventLog(run.events(0), 0, run_id="a")
+    log.write(PhaseEvent(phase="train", pid=4, num_steps=9))
+    log.write(StepEvent(step=3, loss=2.0, seconds=1.0))
+    log.close()
+    seen = look(run)
+    assert seen.table.step == 3 and seen.notes[0].startswith("live.json ")
+
+
+def test_a_run_without_a_table_is_told_by_its_events_with_its_end(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    log = EventLog(run.events(0), 0, run_id="a")
+    log.write(StepEvent(step=3, seconds=1.0))
+    log.write(ExitEvent(code=75, reason="preempted"))
+    log.close()
+    seen = look(run)
+    assert seen.table.ended == LiveEnd(exit_code=75)
+    assert any("no table is kept" in note for note in seen.notes)
+
+
+def test_a_node_without_the_disk_of_node_0_says_who_has_the_table(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.logs(1).mkdir(parents=True)
+    (run.logs(1) / "launch.json").write_text(json.dumps({"command": ["torchrun", "--master-addr", "10.9.0.1"]}))
+    with pytest.raises(UsageError, match=r"only what node 1 wrote: node 0 \(10\.9\.0\.1\) has the table"):
+        look(run)
+
+
+def test_what_is_no_run_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="output_dir"):
+        look(RunDir(tmp_path))
+    with pytest.raises(UsageError, match="no folder on this node"):
+        look(RunDir(tmp_path / "not-there"))
+
+
+def test_the_message_for_programs_is_json_and_is_read_as_a_table(tmp_path: Path) -> None:
+    seen = look(kept(tmp_path))
+    message = json.loads(json.dumps(seen.to_message(), allow_nan=False))
+    assert LiveTable.from_message(message) == seen.table
+    assert message["age_seconds"] == seen.age_seconds
