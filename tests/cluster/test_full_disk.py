@@ -2,11 +2,13 @@
 
 import socket
 
+import pytest
 import yaml
 
 from tests.small_disk import run_on_small_disk
 
 
+@pytest.mark.thorough
 def test_a_run_of_two_ranks_whose_disk_becomes_full(base_config, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))

@@ -20,7 +20,7 @@ from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
 from tests.cluster.test_launch import ENDLESS, finish, wait_for_steps
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_closing_the_terminal_saves_and_exits_75(base_config, tmp_path, ranks):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({**base_config, **ENDLESS, "output_dir": str(tmp_path / "run")}))

@@ -33,8 +33,9 @@ def alone(losses_alone) -> Callable[..., dict[int, float]]:
 @pytest.mark.parametrize(
     ("world_size", "keys"),
     [
-        pytest.param(2, {}, id="ddp2"),
-        pytest.param(2, FSDP, id="fsdp2"),
+        # These two are trained to the same losses in test_matrix.py, too.
+        pytest.param(2, {}, id="ddp2", marks=pytest.mark.thorough),
+        pytest.param(2, FSDP, id="fsdp2", marks=pytest.mark.thorough),
         pytest.param(4, {**FSDP, "dp_replicate_size": 2, "dp_shard_size": 2}, id="hsdp2x2"),
         pytest.param(2, {**FSDP, "fsdp_config": {"offload_params": True, "sync_each_batch": True}}, id="fsdp2-offload"),
         pytest.param(1, {"micro_batch_size": 8}, id="one-large-micro-batch"),
@@ -55,6 +56,7 @@ def test_a_global_batch_that_does_not_divide_by_the_ranks(alone, run_forked):
     assert largest_difference(result.losses(), expected) < TOLERANCE
 
 
+@pytest.mark.thorough
 def test_lora_too(alone, run_forked):
     keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True, "learning_rate": 0.005}
     expected = alone(learns=0.996, **keys)  # the model under the adapter stays random

@@ -87,7 +87,8 @@ def test_a_signal_to_one_node_preempts_both(two_nodes, tmp_path):
     assert list((tmp_path / "run" / "checkpoints").glob("step-*/COMPLETE"))
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_saves_and_the_run_goes_on_later(start, run_forked, tmp_path, ranks):
     launcher = start("--nproc-per-node", str(ranks), **ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=ranks)

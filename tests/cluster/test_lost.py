@@ -1,4 +1,7 @@
-"""What is interrupted, killed or cut off: every node's ranks end, and the last message says what happened."""
+"""What is interrupted, killed or cut off: every node's ranks end, and the last message says what happened.
+
+Most is thorough: test_launch.py shows it with two nodes of this machine, by hand, and test_ssh.py of heads and nodes.
+"""
 
 import signal
 import sys
@@ -51,13 +54,7 @@ def num_nodes() -> int:
     return 2
 
 
-def ways(fast: str) -> pytest.MarkDecorator:
-    """Each way of starting; all but `fast` are thorough. What is done by hand is tried in test_launch.py, too."""
-    every = [pytest.param(way, marks=[] if way == fast else pytest.mark.thorough) for way in WAYS]
-    return pytest.mark.parametrize("running", every, indirect=True)
-
-
-@pytest.fixture
+@pytest.fixture(params=WAYS)
 def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict, num_nodes: int) -> tuple[Training, list[Any]]:
     """A training on several nodes that would not end, at its third step; and the commands that started it."""
     training = make_training(lab, request.node.name, base_config, **ENDLESS)
@@ -96,7 +93,9 @@ def output_of(process: Any) -> str:
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)],
     ids=lambda signum: signum.name,
 )
-@ways(fast="slurm")
+@pytest.mark.parametrize(
+    "running", [pytest.param(way, marks=[] if way == "ssh" else pytest.mark.thorough) for way in WAYS], indirect=True
+)
 def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[Any]], signum: signal.Signals) -> None:
     training, processes = running
     signal_head(training, signum)
@@ -107,7 +106,7 @@ def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[A
     training.wait_until_gone()
 
 
-@ways(fast="")
+@pytest.mark.thorough
 def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> None:
     training, processes = running
     signal_head(training, signal.SIGKILL)
@@ -119,8 +118,8 @@ def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> No
 
 
 @pytest.mark.parametrize("num_nodes", [3])
-@pytest.mark.parametrize("how", [pytest.param("kill", marks=pytest.mark.thorough), "power_off"])
-@ways(fast="ssh")
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["kill", "power_off"])
 def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
     training, processes = running
     getattr(lab, how)(2)

@@ -66,10 +66,10 @@ STRATEGIES = {
 }
 
 CELLS = [(method, strategy) for method in METHODS for strategy in STRATEGIES]
-# Each strategy with all parameters, where there is most to shard (HSDP of two is DDP, see above), and each adapter with
-# one of the two libraries that shard.
+# Each strategy with all parameters, where there is most to shard (HSDP of two is DDP, see above, and DeepSpeed has one
+# code for ZeRO-1 and ZeRO-2), and each adapter with one of the two libraries that shard.
 FAST = [
-    *(("full", strategy) for strategy in STRATEGIES if strategy != "hsdp"),
+    *(("full", strategy) for strategy in STRATEGIES if strategy not in ("hsdp", "zero1")),
     *(("qlora", "fsdp2"), ("lora", "zero3")),
 ]
 
@@ -253,7 +253,7 @@ def test_settings_of_deepspeed_do_not_change_the_losses(results: Results, varian
     assert '"train_micro_batch_size_per_gpu": 2,' in kept and "auto" not in kept
 
 
-@pytest.mark.parametrize(("before", "after"), thorough_but(CHANGES[:2], CHANGES))
+@pytest.mark.parametrize(("before", "after"), thorough_but(CHANGES[1:2], CHANGES))
 def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: str, after: str) -> None:
     rest = {step: loss for step, loss in results.losses("full-single-run").items() if step > SAVED}
     assert largest_difference(results.losses(f"{before} to {after}"), rest) < 1e-4
@@ -261,7 +261,7 @@ def test_a_checkpoint_goes_on_under_another_strategy(results: Results, before: s
 
 @pytest.mark.parametrize(
     "name",
-    thorough_but(["lora-zero3", "held-out"], [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"]),
+    thorough_but(["lora-zero3"], [*(f"{method}-{strategy}" for method, strategy in EVALUATED), "held-out"]),
 )
 def test_runs_under_zero_are_evaluated_as_they_evaluated_themselves(results: Results, name: str) -> None:
     events = read_events(RunDir(results.folder / f"{name}-run").events(0))

@@ -94,6 +94,7 @@ def test_srun_and_mpirun_variables(config, tmp_path, flavour):
     assert "ddp on 2 ranks" in outputs[0]
 
 
+@pytest.mark.thorough
 def test_ranks_with_different_configs_are_stopped_and_the_keys_named(config, tmp_path):
     port = free_port()
     codes, outputs = start_ranks(

@@ -80,9 +80,9 @@ WAYS: dict[str, tuple[list[Command], int]] = {
 }
 
 
-# Three nodes by hand are like "unequal nodes"; test_submit.py trains to these losses in a job of Slurm's, too, and
-# test_ray.py under Ray.
-THOROUGH = {"static", "slurm: allranks in an allocation", "ray"}
+# Nodes started by hand train to the end in test_record.py, a job of Slurm's trains to these losses in test_submit.py,
+# Ray's ranks do in test_ray.py, and what accelerate launch hands to its ranks is the same whoever calls it.
+THOROUGH = {"static", "unequal nodes", "own accelerate", "slurm: allranks in an allocation", "ray"}
 
 
 @pytest.mark.parametrize(
