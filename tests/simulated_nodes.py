@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from allranks.cluster.measure.children import AllReduce, DeviceMeasured
+from allranks.cluster.measure.schedule import first_rounds, second_rounds
+from allranks.cluster.measure.values import Link, Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.rank_addresses import RankAddress
 from allranks.doctor.pairs import Place
@@ -31,6 +36,7 @@ class Cluster:
     refusals: dict[str, list[str]] = field(default_factory=dict)
     num_processes: dict[str, int] = field(default_factory=dict)
     starting: str = ""
+    measured: Measurements | None = None
 
     @property
     def nodes(self) -> list[str]:
@@ -53,6 +59,12 @@ class Cluster:
         report["environment"]["CUDA_VISIBLE_DEVICES"] = listed
         report["gpu_system"]["visible"] = report["gpu_system"]["visible"] and listed
 
+    def have_measured(self) -> Measurements:
+        """What was measured; where nothing was, it now is."""
+        if self.measured is None:
+            self.measured = measured_of(random.Random(len(self.nodes)), self)
+        return self.measured
+
     def subject(self) -> Subject:
         return Subject(
             reports={
@@ -69,6 +81,7 @@ class Cluster:
             pairs=self.pairs,
             clocks=self.clocks,
             earlier={node: NodeReport.from_message(report) for node, report in self.earlier.items()},
+            measured=self.measured,
         )
 
 
@@ -106,9 +119,44 @@ def healthy(rng, num_nodes=None, kind=None, gpus_each=None) -> Cluster:
         pairs if rng.random() < 0.8 else None,
         starting=rng.choice(names),
     )
+    if (own := random.Random(repr((names, kind)))).random() < 0.5:  # leaves all other draws as they are
+        cluster.measured = measured_of(own, cluster)
     if rng.random() < 0.3 and kind in ("infiniband", "roce"):
         cluster.earlier = {name: draw.report(number) for number, name in enumerate(names)}
     return cluster
+
+
+def measured_of(rng, cluster: Cluster) -> Measurements:
+    """Measurements of healthy nodes: links differ by some tenths, GPUs by some percent, cores by more."""
+    names, on_gpus = cluster.nodes, cluster.wanted.device == "cuda"
+    rounds = [*first_rounds(len(names)), *second_rounds(len(names), [])]
+    pairs = {pair for one in rounds for pair in one}
+    # As the interfaces are: 1 Gbit/s is nearly filled, TCP through one kernel does not fill the fastest.
+    speeds = [nic["speed_mbits"] for nic in cluster.reports[names[0]]["interfaces"] if nic.get("speed_mbits")]
+    usual = min([*speeds, 20_000]) * 1e6 / 8 * 0.9
+    links = [
+        Link(names[a], names[b], rng.choice(("", "eth0")), rng.uniform(2e-5, 2e-4), rng.uniform(0.85, 1.05) * usual)
+        for pair in sorted(pairs)
+        for a, b in (pair, pair[::-1])
+    ]
+    ranks = itertools.count()
+    spread = (0.95, 1.03) if on_gpus else (0.7, 1.15)
+    devices = {
+        name: [
+            DeviceMeasured(
+                next(ranks),
+                f"cuda:{local}" if on_gpus else "cpu",
+                rng.uniform(*spread) * 1e11,
+                rng.uniform(*spread) * 1e10,
+                True,
+                [AllReduce(size, size / 1e9 + 1e-4, True) for size in (8192, 2**20, 2**25)],
+                True,
+            )
+            for local in range(cluster.wanted.nproc_per_node or 1 if on_gpus else 1)
+        ]
+        for name in names
+    }
+    return Measurements(links if len(names) > 1 else (), devices, sum(map(len, devices.values())))
 
 
 class _Draw:

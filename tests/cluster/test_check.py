@@ -42,6 +42,8 @@ def test_healthy_nodes_pass_without_a_warning(lab: Lab, checked: Training) -> No
     said = json.loads(output.splitlines()[-1])
     worse = [one for one in said["findings"] if one["state"] != "noted"]
     assert worse == [] and not said["refused"], worse
+    (figures,) = [one["what"] for one in said["findings"] if one["code"] == "measured.figures"]
+    assert "links carry" in figures and "an all-reduce of 34 MB over 3 ranks" in figures
     assert said["hosts"] == said["nodes"] == said["passing"] == ["node0", "node1", "node2"]
     lists = {path.name: path.read_text() for path in (checked.config.parent / "lists").iterdir()}
     assert lists["passing"].split() == ["node0", "slots=1", "node1", "slots=1", "node2", "slots=1"]

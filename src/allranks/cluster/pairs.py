@@ -23,7 +23,7 @@ AT_ONCE = 64
 """Connections that a node opens at a time, so that a run of any size keeps below the usual 1,024 descriptors."""
 _MOST_UNPROVED = 256
 _BACKLOG = 4096
-_PROOF_BYTES = 64  # SHA-256, in hexadecimal digits
+PROOF_BYTES = 64  # SHA-256, in hexadecimal digits
 _RECEIPT = b"."
 
 
@@ -60,7 +60,7 @@ class Listener:
         self.ports: dict[str, int] = {}
         try:
             for address in addresses:
-                self._sockets.append(opened := _open(address))
+                self._sockets.append(opened := open_port(address))
                 self.ports[address] = opened.getsockname()[1]
         except OSError:
             self.close()
@@ -90,7 +90,7 @@ class Listener:
             with contextlib.suppress(OSError, EOFError):
                 async with asyncio.timeout(PAIR_SECONDS):
                     if await self._is_proved(reader):
-                        writer.write(_proof(self._secret, b"listens"))
+                        writer.write(proof(self._secret, b"listens"))
                         writer.write(bytes(MESSAGE_BYTES))
                         await reader.readexactly(MESSAGE_BYTES)
                         writer.write(_RECEIPT)
@@ -101,10 +101,10 @@ class Listener:
     async def _is_proved(self, reader: asyncio.StreamReader) -> bool:
         self._num_unproved += 1
         try:
-            said = await reader.readexactly(_PROOF_BYTES)
+            said = await reader.readexactly(PROOF_BYTES)
         finally:
             self._num_unproved -= 1
-        return hmac.compare_digest(said, _proof(self._secret, b"connects"))
+        return hmac.compare_digest(said, proof(self._secret, b"connects"))
 
 
 async def unreached(targets: Sequence[Target]) -> list[Unreached]:
@@ -124,9 +124,9 @@ async def _attempt(target: Target) -> Unreached | None:
         async with asyncio.timeout(PAIR_SECONDS):
             reader, writer = await asyncio.open_connection(target.address, target.port)
             stage = "greet"
-            writer.write(_proof(target.secret, b"connects"))
-            said = await reader.readexactly(_PROOF_BYTES)
-            if not hmac.compare_digest(said, _proof(target.secret, b"listens")):
+            writer.write(proof(target.secret, b"connects"))
+            said = await reader.readexactly(PROOF_BYTES)
+            if not hmac.compare_digest(said, proof(target.secret, b"listens")):
                 raise EOFError
             stage = "message"
             writer.write(bytes(MESSAGE_BYTES))
@@ -143,7 +143,7 @@ async def _attempt(target: Target) -> Unreached | None:
     return Unreached(target.node, target.address, target.port, stage, reason)
 
 
-def _open(address: str) -> socket.socket:
+def open_port(address: str) -> socket.socket:
     family, kind, protocol, _, target = socket.getaddrinfo(
         address, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )[0]
@@ -158,5 +158,5 @@ def _open(address: str) -> socket.socket:
     return opened
 
 
-def _proof(secret: bytes, role: bytes) -> bytes:
+def proof(secret: bytes, role: bytes) -> bytes:
     return hmac.new(secret, role, "sha256").hexdigest().encode()

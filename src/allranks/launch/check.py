@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from allranks.launch.peers import join_to_compare, refusals_told
 from allranks.launch.preflight.asked import policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.hosts import write_host_lists
+from allranks.launch.preflight.measuring import measured_together
 from allranks.launch.preflight.refusals import Refusals, refused_here
 from allranks.launch.preflight.text import in_full
 from allranks.launch.preflight.together import Judged, Preflight
@@ -112,7 +114,8 @@ def _check_this_node(launch: Launch, cfg: RunConfig, policy: Policy, asked: Chec
         judged = preflight.alone(account)
     else:
         with join_to_compare(launch, node, variables, preflight.take_pairs) as rendezvous:
-            judged = preflight.together(rendezvous, account)
+            measured = partial(measured_together, rendezvous, launch, variables, preflight, node.run)
+            judged = preflight.together(rendezvous, account, None if asked.quick else measured)
     judged.keep(node.run)
     return judged
 

@@ -15,6 +15,7 @@ from allranks.preflight import (
     gpu_health,
     gpus,
     limits,
+    measured,
     names,
     parity,
     reach,
@@ -40,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     *gpu_direct.CHECKS,
     *gpus.CHECKS,
     *gpu_health.CHECKS,
+    *measured.CHECKS,
 )
 CERTIFICATE = "certificate.differs"
 """What a start differs in from what a smoke run proved: found on no node's report, but once the data is prepared."""

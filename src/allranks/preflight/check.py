@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeVar
 from weakref import WeakKeyDictionary
 
+from allranks.cluster.measure.values import Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.pairs import Unreached
 from allranks.doctor.pairs import Place
@@ -81,8 +82,8 @@ class Subject:
     `starting`: the node at whose terminal this is. `refusals`: why a node would not start its ranks, in its own words.
     `num_processes`: how many each starts. `have_met`: whether all have met, so that one without a report is there.
     `must_match` and `network`: those fields of the nodes' accounts. `earlier`: an earlier reading of the same nodes,
-    for what counts up. `clocks`: None where nobody compared them. It is itself and no other, so that what several
-    checks need of it can be kept (`kept`).
+    for what counts up. `clocks`: None where nobody compared them, `measured` where nothing was. It is itself and no
+    other, so that what several checks need of it can be kept (`kept`).
     """
 
     reports: Mapping[str, NodeReport | None]
@@ -97,6 +98,7 @@ class Subject:
     pairs: Pairs | None = None
     clocks: Mapping[str, ClockOffset] | None = None
     earlier: Mapping[str, NodeReport | None] = field(default_factory=dict)
+    measured: Measurements | None = None
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:

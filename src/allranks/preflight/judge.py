@@ -9,7 +9,8 @@ from allranks.findings import Evidence, Finding, Who
 from allranks.preflight.check import Answer, Check, Subject, skipped, unknown
 from allranks.preflight.folding import fold
 from allranks.preflight.judgement import STATES, Checked, Judgement, Reported, State
-from allranks.preflight.matrix import matrix
+from allranks.preflight.matrix import matrix, rate_matrix
+from allranks.preflight.usual import usual_rate_of
 
 _STATE_OF: Mapping[str, State] = {"error": "failed", "warning": "warned", "note": "noted"}
 _RANK = {state: number for number, state in enumerate(STATES)}
@@ -60,6 +61,7 @@ def judge(subject: Subject, policy: Policy | None = None, checks: Sequence[Check
         tuple(checked),
         tuple(reported),
         matrix(subject.pairs) if subject.pairs else None,
+        rate_matrix(subject, usual_rate_of(subject)),
     )
 
 

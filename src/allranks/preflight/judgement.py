@@ -48,6 +48,8 @@ class Judgement:
     reported: tuple[Reported, ...]
     matrix: Matrix | None = None
     """Who did not reach whom; None where all did, or nobody tried."""
+    rates: Matrix | None = None
+    """What each link carries; None where none carries much less than most, or nothing was measured."""
 
     @property
     def is_refused(self) -> bool:
@@ -86,6 +88,7 @@ class Judgement:
             ],
             "checks": [_checked_message(one) for one in self.checked],
             "matrix": self.matrix.to_message() if self.matrix else None,
+            "rates": self.rates.to_message() if self.rates else None,
         }
 
     @classmethod
@@ -111,6 +114,7 @@ class Judgement:
             tuple(checked),
             tuple(reported),
             Matrix.from_message(message.get("matrix")),
+            Matrix.from_message(message.get("rates")),
         )
 
 

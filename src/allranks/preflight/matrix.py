@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allranks.preflight.check import Pairs
+from allranks.preflight.check import Pairs, Subject
 from allranks.preflight.folding import fold, natural
 
 _SHORTEST_LABEL, _LONGEST_LABEL = 12, 40
-_LEGEND = "rows connect to columns: . reached, # not, 1-9 tenths not, ? not tried"
+_REACHED = "rows connect to columns: . reached, # not, 1-9 tenths not, ? not tried"
+_CARRIED = "rows send to columns: . as usual, 1-9 tenths less, # nothing, ? not measured"
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,17 @@ class Matrix:
     groups: tuple[tuple[str, ...], ...]
     cells: tuple[str, ...]
 
-    def lines(self, width: int) -> Iterator[str]:
-        """The picture; where a column for every group does not fit into `width`, neighbouring groups share one."""
+    def lines(self, width: int, *, of_rates: bool = False) -> Iterator[str]:
+        """The picture, of connections or of rates.
+
+        Where a column for every group does not fit into `width`, neighbouring groups share one.
+        """
         most = max(1, width - _SHORTEST_LABEL - 2)
         shown = self._coarser(math.ceil(len(self.groups) / most)) if len(self.groups) > most else self
         room = max(_SHORTEST_LABEL, min(_LONGEST_LABEL, width - 2 - len(shown.groups)))
         labels = [_cut(fold(nodes), room) for nodes in shown.groups]
         widest = max(map(len, labels))
-        yield _LEGEND
+        yield _CARRIED if of_rates else _REACHED
         for label, row in zip(labels, shown.cells, strict=True):
             yield f" {label:>{widest}} {row}".rstrip()
 
@@ -56,7 +60,10 @@ class Matrix:
         return cls(tuple(names), tuple(rows)) if len(rows) == len(names) == len(groups) else None
 
 
-_SIGNS = frozenset(".?#123456789 ")
+_SHADES = ".123456789#"
+_SIGNS = frozenset(f"{_SHADES}? ")
+_AS_USUAL = 0.5
+"""Of the usual rate: less is a number in the picture. Rates of busy hosts differ by some tenths."""
 
 
 def matrix(pairs: Pairs) -> Matrix | None:
@@ -73,6 +80,22 @@ def matrix(pairs: Pairs) -> Matrix | None:
     groups = sorted(_alike(rows, columns), key=lambda group: min(natural(names[place]) for place in group))
     cells = tuple("".join(_sign(source, target, failed, pairs.tried) for target in groups) for source in groups)
     return Matrix(tuple(tuple(sorted((names[p] for p in group), key=natural)) for group in groups), cells)
+
+
+def rate_matrix(subject: Subject, usual: float) -> Matrix | None:
+    """The picture of what every link carries, a row and a column a node; None where all of them carry about `usual`."""
+    if subject.measured is None or usual <= 0:
+        return None
+    signs: dict[tuple[str, str], str] = {}
+    for one in subject.measured.links:
+        rate = one.bytes_per_second
+        sign = "#" if rate is None else _shade(max(0.0, 1 - rate / usual)) if rate < _AS_USUAL * usual else "."
+        signs[one.source, one.target] = max(signs.get((one.source, one.target), "."), sign, key=_SHADES.index)
+    if not set(signs.values()) - {"."}:
+        return None
+    names = [node for node in subject.nodes if any(node in pair for pair in signs)]
+    cells = ("".join(" " if a == b else signs.get((a, b), "?") for b in names) for a in names)
+    return Matrix(tuple((name,) for name in names), tuple(cells))
 
 
 def _alike(rows: Sequence[set[int]], columns: Sequence[set[int]]) -> Iterator[list[int]]:

@@ -23,6 +23,8 @@ def table(judgement: Judgement) -> list[str]:
     lines = [line for one in judgement.reported for line in finding(one)]
     if judgement.matrix is not None:
         lines += judgement.matrix.lines(WIDTH)
+    if judgement.rates is not None:
+        lines += judgement.rates.lines(WIDTH, of_rates=True)
     return [*lines, *_not_seen(judgement), *_nodes(judgement)]
 
 

@@ -29,6 +29,8 @@ class Case:
     wanted: dict[str, Any] | None = None
     also: Callable[[Cluster, str], str] | None = None
     """Another node that the finding names: none of the two is to blame more."""
+    all_nodes: bool = False
+    """Whether all are named."""
 
 
 def put(place: str, value: Any) -> Change:

@@ -6,12 +6,13 @@ import pytest
 
 from allranks.preflight.catalogue import CHECKS
 from allranks.preflight.folding import natural
-from allranks.preflight.judge import judge
+from allranks.preflight.judge import Policy, judge
 from tests.simulated_nodes import healthy
-from tests.unit.preflight import cases, fabric_cases
+from tests.unit.preflight import cases, fabric_cases, measured_cases
 
 SEEDS = 3
-CASES = [*cases.CASES, *fabric_cases.CASES]
+CASES = [*cases.CASES, *fabric_cases.CASES, *measured_cases.CASES]
+WHOLE = Policy(quick=False)
 STATE = {"error": "failed", "warning": "warned", "note": "noted"}
 NUMBERED = [pytest.param(case, number, id=f"{case.check}-{number}") for number, case in enumerate(CASES)]
 
@@ -32,10 +33,11 @@ def test_a_fault_is_found_and_names_its_node_only(case, number):
 def fault_is_found(case, seed):
     cluster, node = cluster_for(case, seed)
     case.fault(cluster, node)
-    judged = judge(cluster.subject())
+    judged = judge(cluster.subject(), WHOLE)
     worse = [one for one in judged.reported if one.state in ("failed", "warned")]
     mine = [one for one in judged.reported if one.finding.code == case.check]
     named = tuple(sorted({node, case.also(cluster, node)} if case.also else {node}, key=natural))
+    named = tuple(sorted(cluster.nodes, key=natural)) if case.all_nodes else named
     assert [(one.nodes, one.state) for one in mine] == [(named, STATE[case.severity])], judged.reported
     assert case.found in mine[0].finding.what
     assert mine[0].finding.remedy
@@ -53,7 +55,7 @@ def test_what_is_nearly_a_fault_passes(case, number):
 def near_miss_passes(case, seed):
     cluster, node = cluster_for(case, seed)
     case.near_miss(cluster, node)
-    judged = judge(cluster.subject())
+    judged = judge(cluster.subject(), WHOLE)
     assert judged.findings("failed", "warned") == []
     if case.severity == "note":
         assert case.check not in {finding.code for finding in judged.findings()}

@@ -16,6 +16,7 @@ from typing import Any
 
 from allranks import durable
 from allranks.cluster.account import NodeAccount
+from allranks.cluster.measure.values import Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.pairs import Unreached
 from allranks.cluster.probe import ProbeRequest, probe_this_node
@@ -103,6 +104,8 @@ class Preflight:
         self._wanted, self.policy, self._refusals = wanted, policy, refusals or Refusals()
         self.pairs: tuple[Sequence[Place], Sequence[tuple[int, Unreached]]] | None = None
         """Who did not reach whom, on node 0, once that has been tried."""
+        self.measured: Measurements | None = None
+        """What was measured, on node 0, where it was."""
         self.started = time.monotonic()
         self._deadline = self.started + request.seconds + _MARGIN_SECONDS
         self._probe = Beside(lambda: probe_this_node(request))
@@ -136,20 +139,34 @@ class Preflight:
         """Judge this node by itself."""
         return _judged(self, [socket.gethostname()], [self._handed_in(account)], None)
 
-    def together(self, rendezvous: Rendezvous, account: NodeAccount) -> Judged:
-        """Judge all nodes, on node 0, and hear what came of it. Raises RefusedError where a node is lost meanwhile."""
-        names = _names(rendezvous)
+    def together(
+        self, rendezvous: Rendezvous, account: NodeAccount, measure: Callable[[], Measurements] | None = None
+    ) -> Judged:
+        """Judge all nodes, on node 0, and hear what came of it. Raises RefusedError where a node is lost meanwhile.
+
+        Where nothing refuses the run, all nodes `measure`, if that is given, and are judged again.
+        """
+        names = node_names(rendezvous)
         clocks = _clocks(rendezvous, names)
+        handed_in: list[Sequence[Any]] = []
         kept: list[Judged] = []
 
         def decide(said: Sequence[Any]) -> object:
-            own = _judged(self, names, said, clocks)
-            kept.append(own)
-            others = own if rendezvous.hidden is None else _with_marks(own, self, names, said, rendezvous.hidden)
-            return others.to_message()
+            handed_in[:] = handed_in or [said]
+            own = _judged(self, names, handed_in[0], clocks)
+            kept[:] = [own]
+            hidden = rendezvous.hidden
+            return (own if hidden is None else _with_marks(own, self, names, handed_in[0], hidden)).to_message()
 
-        answer = rendezvous.round("preflight", self._handed_in(account), _ROUND_SECONDS, decide=decide)
-        return kept[0] if kept else Judged.from_message(answer)
+        def judged(name: str, said: object) -> Judged:
+            answer = rendezvous.round(name, said, _ROUND_SECONDS, decide=decide)
+            return kept[0] if kept else Judged.from_message(answer)
+
+        first = judged("preflight", self._handed_in(account))
+        if measure is None or first.is_refused:
+            return first
+        self.measured = measure()
+        return judged("preflight: measured", None)
 
     def _handed_in(self, account: NodeAccount) -> dict[str, Any]:
         report = self.report()
@@ -255,10 +272,11 @@ def _subject(
         refusals=refusals,
         num_processes=num_processes,
         have_met=True,
+        measured=preflight.measured,
     )
 
 
-def _names(rendezvous: Rendezvous) -> list[str]:
+def node_names(rendezvous: Rendezvous) -> list[str]:
     """By node rank: host names, or what tells apart those that share one."""
     hosts = [node.host for node in rendezvous.nodes]
     return [host if hosts.count(host) == 1 else node.name for node, host in zip(rendezvous.nodes, hosts, strict=True)]

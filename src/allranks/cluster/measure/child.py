@@ -1,0 +1,126 @@
+"""The program that measures one device, and the collectives between all of them: it may hang or die without harm.
+
+It reads one line of JSON, a `Request`, and writes a line as soon as it knows something. Whoever started it kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+REPEATS = 5
+"""Of each measurement; the median counts, and a first one that warms up does not."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """`rank` of `world_size` over all nodes; with `port` 0 there are no collectives. `sizes` are bytes of float32."""
+
+    device: str
+    local_rank: int = 0
+    rank: int = 0
+    world_size: int = 1
+    address: str = ""
+    port: int = 0
+    backend: str = "gloo"
+    seconds: float = 30.0
+    sizes: Sequence[int] = field(default_factory=tuple)
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+def main() -> None:
+    request = Request(**json.loads(sys.stdin.readline()))
+    import torch
+
+    device = torch.device(request.device, request.local_rank) if request.device == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    _tell(matmul_flops=_matmul(device), copy_bytes_per_second=_copy(device))
+    if request.port:
+        _collectives(request, device)
+    _tell(done=True)
+
+
+def _tell(**known: Any) -> None:
+    print(json.dumps(known), flush=True)
+
+
+def _matmul(device: Any) -> float:
+    """Floating-point operations per second of a matmul, as models use it there."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    size = 8192 if on_gpu else 768
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32) for _ in "ab")
+    return 2 * size**3 / _median_seconds(lambda: a @ b, device)
+
+
+def _copy(device: Any) -> float:
+    """Bytes per second that memory takes and gives, reads and writes together."""
+    import torch
+
+    num_bytes = 2**30 if device.type == "cuda" else 2**26
+    source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * num_bytes / _median_seconds(lambda: target.copy_(source), device)
+
+
+def _median_seconds(work: Callable[[], Any], device: Any) -> float:
+    import torch
+
+    times = []
+    for _ in range(REPEATS + 1):
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begun)
+    return max(statistics.median(times[1:]), 1e-9)
+
+
+def _collectives(request: Request, device: Any) -> None:
+    """All-reduces of every size, in a process group that gives up by itself."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group(
+        request.backend,
+        init_method=f"tcp://{_host(request.address)}:{request.port}",
+        rank=request.rank,
+        world_size=request.world_size,
+        timeout=timedelta(seconds=request.seconds),
+    )
+    _tell(joined=True)
+    for num_bytes in request.sizes:
+        values = torch.empty(num_bytes // 4, device=device)
+        wanted = float(request.world_size * (request.world_size + 1) // 2)
+        right = True
+        times = []
+        for _ in range(REPEATS):
+            values.fill_(request.rank + 1)
+            dist.barrier()
+            begun = time.perf_counter()
+            dist.all_reduce(values)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - begun)
+            right = right and bool((values == wanted).all())
+        _tell(num_bytes=num_bytes, seconds=statistics.median(times[1:]), right=right)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""What links and devices do against what their peers do: rates differ by some percent, so only much less counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from allranks.cluster.measure.children import DeviceMeasured
+from allranks.cluster.measure.values import Link, Measurements
+from allranks.listing import few, si_bytes
+from allranks.preflight.check import Answer, Check, Severity, Subject, found, ok, skipped, unknown
+from allranks.preflight.folding import fold
+from allranks.preflight.looking import NO_REPORT
+from allranks.preflight.usual import usual_latency, usual_rate
+
+# A link's share of the usual rate. Shared switches and busy hosts have been seen to halve a rate for a second.
+_WARNED_SHARE, _REFUSED_SHARE = 0.4, 0.2
+# TCP through one kernel does not fill faster cards: beyond it nothing is expected.
+_EXPECTED_MBITS = 10_000
+_WARNED_OF_SPEED, _REFUSED_OF_SPEED = 0.4, 0.2
+_SLOWER_ANSWER, _MORE_SECONDS = 10.0, 0.002
+# Of the median of all devices. Cores are shared, by other programs and by threads; GPUs are not.
+_GPU_SHARE, _CPU_SHARE = 0.8, 0.3
+_FEWEST_PEERS = 2
+
+
+def _not_measured(subject: Subject) -> list[Answer] | None:
+    """Why there is nothing to look at, or None."""
+    if subject.measured is None:
+        return [skipped(subject.nodes, "it was not measured")]
+    if subject.measured.skipped:
+        return [skipped(subject.nodes, subject.measured.skipped)]
+    return None
+
+
+def _bandwidth(subject: Subject) -> list[Answer]:
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    assert subject.measured is not None
+    links = subject.measured.links
+    if not links:
+        return [skipped(subject.nodes, "there is no other node")]
+    answers = [
+        found((one.source, one.target), f"from {one.source} to {one.target} nothing could be measured: {one.failed}")
+        for one in links
+        if one.failed
+    ]
+    rates = {one: one.bytes_per_second for one in links if one.bytes_per_second is not None}
+    expected = _expected(subject, rates)
+    shares = {one: (rate / usual if usual else 1.0) for one, rate in rates.items() if (usual := expected(one)) or True}
+    slow = {one: share for one, share in shares.items() if share < _WARNED_SHARE}
+    blamed = _slow_nodes(subject.nodes, shares, slow)
+    for node, own in blamed.items():
+        worst = min(slow[one] for one in own)
+        told = few([_told(one, rates[one], expected(one)) for one in own], 3, between="; ")
+        text = f"every link that was measured of it is slow: {told}"
+        answers.append(found(node, text, severity=_severity(worst)))
+    for one in slow:
+        if one.source not in blamed and one.target not in blamed:
+            answers.append(
+                found((one.source, one.target), _told(one, rates[one], expected(one)), severity=_severity(slow[one]))
+            )
+    answers += _not_known(subject, {node for one in links for node in (one.source, one.target)})
+    return _rest_is_well(subject, answers)
+
+
+def _expected(subject: Subject, rates: Mapping[Link, float]) -> Callable[[Link], float]:
+    """What a link should carry: as much as most do, and something like what its interfaces say."""
+    of_all = usual_rate(len(subject.nodes), list(rates.values()))
+    speeds = {
+        (node, nic.name): nic.speed_mbits
+        for node, report in subject.reported
+        for nic in report.interfaces or ()
+        if nic.speed_mbits and nic.kind not in ("veth", "virtual", "bridge", "loopback")
+    }
+
+    def of(link: Link) -> float:
+        known = [speed for (node, name), speed in speeds.items() if node == link.source and name == link.interface]
+        own = min([*known, _EXPECTED_MBITS]) * 1e6 / 8 if known else 0.0
+        # Below the interface's own speed all links may be; then most tell nothing.
+        return max(of_all, own)
+
+    return of
+
+
+def _slow_nodes(nodes: Sequence[str], known: Mapping[Link, float], slow: Mapping[Link, float]) -> dict[str, list[Link]]:
+    """Nodes of which every pair is slow, in one direction at least, while each partner has a pair that is not."""
+    pairs: dict[str, dict[str, bool]] = {node: {} for node in nodes}
+    for link in known:
+        for a, b in ((link.source, link.target), (link.target, link.source)):
+            if a in pairs:
+                pairs[a][b] = pairs[a].get(b, False) or link in slow
+    quick = {node for node, of in pairs.items() if not all(of.values())}
+    return {
+        node: [link for link in slow if node in (link.source, link.target)]
+        for node, of in pairs.items()
+        if len(of) >= _FEWEST_PEERS and all(of.values()) and quick.issuperset(of)
+    }
+
+
+def _told(link: Link, rate: float, usual: float) -> str:
+    on = f" ({link.interface})" if link.interface else ""
+    return (
+        f"from {link.source} to {link.target}{on} {_rate(rate)} come through, {rate / usual:.0%} of the "
+        f"{_rate(usual)} that are usual here"
+    )
+
+
+def _severity(share: float) -> Severity:
+    return "error" if share < _REFUSED_SHARE else "warning"
+
+
+def _latency(subject: Subject) -> list[Answer]:
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    assert subject.measured is not None
+    known = {one: one.latency_seconds for one in subject.measured.links if one.latency_seconds is not None}
+    if not known:
+        return [skipped(subject.nodes, "there is no other node")]
+    if len(known) <= _FEWEST_PEERS:
+        return [skipped(subject.nodes, "there is no other pair of nodes to compare with")]
+    usual = usual_latency(len(subject.nodes), list(known.values()))
+    slow = {
+        one: seconds
+        for one, seconds in known.items()
+        if seconds > _SLOWER_ANSWER * usual and seconds - usual > _MORE_SECONDS
+    }
+    told = {one: f"from {one.source} to {one.target} a message takes {_time(seconds)}" for one, seconds in slow.items()}
+    blamed = _slow_nodes(subject.nodes, known, slow)
+    answers = [
+        found(node, f"{few([told[one] for one in own], 3, between='; ')}, where {_time(usual)} are usual")
+        for node, own in blamed.items()
+    ]
+    answers += [
+        found((one.source, one.target), f"{told[one]}, where {_time(usual)} are usual")
+        for one in slow
+        if one.source not in blamed and one.target not in blamed
+    ]
+    answers += _not_known(subject, {node for one in known for node in (one.source, one.target)})
+    return _rest_is_well(subject, answers)
+
+
+def _devices(subject: Subject, name: str, get: Callable[[DeviceMeasured], float | None], unit: str) -> list[Answer]:
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    assert subject.measured is not None
+    of = subject.measured.devices
+    if not any(of.values()):
+        return [skipped(subject.nodes, "it was not measured")]
+    rates = [rate for devices in of.values() for one in devices if (rate := get(one)) is not None]
+    usual = median(rates) if len(rates) > 1 else None
+    answers: list[Answer] = []
+    for node in subject.nodes:
+        devices = of.get(node) or ()
+        if not devices:
+            answers.append(unknown(node, NO_REPORT))
+        for one in devices:
+            rate = get(one)
+            share = _GPU_SHARE if one.device.startswith("cuda") else _CPU_SHARE
+            if rate is None:
+                answers.append(unknown(node, f"{one.device}: {one.failed or 'it said nothing of it'}"))
+            elif usual is None:
+                answers.append(skipped(node, "there is no other device to compare with"))
+            elif rate < share * usual:
+                what = f"{one.device} (rank {one.rank}): {name} at {_scaled(rate, unit)}"
+                answers.append(found(node, f"{what}, {rate / usual:.0%} of what is usual here"))
+    return _rest_is_well(subject, answers)
+
+
+def _matmul(subject: Subject) -> list[Answer]:
+    return _devices(subject, "a matmul runs", lambda one: one.matmul_flops, "FLOP/s")
+
+
+def _copy(subject: Subject) -> list[Answer]:
+    return _devices(subject, "memory is copied", lambda one: one.copy_bytes_per_second, "B/s")
+
+
+def _all_reduce(subject: Subject) -> list[Answer]:
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    measured = subject.measured
+    assert measured is not None
+    if not measured.world_size:
+        return [skipped(subject.nodes, "no all-reduce was made: there is one rank only, or very many")]
+    answers: list[Answer] = []
+    lame = {node for node in subject.nodes for one in measured.devices.get(node) or () if one.matmul_flops is None}
+    for node in subject.nodes:
+        devices = measured.devices.get(node) or ()
+        if not devices:
+            answers.append(unknown(node, NO_REPORT))
+        for one in devices:
+            who = f"rank {one.rank} ({one.device})"
+            if wrong := next((each for each in one.all_reduces if not each.right), None):
+                size = si_bytes(wrong.num_bytes, 0, "B")
+                answers.append(found(node, f"{who}: an all-reduce of {size} gave a wrong sum"))
+            elif one.done:
+                continue
+            elif lame and node not in lame:  # who never came keeps all others waiting, and alone is to blame
+                answers.append(unknown(node, f"it waited for {fold(lame)}"))
+            elif one.joined:
+                answers.append(found(node, f"{who} joined, and did not come through the all-reduces: {one.failed}"))
+            else:
+                answers.append(found(node, f"{who} did not join the process group: {one.failed}"))
+    return _rest_is_well(subject, answers)
+
+
+def _figures(subject: Subject) -> list[Answer]:
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    measured = subject.measured
+    assert measured is not None
+    parts = []
+    rates = [one.bytes_per_second for one in measured.links if one.bytes_per_second is not None]
+    if rates:
+        parts.append(f"links carry {_rate(median(rates))} ({_rate(min(rates))} to {_rate(max(rates))})")
+    if latencies := [one.latency_seconds for one in measured.links if one.latency_seconds is not None]:
+        parts.append(f"a message takes {_time(median(latencies))} (up to {_time(max(latencies))})")
+    devices = [one for of in measured.devices.values() for one in of]
+    if matmuls := [one.matmul_flops for one in devices if one.matmul_flops is not None]:
+        parts.append(f"a matmul runs at {_scaled(median(matmuls), 'FLOP/s')}")
+    if made := [one.all_reduces[-1] for one in devices if one.all_reduces]:
+        slowest = max(made, key=lambda one: one.seconds)
+        bus = _rate(slowest.bus_bytes_per_second(measured.world_size))
+        size = si_bytes(slowest.num_bytes, 0, "B")
+        parts.append(f"an all-reduce of {size} over {measured.world_size} ranks takes {_time(slowest.seconds)} ({bus})")
+    if not parts:
+        return [skipped(subject.nodes, "nothing was measured")]
+    return [found(subject.nodes, "; ".join([*parts, *filter(None, [_told_share(measured)])]))]
+
+
+def _step(subject: Subject) -> list[Answer]:
+    """What the bytes of a step cost over these links."""
+    if (nothing := _not_measured(subject)) is not None:
+        return nothing
+    measured = subject.measured
+    assert measured is not None
+    rates = [one.bytes_per_second for one in measured.links if one.bytes_per_second]
+    if not rates:
+        return [skipped(subject.nodes, "no link was measured")]
+    if not measured.crossing_bytes:
+        return [skipped(subject.nodes, "no run here has counted yet what a step of this config sends between nodes")]
+    seconds = measured.crossing_bytes / min(rates)
+    text = (
+        f"a step of this config takes {_time(seconds)} for the {si_bytes(measured.crossing_bytes, 1, 'B')} that a node "
+        f"sends to others, over the slowest link ({_rate(min(rates))} by TCP)"
+    )
+    if measured.step_seconds:
+        text += f"; the steps of the run before took {_time(measured.step_seconds)} in the median"
+    return [found(subject.nodes, text)]
+
+
+def _not_known(subject: Subject, measured: set[str]) -> list[Answer]:
+    missing = [node for node in subject.nodes if node not in measured]
+    return [unknown(missing, "it was measured with no other node")] if missing else []
+
+
+def _rest_is_well(subject: Subject, answers: list[Answer]) -> list[Answer]:
+    said = {node for answer in answers for node in answer.nodes}
+    fine = [node for node in subject.nodes if node not in said]
+    return [*answers, ok(*fine)] if fine else answers
+
+
+def _rate(bytes_per_second: float) -> str:
+    """As networks are sold."""
+    bits = 8 * bytes_per_second
+    for size, unit in ((1e9, "Gbit/s"), (1e6, "Mbit/s")):
+        if bits >= size:
+            return f"{bits / size:.3g} {unit}"
+    return f"{bits / 1e3:.3g} kbit/s"
+
+
+def _scaled(rate: float, unit: str) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if rate >= size:
+            return f"{rate / size:.3g} {letter}{unit}"
+    return f"{rate:.3g} {unit}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def _told_share(measured: Measurements) -> str:
+    """How much of the network was looked at, where it was not all of it."""
+    if measured.share_seen >= 1 or measured.skipped:
+        return ""
+    return (
+        f"each node was measured with two others ({measured.share_seen:.1%} of all links): a slow node is found for "
+        "certain, a slow link between two nodes only if those were paired"
+    )
+
+
+_CABLES = "Look at the cables, the switch's ports and their error counters, and at what else uses the link"
+_RETRIED = "What was slow is measured a second time, and its better time counts. "
+CHECKS = (
+    Check(
+        "measured.bandwidth",
+        "How much TCP carries between the nodes, in each direction, over the interface that ranks use",
+        "Every collective goes at the pace of its slowest link: one bad cable slows all ranks.",
+        _CABLES,
+        "error",
+        _RETRIED + "A link is held against what most carry, and against its interface's own speed, of which 10 Gbit/s "
+        "are expected at most: below 40 % warns, below 20 % is an error. A node is named where all its links are slow "
+        "and those of its partners are not. Virtual interfaces' speeds are not believed.",
+        _bandwidth,
+        quick=False,
+    ),
+    Check(
+        "measured.latency",
+        "How long a small message takes between the nodes",
+        "Small collectives, such as those of the gradient's norm, wait for it in every step.",
+        _CABLES,
+        "warning",
+        _RETRIED
+        + "Ten times what is usual among the nodes, and 2 ms more; with two nodes there is nothing to compare.",
+        _latency,
+        quick=False,
+    ),
+    Check(
+        "measured.matmul",
+        "How fast each GPU (without GPUs: each node) multiplies matrices",
+        "All ranks wait in every step for the slowest device.",
+        "Look at its clocks, temperature and power (nvidia-smi -q -d PERFORMANCE), and at what else runs there",
+        "warning",
+        "Against the median of all devices: a GPU below 80 %, a CPU, whose cores others may use, below 30 %.",
+        _matmul,
+        quick=False,
+        recorded=True,
+    ),
+    Check(
+        "measured.copy",
+        "How fast each GPU (without GPUs: each node) copies its memory",
+        "Most of a step that is no matmul is bound by memory.",
+        "Look at the device's memory clocks and ECC counters, and at what else runs there",
+        "warning",
+        "As of measured.matmul.",
+        _copy,
+        quick=False,
+        recorded=True,
+    ),
+    Check(
+        "measured.all-reduce",
+        "Whether all ranks come together in a process group (gloo, or NCCL on GPUs) and get the right sums",
+        "It is what training does: what ports, adapters and drivers promise is proved by it alone.",
+        "Read the words of the rank that is named; NCCL_DEBUG=INFO shows more of them",
+        "error",
+        "Each rank is a process of its own with 60 s to meet the others, after PyTorch has started. Where a rank's "
+        "device failed before, only its node is named.",
+        _all_reduce,
+        quick=False,
+    ),
+    Check(
+        "measured.step",
+        "What the bytes that a step of this config sends between nodes cost over the slowest link",
+        "A strategy that sends much is slow over a slow network, however fast the GPUs are.",
+        "If that is much of a step: a strategy that sends less (ZeRO-2 or reshard_after_forward: false in place of "
+        "ZeRO-3, HSDP with dp_shard_size of one node, LoRA), or a larger gradient_accumulation_steps",
+        "note",
+        "A note. The bytes are those that an earlier run in this output_dir has counted; without one it is skipped.",
+        _step,
+        quick=False,
+    ),
+    Check(
+        "measured.figures",
+        "What was measured, in one line",
+        "For comparing with what the machines are sold as.",
+        "Nothing is to be done",
+        "note",
+        "A note.",
+        _figures,
+        quick=False,
+    ),
+)

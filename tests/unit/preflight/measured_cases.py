@@ -1,0 +1,83 @@
+"""What the checks of measurements must find, and what is nearly that and must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from allranks.cluster.measure.children import AllReduce, DeviceMeasured
+from allranks.cluster.measure.values import Link
+from tests.simulated_nodes import Cluster
+from tests.unit.preflight.cases import Case, Change
+
+
+def links(change: Callable[[Link, str], Link]) -> Change:
+    """Change every link of the node."""
+
+    def apply(cluster: Cluster, node: str) -> None:
+        measured = cluster.have_measured()
+        changed = [change(one, node) if node in (one.source, one.target) else one for one in measured.links]
+        cluster.measured = replace(measured, links=changed)
+
+    return apply
+
+
+def slower(share: float) -> Change:
+    return links(lambda link, node: replace(link, bytes_per_second=share * link.bytes_per_second))
+
+
+def device(change: Callable[[DeviceMeasured], None]) -> Change:
+    """Change the node's first device."""
+
+    def apply(cluster: Cluster, node: str) -> None:
+        change(cluster.have_measured().devices[node][0])
+
+    return apply
+
+
+def scaled(name: str, share: float) -> Change:
+    return device(lambda one: setattr(one, name, share * getattr(one, name)))
+
+
+def wrong_sum(one: DeviceMeasured) -> None:
+    one.all_reduces[-1] = replace(one.all_reduces[-1], right=False)
+
+
+def never_joined(one: DeviceMeasured) -> None:
+    one.joined, one.done, one.all_reduces, one.failed = False, False, [], "RuntimeError: no route to host"
+
+
+def slow_sum(one: DeviceMeasured) -> None:
+    one.all_reduces[-1] = AllReduce(2**25, 3.0, True)
+
+
+def counted(num_bytes: float | None) -> Change:
+    def apply(cluster: Cluster, node: str) -> None:
+        cluster.measured = replace(cluster.have_measured(), crossing_bytes=num_bytes, step_seconds=2.0)
+
+    return apply
+
+
+def not_measured(cluster: Cluster, node: str) -> None:
+    cluster.measured = None
+
+
+CASES = [
+    Case("measured.bandwidth", "cpu", slower(0.1), slower(0.6), "every link that was measured of it is slow"),
+    Case("measured.bandwidth", "ethernet", slower(0.3), slower(0.6), "come through", "warning"),
+    Case(
+        "measured.latency",
+        "cpu",
+        links(lambda link, node: replace(link, latency_seconds=0.02)),
+        links(lambda link, node: replace(link, latency_seconds=0.001)),
+        "a message takes 20 ms",
+        "warning",
+    ),
+    Case("measured.matmul", "cpu", scaled("matmul_flops", 0.15), scaled("matmul_flops", 0.6), "matmul runs", "warning"),
+    Case("measured.matmul", "ethernet", scaled("matmul_flops", 0.7), scaled("matmul_flops", 0.9), "cuda:0", "warning"),
+    Case("measured.copy", "ethernet", scaled("copy_bytes_per_second", 0.5), not_measured, "is copied", "warning"),
+    Case("measured.all-reduce", "cpu", device(wrong_sum), device(slow_sum), "gave a wrong sum"),
+    Case("measured.all-reduce", "ethernet", device(never_joined), not_measured, "no route to host"),
+    Case("measured.step", "cpu", counted(1e9), counted(None), "took 2 s in the median", "note", all_nodes=True),
+    Case("measured.figures", "cpu", device(slow_sum), not_measured, "links carry", "note", all_nodes=True),
+]
