@@ -73,7 +73,7 @@ def overdue(table: LiveTable, limits: Limits, now: float) -> list[Finding]:
     held = [one for one in alive if one.rank.process_state in _HELD]
     behind = [one for one in alive if one.place == last < furthest]
     missing = held or behind
-    shown = missing or late
+    shown = missing or alive  # all are at one place then
     has = "has" if len(shown) == 1 else "have"
     what = f"{_named(shown)} {has} been {shown[0].where} for {max(one.seconds for one in shown):.0f} s"
     limit = f"longer than hang_timeout allows ({late[0].key}: {late[0].limit(limits):.0f} s)"
@@ -86,7 +86,7 @@ def overdue(table: LiveTable, limits: Limits, now: float) -> list[Finding]:
         what += f": {_named(waiting)} {waits} for that, {waiting[0].where} for {waiting[0].seconds:.0f} s"
         what += "" if any(one in late for one in shown) else f", {limit}"
     first = shown[0]
-    who = Who(first.node.node, first.rank.rank, first.node.host or None)
+    who = Who(first.node.node, first.rank.rank, first.node.host or None) if missing or len(alive) == 1 else Who()
     remedy = f"if it is only slow, set hang_timeout: {{{late[0].key}: SECONDS}} in the config"
     return [Finding(causes.HANG, what, who=who, remedy=remedy, known_at=table.nodes[0].node)]
 

@@ -13,6 +13,8 @@ from allranks.observe.events import CheckpointEvent, EvalEvent, Event, ExitEvent
 TRAIN, EVALUATION, CHECKPOINT, EXPORT, DONE = "train", "evaluation", "checkpoint", "export", "done"
 # Steps that the speed shown is of, and that the usual time of a step is the median of.
 _SPEED_STEPS, _MEDIAN_STEPS = 10, 50
+# Steps that a rank's own work is the median of, and that must be known before it says anything.
+_WORK_STEPS, _FEWEST_WORK_STEPS = 10, 5
 
 
 class RankProgress:
@@ -24,6 +26,7 @@ class RankProgress:
         self._full_speed: float | None = None
         self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_STEPS)  # tokens, seconds
         self._seconds: deque[float] = deque(maxlen=_MEDIAN_STEPS)
+        self._work: deque[float] = deque(maxlen=_WORK_STEPS)
         self._state = RankState(rank=rank)
 
     @property
@@ -58,6 +61,7 @@ class RankProgress:
             state = RankState(rank=state.rank, pid=event.pid, attempt=(state.attempt or 0) + 1)
             self._recent.clear()
             self._seconds.clear()
+            self._work.clear()
         self._full_speed = event.full_speed or self._full_speed
         self._state = replace(
             state, phase=event.phase, since=event.t, num_steps=event.num_steps or state.num_steps, exit_code=None
@@ -68,6 +72,9 @@ class RankProgress:
         self._seconds.append(event.seconds)
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
         speed = tokens / seconds if seconds > 0 else None
+        work = event.compute_seconds
+        if work is not None:
+            self._work.append(work)
         self._state = replace(
             self._state,
             phase=TRAIN,
@@ -79,5 +86,8 @@ class RankProgress:
             step_seconds=event.seconds,
             median_step_seconds=statistics.median(self._seconds),
             data_seconds=event.data_seconds,
+            compute_seconds=work,
+            wait_seconds=None if work is None else max(0.0, event.seconds - work),
+            median_compute_seconds=statistics.median(self._work) if len(self._work) >= _FEWEST_WORK_STEPS else None,
             memory_bytes=event.memory_bytes or None,
         )

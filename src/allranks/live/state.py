@@ -47,7 +47,7 @@ class RankState:
     compute_seconds: float | None = None
     """Of its own work, without what it waited in collectives for others."""
     wait_seconds: float | None = None
-    """It waited in collectives."""
+    """The rest of the step: it waited, for others or for data."""
     memory_bytes: int | None = None
     """Of its process, in the host's memory."""
     gpu_use: float | None = None
@@ -64,6 +64,8 @@ class RankState:
     """The run is to have."""
     median_step_seconds: float | None = None
     """Of the newest steps."""
+    median_compute_seconds: float | None = None
+    """Of its own work in the newest steps; None until there are enough."""
     mfu: float | None = None
     """Of all ranks together, from 0 to 1."""
     attempt: int | None = None

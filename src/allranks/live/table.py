@@ -19,7 +19,7 @@ def table_of_nodes(
     ended: LiveEnd | None = None,
 ) -> LiveTable:
     """What all nodes say together; the numbers of the whole are those of the lowest rank that has made a step."""
-    of_nodes = tuple(sorted(nodes, key=lambda node: (isinstance(node.node, str), node.node)))
+    of_nodes = _joined(nodes)
     table = LiveTable(run_id=run_id, t=t, nodes=of_nodes, stragglers=tuple(stragglers), overdue=tuple(overdue))
     ranks = table.ranks
     steps = [rank.step for rank in ranks if rank.step is not None]
@@ -40,6 +40,15 @@ def table_of_nodes(
         attempt=max((rank.attempt for rank in ranks if rank.attempt is not None), default=None),
         ended=ended,
     )
+
+
+def _joined(states: Iterable[NodeState]) -> tuple[NodeState, ...]:
+    """By node; what several processes say of the ranks of one node, each of its own, as one."""
+    nodes: dict[int | str, NodeState] = {}
+    for state in states:
+        before = nodes.get(state.node)
+        nodes[state.node] = state if before is None else replace(state, ranks=(*before.ranks, *state.ranks))
+    return tuple(nodes[node] for node in sorted(nodes, key=lambda name: (isinstance(name, str), name)))
 
 
 def at_our_clock(node: NodeState, now: float) -> NodeState:

@@ -81,6 +81,8 @@ class StepEvent(Event):
     """This rank waited for data."""
     gc_seconds: float = 0.0
     """This rank collected Python's garbage."""
+    compute_seconds: float | None = None
+    """This rank worked itself, without waiting for others; None where that is not known, as on a GPU."""
     router_loss: float | None = None
     """Of a mixture of experts, without its coefficient."""
 

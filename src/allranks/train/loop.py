@@ -25,6 +25,7 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
 from allranks.train.garbage import Garbage
+from allranks.train.own_work import OwnWork
 from allranks.train.proof import Proving
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
@@ -83,6 +84,7 @@ class Loop:
     full_speed: float | None = None
     traffic: TrafficCounter | None = None
     proof: Proving | None = None
+    own_work: OwnWork = field(default_factory=OwnWork)
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -132,6 +134,7 @@ def train(loop: Loop) -> TrainingEnd:
     with closing(steps), loop.garbage.held_back():
         for todo in steps:
             step = loop.step + 1
+            loop.own_work.begin()
             seed_step(loop.seed, step, plan.rank)
             if loop.traffic is not None:
                 loop.traffic.begin(step)
@@ -170,6 +173,7 @@ def train(loop: Loop) -> TrainingEnd:
                 "tokens": todo.plan.num_tokens,
                 "target_tokens": todo.plan.num_target_tokens,
                 "data_seconds": round(data_seconds, 6),
+                "compute_seconds": loop.own_work.end(),
                 "gc_seconds": round(loop.garbage.after_step(step), 6),
             }
             saved, save_failed = loop.checkpointer.progress

@@ -120,6 +120,13 @@ def test_a_table_joins_nodes_whose_clocks_differ() -> None:
     assert (table.step, table.num_steps, table.loss, table.eta_seconds) == (3, 10, 1.0, 14.0)
 
 
+def test_what_several_processes_say_of_one_node_is_one_node() -> None:
+    states = [NodeState(node=rank // 2, host="h", ranks=(RankState(rank=rank),)) for rank in (3, 0, 1, 2)]
+    table = table_of_nodes(RUN, 1.0, states)
+    assert [(node.node, len(node.ranks)) for node in table.nodes] == [(0, 2), (1, 2)]
+    assert [rank.rank for rank in table.ranks] == [0, 1, 2, 3]
+
+
 def test_a_run_without_a_table_is_read_from_its_events(run: RunDir) -> None:
     with pytest.raises(FileNotFoundError):
         table_of(run)

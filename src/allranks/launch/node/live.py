@@ -87,7 +87,7 @@ class LiveNode:
         if state is not None and self._rendezvous is not None:
             self._rendezvous.tell(STATE, state.to_message())
         if self._keeper is not None:
-            self._keeper.look([] if self._rendezvous is not None or state is None else [state])
+            self._keeper.look({} if self._rendezvous is not None or state is None else {0: state})
 
 
 class _EachSecond(threading.Thread):

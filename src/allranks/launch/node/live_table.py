@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from allranks.findings import Finding, printed
@@ -12,6 +12,7 @@ from allranks.launch.peers import Peers
 from allranks.live.deadlines import Limits, overdue
 from allranks.live.live_file import LiveFile
 from allranks.live.state import LiveTable, NodeState
+from allranks.live.stragglers import Stragglers
 from allranks.live.table import at_our_clock, table_of_nodes
 
 STATE = "state"
@@ -21,22 +22,38 @@ STATE = "state"
 class LiveTableKeeper:
     """Keeps the newest state of each node, and in `hang` why the run is to end, once it hangs."""
 
-    def __init__(self, peers: Peers, *, limits: Limits | None, ends: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        *,
+        limits: Limits | None,
+        ends: bool,
+        say: Callable[[str], None],
+    ) -> None:
         self._peers, self._limits, self._ends, self._say = peers, limits, ends, say
         self.hang: Finding | None = None
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
+        self._stragglers = Stragglers()
         self._file = LiveFile(peers.node.run, say)
 
-    def look(self, own: Sequence[NodeState]) -> None:
-        """Take in what the nodes have said, or, where they do not meet, what this one says of itself."""
+    def look(self, own: Mapping[int, NodeState]) -> None:
+        """Take in what the nodes have said; where they do not meet, `own` has what has been heard since the last call,
+        by who said it."""
         now = time.time()
-        for node, state in [*((0, one) for one in own), *self._told()]:
+        for node, state in [*own.items(), *self._told()]:
             self._nodes[node] = at_our_clock(state, now)
         if not self._nodes:
             return
         table = table_of_nodes(self._peers.node.run_id, now, self._nodes.values(), overdue=self._overdue)
+        for line in self._stragglers.read(table):
+            self._say(line)
+        table = replace(table, stragglers=self._stragglers.found)
         self._file.write(self._with_overdue(table, now))
+
+    def forget(self) -> None:
+        """All ranks are started again: what was said of those before does not count."""
+        self._nodes, self._overdue = {}, ()
 
     def close(self) -> None:
         self._file.close()
@@ -53,17 +70,15 @@ class LiveTableKeeper:
 
     def _with_overdue(self, table: LiveTable, now: float) -> LiveTable:
         if self._limits is None or self.hang is not None:
-            return table
-        found = overdue(table, self._limits, now)
-        if found and not self._overdue:
-            self._hangs(found[0])
-        elif self._overdue and not found:
+            return replace(table, overdue=self._overdue)
+        before, self._overdue = self._overdue, tuple(overdue(table, self._limits, now))
+        if self._overdue and not before:
+            self._hangs(self._overdue[0])
+        elif before and not self._overdue:
             self._say("the ranks that seemed to hang go on")
-        self._overdue = tuple(found)
-        return table_of_nodes(table.run_id, table.t, table.nodes, overdue=found)
+        return replace(table, overdue=self._overdue)
 
     def _hangs(self, finding: Finding) -> None:
-        """Say so at once; what is to be looked at while it hangs is looked at before the run is ended."""
         if not self._ends:
             self._say(printed(finding))
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from allranks.findings import Finding
 
@@ -83,6 +84,8 @@ class Status:
     committed: int
     stopped: tuple[Finding, ...] = ()
     """Ranks of the newest attempt that do not run, as their workers saw them last."""
+    states: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """What the workers have said of their ranks since the last call (see live/state.py)."""
 
 
 @dataclass
@@ -100,11 +103,12 @@ class Coordinator:
     failures: dict[int, dict[int, str]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     stopped: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
+    states: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def begin(self, master_addr: str, master_port: int) -> None:
         """Ray has started a new group of workers, whose ranks meet at this address."""
         self.attempt += 1
-        self.placements, self.stopped = {}, {}
+        self.placements, self.stopped, self.states = {}, {}, {}
         self.num_reports, self.closed = 0, False
         self.spec = replace(self.spec, attempt=self.attempt, master_addr=master_addr, master_port=master_port)
 
@@ -112,8 +116,12 @@ class Coordinator:
         self.placements[rank] = placement
         return self.spec
 
-    def beat(self, rank: int, lines: list[str], stopped: tuple[Finding, ...] = ()) -> Command:
+    def beat(
+        self, rank: int, lines: list[str], stopped: tuple[Finding, ...] = (), state: Mapping[str, Any] | None = None
+    ) -> Command:
         self.stopped[rank] = stopped
+        if state is not None:
+            self.states[rank] = state
         self.lines = [*self.lines, *lines][-_MOST_LINES:]
         return Command(self.stopping, self.num_reports, self.closed)
 
@@ -141,6 +149,7 @@ class Coordinator:
 
     def status(self) -> Status:
         lines, self.lines = self.lines, []
+        states, self.states = self.states, {}
         failures = {attempt: dict(errors) for attempt, errors in self.failures.items()}
         return Status(
             self.attempt,
@@ -150,4 +159,5 @@ class Coordinator:
             lines,
             self.committed,
             tuple(one for _, of_rank in sorted(self.stopped.items()) for one in of_rank),
+            states,
         )

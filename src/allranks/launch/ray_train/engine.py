@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -29,6 +29,8 @@ from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.stopped_ranks import StoppedRanks
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine
+from allranks.live.collect import NodeCollector
+from allranks.live.gpu_use import GpuUse
 from allranks.observe import EventFollower, RunDir
 from allranks.observe.events import ErrorEvent, ExitEvent, PhaseEvent
 
@@ -60,6 +62,8 @@ class Engine:
                 stdout=subprocess.PIPE if rank == 0 else log,
                 stderr=subprocess.STDOUT,
             )
+        self._gpus = GpuUse() if count_gpus() else None
+        self._collector = NodeCollector(self.run, spec.run_id, placement.node_rank, self.host, gpus=self._gpus)
         self._watched = StoppedRanks(partial(self._describe, placement.node_rank))
         self._processes: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -74,6 +78,8 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._gpus is not None:
+            self._gpus.close()
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -97,6 +103,12 @@ class Engine:
             # Before it trains there is nothing to save, and it may be waiting for ranks that have ended.
             self._sent = signal.SIGTERM if self._is_training() else signal.SIGKILL
             self._process.send_signal(self._sent)
+
+    def state(self) -> dict[str, Any]:
+        """What this rank does now, as a message of its node's state."""
+        is_alive = self._processes and self._process.poll() is None
+        alive = {self.rank: self._processes[0]} if is_alive else {}
+        return self._collector.collect(alive, os.getpid()).to_message()
 
     def stopped(self) -> tuple[Finding, ...]:
         """That this rank does not run, as far as a look now and those before tell. Once it was asked to stop, it is let

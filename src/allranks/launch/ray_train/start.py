@@ -21,10 +21,12 @@ from allranks.errors import AllranksError, UsageError
 from allranks.launch.certificate import Starts, compare, parts_now
 from allranks.launch.describe import resume_line, strategy_name
 from allranks.launch.manifest import make_manifest, write_manifest
+from allranks.launch.node.live_table import LiveTableKeeper
 from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
 from allranks.launch.node.this_node import Node, give_up_locks, this_node
+from allranks.launch.peers import Peers
 from allranks.launch.ray_train.cluster import Cluster, connected, require_ray
 from allranks.launch.ray_train.coordinator import NAMESPACE, Coordinator, RankSpec, Status, coordinator_name
 from allranks.launch.ray_train.fit import fit
@@ -39,6 +41,8 @@ from allranks.launch.spec.program import engine
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import Stopped, stop_at_once
 from allranks.listing import few
+from allranks.live.deadlines import limits_of
+from allranks.live.live_file import write_end
 from allranks.observe import say
 
 
@@ -91,6 +95,7 @@ def start_ray(
         verdict = stopped_training(node.run, node.run_id, node.name, stop.received)
     else:
         verdict = conclude(watched, cfg, node.run)
+        write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
     finally:
         kill_leftovers(node.run_id, but=os.getpid())
         give_up_locks(node)
@@ -136,6 +141,12 @@ class _Start:
             master_port=self.options.master_port,
         )
         received: list[Any] = []
+        keeper = LiveTableKeeper(
+            Peers(self.node),
+            limits=limits_of(cfg),
+            ends=cfg.live.on_hang == "end",
+            say=say,
+        )
         try:
             with remember_signals(received):
                 watch = Watch(
@@ -146,6 +157,7 @@ class _Start:
                     start_timeout=settings.ray_start_timeout,
                     grace=self.options.grace_seconds,
                     on_start=self._record,
+                    keeper=keeper,
                 )
                 watched = watch.until_end(_here(fit, max_retries=0).remote(plan))
             ray.kill(coordinator)  # else it stays for some moments after this process
@@ -155,6 +167,8 @@ class _Start:
                 f"lost {self.cluster.name}, and the ranks with it: {type(error).__name__}: {error}\n"
                 f"  what is saved is in {run.checkpoints}"
             ) from error
+        finally:
+            keeper.close()
 
     def _spec(self, wanted: Demand, ray_directory: Path) -> RankSpec:
         text = f"# {self.cfg.source}, resolved; the ranks of this node read it\n{self.cfg.yaml()}"

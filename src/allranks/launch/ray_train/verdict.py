@@ -29,6 +29,8 @@ def conclude(watched: Watched, cfg: RunConfig, run: RunDir) -> Verdict:
     if watched.killed:
         code = INTERRUPTED if watched.signal == signal.SIGINT else FAILED
         return failed(code, not_stopped_in_time(_DRIVER), left)
+    if watched.hang is not None:
+        return failed(FAILED, watched.hang, left)
     if watched.stopped:
         return failed(FAILED, Finding(causes.NODE_ERROR, watched.stopped), left)
     if final := next((end for end in watched.exits if end.code in FINAL_CODES), None):

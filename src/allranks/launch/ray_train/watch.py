@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -13,16 +14,19 @@ from allranks.doctor import causes
 from allranks.doctor.ranks import code_of_signal
 from allranks.exit_codes import DONE, PREEMPTED
 from allranks.findings import Finding, Who
+from allranks.launch.node.live_table import LiveTableKeeper
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.plan import Fitted
 from allranks.launch.ray_train.resources import Demand, shortage
 from allranks.launch.ray_train.worker import LONGEST_MESSAGE, described
 from allranks.launch.stopped_ranks import StoppedRanks
+from allranks.live.state import NodeState
 from allranks.observe import say
 
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 30.0
+_LOOK_SECONDS = 1.0  # at the table of all ranks
 # The coordinator is on this machine: it has never been seen to take a second.
 _ANSWER_SECONDS = 60.0
 
@@ -33,6 +37,8 @@ class Watched:
 
     fitted: Fitted | None = None
     stopped: str = ""
+    hang: Finding | None = None
+    """Why it was ended, where its ranks did not go on."""
     signal: signal.Signals | None = None
     killed: bool = False
     exits: list[RankExit] = field(default_factory=list)
@@ -43,7 +49,7 @@ class Watched:
 @dataclass
 class Watch:
     """Watches one run. `received` are the signals to this process, as they come; `on_start` is called whenever all
-    ranks have started. Times are seconds."""
+    ranks have started; `keeper` is given what they do. Times are seconds."""
 
     coordinator: Any
     cluster: Cluster
@@ -52,10 +58,13 @@ class Watch:
     start_timeout: float
     grace: float
     on_start: Callable[[Status], None]
+    keeper: LiveTableKeeper
     _watched: Watched = field(default_factory=Watched)
     _waiting_since: float = math.inf
     _reminded: float = 0.0
     _deadline: float = math.inf
+    _states: dict[int, NodeState] = field(default_factory=dict)
+    _next_look: float = 0.0
     _attempt_started: int = 0
     _attempt_failed: int = 0
     _stopped: StoppedRanks = field(default_factory=lambda: StoppedRanks(None))
@@ -77,6 +86,9 @@ class Watch:
                 return watched
             if self._waits_in_vain(status):
                 return watched
+            if self.keeper.hang is not None:
+                watched.hang = self.keeper.hang
+                return watched
 
     def _tell(self, status: Status) -> None:
         """Show what is new."""
@@ -85,6 +97,7 @@ class Watch:
             say(line)
         watched.exits = [end for end in status.exits if end.attempt == status.attempt]
         self._stopped.update(() if status.attempt in status.failures else status.stopped)
+        self._look(status)
         watched.failures = failed(status, status.attempt)
         watched.committed = status.committed
         if status.attempt in status.failures and self._attempt_failed < status.attempt:
@@ -98,6 +111,20 @@ class Watch:
             if status.attempt > 1:
                 say(f"attempt {status.attempt}: Ray has started the ranks again")
             self.on_start(status)
+
+    def _look(self, status: Status) -> None:
+        """Put what the workers say of their ranks into the table. Those that failed say nothing any more."""
+        if status.attempt in status.failures or len(status.placements) < self.wanted.num_workers:
+            self._states = {}
+            self.keeper.forget()
+            return
+        for rank, message in status.states.items():
+            with contextlib.suppress(ValueError):
+                self._states[rank] = NodeState.from_message(message)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            states, self._states = self._states, {}
+            self.keeper.look(states)
 
     def _must_end(self, status: Status) -> bool:
         """Hand the first signal on to the ranks; True once they need no more time, or have had all of it."""

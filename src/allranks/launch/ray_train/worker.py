@@ -43,7 +43,7 @@ def run_rank(config: dict[str, Any]) -> None:
         while not ended:
             ended = engine.wait(max(_BEAT_SECONDS, world_size / _BEATS_PER_SECOND))
             stopped = () if ended else engine.stopped()
-            command = ray.get(coordinator.beat.remote(rank, engine.take_lines(), stopped))
+            command = ray.get(coordinator.beat.remote(rank, engine.take_lines(), stopped, engine.state()))
             reporter.hear(command)
             if command.stop and not ended:
                 engine.ask_to_stop()

@@ -110,3 +110,15 @@ def test_an_error_of_a_ranks_own_has_no_stopped_rank_for_a_cause(coordinator):
     coordinator.beat(1, [], (rank_stopped(Who(1, 1, "gpu1"), 4711, "T", 3.0),))
     coordinator.exited(RankExit(1, 0, "gpu0", 1, "the loss is not finite"))
     assert [one.code for one in failed(coordinator.status(), 1)] == ["rank-error"]
+
+
+def test_what_workers_say_of_their_ranks_is_taken_once_and_forgotten_by_a_new_attempt(coordinator):
+    coordinator.begin("10.0.0.1", 1234)
+    coordinator.beat(0, [], (), {"node": 0, "t": 1.0})
+    coordinator.beat(0, [], (), {"node": 0, "t": 2.0})
+    coordinator.beat(1, [])
+    assert coordinator.status().states == {0: {"node": 0, "t": 2.0}}
+    assert coordinator.status().states == {}
+    coordinator.beat(1, [], (), {"node": 1})
+    coordinator.begin("10.0.0.1", 1235)
+    assert coordinator.status().states == {}

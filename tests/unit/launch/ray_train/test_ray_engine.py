@@ -13,6 +13,7 @@ from allranks.launch.node import stopped_ranks
 from allranks.launch.ray_train import engine as ray_engine
 from allranks.launch.ray_train.coordinator import Placement, RankSpec
 from allranks.launch.ray_train.engine import Engine, rank_environment
+from allranks.live import NodeState
 
 SPEC = RankSpec(
     run_id="r",
@@ -79,3 +80,16 @@ def test_a_stopped_rank_is_seen_and_let_go_on_when_the_run_is_to_stop(tmp_path, 
         engine.ask_to_stop()
         engine.stopped()
         assert engine.wait(30), "it could not hear that it is to stop"
+
+
+def test_a_worker_says_what_its_rank_does(tmp_path):
+    with Engine(replace(SPEC, directory=str(tmp_path)), 3, Placement("node1", 1, 0), 1) as engine:
+        state = NodeState.from_message(engine.state())
+        assert (state.node, state.host, [(rank.rank, rank.pid) for rank in state.ranks]) == (
+            1,
+            "node1",
+            [(3, engine._process.pid)],
+        )
+        engine._process.kill()
+        assert engine.wait(30)
+        assert [rank.process_state for rank in NodeState.from_message(engine.state()).ranks] == ["gone"]

@@ -1,0 +1,73 @@
+"""Ranks that need longer for their own part of each step than the others, who wait for them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from allranks.findings import Finding, Who, printed
+from allranks.live.state import LiveTable, NodeState, RankState
+
+STRAGGLER = "straggler"
+# Ranks differ by some tens of per cent: lengths of documents, cores that share caches.
+_TIMES = 1.7
+# Of the step, before it is worth a line.
+_PART = 0.2
+# Looks at other steps that agree: other work of a moment passes, and a burst of slow steps leaves the median.
+_STEPS_APART, _AGREEING = 5, 2
+
+
+class Stragglers:
+    """Reads the table each second; `found` are those that have been so over several windows of steps."""
+
+    def __init__(self) -> None:
+        self.found: tuple[Finding, ...] = ()
+        self._seen: dict[int, int] = {}  # rank -> windows running in which it was slow
+        self._step = 0
+
+    def read(self, table: LiveTable) -> list[str]:
+        """Take in a table; what is new to be told."""
+        if table.step is None or abs(table.step - self._step) < _STEPS_APART:
+            return []
+        self._step = table.step
+        slow = slow_ranks(table)
+        self._seen = {rank: self._seen.get(rank, 0) + 1 for rank in slow}
+        before = {one.who.rank for one in self.found}
+        self.found = tuple(one for rank, one in slow.items() if self._seen[rank] >= _AGREEING or rank in before)
+        now = {one.who.rank for one in self.found}
+        new = [printed(one) for one in self.found if one.who.rank not in before]
+        return new + [f"rank {rank} keeps up with the others again" for rank in sorted(before - now, key=str)]
+
+
+def slow_ranks(table: LiveTable) -> Mapping[int, Finding]:
+    """By rank: who works longer at its own part of a step than the others, by the medians of the newest steps."""
+    known = [
+        (node, rank, rank.median_compute_seconds)
+        for node in table.nodes
+        for rank in node.ranks
+        if rank.median_compute_seconds is not None and rank.exit_code is None
+    ]
+    found = {}
+    for node, rank, seconds in known:
+        others = [other for _, one, other in known if one.rank != rank.rank]
+        if not others or not rank.median_step_seconds:
+            continue
+        usual = statistics.median(others)
+        if seconds > _TIMES * usual and seconds - usual > _PART * rank.median_step_seconds:
+            found[rank.rank] = _finding(node, rank, seconds, usual, len(others))
+    return found
+
+
+def _finding(node: NodeState, rank: RankState, seconds: float, usual: float, num_others: int) -> Finding:
+    others = "the median of the others" if num_others > 1 else "the other one"
+    what = (
+        f"rank {rank.rank} (node {node.node}{f', {node.host}' if node.host else ''}) is slow by itself: it works "
+        f"{seconds:.3g} s at its own part of a step of {rank.median_step_seconds:.3g} s, and {others} {usual:.3g} s"
+    )
+    return Finding(
+        STRAGGLER,
+        what,
+        severity="warning",
+        who=Who(node.node, rank.rank, node.host or None),
+        remedy="all others wait for it in every step: look there for other programs, limits of CPUs, a hot or slow CPU",
+    )

@@ -1,0 +1,62 @@
+"""Who is slow by itself, by the table alone."""
+
+import random
+
+from allranks.live import LiveTable, NodeState, RankState
+from allranks.live.stragglers import Stragglers, slow_ranks
+
+
+def table(step: int, work: list[float], step_seconds: float | None = None) -> LiveTable:
+    """Each rank on a node of its own; a step takes as long as the slowest, and what is sent besides."""
+    seconds = step_seconds or 1.2 * max(work)
+    ranks = [
+        RankState(rank=rank, step=step, median_step_seconds=seconds, median_compute_seconds=own)
+        for rank, own in enumerate(work)
+    ]
+    nodes = (NodeState(node=rank.rank, host=f"host{rank.rank}", ranks=(rank,)) for rank in ranks)
+    return LiveTable(step=step, nodes=tuple(nodes))
+
+
+def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps() -> None:
+    stragglers = Stragglers()
+    told = []
+    for step in range(1, 21):
+        told += stragglers.read(table(step, [1.0, 2.1, 1.0, 0.9]))
+    (line,) = told
+    assert line.startswith(
+        "warning: rank 1 (node 1, host1) is slow by itself: it works 2.1 s at its own part of a step of 2.52 s, and "
+        "the median of the others 1 s\n  all others wait for it in every step"
+    )
+    assert [(one.code, one.who.rank, one.who.node) for one in stragglers.found] == [("straggler", 1, 1)]
+    for step in range(21, 40):
+        told += stragglers.read(table(step, [1.0, 1.0, 1.0, 0.9]))
+    assert told[1:] == ["rank 1 keeps up with the others again"]
+    assert stragglers.found == ()
+
+
+def test_a_slow_link_is_no_slow_rank() -> None:
+    """All wait for what is sent: each step takes long, and nobody works at it."""
+    assert slow_ranks(table(9, [1.0, 1.1, 1.0], step_seconds=30.0)) == {}
+
+
+def test_work_that_is_little_of_the_step_does_not_count() -> None:
+    assert slow_ranks(table(9, [1.0, 3.0], step_seconds=20.0)) == {}
+    assert list(slow_ranks(table(9, [1.0, 3.0], step_seconds=4.0))) == [1]
+
+
+def test_what_is_not_known_says_nothing() -> None:
+    assert slow_ranks(table(9, [1.0])) == {}
+    assert slow_ranks(LiveTable(step=3, nodes=(NodeState(node=0, ranks=(RankState(rank=0), RankState(rank=1))),))) == {}
+
+
+def test_a_healthy_run_on_a_loaded_machine_names_nobody() -> None:
+    """Ranks differ by up to half, and now and then one is held up for a while."""
+    dice, stragglers = random.Random(5), Stragglers()
+    told = []
+    held, until = -1, 0
+    for step in range(2000):
+        if step >= until and dice.random() < 0.01:
+            held, until = dice.randrange(4), step + 4
+        work = [dice.uniform(1.0, 1.5) * (5 if rank == held and step < until else 1) for rank in range(4)]
+        told += stragglers.read(table(step, work))
+    assert told == []
