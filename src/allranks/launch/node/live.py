@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from allranks.findings import Finding
+from allranks.launch.node.live_evidence import EvidenceOfNode
 from allranks.launch.node.live_table import STATE, LiveTableKeeper
 from allranks.launch.node.stopped_ranks import rank_number
 from allranks.launch.peers import Peers
@@ -45,6 +46,7 @@ class LiveNode:
         self._launcher_pid: int | None = None
         self._numbers: dict[int, int] = {}
         self._state: NodeState | None = None
+        self._evidence = EvidenceOfNode(peers)
         self._parts = [_EachSecond(self._collect, self._fault), _EachSecond(self._talk, self._fault)]
 
     def seen(self, ranks: Sequence[psutil.Process], launcher_pid: int) -> None:
@@ -61,13 +63,14 @@ class LiveNode:
         return self._keeper.hang if self._keeper is not None else None
 
     def __enter__(self) -> LiveNode:
-        for part in self._parts:
+        for part in (*self._parts, self._evidence):
             part.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         for part in self._parts:  # what was collected last is told last
             part.close()
+        self._evidence.close()
         if self._gpus is not None:
             self._gpus.close()
         if self._keeper is not None:

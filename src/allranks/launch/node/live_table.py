@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from allranks.findings import Finding, printed
+from allranks.launch.node.live_evidence import explained
 from allranks.launch.peers import Peers
 from allranks.live.deadlines import Limits, overdue
 from allranks.live.live_file import LiveFile
@@ -17,6 +19,9 @@ from allranks.live.table import at_our_clock, table_of_nodes
 
 STATE = "state"
 """What a node tells of its ranks each second."""
+
+Explain = Callable[[Peers, Sequence[Finding], Callable[[], bool]], Finding]
+"""Makes the finding of a hang out of what the deadlines say; the last argument tells whether it still hangs."""
 
 
 class LiveTableKeeper:
@@ -29,8 +34,9 @@ class LiveTableKeeper:
         limits: Limits | None,
         ends: bool,
         say: Callable[[str], None],
+        explain: Explain = explained,
     ) -> None:
-        self._peers, self._limits, self._ends, self._say = peers, limits, ends, say
+        self._peers, self._limits, self._ends, self._say, self._explained = peers, limits, ends, say, explain
         self.hang: Finding | None = None
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
@@ -73,15 +79,21 @@ class LiveTableKeeper:
             return replace(table, overdue=self._overdue)
         before, self._overdue = self._overdue, tuple(overdue(table, self._limits, now))
         if self._overdue and not before:
-            self._hangs(self._overdue[0])
+            threading.Thread(target=self._explain, args=(self._overdue,), name="live hang", daemon=True).start()
         elif before and not self._overdue:
             self._say("the ranks that seemed to hang go on")
         return replace(table, overdue=self._overdue)
 
-    def _hangs(self, finding: Finding) -> None:
-        if not self._ends:
-            self._say(printed(finding))
+    def _explain(self, found: Sequence[Finding]) -> None:
+        """Look at what hangs while it hangs; then say so, or end the run for it. A thread of its own: it takes seconds,
+        in which the ranks may go on."""
+        explanation = self._explained(self._peers, found, lambda: not self._overdue)
+        if not self._overdue:
             return
-        self.hang = finding
+        if not self._ends:
+            self._say(printed(explanation))
+            return
+        self.hang = explanation
+        self._overdue = (explanation,)
         if (rendezvous := self._peers.rendezvous) is not None:
-            rendezvous.end_all(finding)
+            rendezvous.end_all(explanation)

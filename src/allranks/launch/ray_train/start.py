@@ -146,6 +146,8 @@ class _Start:
             limits=limits_of(cfg),
             ends=cfg.live.on_hang == "end",
             say=say,
+            # The ranks are on other machines, where only their workers look at them.
+            explain=lambda peers, found, given_up: found[0],
         )
         try:
             with remember_signals(received):

@@ -1,0 +1,94 @@
+"""What every rank does while the run hangs: gathered on all nodes at once when node 0 asks, and explained there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from allranks import durable
+from allranks.evidence.diagnose import diagnose
+from allranks.evidence.gather import gather_node
+from allranks.findings import Finding
+from allranks.launch.peers import Peers
+
+_TOPIC = "evidence"
+_LOOK_SECONDS = 0.2
+# Most is there within one; a node that is busy with other work needs them. With the look at the deadline once a second,
+# and a moment each for question and answer, all is said within ten seconds.
+_GATHER_SECONDS = 6.5
+_ANSWER_SECONDS = _GATHER_SECONDS + 1.5
+_NAME = re.compile(r"[\w-]{1,40}")  # it becomes a folder's
+
+
+class EvidenceOfNode(threading.Thread):
+    """Gathers, whenever node 0 asks, what this node's ranks do, and tells it; ends with `close`."""
+
+    def __init__(self, peers: Peers) -> None:
+        super().__init__(name="live evidence", daemon=True)
+        self._peers, self._over = peers, threading.Event()
+
+    def run(self) -> None:
+        rendezvous = self._peers.rendezvous
+        while rendezvous is not None and not self._over.wait(_LOOK_SECONDS):
+            for name in rendezvous.asked(_TOPIC):
+                if isinstance(name, str) and _NAME.fullmatch(name):
+                    rendezvous.tell(_TOPIC, gather(self._peers, name))
+
+    def close(self) -> None:
+        """Does not wait for what is being gathered."""
+        self._over.set()
+
+
+def gather(peers: Peers, name: str) -> Mapping[str, Any]:
+    """What this node's ranks do now; kept in OUTPUT_DIR/evidence/`name`."""
+    node = peers.node
+    return gather_node(
+        node.run.path,
+        name=name,
+        node=node.name,
+        run_id=node.run_id,
+        launch_id=node.launch_id,
+        seconds=_GATHER_SECONDS,
+    )
+
+
+def explained(peers: Peers, overdue: Sequence[Finding], given_up: Callable[[], bool]) -> Finding:
+    """On node 0: have every node say what its ranks do, and what follows from it; without any answer, `overdue`.
+
+    Waits for all nodes for some seconds, or until the hang is `given_up`: the ranks go on.
+    """
+    name = time.strftime("%Y%m%d-%H%M%S")
+    if peers.rendezvous is None:
+        summaries = {0: gather(peers, name)}
+    else:
+        summaries = _answers(peers, name, given_up)
+    finding = diagnose([summaries[node] for node in sorted(summaries)], overdue)
+    # The disk may be what hangs: whoever writes is not waited for.
+    writing = threading.Thread(target=_keep, args=(peers, name, finding), daemon=True)
+    writing.start()
+    writing.join(_LOOK_SECONDS)
+    return finding
+
+
+def _answers(peers: Peers, name: str, given_up: Callable[[], bool]) -> dict[int, Mapping[str, Any]]:
+    rendezvous = peers.rendezvous
+    assert rendezvous is not None
+    rendezvous.take(_TOPIC)  # what came too late for an earlier question
+    rendezvous.ask_all(_TOPIC, name)
+    found: dict[int, Mapping[str, Any]] = {}
+    until = time.monotonic() + _ANSWER_SECONDS
+    while len(found) < len(rendezvous.nodes) and time.monotonic() < until and not given_up():
+        time.sleep(_LOOK_SECONDS)
+        found.update((node, said) for node, said in rendezvous.take(_TOPIC) if isinstance(said, Mapping))
+    return found
+
+
+def _keep(peers: Peers, name: str, finding: Finding) -> None:
+    path = peers.node.run.path / "evidence" / name / "diagnosis.json"
+    with contextlib.suppress(OSError):
+        durable.write(path, json.dumps(finding.to_message(), indent=2) + "\n", make_parents=True)
