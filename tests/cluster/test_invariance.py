@@ -11,6 +11,8 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from allranks.observe import RunDir
+from allranks.verify import Check
+from allranks.verify.run import verify_run
 from tests.cluster.conftest import Run, largest_difference
 
 TOLERANCE = 1e-5  # relative, float32: the order of sums is all that may differ
@@ -48,12 +50,18 @@ def test_losses_do_not_depend_on_the_topology(alone, run_forked, world_size, key
     assert largest_difference(result.losses(), expected) < TOLERANCE
     for rank in range(world_size):
         assert [event.loss for event in result.events("step", rank)] == list(result.losses().values())
+    assert _not_proved(result) == []
 
 
 def test_a_global_batch_that_does_not_divide_by_the_ranks(alone, run_forked):
     expected = alone(batch_size=5)
     result = run_forked(2, batch_size=5, micro_batch_size=1, **FSDP)
     assert largest_difference(result.losses(), expected) < TOLERANCE
+    assert _not_proved(result) == []
+
+
+def _not_proved(run: Run) -> list[Check]:
+    return [check for check in verify_run(run.directory.path)[1] if check.result != "ok"]
 
 
 @pytest.mark.thorough
