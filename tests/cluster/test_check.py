@@ -318,19 +318,27 @@ def test_a_start_does_not_hang_where_a_mount_does(lab: Lab, checked: Training) -
 
 
 def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:
-    """Under Slurm by srun, also where allranks does not start; under PBS by pbsdsh, whose nodes share the folder."""
+    """Under Slurm by srun and under PBS by pbsdsh, whose nodes share the folder; also where allranks does not start."""
     lab.slurm()
     pbs = lab.pbs()
-    command = " ".join(map(str, CHECK))
-    script = f"#PBS -l select=2:ncpus=1 -l place=scatter\n#PBS -j oe -o {checked.config.parent}/log\n"
-    script += f"cd {checked.config.parent} && {command} --json\n"
-    job = lab.node(0).run(["qsub"], input=script, check=True, cwd=checked.config.parent).stdout.strip()
-    ended = pbs.wait(job, timeout=90)
-    log = (checked.config.parent / "log").read_text()
+    folder = checked.config.parent
+
+    def in_pbs() -> str:
+        script = f"#PBS -l select=2:ncpus=1 -l place=scatter\n#PBS -j oe -o {folder}/log\n"
+        script += f"cd {folder} && {' '.join(map(str, CHECK))} --json; echo exit code $?\n"
+        job = lab.node(0).run(["qsub"], input=script, check=True, cwd=folder).stdout.strip()
+        pbs.wait(job, timeout=90)
+        return (folder / "log").read_text()
+
+    log = in_pbs()
     said = json.loads(next(line for line in log.splitlines() if line.startswith("{")))
-    assert ended.exit_code == 0 and said["passing"] == ["node0", "node1"], log
+    assert "exit code 0" in log and said["passing"] == ["node0", "node1"], log
 
     _without(lab, Path(allranks.__file__).parent)
     (output,) = checked.finish([checked.start(0, ("salloc", "-Q", "-N", 2, *CHECK))], expect=[3])
     (told,) = [line for line in output.splitlines() if line.startswith("error: ") and "[start.refused]" in line]
     assert "node1: " in told and "has no allranks" in told, output
+    log = in_pbs()
+    said = json.loads(next(line for line in log.splitlines() if line.startswith("{")))
+    (finding,) = [one for one in said["findings"] if one["code"] == "start.refused"]
+    assert "exit code 3" in log and finding["nodes"] == ["node1"] and "has no allranks" in finding["what"], log

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ from allranks.cluster.nodes import Host
 from allranks.cluster.protocol import ANSWER_BYTES
 from allranks.cluster.subtree import OpenLink
 from allranks.cluster.transports.spec import Transport
+from allranks.listing import printable
 from allranks.parent import die_with_parent
 
 _CLOSE_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
+# pbsdsh shows nothing of what its tasks say: whoever cannot start an agent says so beside $1, its instructions.
+_SCRIPT = (
+    'words="$1.$(uname -n).failed"; shift; said=$("$1" -P -c "import allranks.cluster.agent" 2>&1) && exec "$@"; '
+    'printf "%s\\n" "$said" | tail -n 1 > "$words.new"; mv "$words.new" "$words"'
+)
 
 
 @contextlib.asynccontextmanager
@@ -31,21 +39,22 @@ async def connections_back(way: Transport, hosts: Sequence[Host], directory: Pat
 
     `directory` must be the same on all nodes.
     """
-    arrivals = _Arrivals(hosts, secrets.token_hex(32))
-    server = await asyncio.start_server(arrivals.receive, host=None, port=0, limit=ANSWER_BYTES)
     path = directory / f".allranks-start-{secrets.token_hex(8)}.json"
+    arrivals = _Arrivals(hosts, secrets.token_hex(32), path)
+    server = await asyncio.start_server(arrivals.receive, host=None, port=0, limit=ANSWER_BYTES)
     _write_for_this_user_only(path, {"token": arrivals.token, "addresses": _own_addresses(server)})
     process = None
     try:
-        process = await _start_pbsdsh([*way.agent, "--connect", str(path)])
+        process = await _start_pbsdsh(["sh", "-c", _SCRIPT, "sh", str(path), *way.agent, "--connect", str(path)])
         arrivals.launcher = asyncio.create_task(_until_end(process))
 
         async def open_link(transport: dict[str, Any], node: dict[str, Any]) -> Link:
-            return await arrivals.wait_for(node["host"], way.connect_seconds, directory)
+            return await arrivals.wait_for(node["host"], way)
 
         yield open_link
     finally:
-        path.unlink(missing_ok=True)
+        for file in (path, *directory.glob(f"{path.name}.*")):
+            file.unlink(missing_ok=True)
         server.close()
         if process is not None and arrivals.launcher is not None:
             await asyncio.wait([arrivals.launcher], timeout=_CLOSE_SECONDS)
@@ -57,8 +66,8 @@ async def connections_back(way: Transport, hosts: Sequence[Host], directory: Pat
 class _Arrivals:
     """Agents that have connected, by the host that they are on."""
 
-    def __init__(self, hosts: Sequence[Host], token: str) -> None:
-        self.token = token
+    def __init__(self, hosts: Sequence[Host], token: str, path: Path) -> None:
+        self.token, self._path = token, path
         self.launcher: asyncio.Task[str] | None = None
         self._links: dict[str, asyncio.Future[Link]] = {
             host.name: asyncio.get_running_loop().create_future() for host in hosts
@@ -79,20 +88,37 @@ class _Arrivals:
         else:
             self._links[name].set_result(link)
 
-    async def wait_for(self, host: str, seconds: float, directory: Path) -> Link:
+    async def wait_for(self, host: str, way: Transport) -> Link:
         assert self.launcher is not None
         link = self._links[host]
         either: list[asyncio.Future[Any]] = [link, self.launcher]
-        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if link.done():
-            return link.result()
-        if self.launcher.done():
-            raise NotOpened(None, f"pbsdsh ended before the node's agent was there: {self.launcher.result()}")
+        deadline = time.monotonic() + way.connect_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(either, timeout=min(left, _LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            if link.done():
+                return link.result()
+            if (words := self._words_of(host)) is not None:
+                lacks = "has no allranks" if "No module named 'allranks" in words else "starts no agent"
+                remedy = "install it there, or name another one with --python"
+                raise NotOpened(None, f"{way.python} there {lacks} ({words}): {remedy}")
+            if self.launcher.done():
+                said = self.launcher.result()
+                raise NotOpened(None, f"pbsdsh ended before the node's agent was there: {said}")
         raise NotOpened(
             None,
-            f"its agent did not connect within {seconds:.0f} s: are its instructions, in {directory}, on a file system "
-            "that all nodes share, and may it connect to this node? --remote-start ssh needs neither",
+            f"its agent did not connect within {way.connect_seconds:.0f} s: are its instructions, in "
+            f"{self._path.parent}, on a file system that all nodes share, and may it connect to this node? "
+            "--remote-start ssh needs neither",
         )
+
+    def _words_of(self, host: str) -> str | None:
+        """The last words of a node that could not start its agent; None where there are none, or not yet."""
+        for file in self._path.parent.glob(f"{self._path.name}.*.failed"):
+            node = file.name.removeprefix(f"{self._path.name}.").removesuffix(".failed")
+            if node.partition(".")[0] == host.partition(".")[0]:
+                with contextlib.suppress(OSError):
+                    return printable(file.read_text(errors="replace").strip() or "it says nothing", 300)
+        return None
 
     async def _host_of(self, link: Link, peer: str) -> str | None:
         """The host as the node file names it: with or without a domain, or by the address that the name has here."""
