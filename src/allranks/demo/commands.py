@@ -61,7 +61,8 @@ def run(
             if any(code not in (None, expected) for code in codes):
                 # The command that broke is not always the one that exits first: let the others say what they saw.
                 time.sleep(1.0)
-                raise AllranksError(_failure(commands, [process.poll() for process in processes], expected))
+                codes = [process.poll() for process in processes]
+                raise _failed(_failure(commands, codes, expected), codes, expected)
             if all(code == expected for code in codes):
                 return
             if time.monotonic() > deadline:
@@ -123,6 +124,13 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     psutil.wait_procs(alive, timeout=_STOP_SECONDS)
     for process in processes:
         process.wait()
+
+
+def _failed(message: str, codes: Sequence[int | None], expected: int) -> AllranksError:
+    """With the exit code of the first command that ended by itself with another one."""
+    error = AllranksError(message)
+    error.exit_code = next((code for code in codes if code is not None and code not in (expected, 0) and code > 0), 1)
+    return error
 
 
 def _failure(commands: Sequence[Command], codes: Sequence[int | None], expected: int) -> str:
