@@ -36,7 +36,11 @@ _OF_USERS = frozenset(
         "allranks.cli.preprocess",
         "allranks.cli.qwen",
         "allranks.cli.run",
+        "allranks.cli.stacks",
         "allranks.cli.submit",
+        "allranks.cli.top",
+        "allranks.cli.status",
+        "allranks.cli.verify",
         "allranks.cli.train",
         # They write docs/config.md and docs/checks.md.
         "allranks.config.reference",
@@ -48,6 +52,7 @@ _OF_USERS = frozenset(
 _OF_OURS = frozenset(
     [
         "allranks.cluster.agent",
+        "allranks.cluster.measure.child",
         "allranks.evidence.node",
         "allranks.launch.node.rank",
         "allranks.launch.node.subreaper",

@@ -1,0 +1,101 @@
+"""What the ranks of a run on this machine do now, for somebody who asks from a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from allranks.errors import AllranksError, UsageError
+from allranks.evidence.collectives import analyse
+from allranks.evidence.diagnose import frames_of, ranks_of, recording_of
+from allranks.evidence.gather import gather_node
+from allranks.evidence.python_stacks import Frame, folded, named, own_frame
+from allranks.listing import printable
+from allranks.observe import RunDir
+
+_MANIFEST_BYTES = 16 * 2**20
+_MOST_FRAMES = 25
+
+
+def stacks_here(run: Path, *, seconds: float) -> dict[str, Any]:
+    """What `gather_node` tells of the run's ranks on this machine, which must not be told apart by node.
+
+    Raises UsageError for what is no run's folder, and AllranksError where no rank of it runs here.
+    """
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such folder; RUN is the run's output_dir")
+    run_id = _run_id(RunDir(run))
+    how = {"name": "on-demand", "node": socket.gethostname(), "seconds": seconds, "keep": False}
+    told = gather_node(run, run_id=run_id, **how)  # type: ignore[arg-type]
+    if not told.get("ranks"):
+        # A launcher of the user's own starts ranks without an id: they are known by where they write.
+        other = gather_node(run, **how)  # type: ignore[arg-type]
+        told = other if other.get("ranks") else told
+    if not told.get("ranks"):
+        raise AllranksError(_nobody(RunDir(run), told))
+    return told
+
+
+def text_of(told: Mapping[str, Any], *, all_threads: bool = False) -> list[str]:
+    """Lines for a terminal: ranks at the same place together, then who gave no answer and why."""
+    ranks = ranks_of([told])
+    frames = {rank: found for rank, about in ranks.items() if (found := frames_of(about))}
+    lines = folded(frames, most_frames=_MOST_FRAMES)
+    for rank, about in ranks.items():
+        process = about.get("process")
+        state = process.get("state") if isinstance(process, Mapping) else None
+        if rank not in frames:
+            where = process.get("wchan") if isinstance(process, Mapping) else None
+            kernel = f"; in the kernel at {printable(where, 100)}" if where else ""
+            why = printable(about.get("no_stacks") or "no answer in time", 300)
+            lines.append(f"{named([rank])}: pid {about.get('pid')}, state {state or 'unknown'}{kernel}: {why}")
+        if all_threads:
+            lines += _other_threads(rank, about)
+    for stall in analyse({rank: recording_of(about) for rank, about in ranks.items()}, _places(frames))[:1]:
+        lines.append(f"at this moment: {'' if stall.sure else 'perhaps: '}{stall.what}")
+    return lines
+
+
+def _places(frames: Mapping[int, Sequence[Frame]]) -> dict[int, str]:
+    return {rank: str(frame) for rank, found in frames.items() if (frame := own_frame(found))}
+
+
+def _other_threads(rank: int, about: Mapping[str, Any]) -> list[str]:
+    lines = []
+    threads = about.get("threads")
+    for thread in threads if isinstance(threads, list) else []:
+        if isinstance(thread, Mapping) and not thread.get("trains") and thread.get("frames"):
+            found = frames_of({"threads": [{**thread, "trains": True}]})
+            lines.append(f"{named([rank])}, thread {printable(thread.get('name') or 'without a name', 40)}:")
+            lines += [f"  {frame}" for frame in found[:_MOST_FRAMES]]
+    return lines
+
+
+def _run_id(run: RunDir) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        with run.manifest.open("rb") as file:
+            told = json.loads(file.read(_MANIFEST_BYTES))
+        if isinstance(told, dict) and isinstance(told.get("run"), str):
+            return str(told["run"])
+    return ""
+
+
+def _nobody(run: RunDir, told: Mapping[str, Any]) -> str:
+    ended = None
+    with contextlib.suppress(OSError, ValueError):
+        with run.live.open("rb") as file:
+            table = json.loads(file.read(_MANIFEST_BYTES))
+        ended = table.get("ended") if isinstance(table, dict) else None
+    host = socket.gethostname()
+    if isinstance(ended, Mapping):
+        return f"{run.path}: the run has ended with exit code {ended.get('exit_code')}; no rank of it runs on {host}"
+    problems = told.get("problems")
+    why = f" ({'; '.join(map(str, problems.values()))})" if isinstance(problems, Mapping) and problems else ""
+    return (
+        f"{run.path}: no rank of this run that you may look at runs on {host}{printable(why, 500)}; if it runs on "
+        "other nodes, or as another user, type the same there, or as that user"
+    )

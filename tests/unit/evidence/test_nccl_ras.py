@@ -1,0 +1,62 @@
+"""NCCL's RAS service is asked as its own client asks it. Answers here are written from NCCL's source, not recorded."""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from allranks.evidence.nccl_ras import nccl_status
+
+
+class Service(threading.Thread):
+    """Answers one connection, line by line."""
+
+    def __init__(self, answers: dict[str, bytes], ends: bool = True) -> None:
+        super().__init__(daemon=True)
+        self.answers, self.ends, self.asked = answers, ends, []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self.socket.accept()
+        with contextlib.suppress(ConnectionError), connection, connection.makefile("rb") as lines:
+            for line in lines:
+                self.asked.append(line.decode().strip())
+                connection.sendall(next((said for word, said in self.answers.items() if word in self.asked[-1]), b""))
+                if "STATUS" in self.asked[-1] and self.ends:
+                    return
+
+
+HELLO = {"PROTOCOL": b"SERVER PROTOCOL 2\n", "TIMEOUT": b"OK\n"}
+
+
+def test_json_where_the_version_has_it():
+    service = Service({**HELLO, "FORMAT": b"OK\n", "STATUS": b'{"nccl_version": "2.28.7", "communicators": []}\n'})
+    assert nccl_status(service.address)["json"]["nccl_version"] == "2.28.7"
+    assert service.asked[0] == "CLIENT PROTOCOL 2"
+    assert service.asked[-1] == "VERBOSE STATUS"
+
+
+def test_text_from_an_older_one():
+    service = Service({**HELLO, "FORMAT": b"ERROR: unknown command\n", "STATUS": b"NCCL version 2.24.3\nJob summary\n"})
+    assert nccl_status(service.address) == {"text": "NCCL version 2.24.3\nJob summary\n"}
+
+
+def test_a_status_that_does_not_end_is_cut_at_the_deadline():
+    service = Service({**HELLO, "FORMAT": b"OK\n", "STATUS": b'{"half": '}, ends=False)
+    assert nccl_status(service.address, seconds=0.5) == {"text": '{"half": '}
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n", b"x" * 5000])
+def test_what_is_no_such_service_is_left_alone(greeting):
+    service = Service({"PROTOCOL": greeting})
+    assert "no RAS service" in nccl_status(service.address)["why"]
+    assert len(service.asked) == 1
+
+
+def test_nobody_there():
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        address = f"127.0.0.1:{port.getsockname()[1]}"
+    assert "refused" in nccl_status(address)["why"]
