@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from allranks.verify.run import verify_run
 from tests.cluster.conftest import largest_difference
 from tests.cluster.lab import Lab
 from tests.cluster.training import make_training
@@ -103,4 +104,10 @@ def test_every_way_of_starting_trains_to_the_same_losses(
     ]
     for rank in range(world_size):
         assert largest_difference(training.losses(rank), losses_alone(**STEPS)) < TOLERANCE
+    proof, checks = verify_run(training.run.path)
+    found = {check.name: check for check in checks}
+    assert found.pop("nodes").result == ("warning" if way == "unequal nodes" else "ok")
+    assert [check for check in found.values() if check.result != "ok"] == []
+    assert {rank.node for rank in proof.ranks} == set(range(len({rank.host for rank in proof.ranks})))
+    assert found["transports"].said.endswith("talk over sockets on eth0")
     training.wait_until_gone()
