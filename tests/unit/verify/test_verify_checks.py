@@ -211,3 +211,12 @@ def test_ranks_that_are_missing_doubled_behind_or_of_another_world_are_refused()
     assert "one of 2 ranks" in wrong(change(proof, 3, world_size=2))["world size"]
     assert "did not do step 1" in wrong(change(proof, 3, step=0))["steps"]
     assert "were to start 8" in wrong(replace(proof, nodes={"0": 4, "1": 4}))["world size"]
+
+
+def test_nodes_may_have_unequal_numbers_of_ranks():
+    """Ranks 1 to 3 on node 1: it is said, and nothing is wrong."""
+    proof = a_run()
+    proof = change(proof, 1, node=1, host="node1", addresses=proof.ranks[2].addresses)
+    said = {check.name: check for check in judge(proof)}
+    assert said["nodes"].result == "ok"
+    assert said["nodes"].said == "unequal numbers of ranks: node0 has rank 0, node1 has ranks 1-3"
