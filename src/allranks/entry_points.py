@@ -35,6 +35,7 @@ _OF_USERS = frozenset(
         "allranks.cli.merge_sharded_fsdp_weights",
         "allranks.cli.preprocess",
         "allranks.cli.qwen",
+        "allranks.cli.rehearse",
         "allranks.cli.run",
         "allranks.cli.stacks",
         "allranks.cli.submit",
