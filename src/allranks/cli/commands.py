@@ -25,6 +25,7 @@ COMMANDS = {
     "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),
     "status": ("allranks.cli.status", "What every rank of a run does now, or did last, and how it ended."),
     "top": ("allranks.cli.top", "Every rank of a run, live, until it ends."),
+    "bundle": ("allranks.cli.bundle", "Pack what a bug report needs of a run in one file, without secrets."),
     "preprocess": (
         "allranks.cli.preprocess",
         "Make the prepared data set, and show what is trained and what is masked.",
@@ -49,6 +50,7 @@ UNDONE = {
     "check": "the nodes were not checked; nothing was started",
     "rehearse": "nothing was rehearsed",
     "submit": "no job was submitted",
+    "bundle": f"no bundle was written; {_AS_IT_WAS}",
     "preprocess": "the data set was not prepared; those that were prepared before are kept",
     "export": f"nothing was exported; {_AS_IT_WAS}",
     "merge-lora": f"nothing was merged; {_AS_IT_WAS}",
