@@ -42,6 +42,7 @@ def preprocess(
     from allranks.data.show import show_samples, stats_lines
     from allranks.model.files import stored_config
     from allranks.model.positions import position_warning
+    from allranks.model.stored_kind import stored_kind_warning
     from allranks.observe import libraries_aside, say
 
     overrides = parse_overrides(given(ctx).config)
@@ -55,7 +56,8 @@ def preprocess(
             prepared = prepare(cfg, report=lambda line: say(line, file=sys.stderr))
     finally:
         signal.signal(signal.SIGTERM, before)
-    if told := position_warning(stored_config(cfg), cfg):
+    stored = stored_config(cfg)
+    for told in filter(None, (position_warning(stored, cfg), stored_kind_warning(stored, cfg))):
         say(f"warning: {told}", file=sys.stderr)
     interrupt.means(f"not all was shown; the prepared data set is whole: {prepared.path}")
     if as_json:

@@ -12,6 +12,7 @@ from allranks.config import RunConfig
 from allranks.errors import ConfigError
 from allranks.listing import few
 from allranks.model import attention
+from allranks.model.files import stored_config
 from allranks.model.freeze import freeze_all_but
 from allranks.model.head import LogitsSpec, LossHead, logits_spec
 from allranks.model.isolation import choose_attention, probe_isolation
@@ -32,6 +33,7 @@ from allranks.model.quantized.stored import gather_packed, stored_settings
 from allranks.model.router import router_loss
 from allranks.model.sharding import materialise
 from allranks.model.source import model_folder, read_config
+from allranks.model.stored_kind import stored_kind_warning
 from allranks.model.train_model import TrainModel
 from allranks.model.vocabulary import grow_vocabulary
 from allranks.model.weights import find_weights
@@ -51,6 +53,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     folder = model_folder(cfg)
     config = read_config(cfg, folder)
     position_warning(config.to_dict(), cfg)  # what cannot be; the rest is told by who starts the run
+    stored_kind_warning(stored_config(cfg), cfg)  # likewise
     before = stored_settings(config, cfg, folder)
     quantized = quantization(cfg, placement, precision, before)
     stored = gather_blocks(find_weights(folder))

@@ -18,7 +18,9 @@ from allranks.config import RunConfig
 from allranks.config.optimizers import SAVED_AT_ONCE
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
+from allranks.model.files import stored_config
 from allranks.model.positions import position_warning
+from allranks.model.stored_kind import stored_kind_warning
 from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, RunDir
 from allranks.observe.slow_steps import SlowSteps
@@ -63,7 +65,11 @@ def assemble(
     strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
     if strategy.engine_settings is not None and identity.rank == 0:
         durable.write(run_dir.deepspeed, json.dumps(strategy.engine_settings, indent=2) + "\n")
-    of_config = (position_warning(model.config.to_dict(), cfg), warmup_warning(cfg, step_schedule.num_steps))
+    of_config = (
+        position_warning(model.config.to_dict(), cfg),
+        stored_kind_warning(stored_config(cfg), cfg),  # as it is stored: what was loaded is a plain model
+        warmup_warning(cfg, step_schedule.num_steps),
+    )
     for line in (*strategy_warnings(cfg, model, identity, num_micro_batches), *filter(None, of_config)):
         warn(line)
     side_files = make_side_files(cfg, model, storage, run_dir, warn)

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, Mxfp4Config
 from allranks.errors import ConfigError
 from allranks.export.export import export
 from allranks.model.build import build_model
+from allranks.model.files import stored_config
 from allranks.model.quantized.mxfp4 import gather_blocks
+from allranks.model.stored_kind import stored_kind_warning
 from allranks.model.weights import find_weights, read_rows, read_tensor
 from tests.tiny_models import config_for, make_batch, one_process, saved_model, saved_mxfp4
 from tests.tiny_runs import LORA, train
@@ -90,3 +92,21 @@ def test_refused_while_the_config_is_read(case):
 def test_not_rounded_a_second_time(base):
     with pytest.raises(ConfigError, match=r"load_in_4bit: .* holds weights in MXFP4, which would be rounded a second"):
         build_model(config_for(base, **{**LORA, "adapter": "qlora"}), one_process())
+
+
+def test_asked_of_a_model_that_is_stored_otherwise_it_is_told_or_refused(tmp_path):
+    plain = saved_model("gpt-oss")
+    told = stored_kind_warning(stored_config(config_for(plain, **ASKED)), config_for(plain, **ASKED))
+    assert told and told.startswith("model_quantization_config: Mxfp4Config is without effect") and str(plain) in told
+    assert stored_kind_warning(stored_config(config_for(plain)), config_for(plain)) is None
+    other = tmp_path / "fp8"
+    other.mkdir()
+    config = json.loads((plain / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(ConfigError, match="are not in MXFP4, its config.json says quant_method: fp8; remove the key"):
+        build_model(config_for(other, **ASKED), one_process())
+
+
+def test_of_a_model_in_mxfp4_there_is_nothing_to_tell(base):
+    cfg = config_for(base, **ASKED)
+    assert stored_config(cfg)["quantization_config"] and stored_kind_warning(stored_config(cfg), cfg) is None
