@@ -19,9 +19,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from allranks.data.conversations import THINKING_KEYS
+from allranks.data.probe_calls import PROBE_TOOLS, probe_calls
 from allranks.data.records import RecordError, excerpt
 from allranks.data.templates import check_template, pin_dates
 from allranks.data.written import function_of, has_parts, is_written, not_written
@@ -111,13 +113,28 @@ class ChatTemplate:
 
     @cached_property
     def stops(self) -> tuple[str, ...]:
-        """What ends an assistant's last turn, token by token; () where nothing does, or the template refuses a pair."""
-        pair = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
+        """What ends an assistant's last turn, token by token, and then what ends one of calls where that is another
+        token; () where nothing does, or the template refuses such turns."""
+        question = [{"role": "user", "content": "a question"}]
+        answer = self._ends_of([*question, {"role": "assistant", "content": "an answer"}], self._no_tools)[1]
+        system = [{"role": "system", "content": "what to do"}]  # where some templates write tools
+        for calls, before in product(probe_calls(), ([], system)) if answer else ():
+            called = {"role": "assistant", "content": "", "tool_calls": calls}
+            text, ends = self._ends_of([*before, *question, called], PROBE_TOOLS)
+            if text:
+                # What is there for each call ends no turn.
+                return tuple(dict.fromkeys((*answer, *(end for end in ends[-1:] if text.count(end) == 1))))
+        return answer
+
+    def _ends_of(self, messages: list[dict], tools: list[dict] | None) -> tuple[str, tuple[str, ...]]:
+        """The text and the end tokens of the last message; empty where the template does not write it."""
+        last = len(messages) - 1
         try:
-            text, turns = self.turns(pair, self._no_tools, [1])
+            text, turns = self.turns(messages, tools, [last])
         except RecordError:
-            return ()
-        return tuple(text[slice(*end)] for end in turns[1].ends) if 1 in turns else ()
+            return "", ()
+        turn = turns.get(last)
+        return (text[turn.start :], tuple(text[slice(*end)] for end in turn.ends)) if turn else ("", ())
 
     @cached_property
     def header_as_stop(self) -> str | None:

@@ -103,7 +103,7 @@ def test_asked_of_a_model_that_is_stored_otherwise_it_is_told_or_refused(tmp_pat
     other.mkdir()
     config = json.loads((plain / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
-    with pytest.raises(ConfigError, match="are not in MXFP4, its config.json says quant_method: fp8; remove the key"):
+    with pytest.raises(ConfigError, match=r"are not in MXFP4, its config\.json says quant_method: fp8"):
         build_model(config_for(other, **ASKED), one_process())
 
 
