@@ -16,6 +16,7 @@ from allranks.preflight import (
     gpus,
     limits,
     measured,
+    measured_devices,
     names,
     parity,
     reach,
@@ -42,6 +43,7 @@ CHECKS: tuple[Check, ...] = (
     *gpus.CHECKS,
     *gpu_health.CHECKS,
     *measured.CHECKS,
+    *measured_devices.CHECKS,
 )
 CERTIFICATE = "certificate.differs"
 """What a start differs in from what a smoke run proved: found on no node's report, but once the data is prepared."""

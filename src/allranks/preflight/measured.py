@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from allranks.cluster.measure.children import DeviceMeasured
 from allranks.cluster.measure.values import Link, Measurements
 from allranks.listing import few, si_bytes
-from allranks.preflight.check import Answer, Check, Severity, Subject, found, ok, skipped, unknown
-from allranks.preflight.folding import fold
-from allranks.preflight.looking import NO_REPORT
-from allranks.preflight.usual import usual_latency, usual_rate
+from allranks.preflight.check import Answer, Check, Severity, Subject, found, skipped, unknown
+from allranks.preflight.usual import not_measured, rest_is_well, scaled, usual_latency, usual_rate
 
 # A link's share of the usual rate. Shared switches and busy hosts have been seen to halve a rate for a second.
 _WARNED_SHARE, _REFUSED_SHARE = 0.4, 0.2
@@ -19,22 +16,11 @@ _WARNED_SHARE, _REFUSED_SHARE = 0.4, 0.2
 _EXPECTED_MBITS = 10_000
 _WARNED_OF_SPEED, _REFUSED_OF_SPEED = 0.4, 0.2
 _SLOWER_ANSWER, _MORE_SECONDS = 10.0, 0.002
-# Of the median of all devices. Cores are shared, by other programs and by threads; GPUs are not.
-_GPU_SHARE, _CPU_SHARE = 0.8, 0.3
 _FEWEST_PEERS = 2
 
 
-def _not_measured(subject: Subject) -> list[Answer] | None:
-    """Why there is nothing to look at, or None."""
-    if subject.measured is None:
-        return [skipped(subject.nodes, "it was not measured")]
-    if subject.measured.skipped:
-        return [skipped(subject.nodes, subject.measured.skipped)]
-    return None
-
-
 def _bandwidth(subject: Subject) -> list[Answer]:
-    if (nothing := _not_measured(subject)) is not None:
+    if (nothing := not_measured(subject)) is not None:
         return nothing
     assert subject.measured is not None
     links = subject.measured.links
@@ -61,7 +47,7 @@ def _bandwidth(subject: Subject) -> list[Answer]:
                 found((one.source, one.target), _told(one, rates[one], expected(one)), severity=_severity(slow[one]))
             )
     answers += _not_known(subject, {node for one in links for node in (one.source, one.target)})
-    return _rest_is_well(subject, answers)
+    return rest_is_well(subject, answers)
 
 
 def _expected(subject: Subject, rates: Mapping[Link, float]) -> Callable[[Link], float]:
@@ -111,7 +97,7 @@ def _severity(share: float) -> Severity:
 
 
 def _latency(subject: Subject) -> list[Answer]:
-    if (nothing := _not_measured(subject)) is not None:
+    if (nothing := not_measured(subject)) is not None:
         return nothing
     assert subject.measured is not None
     known = {one: one.latency_seconds for one in subject.measured.links if one.latency_seconds is not None}
@@ -137,75 +123,11 @@ def _latency(subject: Subject) -> list[Answer]:
         if one.source not in blamed and one.target not in blamed
     ]
     answers += _not_known(subject, {node for one in known for node in (one.source, one.target)})
-    return _rest_is_well(subject, answers)
-
-
-def _devices(subject: Subject, name: str, get: Callable[[DeviceMeasured], float | None], unit: str) -> list[Answer]:
-    if (nothing := _not_measured(subject)) is not None:
-        return nothing
-    assert subject.measured is not None
-    of = subject.measured.devices
-    if not any(of.values()):
-        return [skipped(subject.nodes, "it was not measured")]
-    rates = [rate for devices in of.values() for one in devices if (rate := get(one)) is not None]
-    usual = median(rates) if len(rates) > 1 else None
-    answers: list[Answer] = []
-    for node in subject.nodes:
-        devices = of.get(node) or ()
-        if not devices:
-            answers.append(unknown(node, NO_REPORT))
-        for one in devices:
-            rate = get(one)
-            share = _GPU_SHARE if one.device.startswith("cuda") else _CPU_SHARE
-            if rate is None:
-                answers.append(unknown(node, f"{one.device}: {one.failed or 'it said nothing of it'}"))
-            elif usual is None:
-                answers.append(skipped(node, "there is no other device to compare with"))
-            elif rate < share * usual:
-                what = f"{one.device} (rank {one.rank}): {name} at {_scaled(rate, unit)}"
-                answers.append(found(node, f"{what}, {rate / usual:.0%} of what is usual here"))
-    return _rest_is_well(subject, answers)
-
-
-def _matmul(subject: Subject) -> list[Answer]:
-    return _devices(subject, "a matmul runs", lambda one: one.matmul_flops, "FLOP/s")
-
-
-def _copy(subject: Subject) -> list[Answer]:
-    return _devices(subject, "memory is copied", lambda one: one.copy_bytes_per_second, "B/s")
-
-
-def _all_reduce(subject: Subject) -> list[Answer]:
-    if (nothing := _not_measured(subject)) is not None:
-        return nothing
-    measured = subject.measured
-    assert measured is not None
-    if not measured.world_size:
-        return [skipped(subject.nodes, "no all-reduce was made: there is one rank only, or very many")]
-    answers: list[Answer] = []
-    lame = {node for node in subject.nodes for one in measured.devices.get(node) or () if one.matmul_flops is None}
-    for node in subject.nodes:
-        devices = measured.devices.get(node) or ()
-        if not devices:
-            answers.append(unknown(node, NO_REPORT))
-        for one in devices:
-            who = f"rank {one.rank} ({one.device})"
-            if wrong := next((each for each in one.all_reduces if not each.right), None):
-                size = si_bytes(wrong.num_bytes, 0, "B")
-                answers.append(found(node, f"{who}: an all-reduce of {size} gave a wrong sum"))
-            elif one.done:
-                continue
-            elif lame and node not in lame:  # who never came keeps all others waiting, and alone is to blame
-                answers.append(unknown(node, f"it waited for {fold(lame)}"))
-            elif one.joined:
-                answers.append(found(node, f"{who} joined, and did not come through the all-reduces: {one.failed}"))
-            else:
-                answers.append(found(node, f"{who} did not join the process group: {one.failed}"))
-    return _rest_is_well(subject, answers)
+    return rest_is_well(subject, answers)
 
 
 def _figures(subject: Subject) -> list[Answer]:
-    if (nothing := _not_measured(subject)) is not None:
+    if (nothing := not_measured(subject)) is not None:
         return nothing
     measured = subject.measured
     assert measured is not None
@@ -217,7 +139,7 @@ def _figures(subject: Subject) -> list[Answer]:
         parts.append(f"a message takes {_time(median(latencies))} (up to {_time(max(latencies))})")
     devices = [one for of in measured.devices.values() for one in of]
     if matmuls := [one.matmul_flops for one in devices if one.matmul_flops is not None]:
-        parts.append(f"a matmul runs at {_scaled(median(matmuls), 'FLOP/s')}")
+        parts.append(f"a matmul runs at {scaled(median(matmuls), 'FLOP/s')}")
     if made := [one.all_reduces[-1] for one in devices if one.all_reduces]:
         slowest = max(made, key=lambda one: one.seconds)
         bus = _rate(slowest.bus_bytes_per_second(measured.world_size))
@@ -230,7 +152,7 @@ def _figures(subject: Subject) -> list[Answer]:
 
 def _step(subject: Subject) -> list[Answer]:
     """What the bytes of a step cost over these links."""
-    if (nothing := _not_measured(subject)) is not None:
+    if (nothing := not_measured(subject)) is not None:
         return nothing
     measured = subject.measured
     assert measured is not None
@@ -254,12 +176,6 @@ def _not_known(subject: Subject, measured: set[str]) -> list[Answer]:
     return [unknown(missing, "it was measured with no other node")] if missing else []
 
 
-def _rest_is_well(subject: Subject, answers: list[Answer]) -> list[Answer]:
-    said = {node for answer in answers for node in answer.nodes}
-    fine = [node for node in subject.nodes if node not in said]
-    return [*answers, ok(*fine)] if fine else answers
-
-
 def _rate(bytes_per_second: float) -> str:
     """As networks are sold."""
     bits = 8 * bytes_per_second
@@ -267,13 +183,6 @@ def _rate(bytes_per_second: float) -> str:
         if bits >= size:
             return f"{bits / size:.3g} {unit}"
     return f"{bits / 1e3:.3g} kbit/s"
-
-
-def _scaled(rate: float, unit: str) -> str:
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if rate >= size:
-            return f"{rate / size:.3g} {letter}{unit}"
-    return f"{rate:.3g} {unit}"
 
 
 def _time(seconds: float) -> str:
@@ -317,39 +226,6 @@ CHECKS = (
         _RETRIED
         + "Ten times what is usual among the nodes, and 2 ms more; with two nodes there is nothing to compare.",
         _latency,
-        quick=False,
-    ),
-    Check(
-        "measured.matmul",
-        "How fast each GPU (without GPUs: each node) multiplies matrices",
-        "All ranks wait in every step for the slowest device.",
-        "Look at its clocks, temperature and power (nvidia-smi -q -d PERFORMANCE), and at what else runs there",
-        "warning",
-        "Against the median of all devices: a GPU below 80 %, a CPU, whose cores others may use, below 30 %.",
-        _matmul,
-        quick=False,
-        recorded=True,
-    ),
-    Check(
-        "measured.copy",
-        "How fast each GPU (without GPUs: each node) copies its memory",
-        "Most of a step that is no matmul is bound by memory.",
-        "Look at the device's memory clocks and ECC counters, and at what else runs there",
-        "warning",
-        "As of measured.matmul.",
-        _copy,
-        quick=False,
-        recorded=True,
-    ),
-    Check(
-        "measured.all-reduce",
-        "Whether all ranks come together in a process group (gloo, or NCCL on GPUs) and get the right sums",
-        "It is what training does: what ports, adapters and drivers promise is proved by it alone.",
-        "Read the words of the rank that is named; NCCL_DEBUG=INFO shows more of them",
-        "error",
-        "Each rank is a process of its own with 60 s to meet the others, after PyTorch has started. Where a rank's "
-        "device failed before, only its node is named.",
-        _all_reduce,
         quick=False,
     ),
     Check(

@@ -1,11 +1,11 @@
-"""What a link between the nodes does as a rule."""
+"""What was measured, and what links between the nodes do as a rule: for the checks over it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
 
-from allranks.preflight.check import Subject
+from allranks.preflight.check import Answer, Subject, ok, skipped
 
 _FEW_NODES, _OF_FEW = 4, 0.7
 
@@ -28,3 +28,25 @@ def usual_latency(num_nodes: int, seconds: Sequence[float]) -> float:
     if not seconds:
         return 0.0
     return median(seconds) if num_nodes > _FEW_NODES else sorted(seconds)[int((1 - _OF_FEW) * len(seconds))]
+
+
+def not_measured(subject: Subject) -> list[Answer] | None:
+    """Why there is nothing to look at, or None."""
+    if subject.measured is None:
+        return [skipped(subject.nodes, "it was not measured")]
+    if subject.measured.skipped:
+        return [skipped(subject.nodes, subject.measured.skipped)]
+    return None
+
+
+def rest_is_well(subject: Subject, answers: list[Answer]) -> list[Answer]:
+    said = {node for answer in answers for node in answer.nodes}
+    fine = [node for node in subject.nodes if node not in said]
+    return [*answers, ok(*fine)] if fine else answers
+
+
+def scaled(rate: float, unit: str) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if rate >= size:
+            return f"{rate / size:.3g} {letter}{unit}"
+    return f"{rate:.3g} {unit}"

@@ -62,7 +62,19 @@ def not_measured(cluster: Cluster, node: str) -> None:
     cluster.measured = None
 
 
+def diagnosed(*lines: str) -> Change:
+    return device(lambda one: one.diagnostics.extend(lines))
+
+
 CASES = [
+    Case(
+        "measured.nccl",
+        "ethernet",
+        diagnosed("[OK] Driver", "[WARN] GPU 3: NVLink 2 is inactive"),
+        diagnosed("[OK] Driver", "[INFO] NCCL_DEBUG=INFO"),
+        "NVLink 2 is inactive",
+        "warning",
+    ),
     Case("measured.bandwidth", "cpu", slower(0.1), slower(0.6), "every link that was measured of it is slow"),
     Case("measured.bandwidth", "ethernet", slower(0.3), slower(0.6), "come through", "warning"),
     Case(

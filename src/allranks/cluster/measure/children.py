@@ -21,6 +21,9 @@ from allranks.listing import printable
 _LONGEST_WORD = 300
 _MOST_BYTES = 2**18
 _LARGEST = 1e30
+_MOST_DIAGNOSTICS = 64
+_DIAGNOSTICS = {"NCCL_RUN_DIAGNOSTICS": "1"}
+"""NCCL 2.31 and newer then looks at itself when ranks meet (its user guide, troubleshooting); older ones ignore it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class DeviceMeasured:
     all_reduces: list[AllReduce] = field(default_factory=list)
     done: bool = False
     failed: str = ""
+    diagnostics: list[str] = field(default_factory=list)
+    """What NCCL's own diagnostics printed, without what is before their state: `[OK] GPU …`."""
+
+    def take_line(self, line: str) -> None:
+        """One line of the child's output that is no JSON."""
+        _, found, said = line.partition("NCCL DIAG ")
+        if found and len(self.diagnostics) < _MOST_DIAGNOSTICS:
+            self.diagnostics.append(printable(said.strip(), _LONGEST_WORD))
 
     def take(self, said: Mapping[str, Any]) -> None:
         """One line of the child's."""
@@ -69,6 +80,7 @@ class DeviceMeasured:
             "all_reduces": [[one.num_bytes, one.seconds, one.right] for one in self.all_reduces],
             "done": self.done,
             "failed": self.failed,
+            "diagnostics": self.diagnostics,
         }
 
     @classmethod
@@ -81,6 +93,8 @@ class DeviceMeasured:
         for one in said.get("all_reduces") or () if isinstance(said.get("all_reduces"), list) else ():
             if isinstance(one, list) and len(one) == 3:
                 read.take({"num_bytes": one[0], "seconds": one[1], "right": one[2]})
+        for line in said.get("diagnostics") or () if isinstance(said.get("diagnostics"), list) else ():
+            read.take_line(f"NCCL DIAG {line}")
         return read
 
 
@@ -96,7 +110,7 @@ def measure_devices(
             for request, result in zip(requests, results, strict=True):
                 child = subprocess.Popen(
                     [sys.executable, "-P", child_program.__file__],
-                    env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                    env={**os.environ, "OMP_NUM_THREADS": "1", **_DIAGNOSTICS, **environment},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -157,9 +171,13 @@ class _Reader:
             return True
         *lines, self._rest = (self._rest + got)[-_MOST_BYTES:].split(b"\n")
         for line in lines:
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(said := json.loads(line), dict):
-                    self._result.take(said)
+            try:
+                said = json.loads(line)
+            except (ValueError, RecursionError):
+                self._result.take_line(line.decode("utf-8", "replace"))
+                continue
+            if isinstance(said, dict):
+                self._result.take(said)
         return bool(got)
 
 

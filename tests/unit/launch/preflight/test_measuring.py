@@ -4,7 +4,7 @@ import pytest
 
 from allranks.cluster.measure.tcp import Measured
 from allranks.errors import RefusedError
-from allranks.launch.preflight.measuring import _better, _disjoint, _Links, _pairs, _targets
+from allranks.launch.preflight.measuring_links import Links, _better, _disjoint, _pairs, _targets
 
 
 class Rendezvous:
@@ -14,7 +14,7 @@ class Rendezvous:
 
 def links(num_nodes=3):
     offers = [{"nonce": "n", "at": [{"address": "10.0.0.1", "port": 4000, "library": "gloo"}]}] * num_nodes
-    return _Links(Rendezvous, [f"node{n}" for n in range(num_nodes)], [], offers)
+    return Links(Rendezvous, [f"node{n}" for n in range(num_nodes)], [], offers)
 
 
 def test_only_what_can_be_a_measurement_is_taken():
