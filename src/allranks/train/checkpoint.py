@@ -30,6 +30,7 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import STATE_FILE, RunState, read_state
 from allranks.errors import AllranksError, CheckpointError
 from allranks.model.complete import adapter_problems
+from allranks.train.finalizers import quiet_streams
 from allranks.train.home import Home
 from allranks.train.save_failure import not_saved, of_ranks, reasons, save_told
 from allranks.train.saved_size import saved_bytes
@@ -39,6 +40,7 @@ from allranks.train.strategies.flat import LoadPlanner, SavePlanner
 
 # DCP says so on every save and load of a single process, where it is no news.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+quiet_streams()
 
 HF_FOLDER = "hf"
 
