@@ -82,9 +82,8 @@ def folded(stacks: Mapping[int, Sequence[Frame]], *, most_frames: int = 12) -> l
     lines: list[str] = []
     for frames, ranks in sorted(alike.items(), key=lambda one: (len(one[1]), one[1])):
         lines.append(f"{named(ranks)}:")
-        lines += [f"  {frame}" for frame in frames[:most_frames]] or ["  no frame of Python"]
-        if len(frames) > most_frames:
-            lines.append(f"  … {len(frames) - most_frames} more")
+        places = few((f"  {frame}" for frame in frames), most_frames, between="\n", rest="\n  … {:,} more")
+        lines += places.split("\n") if frames else ["  no frame of Python"]
     return lines
 
 
