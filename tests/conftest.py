@@ -1,5 +1,6 @@
 """No test reaches the network, and no test takes more than one core per process."""
 
+import gc
 import os
 import re
 import signal
@@ -50,6 +51,13 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", only_this_machine)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage():
+    """What the tests before have imported, or thawed as the end of a run does, is not looked through again, either."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n`: a file's tests stay in one process, which keeps what they share; so do all that need the lab.
 
@@ -71,6 +79,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             super()._assign_work_unit(node)
 
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Any:
+    """What is imported and collected stays to the end: no garbage is looked for in it, now or in any test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
