@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from allranks.listing import few, printable
 _HANG = getattr(causes, "HANG", "hang")
 _STACK_LINES = 30
 _LINES = 6
+_NAMED_RANKS = 4
 _HELD = {
     "T": "is stopped by a signal",
     "t": "is held by a debugger",
@@ -43,6 +45,8 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
     what, blamed, remedy = _told(stall, held, places, frames)
     if not what:
         what = overdue[0].what if overdue else "no rank waits in a collective, so far as their flight recorders tell"
+    else:
+        what = with_nodes(what, blamed, ranks)
     first = overdue[0] if overdue else None
     who = _who(blamed, ranks) or (first.who if first else Who())
     lines = [one.what for one in overdue[:_LINES] if one.what != what]
@@ -105,13 +109,37 @@ def _told(
         if away and len(away) < len(frames):
             return f"{named(away)} {_at(away, places)}; the others wait in a collective", away, _REMEDIES[ABSENT]
         return "", (), ""
+    waiting = tuple(rank for rank in stall.waiting if rank not in stall.ranks)
+    # Each by itself where they are few: what differs between them is looked for.
+    groups = [(rank,) for rank in stall.ranks] if len(stall.ranks) <= _NAMED_RANKS else [stall.ranks]
     where = "; ".join(
-        f"{named(group)} {_at(group, places)}"
-        for group in (stall.ranks, tuple(rank for rank in stall.waiting if rank not in stall.ranks))
-        if group and _at(group, places)
+        f"{named(group)} {_at(group, places)}" for group in (*groups, waiting) if group and _at(group, places)
     )
     perhaps = "" if stall.sure or not stall.ranks or stall.kind in (CIRCLE, SILENT) else "perhaps: "
     return f"{perhaps}{stall.what}{f'; {where}' if where else ''}", stall.ranks, _REMEDIES[stall.kind]
+
+
+def with_nodes(what: str, blamed: Sequence[int], ranks: Mapping[int, Mapping[str, Any]]) -> str:
+    """`what`, with the nodes of those who are blamed beside their first mention."""
+    apart = [[rank] for rank in blamed[:_NAMED_RANKS]]
+    for group in apart if all(_mention(named(one)).search(what) for one in apart) else [blamed]:
+        nodes = list(dict.fromkeys(told for rank in group if (told := _node_of(ranks.get(rank, {})))))
+        if nodes:
+            mention = _mention(named(group)).search(what)
+            end = mention.end() if mention else 0
+            what = f"{what[:end]} ({few(nodes, _NAMED_RANKS, between='; ')}){what[end:]}" if mention else what
+    return what
+
+
+def _mention(of_ranks: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(of_ranks)}(?![\d-]|, \d)")
+
+
+def _node_of(about: Mapping[str, Any]) -> str:
+    node, host = about.get("node"), about.get("host")
+    names = [f"node {node}"] if isinstance(node, (int, str)) else []
+    names += [printable(host, 200)] if isinstance(host, str) and host != node else []
+    return ", ".join(names)
 
 
 def _at(ranks: Sequence[int], places: Mapping[int, str]) -> str:

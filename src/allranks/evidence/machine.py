@@ -37,9 +37,11 @@ def look_at_gpus(reporter: Reporter) -> Iterator[Found]:
     yield {"gpus": [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]}
 
 
-def look_at_kernel(reporter: Reporter) -> Iterator[Found]:
+def look_at_kernel(since_boot_seconds: float, reporter: Reporter) -> Iterator[Found]:
+    """What it has said since then: what was said of earlier runs explains none of this one."""
     try:
-        lines = [line for line in kernel_records(Node(doing=reporter.doing)) if _TELLING.search(line)]
+        records = kernel_records(Node(doing=reporter.doing), since_boot_seconds)
+        lines = [line for line in records if _TELLING.search(line)]
     except OSError as error:
         reporter.withheld("kernel", f"the kernel's log cannot be read here: {error.strerror}")
         return

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from allranks.evidence.machine import look_at_gpus, look_at_kernel, look_at_nccl
 from allranks.evidence.processes import children, memory_events, process_state, sockets
 from allranks.evidence.py_spy import py_spy_threads
 from allranks.evidence.python_stacks import Thread, threads_of
-from allranks.evidence.rank_memory import CannotAsk, RankProcess, flight_recorder, python_stacks, ranks_here
+from allranks.evidence.rank_memory import CannotAsk, RankProcess, flight_recorder, python_stacks, ranks_here, start_time
 from allranks.evidence.recording import Recording, recording
 from allranks.parent import die_with_parent
 from allranks.secrets import known_secrets, without_secrets
@@ -43,7 +43,7 @@ def main() -> None:
     problems = dict(answers["ranks"].unanswered)
     sources: dict[str, Ask] = {f"rank {one.rank}": partial(_look_at, one, deadline) for one in ranks}
     sources |= {f"log of rank {one.rank}": partial(_log, asked, one.rank) for one in ranks}
-    sources |= {"gpus": look_at_gpus, "kernel": look_at_kernel}
+    sources |= {"gpus": look_at_gpus, "kernel": partial(look_at_kernel, began(ranks, int(asked["parent"])))}
     sources["nccl"] = partial(look_at_nccl, [one.pid for one in ranks])
     # A moment before the deadline: what has been told has to be put together, too.
     answers = ask_all(sources, max(0.5, deadline - time.monotonic() - 0.3))
@@ -104,6 +104,12 @@ def _find(asked: Mapping[str, Any], reporter: Reporter) -> Iterator[Found]:
         said = one.said.to_message() if one.said is not None else None
         told[str(one.pid)] = {"rank": one.rank, "pid": one.pid, "start_time": one.start_time, "said": said}
     yield {"ranks": told}
+
+
+def began(ranks: Sequence[RankProcess], asker: int) -> float:
+    """When this start of the run began here, in seconds after the machine did: its ranks, or else who asks for it."""
+    ticks = [one.start_time for one in ranks] or [start_time(asker) or 0]
+    return min(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _process(told: Mapping[str, Any]) -> RankProcess:

@@ -307,3 +307,10 @@ def merged(found):
         for part in found:
             document.update(part)
     return document
+
+
+def test_what_the_kernel_said_before_then_is_left_out(tmp_path):
+    node = recorded_nodes.RecordedNode(files={"/dev/kmsg": "4,1,3999999,-;Out of memory: old\n4,2,4000000,-;nfs: new"})
+    recorded = Node(node.write(tmp_path))
+    assert [line.partition("] ")[2] for line in kernel_log.kernel_records(recorded, 4.0)] == ["nfs: new"]
+    assert len(list(kernel_log.kernel_records(recorded))) == 2

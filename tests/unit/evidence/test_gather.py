@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -18,9 +19,11 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from allranks.evidence.collectives import analyse
-from allranks.evidence.diagnose import diagnose, frames_of, ranks_of, recording_of
+from allranks.evidence.diagnose import diagnose, frames_of, ranks_of, recording_of, with_nodes
 from allranks.evidence.gather import gather_node
+from allranks.evidence.node import began
 from allranks.evidence.python_stacks import own_frame
+from allranks.evidence.rank_memory import RankProcess
 from allranks.findings import Finding, from_message, printed
 from tests.unit.evidence.hanging_ranks import entered, hanging, main_thread_in, when
 
@@ -100,17 +103,17 @@ def _line_of(function, text: str) -> int:
 @pytest.mark.parametrize(
     ("function", "at", "says"),
     [
-        (_skips, "a condition on the rank", "rank 1 never entered all_reduce of 4 float"),
-        (_calls_another, "dist.barrier", "rank 1: barrier; rank"),
-        (_data_loader, "for _ in DataLoader", "rank 1 never entered all_reduce of 1 float"),
-        (_deadlock, "both.wait()", "rank 1 never entered all_reduce of 1 float"),
+        (_skips, "a condition on the rank", "rank 1 (node 0, {host}) never entered all_reduce of 4 float"),
+        (_calls_another, "dist.barrier", "rank 1 (node 0, {host}): barrier; rank"),
+        (_data_loader, "for _ in DataLoader", "rank 1 (node 0, {host}) never entered all_reduce of 1 float"),
+        (_deadlock, "both.wait()", "rank 1 (node 0, {host}) never entered all_reduce of 1 float"),
     ],
 )
 def test_who_holds_the_others_up_is_named(tmp_path, function, at, says):
     with hanging(function, tmp_path, num_ranks=3):
         told = photographed(tmp_path)
     finding = diagnose([told])
-    assert says in finding.what, printed(finding)
+    assert says.format(host=socket.gethostname()) in finding.what, printed(finding)
     assert finding.who.rank == 1
     line = _line_of(function, at) + (function is _deadlock)  # where it waits for the other lock
     assert f"rank 1 is at {__file__}:{line} in " in finding.what
@@ -135,7 +138,7 @@ def test_a_stopped_rank_comes_before_what_it_brings_about(tmp_path):
         os.kill(pids[1], signal.SIGSTOP)
         told = gather_node(tmp_path, name="now", node=0, run_id="this-run", seconds=3.0, keep=False)
     finding = diagnose([told], [Finding("hang", "step 3 is overdue")])
-    assert "rank 1 is stopped by a signal (state T)" in finding.what
+    assert f"rank 1 (node 0, {socket.gethostname()}) is stopped by a signal (state T)" in finding.what
     assert (finding.code, finding.who.rank) == ("hang", 1)
     assert "step 3 is overdue" in printed(finding)
     assert frames_of(ranks_of([told])[0])  # the other one has answered all the same
@@ -193,3 +196,29 @@ def test_no_rank_and_no_disk(tmp_path):
 def test_what_another_node_says_harms_nobody(message):
     assert diagnose([message]).what
     assert diagnose([message], [Finding("hang", "step 3 is overdue")]).what == "step 3 is overdue"
+
+
+def test_only_what_the_kernel_said_since_the_ranks_began_is_evidence():
+    ranks = [RankProcess(0, 1, 500_000, None), RankProcess(1, 2, 400_000, None)]
+    assert began(ranks, os.getpid()) == 400_000 / os.sysconf("SC_CLK_TCK")
+    assert 0 < began([], os.getpid()) <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.parametrize(
+    ("blamed", "said"),
+    [
+        ((1,), "rank 1 (node 0, a) never came; rank 10 waits; rank 1 is at x"),
+        ((10,), "rank 1 never came; rank 10 (node 1, b) waits; rank 1 is at x"),
+        ((1, 10), "rank 1 (node 0, a) never came; rank 10 (node 1, b) waits; rank 1 is at x"),
+        ((3,), "rank 1 never came; rank 10 waits; rank 1 is at x"),
+        ((), "rank 1 never came; rank 10 waits; rank 1 is at x"),
+    ],
+)
+def test_the_node_stands_beside_the_first_mention_of_who_is_blamed(blamed, said):
+    ranks = {1: {"node": 0, "host": "a"}, 10: {"node": 1, "host": "b"}, 3: {"node": None, "host": 5}}
+    assert with_nodes("rank 1 never came; rank 10 waits; rank 1 is at x", blamed, ranks) == said
+
+
+def test_the_nodes_of_several_are_named_together():
+    ranks = {rank: {"node": rank // 2, "host": "ab"[rank // 2]} for rank in range(4)}
+    assert with_nodes("ranks 0-3 are stuck", (0, 1, 2, 3), ranks) == "ranks 0-3 (node 0, a; node 1, b) are stuck"

@@ -28,10 +28,11 @@ def look_at_kernel_log(node: Node, reporter: Reporter) -> Iterator[Found]:
     yield {"gpu_system": {"xids": found[-_LINES:]}}
 
 
-def kernel_records(node: Node) -> Iterator[str]:
-    """All lines of the kernel's log with their times. Raises OSError where it may not be read."""
+def kernel_records(node: Node, since_boot_seconds: float = 0.0) -> Iterator[str]:
+    """The lines of the kernel's log from then on, with their times. Raises OSError where it may not be read."""
     for microseconds, text in _records(node):
-        yield f"{_time(node, microseconds)} {text}"
+        if microseconds >= since_boot_seconds * 1e6:
+            yield f"{_time(node, microseconds)} {text}"
 
 
 def _records(node: Node) -> Iterator[tuple[int, str]]:
