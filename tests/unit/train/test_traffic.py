@@ -21,6 +21,7 @@ from allranks.train.strategies import make_strategy
 from allranks.train.traffic import TrafficCounter, op_of, steps_to_count
 from tests.ranks import run_ranks
 from tests.tiny_models import flat_for, make_batch, saved_model
+from tests.warm import warm_processes
 
 STEPS = 9
 FSDP: dict[str, Any] = {"fsdp_version": 2}
@@ -213,7 +214,8 @@ def test_power_sgd_says_when_it_does_nothing_and_when_it_starts_anew(tmp_path):
 
 def test_a_recorder_that_forgets_or_is_off_makes_no_count(tmp_path):
     sizes = ("0", "4", "100")
-    mp.spawn(_with_recorder, (sizes, tmp_path), nprocs=len(sizes))
+    warm_processes()  # `start_processes` starts its own by the same server
+    mp.start_processes(_with_recorder, (sizes, tmp_path), nprocs=len(sizes), start_method="forkserver")
     events = [event for size in sizes for event in read_events(tmp_path / f"{size}.jsonl")]
     assert [event.counted for event in events] == [False, False, True]
 
