@@ -20,14 +20,24 @@ def stacks(
         bool, typer.Option("--all-threads", help="Also threads beside the one that trains.")
     ] = False,
 ) -> None:
-    """Show where the ranks of a running RUN are on this machine: their Python stacks, ranks at one place together.
+    """Show where all ranks of a running RUN are: their Python stacks, ranks at one place together.
 
-    The run goes on undisturbed. On another node, type the same there. Ends with 1 where no rank runs here.
+    Asks the run's launcher, from any place that sees node 0's output_dir; the run goes on undisturbed. Where no
+    launcher can be asked, the ranks of this machine are shown. Ends with 1 where there is none.
     """
-    from allranks.evidence.on_demand import stacks_here, text_of
-    from allranks.observe import say
+    import sys
+    from functools import partial
 
-    told = stacks_here(run, seconds=seconds)
+    from allranks.evidence.on_demand import stacks_everywhere, stacks_here, text_of
+    from allranks.evidence.requests import NoLauncher
+    from allranks.live.launcher import no_launcher
+    from allranks.observe import RunDir, say
+
+    try:
+        told = stacks_everywhere(run, seconds=seconds, no_launcher=partial(no_launcher, RunDir(run)))
+    except NoLauncher as why:
+        say(f"note: {why}: only ranks of this machine are looked for", file=sys.stderr)
+        told = stacks_here(run, seconds=seconds)
     for line in [json.dumps(told, indent=1)] if as_json else text_of(told, all_threads=all_threads):
         say(line)
 

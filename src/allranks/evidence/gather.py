@@ -20,7 +20,7 @@ from allranks.listing import printable
 
 VERSION = 1
 SECONDS = 5.0
-_STARTING_SECONDS = 5.0  # an interpreter on a machine with other work
+STARTING_SECONDS = 5.0  # an interpreter on a machine with other work
 _MAX_BYTES = 8 * 2**20
 _NAME = re.compile(r"[\w.-]{1,80}")
 
@@ -51,7 +51,7 @@ def gather_node(
         "parent": os.getpid(),
     }
     try:
-        lines = _ask(asked, seconds + _STARTING_SECONDS)
+        lines = _ask(asked, seconds + STARTING_SECONDS)
     except OSError as error:
         return _nothing(node, f"this node could not look: {error.strerror}")
     told: dict[str, Any] = {}

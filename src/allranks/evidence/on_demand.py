@@ -1,33 +1,49 @@
-"""What the ranks of a run on this machine do now, for somebody who asks from a terminal."""
+"""What the ranks of a run do now, for somebody who asks from a terminal: those of all nodes, or of this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from allranks.errors import AllranksError, UsageError
 from allranks.evidence.collectives import analyse
 from allranks.evidence.diagnose import frames_of, ranks_of, recording_of
-from allranks.evidence.gather import gather_node
+from allranks.evidence.gather import VERSION, gather_node
 from allranks.evidence.python_stacks import Frame, folded, named, own_frame
-from allranks.listing import printable
+from allranks.evidence.requests import ask_launcher
+from allranks.listing import few, printable
 from allranks.observe import RunDir
 
 _MANIFEST_BYTES = 16 * 2**20
 _MOST_FRAMES = 25
 
 
+def stacks_everywhere(run: Path, *, seconds: float, no_launcher: Callable[[], str | None]) -> dict[str, Any]:
+    """`told_of` all nodes of a run, which its launcher asks; see `ask_launcher`.
+
+    Raises UsageError for what is no run's folder, NoLauncher, and AllranksError where no node has a rank.
+    """
+    _refuse_none(run)
+    answer = ask_launcher(run, seconds=seconds, no_launcher=no_launcher)
+    told = told_of(answer["summaries"], answer["silent"])
+    if not told["ranks"]:
+        why = [f"{one} does not answer" for one in told["silent"]] + _problems(told)
+        raise AllranksError(
+            f"{run}: no rank of this run that may be looked at runs now: {few(why, 4) or 'none at all'}"
+        )
+    return told
+
+
 def stacks_here(run: Path, *, seconds: float) -> dict[str, Any]:
-    """What `gather_node` tells of the run's ranks on this machine, which must not be told apart by node.
+    """`told_of` this machine's ranks of a run, which must not be told apart by node.
 
     Raises UsageError for what is no run's folder, and AllranksError where no rank of it runs here.
     """
-    if not run.is_dir():
-        raise UsageError(f"{run}: no such folder; RUN is the run's output_dir")
+    _refuse_none(run)
     run_id = _run_id(RunDir(run))
     how = {"name": "on-demand", "node": socket.gethostname(), "seconds": seconds, "keep": False}
     told = gather_node(run, run_id=run_id, **how)  # type: ignore[arg-type]
@@ -37,12 +53,24 @@ def stacks_here(run: Path, *, seconds: float) -> dict[str, Any]:
         told = other if other.get("ranks") else told
     if not told.get("ranks"):
         raise AllranksError(_nobody(RunDir(run), told))
-    return told
+    return told_of([told])
+
+
+def told_of(summaries: Sequence[Mapping[str, Any]], silent: Sequence[str] = ()) -> dict[str, Any]:
+    """One message of what `gather_node` told on each node: `ranks` with their node and host, and of each node the rest;
+    `silent` are the nodes that gave no answer."""
+    nodes = [{key: value for key, value in one.items() if key != "ranks"} for one in summaries]
+    return {
+        "version": VERSION,
+        "nodes": nodes,
+        "ranks": list(ranks_of(summaries).values()),
+        "silent": [printable(one, 200) for one in silent],
+    }
 
 
 def text_of(told: Mapping[str, Any], *, all_threads: bool = False) -> list[str]:
     """Lines for a terminal: ranks at the same place together, then who gave no answer and why."""
-    ranks = ranks_of([told])
+    ranks = {about["rank"]: about for about in told["ranks"]}
     frames = {rank: found for rank, about in ranks.items() if (found := frames_of(about))}
     lines = folded(frames, most_frames=_MOST_FRAMES)
     for rank, about in ranks.items():
@@ -52,11 +80,27 @@ def text_of(told: Mapping[str, Any], *, all_threads: bool = False) -> list[str]:
             where = process.get("wchan") if isinstance(process, Mapping) else None
             kernel = f"; in the kernel at {printable(where, 100)}" if where else ""
             why = printable(about.get("no_stacks") or "no answer in time", 300)
-            lines.append(f"{named([rank])}: pid {about.get('pid')}, state {state or 'unknown'}{kernel}: {why}")
+            host = f" ({printable(about['host'], 100)})" if isinstance(about.get("host"), str) else ""
+            lines.append(f"{named([rank])}{host}: pid {about.get('pid')}, state {state or 'unknown'}{kernel}: {why}")
         if all_threads:
             lines += _other_threads(rank, about)
+    lines += [f"{one}: no answer in time" for one in told["silent"]]
     for stall in analyse({rank: recording_of(about) for rank, about in ranks.items()}, _places(frames))[:1]:
         lines.append(f"at this moment: {'' if stall.sure else 'perhaps: '}{stall.what}")
+    return lines
+
+
+def _refuse_none(run: Path) -> None:
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such folder; RUN is the run's output_dir")
+
+
+def _problems(told: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for node in told["nodes"]:
+        problems = node.get("problems")
+        for why in list(problems.values())[:4] if isinstance(problems, Mapping) else []:
+            lines.append(f"node {printable(node.get('node'), 100)}: {printable(why, 300)}")
     return lines
 
 

@@ -7,6 +7,7 @@ names the run: no file, and no number that somebody wrote down, can direct a sig
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -129,9 +130,10 @@ def python_stacks(process: RankProcess, *, deadline: float) -> str:
         path = Path(f"/proc/{pid}/fd/{description.stacks_fd}")
         if not _links_to(path, f"{_LINK}-stacks (deleted)"):
             raise CannotAsk("its file of stacks has been closed")
-        os.truncate(path, 0)
-        send(_STACKS_SIGNAL)
-        return _settled(path, deadline)
+        with _alone(path, deadline):
+            os.truncate(path, 0)
+            send(_STACKS_SIGNAL)
+            return _settled(path, deadline)
 
 
 def flight_recorder(process: RankProcess, *, deadline: float) -> dict[str, Any]:
@@ -142,21 +144,41 @@ def flight_recorder(process: RankProcess, *, deadline: float) -> dict[str, Any]:
         ask = Path(f"/proc/{pid}/fd/{description.ask_fd}")
         if not _links_to(answer, f"{_LINK}-recorder (deleted)") or not str(ask.readlink()).startswith("pipe:"):
             raise CannotAsk("its flight recorder's file has been closed")
-        number = f"{os.getpid()}.{time.monotonic_ns()}"
-        pipe = os.open(ask, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.write(pipe, f"{number}\n".encode())
-        except BlockingIOError:
-            raise CannotAsk("it has not answered earlier questions") from None
-        finally:
-            os.close(pipe)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ValueError):
-                said = json.loads(_head(answer, _RECORDER_BYTES))
-                if isinstance(said, dict) and said.get("request") == number:
-                    return said
-            time.sleep(_POLL_SECONDS)
+        with _alone(answer, deadline):
+            return _dumped(ask, answer, deadline)
+
+
+def _dumped(ask: Path, answer: Path, deadline: float) -> dict[str, Any]:
+    number = f"{os.getpid()}.{time.monotonic_ns()}"
+    pipe = os.open(ask, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(pipe, f"{number}\n".encode())
+    except BlockingIOError:
+        raise CannotAsk("it has not answered earlier questions") from None
+    finally:
+        os.close(pipe)
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ValueError):
+            said = json.loads(_head(answer, _RECORDER_BYTES))
+            if isinstance(said, dict) and said.get("request") == number:
+                return said
+        time.sleep(_POLL_SECONDS)
     raise CannotAsk("its thread for that got no turn: the interpreter's lock is held, or the process does not run")
+
+
+@contextlib.contextmanager
+def _alone(path: Path, deadline: float) -> Iterator[None]:
+    """Nobody else asks meanwhile, as a launcher and somebody at a terminal would: the answer would be cut."""
+    with path.open("rb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise CannotAsk("somebody else has been asking it all the time") from None
+            time.sleep(_POLL_SECONDS)
+        yield
 
 
 class CannotAsk(Exception):

@@ -20,10 +20,15 @@ DEADLINE_SECONDS = 60.0  # of a loaded machine: all answer within a moment
 
 
 @contextlib.contextmanager
-def hanging(function: Callable, folder: Path, num_ranks: int = 1, run: str = "this-run") -> Iterator[list[int]]:
-    """The process ids of ranks that are in `function(rank, ready)`, which calls `ready` and then hangs."""
+def hanging(
+    function: Callable, folder: Path, num_ranks: int = 1, run: str = "this-run", launch: str = ""
+) -> Iterator[list[int]]:
+    """The process ids of ranks that are in `function(rank, ready)`, which calls `ready` and then hangs.
+
+    `launch`: the id of each rank's launcher, where `{rank}` stands for its number.
+    """
     processes = [
-        warm_processes().Process(target=_rank, args=(function, rank, num_ranks, folder, run))
+        warm_processes().Process(target=_rank, args=(function, rank, num_ranks, folder, run, launch.format(rank=rank)))
         for rank in range(num_ranks)
     ]
     for process in processes:
@@ -72,8 +77,8 @@ def main_thread_in(function: str) -> Callable[[], bool]:
     return is_in
 
 
-def _rank(function: Callable, rank: int, num_ranks: int, folder: Path, run: str) -> None:
-    os.environ["ALLRANKS_RUN_ID"] = run
+def _rank(function: Callable, rank: int, num_ranks: int, folder: Path, run: str, launch: str) -> None:
+    os.environ |= {"ALLRANKS_RUN_ID": run, "ALLRANKS_LAUNCH_ID": launch}
     assert install_evidence(rank, folder)
     if num_ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)

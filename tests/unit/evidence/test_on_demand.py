@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -28,6 +29,10 @@ def test_ranks_of_a_hanging_run_are_folded_and_the_one_that_is_awaited_is_named(
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert [line for line in lines if line.startswith("rank")] == ["rank 1:", "ranks 0, 2:"]
+    assert shown.stderr.splitlines() == [
+        f"note: no launcher of this run can be asked: there is no live.json in {tmp_path}: only ranks of this machine "
+        "are looked for"
+    ]
     assert lines[-1] == (
         "at this moment: rank 1 never entered all_reduce of 4 float (number 2 of all ranks), in which ranks 0, 2 wait"
     )
@@ -65,7 +70,7 @@ def test_anyones_program_is_shown_with_what_the_kernel_tells_of_it(tmp_path):
         finally:
             process.kill()
     (line,) = text_of(told)
-    assert line.startswith(f"rank 2: pid {process.pid}, state S")
+    assert line.startswith(f"rank 2 ({socket.gethostname()}): pid {process.pid}, state S")
     assert "py-spy" in line
 
 

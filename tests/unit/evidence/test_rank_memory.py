@@ -1,6 +1,7 @@
 """A rank is asked for its stacks and its flight recorder while its main thread hangs, and nobody else gets a signal."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -71,6 +72,18 @@ def test_the_flight_recorder_is_read_while_a_collective_hangs(tmp_path):
     entries = [entry for recorder in waits["recorders"] for entry in recorder["entries"]]
     assert [(entry["input_sizes"], entry["retired"]) for entry in entries] == [([[3]], True), ([[5]], False)]
     assert len([entry for recorder in sleeps["recorders"] for entry in recorder["entries"]]) == 1
+
+
+def test_one_asks_at_a_time(tmp_path):
+    with found(_in_a_lock, tmp_path) as (rank,), contextlib.ExitStack() as others:
+        for fd in (rank.said.stacks_fd, rank.said.recorder_fd):
+            file = others.enter_context(Path(f"/proc/{rank.pid}/fd/{fd}").open("rb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        for ask in (python_stacks, flight_recorder):
+            with pytest.raises(CannotAsk, match="somebody else"):
+                ask(rank, deadline=time.monotonic() + 0.3)
+        others.close()
+        assert "_in_a_lock" in python_stacks(rank, deadline=_deadline())
 
 
 def test_a_stopped_rank_does_not_keep_who_asks(tmp_path):

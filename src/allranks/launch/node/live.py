@@ -15,6 +15,7 @@ import psutil
 
 from allranks.findings import Finding
 from allranks.launch.node.live_evidence import EvidenceOfNode
+from allranks.launch.node.live_stacks import StacksRequests, stacks_of_node
 from allranks.launch.node.live_table import STATE, LiveTableKeeper
 from allranks.launch.node.stopped_ranks import rank_number
 from allranks.launch.peers import Peers
@@ -46,7 +47,9 @@ class LiveNode:
         self._launcher_pid: int | None = None
         self._numbers: dict[int, int] = {}
         self._state: NodeState | None = None
-        self._evidence = EvidenceOfNode(peers)
+        self._on_request: list[EvidenceOfNode | StacksRequests] = [EvidenceOfNode(peers), stacks_of_node(peers)]
+        if peers.keeps_the_record:
+            self._on_request.append(StacksRequests(peers))
         self._parts = [_EachSecond(self._collect, self._fault), _EachSecond(self._talk, self._fault)]
 
     def seen(self, ranks: Sequence[psutil.Process], launcher_pid: int) -> None:
@@ -63,14 +66,15 @@ class LiveNode:
         return self._keeper.hang if self._keeper is not None else None
 
     def __enter__(self) -> LiveNode:
-        for part in (*self._parts, self._evidence):
+        for part in (*self._parts, *self._on_request):
             part.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         for part in self._parts:  # what was collected last is told last
             part.close()
-        self._evidence.close()
+        for thread in self._on_request:
+            thread.close()
         if self._gpus is not None:
             self._gpus.close()
         if self._keeper is not None:

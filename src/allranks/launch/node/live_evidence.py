@@ -26,22 +26,35 @@ _NAME = re.compile(r"[\w-]{1,40}")  # it becomes a folder's
 
 
 class EvidenceOfNode(threading.Thread):
-    """Gathers, whenever node 0 asks, what this node's ranks do, and tells it; ends with `close`."""
+    """Answers, whenever node 0 asks about `topic`, with what `answer` makes of the question; None is no answer.
 
-    def __init__(self, peers: Peers) -> None:
-        super().__init__(name="live evidence", daemon=True)
-        self._peers, self._over = peers, threading.Event()
+    A thread of its own for each topic: a hang is not waited for behind somebody's look. Ends with `close`.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        topic: str = _TOPIC,
+        answer: Callable[[Peers, object], Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        super().__init__(name=f"live {topic}", daemon=True)
+        self._peers, self._topic, self._over = peers, topic, threading.Event()
+        self._answer = answer or _of_a_hang
 
     def run(self) -> None:
         rendezvous = self._peers.rendezvous
         while rendezvous is not None and not self._over.wait(_LOOK_SECONDS):
-            for name in rendezvous.asked(_TOPIC):
-                if isinstance(name, str) and _NAME.fullmatch(name):
-                    rendezvous.tell(_TOPIC, gather(self._peers, name))
+            for question in rendezvous.asked(self._topic):
+                if (said := self._answer(self._peers, question)) is not None:
+                    rendezvous.tell(self._topic, said)
 
     def close(self) -> None:
         """Does not wait for what is being gathered."""
         self._over.set()
+
+
+def _of_a_hang(peers: Peers, name: object) -> Mapping[str, Any] | None:
+    return gather(peers, name) if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
 def gather(peers: Peers, name: str) -> Mapping[str, Any]:
@@ -66,7 +79,7 @@ def explained(peers: Peers, overdue: Sequence[Finding], given_up: Callable[[], b
     if peers.rendezvous is None:
         summaries = {0: gather(peers, name)}
     else:
-        summaries = _answers(peers, name, given_up)
+        summaries = answers_of_all(peers, _TOPIC, name, _ANSWER_SECONDS, given_up)
     finding = diagnose([summaries[node] for node in sorted(summaries)], overdue)
     # The disk may be what hangs: whoever writes is not waited for.
     writing = threading.Thread(target=_keep, args=(peers, name, finding), daemon=True)
@@ -75,16 +88,19 @@ def explained(peers: Peers, overdue: Sequence[Finding], given_up: Callable[[], b
     return finding
 
 
-def _answers(peers: Peers, name: str, given_up: Callable[[], bool]) -> dict[int, Mapping[str, Any]]:
+def answers_of_all(
+    peers: Peers, topic: str, question: object, seconds: float, given_up: Callable[[], bool]
+) -> dict[int, Mapping[str, Any]]:
+    """On node 0: what the nodes answer within `seconds`, by node rank."""
     rendezvous = peers.rendezvous
     assert rendezvous is not None
-    rendezvous.take(_TOPIC)  # what came too late for an earlier question
-    rendezvous.ask_all(_TOPIC, name)
+    rendezvous.take(topic)  # what came too late for an earlier question
+    rendezvous.ask_all(topic, question)
     found: dict[int, Mapping[str, Any]] = {}
-    until = time.monotonic() + _ANSWER_SECONDS
+    until = time.monotonic() + seconds
     while len(found) < len(rendezvous.nodes) and time.monotonic() < until and not given_up():
         time.sleep(_LOOK_SECONDS)
-        found.update((node, said) for node, said in rendezvous.take(_TOPIC) if isinstance(said, Mapping))
+        found.update((node, said) for node, said in rendezvous.take(topic) if isinstance(said, Mapping))
     return found
 
 

@@ -1,0 +1,50 @@
+"""Whether the launcher that keeps a run's table is still there, as far as can be seen from the run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from allranks.live.from_events import read_live
+from allranks.live.look import OLD_SECONDS
+from allranks.observe import RunDir
+
+_NEXT_SECONDS = 3.0  # the table says which process it is, and is written each second
+
+
+def no_launcher(run: RunDir) -> str | None:
+    """Why no launcher can be asked; None where one seems to be alive."""
+    table = read_live(run)
+    if table is None:
+        return f"no launcher of this run can be asked: there is no live.json in {run.path}"
+    if table.ended is not None:
+        return f"the run has ended with exit code {table.ended.exit_code}"
+    first = table.nodes[0] if table.nodes else None
+    where = f" on {first.host}" if first is not None and first.host else ""
+    age = time.time() - table.t
+    with contextlib.suppress(OSError):  # the clocks of nodes and of file servers differ
+        age = min(age, time.time() - run.live.stat().st_mtime)
+    if (
+        first is not None
+        and first.host == socket.gethostname()
+        and age >= _NEXT_SECONDS
+        and _is_gone(first.launcher_pid)
+    ):
+        return f"the run's launcher{where} (pid {first.launcher_pid}) is gone"
+    if age >= OLD_SECONDS:
+        return f"the run's launcher{where} does not answer: it has written nothing for {age:,.0f} s"
+    return None
+
+
+def _is_gone(pid: int | None) -> bool:
+    if pid is None or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass  # there, and somebody else's
+    return False
