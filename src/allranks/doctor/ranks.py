@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from allranks.doctor import causes
+from allranks.doctor.collective_abort import aborted_in_collective
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.findings import Evidence, Finding, Who
@@ -75,13 +76,16 @@ def _killed(
     node: int | str, rank: int, number: int, pid: int, log_of: Callable[[int], Path], memory: str | None
 ) -> Finding:
     log = log_of(rank)
-    lines = last_lines(read_from(log))
+    text = read_from(log)
+    lines = last_lines(text)
     code, said = code_of_signal(number, memory), killed_by(number, f" (pid {pid})", memory)
     watchdog = next((line for line in reversed(lines) if causes.waited_in_vain(line)), "")
     if code == causes.RANK_ABORTED and watchdog:
         code, said = causes.PEER_GONE, watchdog.strip()
     who = Who(node, rank)
     what = f"{_that_it_failed(who, code, said)}: {said}"
+    if code == causes.RANK_ABORTED and (told := aborted_in_collective(text)):
+        what, lines = f"rank {rank} (node {node}) {told}", []  # it need not be this one that failed
     evidence = tuple(Evidence(line, str(log)) for line in lines)
     return Finding(code, what, said=said if watchdog else "", who=who, evidence=evidence, known_at=node)
 

@@ -11,6 +11,7 @@ from allranks.config import RunConfig
 from allranks.doctor import causes
 from allranks.doctor.absent import with_absent
 from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.collective_abort import with_other_places
 from allranks.doctor.first_failure import first_failure, goes_before
 from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.log_tail import last_lines, read_from
@@ -55,7 +56,7 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
         own = _first(started, ended, of_node, tail)
         if own is not None and goes_before(own, ended.lost):
             return _failed(started, FAILED, _failure(started, ended, events, tail, cfg), events)
-        lost = with_absent(ended.lost, run, events)
+        lost = with_other_places(with_absent(ended.lost, run, events), events)
         shown = without_repeating(lost, shown_by_rank_0(node, events))
         return cut_off(FAILED, lost, left, shown=shown)
     # A restarted rank writes another `exit`: the last one counts.
@@ -108,7 +109,9 @@ def _failed(started: Started, code: int, reason: Finding, events: list[Event]) -
     if shown is not reason:
         logs = [line for line in reason.remedy.splitlines() if line.startswith(("its log: ", "all logs: "))]
         shown = replace(shown, remedy="\n".join(logs))
-    reason, shown = (with_absent(finding, started.run, events) for finding in (reason, shown))
+    reason, shown = (
+        with_other_places(with_absent(finding, started.run, events), events) for finding in (reason, shown)
+    )
     return failed(code, reason, left_by(started), shown=shown)
 
 

@@ -385,3 +385,25 @@ def test_a_run_whose_folder_was_removed_says_so(run, launch):
     result = outcome(at(run, 0), launch, ended(1))  # neither events nor the launcher's log
     assert result.reason.code == "disk" and "has lost the record of this run" in result.message
     assert "started no rank" not in result.message and "no rank reported" not in result.message
+
+
+def test_an_abort_in_a_collective_tells_where_all_ranks_were_and_blames_none(run, launch):
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 1).write_text(ABORTED)
+    run.agent_log(0).write_text(TORCHRUN_SAYS.replace("-9 (pid", "-6 (pid"))
+    traceback = 'Traceback:\n  File "/a.py", line 9, in f\nRuntimeError: Connection reset by peer\n'
+    reset = {"message": "Connection reset by peer", "node": 0, "host": "gpu0", "traceback": traceback}
+    events(run, 0, ("step", {"step": 3}), ("error", reset), ("exit", {"code": 1}))
+    result = outcome(at(run, 0), launch, ended(1))
+    assert result.message.startswith("error: rank 1 (node 0) was aborted in a collective at /a.py:5 in f: ")
+    assert "\n  rank 0 (node 0, gpu0) was at /a.py:9 in f\n" in result.message
+    assert "failed first" not in result.message
+
+
+ABORTED = """\
+Fatal Python error: Aborted
+
+Thread 0x00007fd8aa8f8b80 (most recent call first):
+  File "/x/site-packages/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
+  File "/a.py", line 5 in f
+"""

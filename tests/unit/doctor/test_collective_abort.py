@@ -1,0 +1,76 @@
+"""A rank that gloo aborted is not blamed for it: where all of them were in that collective is told instead."""
+
+import pytest
+
+from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
+from allranks.findings import Finding, Who
+from allranks.observe.events import ErrorEvent
+
+# As faulthandler wrote it, with torch 2.13 and gloo, of ranks that entered all_reduce with 8 and 9 numbers.
+LOG = """\
+Fatal Python error: Aborted
+
+Thread 0x00007fd8aa69c6c0 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/allranks/train/evidence.py", line 89 in _answer
+  File "/usr/lib/python3.11/threading.py", line 1002 in _bootstrap
+
+Thread 0x00007fd8aa8f8b80 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
+  File "/venv/lib/python3.11/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
+  File "/home/ana/my loss.py", line 34 in forward
+  File "/venv/lib/python3.11/site-packages/allranks/train/loop.py", line 180 in train
+  File "<frozen runpy>", line 88 in _run_code
+
+Extension modules: yaml._yaml, numpy._core._multiarray_umath
+"""
+LOST = """\
+Traceback (most recent call last):
+  File "/venv/lib/python3.11/site-packages/allranks/train/loop.py", line 180, in train
+    read = loop.stats.push(
+  File "/home/ana/my loss.py", line 37, in forward
+    dist.all_reduce(x)
+  File "/venv/lib/python3.11/site-packages/torch/distributed/c10d_logger.py", line 83, in wrapper
+    return func(*args, **kwargs)
+RuntimeError: Read error [10.77.0.1]:22916: Connection reset by peer
+"""
+
+
+def lost(rank: int, message: str = "RuntimeError: Connection reset by peer", traceback: str | None = LOST):
+    return ErrorEvent(rank=rank, node=rank, host=f"node{rank}", message=message, traceback=traceback)
+
+
+def aborted() -> Finding:
+    return Finding("rank-aborted", f"rank 0 (node 0) {aborted_in_collective(LOG)}", who=Who(0, 0), remedy="all logs: x")
+
+
+def test_the_places_of_the_aborted_and_of_those_that_lost_it_are_told():
+    told = with_other_places(aborted(), [lost(1), lost(2, message="ValueError: bad"), lost(3, traceback=None), lost(0)])
+    assert told.what.startswith("rank 0 (node 0) was aborted in a collective at /home/ana/my loss.py:34 in forward: ")
+    first, second, *rest = told.remedy.splitlines()
+    assert first == "rank 1 (node 1, node1) was at /home/ana/my loss.py:37 in forward"
+    assert second.startswith("all ranks have to enter the same collectives") and rest == ["all logs: x"]
+    assert with_other_places(told, [lost(1)]) == told  # another node has said it already
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "",
+        "terminate called without an active exception\n",
+        LOG.replace("Aborted", "Segmentation fault"),
+        LOG.replace("torch/distributed", "torch/nn"),
+        LOG.partition("Thread")[0],
+    ],
+)
+def test_an_abort_elsewhere_is_none_of_a_collective(log):
+    assert aborted_in_collective(log) is None
+
+
+def test_a_stack_without_known_code_is_still_told():
+    log = "\n".join(line for line in LOG.splitlines() if "ana" not in line and "loop.py" not in line)
+    assert "at an unknown place" in (aborted_in_collective(log) or "")
+
+
+def test_of_other_failures_nothing_is_added():
+    other = Finding("rank-aborted", "rank 0 (node 0) failed first: killed by SIGABRT", who=Who(0, 0))
+    assert with_other_places(other, [lost(1)]) is other
