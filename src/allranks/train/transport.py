@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,18 +12,17 @@ import psutil
 
 from allranks.cluster.identity import Identity
 from allranks.cluster.interfaces import interfaces
+from allranks.listing import printable
 from allranks.observe import RunDir
+from allranks.observe.nccl_log import read_log
 
-# What NCCL chose, as every version from 2.18 on writes it at INFO.
-_NCCLS_NETWORK = re.compile(r"NCCL INFO Using network (?P<name>\S+)")
-_MOST_LOG_BYTES = 4_000_000
-"""Of the beginning of NCCL's log, where it tells of its choices."""
+_MOST_NAME = 64
 
 
 @dataclass(frozen=True)
 class Transport:
     """`local`: this rank's address -> its interface; `remote`: the addresses that it has connections with, those of
-    torch's store left out. `nccl`: the network that NCCL says it uses, None where it said nothing."""
+    torch's store left out. `nccl`: the network that NCCL says it uses, or several; None where it said nothing."""
 
     backend: str = ""
     local: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +62,6 @@ def _nccl_log(run_dir: RunDir, identity: Identity) -> str | None:
 
 
 def network_in(log: Path) -> str | None:
-    """The network that a log of NCCL's names, such as IB or Socket."""
-    with log.open("rb") as file:
-        match = _NCCLS_NETWORK.search(file.read(_MOST_LOG_BYTES).decode("utf-8", "replace"))
-    return match["name"] if match else None
+    """The network that a log of NCCL's names, such as IB or Socket; with different ones for its communicators all."""
+    names = dict.fromkeys(name for process in read_log(log) for name in process.networks)
+    return printable(", ".join(names), _MOST_NAME) or None
