@@ -1,4 +1,4 @@
-"""How many numbers a model folder holds, by the headers of its files. Needs no torch."""
+"""Which tensors and how many numbers a model folder holds, by the headers of its files. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ def num_stored_elements(folder: Path) -> int | None:
 
     Tied weights are stored once, and count once.
     """
-    index, elements = folder / "model.safetensors.index.json", 0
+    shapes = stored_shapes(folder)
+    return None if shapes is None else sum(map(math.prod, shapes.values()))
+
+
+def stored_shapes(folder: Path, name: str = "model") -> dict[str, tuple[int, ...]] | None:
+    """The shape of each tensor in `NAME.safetensors`, or in the files of its index; None as above."""
+    index, shapes = folder / f"{name}.safetensors.index.json", {}
     try:
         if index.is_file():
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         else:
-            names = ["model.safetensors"]
-        for name in names:
-            for entry in _header(folder / name).values():
+            names = [f"{name}.safetensors"]
+        for file in names:
+            for tensor, entry in _header(folder / file).items():
                 if entry["dtype"] not in _FLOATS:
                     return None
-                elements += math.prod(entry["shape"])
+                shapes[tensor] = tuple(map(int, entry["shape"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whoever reads the model says what is wrong with it
-    return elements
+    return shapes
 
 
 def _header(file: Path) -> dict[str, Any]:

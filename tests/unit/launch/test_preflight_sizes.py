@@ -42,7 +42,7 @@ def config(tmp_path, model, **keys):
         ({"save_only_model": True}, 4000, 2000),
         ({"optimizer": "sgd"}, 4000, 2000),
         ({"save_strategy": "no"}, None, 2000),
-        # Of an adapter nothing is known before the model is there.
+        # Which layers an adapter gets is told by config.json, which is not there.
         ({"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True}, None, None),
         ({"unfrozen_parameters": ["a"]}, None, None),
     ],

@@ -1,0 +1,132 @@
+"""The size of an adapter's checkpoint, told by the model's files alone, is that of the one that is written."""
+
+import json
+import shutil
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from allranks.launch.preflight.sizes import sizes
+from allranks.model.adapter import adapter_tensors
+from allranks.model.adapter_size import num_adapter_elements
+from allranks.model.build import build_model
+from allranks.train.saved_size import saved_bytes
+from allranks.train.strategies import make_strategy
+from tests.tiny_models import ARCHITECTURES, config_for, make_batch, one_process, saved_model
+from tests.tiny_runs import LORA, train
+
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+WITH_EMBEDDINGS = {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
+
+
+def lora(**keys):
+    return {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, **keys}
+
+
+def foretold(cfg):
+    return sizes(cfg, num_nodes=2, num_processes=1, on_cpu=True).checkpoint_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        *((name, LORA) for name in ARCHITECTURES),
+        ("llama", WITH_EMBEDDINGS),
+        ("llama", lora(lora_target_linear=True, lora_target_modules=["lm_head"])),
+        ("llama", lora(lora_target_modules=["q_proj", "v_proj"], peft_layers_to_transform=[1])),
+        ("llama", lora(lora_target_modules=["q_proj"], peft_layers_to_transform=[0], peft_layers_pattern=["layers"])),
+        ("llama", lora(lora_target_modules=r".*\.1\.(mlp|self_attn)\.(q|up)_proj")),
+        ("llama", lora(lora_target_modules=["embed_tokens"])),
+        ("llama", lora(lora_target_linear=True, peft_use_dora=True)),
+        ("gpt-oss", lora(lora_target_parameters=EXPERTS, lora_target_modules=["q_proj"])),
+    ],
+    ids=str,
+)
+def test_it_counts_what_is_trained(name, keys):
+    cfg = config_for(saved_model(name), **keys)
+    trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
+    assert num_adapter_elements(saved_model(name), cfg.adapter) == sum(tensor.numel() for tensor in trained.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("llama-tied", WITH_EMBEDDINGS),
+        ("mixtral", lora(lora_target_linear=True, lora_target_modules=["gate"])),
+        ("qwen3-moe", lora(lora_target_parameters=EXPERTS, lora_target_modules=["q_proj"])),
+        ("llama", lora(lora_modules_to_save=["lm_head"])),  # and the modules that PEFT chooses
+    ],
+    ids=str,
+)
+def test_it_counts_no_more_than_what_is_trained(name, keys):
+    cfg = config_for(saved_model(name), **keys)
+    trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
+    counted = num_adapter_elements(saved_model(name), cfg.adapter)
+    assert 0 < counted <= sum(tensor.numel() for tensor in trained.values())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"optimizer": "sgd"}, {"optimizer": "muon"}, {"bf16": "full"}, {"save_only_model": True}, {"lora_r": 1}],
+    ids=str,
+)
+def test_a_checkpoint_is_as_large_as_foretold(keys):
+    cfg = config_for(saved_model("llama"), **{**WITH_EMBEDDINGS, **keys})
+    model = build_model(cfg, one_process())
+    strategy = make_strategy(cfg, model)
+    strategy.backward(model.forward_loss(make_batch(1)))
+    strategy.step()
+    saved = saved_bytes(strategy.state.contents(only_model=cfg.checkpoint.save_only_model), 1)
+    # Beside it are counters of steps, a number for each parameter; Muon keeps AdamW's state for embeddings.
+    assert foretold(cfg) <= saved
+    assert "muon" in keys.values() or foretold(cfg) == pytest.approx(saved, rel=0.01)
+
+
+def test_its_files_are_as_large_as_foretold(tmp_path):
+    trained = train(tmp_path / "run", "llama", **WITH_EMBEDDINGS)
+    cfg = config_for(saved_model("llama"), **WITH_EMBEDDINGS, save_only_model=True)
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.distcp"))
+    num_tensors = len(adapter_tensors(trained.model.hf_model))
+    assert foretold(cfg) <= written < foretold(cfg) + 4096 * num_tensors
+
+
+def test_an_adapter_to_go_on_from_is_as_large_as_it_is(tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(saved_model("llama"))
+    config = LoraConfig(r=5, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    cfg = config_for(saved_model("llama"), adapter="lora", lora_model_dir=str(tmp_path))
+    trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
+    assert num_adapter_elements(saved_model("llama"), cfg.adapter) == sum(one.numel() for one in trained.values())
+
+
+def test_the_weights_below_are_no_part_of_it():
+    plain, quantized = (config_for(saved_model("llama"), **{**LORA, **keys}) for keys in ({}, {"adapter": "qlora"}))
+    assert foretold(plain) == foretold(quantized)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, "[]", "{", json.dumps({"vision_config": {}, "vocab_size": 97})],
+)
+def test_what_is_not_sure_is_not_known(tmp_path, config):
+    folder = tmp_path / "model"
+    shutil.copytree(saved_model("llama"), folder)
+    (folder / "config.json").unlink()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    cfg = config_for(folder, **LORA)
+    assert num_adapter_elements(folder, cfg.adapter) is None and foretold(cfg) is None
+
+
+def test_peft_chooses_modules_that_are_not_known_here():
+    assert num_adapter_elements(saved_model("llama"), config_for(saved_model("llama"), **lora()).adapter) is None
+
+
+def test_layers_that_predict_further_tokens_are_not_read(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved_model("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    cfg = config_for(folder, **LORA)
+    assert 2 * num_adapter_elements(folder, cfg.adapter) == num_adapter_elements(saved_model("llama"), cfg.adapter)
