@@ -7,7 +7,7 @@ from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import IO, Any
 
-from allranks.data.json_values import DECODER, problem_of
+from allranks.data.json_values import DECODER, TRAILING_COMMA, placed, problem_of
 from allranks.data.packed_files import open_text, reading, undecoded
 from allranks.data.records import Record, UnreadableError
 
@@ -33,9 +33,10 @@ def read_list(path: Path) -> Iterator[Record]:
             yield text.element(f" (record {index}, counted from 0)")
             index += 1
             if text.next() == ",":
+                comma = text.place()
                 text.skip(1)
                 if text.next() == "]":
-                    raise text.error("Expecting value")
+                    raise text.error(f"{TRAILING_COMMA} array", comma)
             elif text.next() != "]":
                 raise text.error("Expecting ',' delimiter")
         text.skip(1)
@@ -99,13 +100,18 @@ class _Text:
 
     def begins_with_long_value(self) -> bool:
         """Whether a value of several lines is next. Raises what decoding raises."""
-        return bool(self.next()) and "\n" in self._held[self._at : self._decode(JSONDecoder())[1]]
+        if not self.next():
+            return False
+        _, end = self._decode(JSONDecoder())  # which may read more
+        return "\n" in self._held[self._at : end]
 
-    def error(self, what: str, ahead: int = 0) -> UnreadableError:
-        """What is wrong at the place `ahead` of here."""
-        self.skip(ahead)
+    def place(self) -> str:
+        return f"{self._path}:{self._line}:{self._column}"
+
+    def error(self, what: str, place: str | None = None) -> UnreadableError:
+        """What is wrong at a place: here, where none is given."""
         return UnreadableError(
-            f"{self._path}:{self._line}:{self._column}",
+            place or self.place(),
             f"not valid JSON: {what}. A file is read as one list of objects in brackets, or as objects one after the "
             "other without brackets and commas; nothing behind this place can be read",
         )
@@ -127,13 +133,16 @@ class _Text:
 
     def _broken(self, error: ValueError | RecursionError, where: Any) -> Record:
         """The record of a broken element. Errors: `UnreadableError` if its brackets do not tell where it ends."""
+        if isinstance(error, JSONDecodeError):
+            error = placed(error)
         ahead = error.pos - self._at if isinstance(error, JSONDecodeError) else 0
         message = error.msg if isinstance(error, JSONDecodeError) else problem_of(error, self._held[self._at :][:200])
         while (end := _end_of_brackets(self._held, self._at)) is None:
             if len(self._held) - self._at > _BROKEN_CHARACTERS or not self._read_more():
-                raise self.error(message, ahead)
-        if end == 0:
-            raise self.error(message, ahead)
+                break
+        if not end:
+            self.skip(ahead)
+            raise self.error(message)
         text = self._held[self._at : end]
         if undecoded(text) or not isinstance(error, JSONDecodeError):
             problem = problem_of(error, text)
