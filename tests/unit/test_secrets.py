@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 
 import pytest
 
+from allranks import secrets
 from allranks.secrets import (
     REMOVED,
     known_secrets,
@@ -118,3 +120,29 @@ def test_removing_twice_is_removing_once():
     words = ["--hub-token", "x" * 20, "https://a:b@c", "--x=hf_" + "a" * 34]
     once = without_secret_words(words)
     assert without_secret_words(once) == once
+
+
+def test_a_name_is_tried_from_its_first_sign_only_and_gives_none_back():
+    """What makes the time of a long word grow with its length: no second start in it, and no second end."""
+    name = secrets._NAME
+    word = "aB-c_9." * 100
+    assert [at for at in range(len(word)) if name.match(f"{word}=1", at)] == [0]
+    backwards, group, *_ = re._parser.parse(name.pattern)
+    assert backwards[0] is re._constants.ASSERT_NOT
+    (repeated,) = group[1][3]
+    assert repeated[0] is re._constants.POSSESSIVE_REPEAT
+    assert repeated[1][2][0][1] == backwards[1][1][0][1]  # of the same signs
+
+
+@pytest.mark.parametrize("unit", ["a=", "--env=", "a: ", '"a": "', "a.", "x-", "a   ", "a='", r"\"a\":"])
+def test_each_name_of_a_long_word_is_looked_at_once(unit, monkeypatch):
+    seen = []
+    monkeypatch.setattr(secrets, "is_secret_name", lambda name: seen.append(name))
+    word = unit * 20_000
+    assert without_secret_words([word]) == [word]
+    assert len(seen) <= 20_001 and sum(map(len, seen)) <= len(word)
+
+
+def test_a_secret_behind_many_names_goes():
+    (left,) = without_secret_words(["--env=" * 5000 + "HF_TOKEN=abc123&a=1"])
+    assert left == "--env=" * 5000 + f"HF_TOKEN={REMOVED}&a=1"

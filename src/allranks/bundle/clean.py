@@ -15,7 +15,6 @@ from allranks.secrets import REMOVED, known_secrets, without_secret_words, witho
 
 _SHORTEST = 8  # signs; shorter ones are removed where their name stands, and not wherever they occur
 _SHORTEST_WORD = 16  # of small letters alone: `required` after `password:` is no password
-_LONGEST_LINE = 4096
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 # NAME=VALUE, NAME: VALUE, 'NAME': b"VALUE", --name VALUE, "--name", "VALUE": also within JSON within a log.
 _ASSIGNED = re.compile(
@@ -126,9 +125,7 @@ def _clean_line(line: str) -> str:
     line = _NETRC.sub(_without_value, line)
     body = line.rstrip("\n")
     body = _ASSIGNED.sub(_without_assigned, body)
-    # Its time grows with the square of a word's length; the names are seen to already.
-    plain = without_secret_words([body])[0] if len(body) <= _LONGEST_LINE else body
-    return plain + line[len(line.rstrip("\n")) :]
+    return without_secret_words([body])[0] + line[len(line.rstrip("\n")) :]
 
 
 def _without_value(found: re.Match[str]) -> str:
