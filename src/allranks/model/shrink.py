@@ -40,8 +40,7 @@ _OTHERS: dict[str, int] = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "mamba_n_heads": 2 * NUM_HEADS,  # twice the model's width, by mamba_expand
-    "n_group": 1,
-    "topk_group": 1,
+    **dict.fromkeys(("n_group", "num_expert_group", "topk_group"), 1),
     "num_nextn_predict_layers": 0,
     "n_shared_experts": 1,
 }
@@ -72,10 +71,14 @@ def shrink(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Shru
             continue
         return Shrunken(made, list(_told(config.to_dict(), made.to_dict())))
     assert problem is not None
-    said = " ".join(str(problem).split())[:300]
+    if own := _own_problem(config, trust_remote_code=trust_remote_code):
+        raise ConfigError(
+            f"base_model: the code of {config.model_type} takes its config.json as little as a small copy of it: "
+            f"{_said(own)}; compare it with the one that was published with the model"
+        )
     raise ConfigError(
-        f"base_model: no small copy of {config.model_type} could be made: {type(problem).__name__}: {said}; a trial "
-        "with the model itself is `allranks train CONFIG … --smoke`"
+        f"base_model: no small copy of {config.model_type} could be made: {_said(problem)}; a trial with the model "
+        "itself is `allranks train CONFIG … --smoke`"
     )
 
 
@@ -86,6 +89,20 @@ def random_model(config: PreTrainedConfig, *, seed: int = 0, trust_remote_code: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, dtype=torch.float32)
+
+
+def _own_problem(config: PreTrainedConfig, *, trust_remote_code: bool) -> Exception | None:
+    """Why the model itself cannot be built: a size that a rehearsal made up for it would prove nothing."""
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    except Exception as error:  # as above
+        return error
+    return None
+
+
+def _said(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
 
 
 def _try(config: PreTrainedConfig, *, trust_remote_code: bool) -> None:
@@ -128,7 +145,7 @@ def _shrink_widths(original: dict[str, Any], small: dict[str, Any], head_dim: in
     hidden = head_dim * NUM_HEADS
     widths = {**dict.fromkeys(_MODEL_WIDTHS, hidden), **dict.fromkeys(_INNER_WIDTHS, 2 * hidden)}
     widths |= {**dict.fromkeys(_EXPERT_WIDTHS, hidden), **dict.fromkeys(_HEAD_WIDTHS, head_dim)}
-    widths |= _OTHERS if head_dim == HEAD_DIM else {"n_group": 1, "topk_group": 1}
+    widths |= _OTHERS if head_dim == HEAD_DIM else dict.fromkeys(("n_group", "num_expert_group", "topk_group"), 1)
     heads = _first(original, _HEADS)
     for key, value in original.items():
         if key in _NEVER or isinstance(value, bool) or not isinstance(value, int) or value <= 0:

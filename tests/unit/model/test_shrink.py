@@ -78,6 +78,19 @@ def test_code_that_takes_no_copy_is_told(monkeypatch):
         shrink(AutoConfig.for_model("gpt2"))
 
 
+def test_groups_of_experts_by_any_name_are_one():
+    keys = {"num_experts": 8, "num_expert_group": 8, "num_hidden_layers": 4, "layer_group_size": 2, "vocab_size": 512}
+    small = shrink(AutoConfig.for_model("bailing_hybrid", **keys, pad_token_id=0, eos_token_id=1)).config
+    assert small.num_experts == 4 and small.num_expert_group == 1
+
+
+@pytest.mark.parametrize("kind", ["nemotron", "hunyuan_v1_dense"])
+def test_a_config_that_the_models_own_code_does_not_take_is_told_as_such(kind):
+    # Sizes that the published config.json has, and transformers' default lacks.
+    with pytest.raises(ConfigError, match=rf"the code of {kind} takes its config.json as little .*NoneType"):
+        shrink(AutoConfig.for_model(kind, num_hidden_layers=2, vocab_size=512, pad_token_id=0))
+
+
 def test_a_copy_that_stays_large_is_never_built(monkeypatch):
     import allranks.model.shrink as module
 
