@@ -29,6 +29,7 @@ _PUBLIC = {
         "MemoryEvent",
         "PhaseEvent",
         "StepEvent",
+        "StragglerEvent",
         "TimeLimitEvent",
         "UnknownEvent",
         "WarningEvent",

@@ -101,6 +101,7 @@ def _type(annotation: str) -> str:
         "int": "whole number",
         "float": "number",
         "str": "text",
+        "int | str": "whole number or text",
         "bool": "true or false",
         "Mapping[str, Any]": "object",
         "tuple[int, ...]": "list of whole numbers",

@@ -1,4 +1,5 @@
-"""live.json, written by a thread of its own: a disk that is full, slow or gone holds nobody who watches the run."""
+"""live.json, and what is added to rank 0's events, written by a thread of its own: a disk that is full, slow or gone
+holds nobody who watches the run."""
 
 from __future__ import annotations
 
@@ -12,18 +13,22 @@ from dataclasses import replace
 from allranks.findings import Finding
 from allranks.live.from_events import read_live
 from allranks.live.state import LiveEnd, LiveTable
-from allranks.observe import RunDir
+from allranks.observe import EventLog, RunDir
+from allranks.observe.events import Event
 
 _CLOSE_SECONDS = 2.0
 
 
 class LiveFile:
-    """Writes the newest table that it was given; a failure is told by `say`, once."""
+    """Writes the newest table, and all events, that it was given; a failure is told by `say`, once."""
 
     def __init__(self, run: RunDir, say: Callable[[str], None]) -> None:
         self._run, self._say = run, say
         self._changed = threading.Condition()
         self._next: LiveTable | None = None
+        self._events: list[Event] = []
+        self._log: EventLog | None = None
+        self._run_id = ""
         self._over = self._failed = False
         self._thread = threading.Thread(target=self._write_all, name="live.json", daemon=True)
         self._thread.start()
@@ -32,6 +37,13 @@ class LiveFile:
         """Returns at once; a table that has not been written yet is given up for this one."""
         with self._changed:
             self._next = table
+            self._changed.notify()
+
+    def note(self, event: Event, run_id: str) -> None:
+        """Append an event to the file of rank 0, where there is one. Returns at once."""
+        with self._changed:
+            self._events.append(event)
+            self._run_id = run_id
             self._changed.notify()
 
     def close(self) -> None:
@@ -44,13 +56,19 @@ class LiveFile:
     def _write_all(self) -> None:
         while True:
             with self._changed:
-                while self._next is None and not self._over:
+                while self._next is None and not self._events and not self._over:
                     self._changed.wait()
                 table, self._next = self._next, None
-            if table is None:
+                events, self._events = self._events, []
+            if table is None and not events:
                 return
             try:
-                write_live(self._run, table)
+                if table is not None:
+                    write_live(self._run, table)
+                if events and self._run.events(0).is_file():
+                    self._log = self._log or EventLog(self._run.events(0), 0, run_id=self._run_id)
+                    for event in events:
+                        self._log.write(event)
             except OSError as error:
                 if not self._failed:
                     self._failed = True

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from allranks.findings import Finding, Who, printed
 from allranks.live.state import LiveTable, NodeState, RankState
+from allranks.observe.events import StragglerEvent
 
 STRAGGLER = "straggler"
 # Ranks differ by some tens of per cent: lengths of documents, cores that share caches.
@@ -25,18 +26,29 @@ class Stragglers:
         self._seen: dict[int, int] = {}  # rank -> windows running in which it was slow
         self._step = 0
 
-    def read(self, table: LiveTable) -> list[str]:
-        """Take in a table; what is new to be told."""
+    def read(self, table: LiveTable) -> list[StragglerEvent]:
+        """Take in a table; what is new: each event's `message` is to be told."""
         if table.step is None or abs(table.step - self._step) < _STEPS_APART:
             return []
         self._step = table.step
         slow = slow_ranks(table)
         self._seen = {rank: self._seen.get(rank, 0) + 1 for rank in slow}
-        before = {one.who.rank for one in self.found}
+        before = {one.who.rank: one.who for one in self.found}
         self.found = tuple(one for rank, one in slow.items() if self._seen[rank] >= _AGREEING or rank in before)
         now = {one.who.rank for one in self.found}
-        new = [printed(one) for one in self.found if one.who.rank not in before]
-        return new + [f"rank {rank} keeps up with the others again" for rank in sorted(before - now, key=str)]
+        new = [_event(one.who, table, printed(one)) for one in self.found if one.who.rank not in before]
+        return new + [
+            _event(who, table, f"rank {rank} keeps up with the others again", is_slow=False)
+            for rank, who in sorted(before.items(), key=str)
+            if rank not in now
+        ]
+
+
+def _event(who: Who, table: LiveTable, message: str, *, is_slow: bool = True) -> StragglerEvent:
+    assert who.rank is not None
+    return StragglerEvent(
+        of_rank=who.rank, is_slow=is_slow, node=who.node, host=who.host, step=table.step, message=message
+    )
 
 
 def slow_ranks(table: LiveTable) -> Mapping[int, Finding]:

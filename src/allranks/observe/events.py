@@ -192,6 +192,26 @@ class WarningEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StragglerEvent(Event):
+    """A rank needs longer for its own part of the steps than the others, or keeps up again. Node 0's launcher writes
+    it, into rank 0's file."""
+
+    kind: ClassVar[str] = "straggler"
+    of_rank: int = 0
+    """Which rank it is."""
+    is_slow: bool = True
+    """False once it keeps up again."""
+    node: int | str | None = None
+    """The rank's node: its rank, or its host where the rendezvous deals ranks out."""
+    host: str | None = None
+    """The rank's node, by name."""
+    step: int | None = None
+    """The last step that was done."""
+    message: str = ""
+    """What the terminal shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ErrorEvent(Event):
     """Why the rank fails. `code`, `evidence` and `remedy` are the finding's, where there was one."""
 
@@ -246,6 +266,7 @@ KINDS: dict[str, type[Event]] = {
         TimeLimitEvent,
         ProofEvent,
         WarningEvent,
+        StragglerEvent,
         ErrorEvent,
         ExitEvent,
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,8 @@ from allranks.live.collect import NodeCollector
 from allranks.live.from_events import read_live, table_of
 from allranks.live.live_file import LiveFile, write_end, write_live
 from allranks.live.table import at_our_clock, table_of_nodes
-from allranks.observe import EventLog, RunDir
-from allranks.observe.events import CheckpointEvent, EvalEvent, ExitEvent, PhaseEvent, StepEvent
+from allranks.observe import EventLog, RunDir, read_events
+from allranks.observe.events import CheckpointEvent, EvalEvent, ExitEvent, PhaseEvent, StepEvent, StragglerEvent
 from tests.unit.rendezvous.nodes import until
 
 RUN = "20261128-000000-1"
@@ -212,6 +213,25 @@ def test_a_disk_that_does_not_take_the_table_is_told_of_once(tmp_path: Path) -> 
     file.close()
     assert len(said) == 1
     assert "No such file or directory: no live view; the run goes on" in said[0]
+
+
+def test_a_straggler_is_an_event_beside_those_of_rank_0(run: RunDir) -> None:
+    slow = StragglerEvent(of_rank=3, node="gpu1", host="gpu1", step=20, message="warning: rank 3 is slow")
+    file = LiveFile(run, pytest.fail)
+    file.note(slow, RUN)  # no rank has written here: nor does this
+    file.close()
+    assert not run.events(0).exists()
+    log = events_of(run)
+    log.write(PhaseEvent(phase="train"))
+    file = LiveFile(run, pytest.fail)
+    file.note(slow, RUN)
+    file.note(replace(slow, is_slow=False), RUN)
+    file.close()
+    log.write(StepEvent(step=21))
+    _, first, second, last = read_events(run.events(0))
+    assert first == replace(slow, t=first.t, run=RUN) and first.t > 0
+    assert isinstance(second, StragglerEvent) and not second.is_slow
+    assert isinstance(last, StepEvent)
 
 
 def test_a_disk_that_hangs_holds_nobody(tmp_path: Path) -> None:

@@ -22,15 +22,16 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
     told = []
     for step in range(1, 21):
         told += stragglers.read(table(step, [1.0, 2.1, 1.0, 0.9]))
-    (line,) = told
-    assert line.startswith(
+    (event,) = told
+    assert (event.of_rank, event.is_slow, event.node, event.host, event.step) == (1, True, 1, "host1", 10)
+    assert event.message.startswith(
         "warning: rank 1 (node 1, host1) is slow by itself: it works 2.1 s at its own part of a step of 2.52 s, and "
         "the median of the others 1 s\n  all others wait for it in every step"
     )
     assert [(one.code, one.who.rank, one.who.node) for one in stragglers.found] == [("straggler", 1, 1)]
     for step in range(21, 40):
         told += stragglers.read(table(step, [1.0, 1.0, 1.0, 0.9]))
-    assert told[1:] == ["rank 1 keeps up with the others again"]
+    assert [(one.message, one.is_slow) for one in told[1:]] == [("rank 1 keeps up with the others again", False)]
     assert stragglers.found == ()
 
 

@@ -52,8 +52,9 @@ class LiveTableKeeper:
         if not self._nodes:
             return
         table = table_of_nodes(self._peers.node.run_id, now, self._nodes.values(), overdue=self._overdue)
-        for line in self._stragglers.read(table):
-            self._say(line)
+        for event in self._stragglers.read(table):
+            self._say(event.message)
+            self._file.note(event, table.run_id)
         table = replace(table, stragglers=self._stragglers.found)
         self._file.write(self._with_overdue(table, now))
 
