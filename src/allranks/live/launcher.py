@@ -18,7 +18,8 @@ def no_launcher(run: RunDir) -> str | None:
     """Why no launcher can be asked; None where one seems to be alive."""
     table = read_live(run)
     if table is None:
-        return f"no launcher of this run can be asked: there is no live.json in {run.path}"
+        why = f"{run.live} cannot be read" if os.path.lexists(run.live) else f"there is no live.json in {run.path}"
+        return f"no launcher of this run can be asked: {why}"
     if table.ended is not None:
         return f"the run has ended with exit code {table.ended.exit_code}"
     first = table.nodes[0] if table.nodes else None
