@@ -5,7 +5,9 @@ import inspect
 import os
 import re
 import shlex
+import tomllib
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -111,11 +113,6 @@ def commands():
     return found
 
 
-def inline_code(page):
-    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
-    return [child.content for token in tokens for child in token.children or [] if child.type == "code_inline"]
-
-
 def command_of(words):
     """The command that is named, its name, and the words that follow."""
     assert words[0] in COMMANDS
@@ -147,6 +144,58 @@ def test_every_command_that_is_shown_is_understood(line):
     context = command.make_context(command_name, rest)
     if isinstance(command, ConfigKeysCommand):
         parse_overrides(given(context).config)
+
+
+def inline_code(page):
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    return [child.content for token in tokens for child in token.children or [] if child.type == "code_inline"]
+
+
+# Of sbatch(1) and srun(1), those that both know.
+SLURMS = {"account", "cpus-per-task", "chdir", "constraint", "distribution", "error", "exclude", "exclusive", "export"}
+SLURMS |= {"gpus", "gpus-per-node", "gpus-per-task", "gres", "job-name", "mem", "mem-per-cpu", "nodelist", "nodes"}
+SLURMS |= {"ntasks", "ntasks-per-node", "output", "partition", "qos", "signal", "time"}
+SBATCHS = SLURMS | {"array", "dependency", "hold", "no-requeue", "open-mode", "parsable", "requeue", "wait", "wrap"}
+SRUNS = SLURMS | {"cpu-bind", "jobid", "kill-on-bad-exit", "label", "mpi", "ntasks", "overlap", "pty", "unbuffered"}
+
+
+def lines_of_others(pattern):
+    """Each line of a block, or piece of code in a text, that a pattern finds: its page, and what its group holds."""
+    found = []
+    for page in PAGES:
+        lines = [line for _, _, text in blocks(page) for line in text.replace("\\\n", " ").splitlines()]
+        hits = [hit[1] for line in (*lines, *inline_code(page)) if (hit := re.search(pattern, line))]
+        found += [pytest.param(hit, id=f"{name(page)}: {hit[:60]}") for hit in dict.fromkeys(hits)]
+    return found
+
+
+@pytest.mark.parametrize("words", lines_of_others(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*torchrun (.*-.*)$"))
+def test_every_line_of_torchrun_is_one_that_torchrun_takes(words):
+    from torch.distributed.run import get_args_parser
+
+    taken = get_args_parser().parse_args(shlex.split(words.replace("…", " "), comments=True))  # exits where it does not
+    assert not taken.training_script.startswith("-")
+
+
+@pytest.mark.parametrize("options", lines_of_others(r"^\s*#SBATCH (.*)$") + lines_of_others(r"\bsbatch (--.*)$"))
+def test_every_option_of_sbatch_is_spelled_as_slurm_does(options):
+    assert set(re.findall(r"(?:^|\s)--([\w-]+)", options)) <= SBATCHS
+
+
+@pytest.mark.parametrize("words", lines_of_others(r"\bsrun ((?:-\S+ )*-\S+)"))
+def test_every_option_of_srun_is_spelled_as_slurm_does(words):
+    assert {word.removeprefix("--").partition("=")[0] for word in words.split() if word.startswith("--")} <= SRUNS
+
+
+@pytest.mark.parametrize("words", lines_of_others(r"\bpip install (.*)$"))
+def test_every_extra_and_file_that_is_to_be_installed_is_there(words):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    words = shlex.split(re.sub(r"[`…]", " ", words), comments=True)
+    for word in words:
+        if named := re.match(r"(?:allranks|\.)\[(.*)\]$", word):
+            assert {*named[1].split(",")} <= {*extras}
+    for option, file in pairwise(words):
+        assert option != "-c" or (ROOT / file).is_file()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name)

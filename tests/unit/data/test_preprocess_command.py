@@ -45,8 +45,12 @@ def test_on_a_terminal_colours_tell_what_is_trained_unless_they_are_not_wanted(c
     assert not cut_words(shown.lines, 80)
 
 
-def test_json_is_all_there_is_on_stdout(config):
-    found = json.loads(preprocess(config, "--json").stdout)
+def test_json_is_all_there_is_on_stdout_and_what_the_base_model_makes_needless_is_told_beside_it(config):
+    asked = "model_quantization_config: Mxfp4Config\nmodel_quantization_config_kwargs: {dequantize: true}\n"
+    config.write_text(config.read_text() + asked)
+    done = preprocess(config, "--json")
+    assert "warning: model_quantization_config: Mxfp4Config is without effect" in " ".join(done.stderr.split())
+    found = json.loads(done.stdout)
     assert found["stats"]["documents"] == 3 and found["path"].endswith(found["fingerprint"][:16])
 
 

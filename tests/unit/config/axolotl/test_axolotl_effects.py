@@ -276,6 +276,12 @@ def workshop(tmp_path_factory):
         yield folder
 
 
+def test_what_the_base_model_makes_needless_is_told_when_a_run_is_put_together(capsys):
+    kind = {"model_quantization_config": "Mxfp4Config", "model_quantization_config_kwargs__dequantize": "true"}
+    loop(load("evaluating", output_dir="needless", **kind))
+    assert "model_quantization_config: Mxfp4Config is without effect: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("config", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_each_config_loads_and_its_data_can_be_prepared(config):
     cfg = load(config)
