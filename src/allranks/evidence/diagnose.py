@@ -79,16 +79,28 @@ def ranks_of(summaries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, A
 
 
 def frames_of(about: Mapping[str, Any]) -> list[Frame]:
-    """The frames of the thread that trains, the newest first."""
+    """The frames of the thread that trains, the newest first; where that waits for the one that makes its batches, of
+    that one."""
     threads = about.get("threads")
+    training: list[Frame] = []
+    making: list[Frame] = []
     for thread in threads if isinstance(threads, list) else []:
-        if isinstance(thread, Mapping) and thread.get("trains") is True and isinstance(thread.get("frames"), list):
-            return [
+        if isinstance(thread, Mapping) and isinstance(thread.get("frames"), list):
+            frames = [
                 Frame(printable(one[0], 400), one[1], printable(one[2], 200))
                 for one in thread["frames"][:100]
                 if isinstance(one, list) and len(one) == 3 and isinstance(one[1], int)
             ]
-    return []
+            if thread.get("trains") is True:
+                training = training or frames
+            elif _is_at(frames, "make"):
+                making = frames
+    return making if making and _is_at(training, "batches_of") else training
+
+
+def _is_at(frames: Sequence[Frame], function: str) -> bool:
+    """Of train/feed.py, where the batches of a step come from."""
+    return any(frame.file.endswith("/allranks/train/feed.py") and frame.function == function for frame in frames)
 
 
 def recording_of(about: Mapping[str, Any]) -> Recording | None:

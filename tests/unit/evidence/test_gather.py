@@ -25,6 +25,7 @@ from allranks.evidence.node import began
 from allranks.evidence.python_stacks import own_frame
 from allranks.evidence.rank_memory import RankProcess
 from allranks.findings import Finding, from_message, printed
+from allranks.train.feed import feed
 from tests.unit.evidence.hanging_ranks import entered, hanging, main_thread_in, when
 
 
@@ -222,3 +223,26 @@ def test_the_node_stands_beside_the_first_mention_of_who_is_blamed(blamed, said)
 def test_the_nodes_of_several_are_named_together():
     ranks = {rank: {"node": rank // 2, "host": "ab"[rank // 2]} for rank in range(4)}
     assert with_nodes("ranks 0-3 are stuck", (0, 1, 2, 3), ranks) == "ranks 0-3 (node 0, a; node 1, b) are stuck"
+
+
+def test_of_a_rank_that_waits_for_its_data_the_place_is_where_the_data_is_read():
+    """The names are of train/feed.py, whose thread makes the batches."""
+    of_feed = {code.co_name for code in _codes_of(feed.__code__)}
+    assert {"make", "batches_of"} <= of_feed
+    waits = {
+        "trains": True,
+        "frames": [["/p/threading.py", 3, "wait"], ["/s/allranks/train/feed.py", 70, "batches_of"]],
+    }
+    reads = {"trains": False, "frames": [["/u/data.py", 5, "read"], ["/s/allranks/train/feed.py", 45, "make"]]}
+    other = {"trains": False, "frames": [["/u/other.py", 9, "run"]]}
+    assert str(own_frame(frames_of({"threads": [waits, other, reads]}))) == "/u/data.py:5 in read"
+    assert frames_of({"threads": [waits, other]})[0].function == "wait"
+    busy = {"trains": True, "frames": [["/u/loss.py", 1, "forward"]]}
+    assert frames_of({"threads": [busy, reads]})[0].file == "/u/loss.py"
+
+
+def _codes_of(code):
+    for const in code.co_consts:
+        if inspect.iscode(const):
+            yield const
+            yield from _codes_of(const)
