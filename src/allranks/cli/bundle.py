@@ -24,18 +24,19 @@ def bundle(
     """
     from allranks.bundle.pack import pack
     from allranks.errors import UsageError
+    from allranks.listing import printable
     from allranks.live.look import look
     from allranks.live.picture import picture
     from allranks.observe import say
 
     of = run_dir(run)
-    if not of.path.is_dir():
-        raise UsageError(f"{of.path} is no folder on this node: name the run's output_dir")
     if not (of.manifest.exists() or of.all_events() or of.live.exists() or (of.path / "logs").is_dir()):
         raise UsageError(f"{of.path} is no run's output_dir: it has no manifest.json, events, live.json or logs")
     target = Path(f"bundle-{of.path.resolve().name}.tar.gz") if output is None else output.expanduser()
     if target.is_dir():
         target /= f"bundle-{of.path.resolve().name}.tar.gz"
+    if not target.parent.is_dir():
+        raise UsageError(f"--output {target}: there is no folder {target.parent}; make it, or name another file")
     try:
         seen = look(of)
         status = picture(seen.table, width=140, notes=seen.notes)
@@ -43,7 +44,7 @@ def bundle(
         status = str(error)
     made = pack(of, target, more={"status.txt": status + "\n"})
     say(made.contents.rstrip("\n"))
-    say(f"\n{made.path}: {made.path.stat().st_size:,} bytes")
+    say(f"\n{printable(made.path)}: {made.path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

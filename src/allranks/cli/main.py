@@ -34,6 +34,7 @@ _NEEDS = (
     "give it more (Slurm: --mem; PBS: mem=; a container: its memory limit), or ask for less: --dataset-num-proc "
     "prepares data with fewer processes, and `export --merge` holds the whole base model"
 )
+_LONGEST = 10**6  # characters of a message; most have their own bounds
 
 
 def _run(app: object, arguments: list[str] | None) -> int:
@@ -42,6 +43,7 @@ def _run(app: object, arguments: list[str] | None) -> int:
     from allranks.disk import told_to_user
     from allranks.doctor.memory import shortage
     from allranks.exit_codes import DONE, FAILED, INTERRUPTED
+    from allranks.listing import printable
     from allranks.observe.enduring import say, settle_output
 
     assert isinstance(app, typer.Typer)
@@ -57,7 +59,7 @@ def _run(app: object, arguments: list[str] | None) -> int:
         if isinstance(error, MemoryError):
             error.__traceback__ = None  # what it still holds is needed to tell it
         elif told := told_to_user(error, "a file cannot be read or written"):
-            say(f"error: {told}", file=sys.stderr)
+            say(f"error: {printable(told, _LONGEST)}", file=sys.stderr)
             return told.exit_code
         if shortage(error):
             say(f"error: out of memory on this host; {_NEEDS}", file=sys.stderr)

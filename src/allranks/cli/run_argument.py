@@ -14,11 +14,17 @@ Run = Annotated[
 
 
 def run_dir(named: Path) -> "RunDir":
-    """The directory of the run that is meant."""
+    """The directory of the run that is meant, which is there. Raises UsageError where it is not."""
+    from allranks.errors import UsageError
     from allranks.observe import RunDir
 
     if named.suffix in (".yaml", ".yml") and named.is_file():
         from allranks.config.load import load_config
 
-        return RunDir(Path(load_config(named, ignore_unsupported=True).checkpoint.output_dir).expanduser())
-    return RunDir(named.expanduser())
+        named = Path(load_config(named, ignore_unsupported=True).checkpoint.output_dir)
+    run = RunDir(named.expanduser())
+    if not run.path.is_dir():
+        raise UsageError(
+            f"{run.path} is no folder on this node: name the run's output_dir or config, on a node whose disk has it"
+        )
+    return run

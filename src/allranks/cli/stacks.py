@@ -1,17 +1,18 @@
 """`allranks stacks`: what every rank does now."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from allranks.cli.run_argument import Run, run_dir
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(epilog="Example: allranks stacks outputs/run")
 def stacks(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run: the config's output_dir.")],
+    run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1.0, max=60.0, help="How long ranks may take to answer.")
@@ -31,13 +32,14 @@ def stacks(
     from allranks.evidence.on_demand import stacks_everywhere, stacks_here, text_of
     from allranks.evidence.requests import NoLauncher
     from allranks.live.launcher import no_launcher
-    from allranks.observe import RunDir, say
+    from allranks.observe import say
 
+    of = run_dir(run)
     try:
-        told = stacks_everywhere(run, seconds=seconds, no_launcher=partial(no_launcher, RunDir(run)))
+        told = stacks_everywhere(of.path, seconds=seconds, no_launcher=partial(no_launcher, of))
     except NoLauncher as why:
         say(f"note: {why}: only ranks of this machine are looked for", file=sys.stderr)
-        told = stacks_here(run, seconds=seconds)
+        told = stacks_here(of.path, seconds=seconds)
     for line in [json.dumps(told, indent=1)] if as_json else text_of(told, all_threads=all_threads):
         say(line)
 

@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from allranks.cli.run_argument import Run, run_dir
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -14,7 +15,7 @@ _SHOWN = {"ok": "ok", "wrong": "WRONG", "warning": "warning", "unknown": "not kn
 
 @app.command(epilog="Example: allranks verify outputs/run --json")
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of the run: the config's output_dir.")],
+    run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
 ) -> None:
     """Show what every rank of a run said of itself after the first step, and whether it holds together.
@@ -29,12 +30,13 @@ def verify(
     from allranks.verify.run import verify_run
     from allranks.verify.transports import pairs
 
-    proof, checks = verify_run(run)
+    directory = run_dir(run).path
+    proof, checks = verify_run(directory)
     wrong = findings(checks, proof)
     if as_json:
         found = {
             "run": proof.run,
-            "directory": str(run),
+            "directory": str(directory),
             "ok": not wrong,
             "step": proof.step,
             "world_size": proof.world_size,
@@ -52,7 +54,7 @@ def verify(
             if check.remedy and check.result in ("wrong", "unknown"):
                 say(f"{'':<27}{check.remedy}")
         ended = f"{len(wrong)} thing{'s are' if len(wrong) > 1 else ' is'} not as asked" if wrong else "as it was asked"
-        say(f"{run}, after step {proof.step}: {ended}")
+        say(f"{printable(directory)}, after step {proof.step}: {ended}")
     raise typer.Exit(REFUSED if wrong else DONE)
 
 

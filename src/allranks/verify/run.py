@@ -24,7 +24,7 @@ def verify_run(path: Path) -> tuple[Proof, list[Check]]:
     """
     run = RunDir(path)
     if not path.is_dir():
-        raise UsageError(f"{path} is no directory: give the run's, the config's output_dir")
+        raise UsageError(f"{path} is no folder on this node: name the run's output_dir")
     if not run.proof.exists() and not run.manifest.exists() and not run.all_events():
         raise UsageError(f"{path} is no run's directory: it has no manifest.json, events or proof.json")
     manifest = _manifest(run)

@@ -87,8 +87,8 @@ def test_what_is_no_run_or_has_no_proof_is_told_in_a_line(tmp_path, capsys):
     future = keep(tmp_path / "future", a_run())
     RunDir(future).proof.write_text(json.dumps({"version": 2}))
     for folder, told in (
-        (tmp_path / "missing", "is no directory"),
-        (file, "is no directory"),
+        (tmp_path / "missing", "is no folder on this node"),
+        (file, "is no folder on this node"),
         (tmp_path / "empty", "is no run's directory"),
         (old, "this run has no proof.json"),
         (newer, "has not done its first step"),
