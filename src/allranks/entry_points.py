@@ -22,6 +22,7 @@ _OF_USERS = frozenset(
         "allranks.compat.qwen",
         # The commands, by the names of Axolotl's older form: `torchrun … -m axolotl.cli.train c.yaml`.
         "allranks.__main__",
+        "allranks.cli.bundle",
         "allranks.cli.chat",
         "allranks.cli.check",
         "allranks.cli.config",

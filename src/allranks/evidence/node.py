@@ -35,7 +35,10 @@ _LOG_LINES = 12
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    question = "" if sys.stdin.isatty() else sys.stdin.read()
+    if not question.strip():
+        refuse_by_hand("allranks.evidence.node", "`allranks stacks`")
+    asked = json.loads(question)
     die_with_parent(parent_pid=int(asked["parent"]))
     deadline = time.monotonic() + float(asked["seconds"])
     answers = ask_all({"ranks": partial(_find, asked)}, min(_FIND_SECONDS, float(asked["seconds"]) / 2))
@@ -182,6 +185,4 @@ def _print(message: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.stdin.isatty():
-        refuse_by_hand("allranks.evidence.node", "`allranks stacks`")
     main()

@@ -88,6 +88,7 @@ def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_pa
         stats=SimpleNamespace(flush=list),
         events=SimpleNamespace(write=told.append),
         progress=None,
+        proof=None,
     )
     for loop.step in (1, 2, 3):
         step(checkpointer)

@@ -37,7 +37,12 @@ class Request:
 
 
 def main() -> None:
-    request = Request(**json.loads(sys.stdin.readline()))
+    line = "" if sys.stdin.isatty() else sys.stdin.readline()
+    if not line.strip():
+        from allranks.entry_points import refuse_by_hand
+
+        refuse_by_hand("allranks.cluster.measure.child", "`allranks check`")
+    request = Request(**json.loads(line))
     import torch
 
     device = torch.device(request.device, request.local_rank) if request.device == "cuda" else torch.device("cpu")

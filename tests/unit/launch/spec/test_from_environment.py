@@ -317,7 +317,7 @@ def test_every_way_in_asks(start, tmp_path, monkeypatch, capsys):
 def test_nothing_is_taken_where_ray_says_which_nodes_there_are(tmp_path, monkeypatch, capsys):
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("allranks.launch.start.start_ray", lambda cfg, options, nodes, argv: options)
+    monkeypatch.setattr("allranks.launch.start.start_ray", lambda cfg, options, nodes, argv, smoke: options)
     (tmp_path / "c.yaml").write_text(
         "use_ray: true\nbase_model: m\nlearning_rate: 1e-4\ndatasets:\n  - {path: d, type: alpaca}\n"
     )
