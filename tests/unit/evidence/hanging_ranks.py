@@ -16,12 +16,14 @@ import torch.distributed as dist
 from allranks.train.evidence import install_evidence, recorded
 from tests.warm import warm_processes
 
+# Ranks are found by their run, on the whole machine: those of tests beside these are of another one.
+THIS_RUN = f"run-of-{os.getpid()}"
 DEADLINE_SECONDS = 60.0  # of a loaded machine: all answer within a moment
 
 
 @contextlib.contextmanager
 def hanging(
-    function: Callable, folder: Path, num_ranks: int = 1, run: str = "this-run", launch: str = ""
+    function: Callable, folder: Path, num_ranks: int = 1, run: str = THIS_RUN, launch: str = ""
 ) -> Iterator[list[int]]:
     """The process ids of ranks that are in `function(rank, ready)`, which calls `ready` and then hangs.
 

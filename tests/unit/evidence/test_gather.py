@@ -26,11 +26,11 @@ from allranks.evidence.python_stacks import own_frame
 from allranks.evidence.rank_memory import RankProcess
 from allranks.findings import Finding, from_message, printed
 from allranks.train.feed import feed
-from tests.unit.evidence.hanging_ranks import entered, hanging, main_thread_in, when
+from tests.unit.evidence.hanging_ranks import THIS_RUN, entered, hanging, main_thread_in, when
 
 
 def photographed(folder: Path, **how) -> dict:
-    return gather_node(folder, name="now", node=0, run_id="this-run", seconds=20.0, **how)
+    return gather_node(folder, name="now", node=0, run_id=THIS_RUN, seconds=20.0, **how)
 
 
 def _skips(rank: int, ready) -> None:
@@ -137,7 +137,7 @@ def test_another_shape_is_named(tmp_path):
 def test_a_stopped_rank_comes_before_what_it_brings_about(tmp_path):
     with hanging(_skips, tmp_path, num_ranks=2) as pids:
         os.kill(pids[1], signal.SIGSTOP)
-        told = gather_node(tmp_path, name="now", node=0, run_id="this-run", seconds=3.0, keep=False)
+        told = gather_node(tmp_path, name="now", node=0, run_id=THIS_RUN, seconds=3.0, keep=False)
     finding = diagnose([told], [Finding("hang", "step 3 is overdue")])
     assert f"rank 1 (node 0, {socket.gethostname()}) is stopped by a signal (state T)" in finding.what
     assert (finding.code, finding.who.rank) == ("hang", 1)

@@ -13,7 +13,7 @@ from allranks.evidence.on_demand import stacks_here, text_of
 from allranks.evidence.py_spy import threads_of_py_spy
 from allranks.evidence.python_stacks import Frame, folded, named, own_frame, threads_of
 from allranks.evidence.rank_memory import CannotAsk
-from tests.unit.evidence.hanging_ranks import hanging
+from tests.unit.evidence.hanging_ranks import THIS_RUN, hanging
 from tests.unit.evidence.test_gather import _skips
 
 
@@ -22,7 +22,7 @@ def stacks(*words) -> subprocess.CompletedProcess:
 
 
 def test_ranks_of_a_hanging_run_are_folded_and_the_one_that_is_awaited_is_named(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"run": "this-run"}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"run": THIS_RUN}))
     with hanging(_skips, tmp_path, num_ranks=3):
         shown = stacks(str(tmp_path), "--seconds", "20")
         told = json.loads(stacks(str(tmp_path), "--seconds", "20", "--json").stdout)

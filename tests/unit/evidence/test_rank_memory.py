@@ -25,7 +25,7 @@ from allranks.evidence.rank_memory import (
     ranks_here,
     start_time,
 )
-from tests.unit.evidence.hanging_ranks import DEADLINE_SECONDS, entered, hanging, when
+from tests.unit.evidence.hanging_ranks import DEADLINE_SECONDS, THIS_RUN, entered, hanging, when
 
 
 def _deadline() -> float:
@@ -35,7 +35,7 @@ def _deadline() -> float:
 @contextlib.contextmanager
 def found(function, folder: Path, num_ranks: int = 1) -> Iterator[list[RankProcess]]:
     with hanging(function, folder, num_ranks):
-        yield ranks_here(run_id="this-run")
+        yield ranks_here(run_id=THIS_RUN)
 
 
 def _in_a_lock(rank: int, ready) -> None:
@@ -102,7 +102,7 @@ def test_ranks_are_found_by_their_run_or_its_folder_and_no_other(tmp_path):
         assert ranks_here(output_dir=tmp_path) == [rank]
         assert ranks_here(run_id="another-run") == []
         assert ranks_here(output_dir=tmp_path / "elsewhere") == []
-        assert ranks_here(run_id="this-run", launch_id="another-launch") == []
+        assert ranks_here(run_id=THIS_RUN, launch_id="another-launch") == []
         assert ranks_here() == []
 
 
