@@ -7,6 +7,7 @@ that hangs must keep nobody from saying that it does. None of them can hold or f
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -44,7 +45,6 @@ class LiveNode:
             self._keeper = LiveTableKeeper(peers, limits=limits, ends=ends, say=say)
         self._say, self._told_of_fault = say, False
         self._processes: dict[int, psutil.Process] = {}
-        self._launcher_pid: int | None = None
         self._numbers: dict[int, int] = {}
         self._state: NodeState | None = None
         self._on_request: list[EvidenceOfNode | StacksRequests] = [EvidenceOfNode(peers), stacks_of_node(peers)]
@@ -52,14 +52,13 @@ class LiveNode:
             self._on_request.append(StacksRequests(peers))
         self._parts = [_EachSecond(self._collect, self._fault), _EachSecond(self._talk, self._fault)]
 
-    def seen(self, ranks: Sequence[psutil.Process], launcher_pid: int) -> None:
+    def seen(self, ranks: Sequence[psutil.Process]) -> None:
         """The ranks of this node that are alive now."""
         processes = {}
         for rank in ranks:
             with contextlib.suppress(psutil.Error, OSError, ValueError):
                 processes[rank_number(rank, self._numbers)] = rank
         self._processes = processes
-        self._launcher_pid = launcher_pid
 
     def hang(self) -> Finding | None:
         """Why the run is to end, where it hangs and no rendezvous says so to all nodes."""
@@ -87,7 +86,7 @@ class LiveNode:
             self._say(f"warning: what the ranks do is not shown for now: {error!r}")
 
     def _collect(self) -> None:
-        self._state = self._collector.collect(self._processes, self._launcher_pid)
+        self._state = self._collector.collect(self._processes, os.getpid())
 
     def _talk(self) -> None:
         state, self._state = self._state, None

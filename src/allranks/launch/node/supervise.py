@@ -52,7 +52,7 @@ def supervise(
     report: Callable[[tuple[Finding, ...]], None] = lambda findings: None,
     asked: Callable[[], None] = lambda: None,
     stopping: Callable[[], bool] = lambda: False,
-    seen: Callable[[Sequence[psutil.Process], int], None] = lambda ranks, agent_pid: None,
+    seen: Callable[[Sequence[psutil.Process]], None] = lambda ranks: None,
 ) -> Ended:
     """Run `command` (a launcher, here called the agent), its output appended to `log`, until it and its ranks ended.
 
@@ -65,7 +65,7 @@ def supervise(
 
     With `describe`, ranks that do not run are looked for, and told to `report` every time. Those that a signal has
     stopped are let go on when the run is to end: a signal came here, which `asked` is told, or, says `stopping`, to
-    another node. `seen` is told which ranks there are, and the agent's pid, every time.
+    another node. `seen` is told which ranks there are, every time.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     received: list[signal.Signals] = []
@@ -170,7 +170,7 @@ class _RankStates:
         num_ranks: int,
         describe: Describe,
         report: Callable[[tuple[Finding, ...]], None],
-        seen: Callable[[Sequence[psutil.Process], int], None],
+        seen: Callable[[Sequence[psutil.Process]], None],
     ) -> None:
         self._agent_pid, self._launch_id, self._num_ranks, self._report = agent_pid, launch_id, num_ranks, report
         self._seen = seen
@@ -190,7 +190,7 @@ class _RankStates:
         self._ranks = (
             alive if alive and len(alive) >= self._num_ranks else ranks_below(self._agent_pid, self._launch_id)
         )
-        self._seen(self._ranks, self._agent_pid)
+        self._seen(self._ranks)
         self.stopped.look(self._ranks, at_the_end=wake or one_died)
         self._report(self.stopped.standing)
         if wake or one_died:

@@ -66,7 +66,7 @@ class Watched:
 
     def begin(self, processes: list[psutil.Process]) -> None:
         for live, process in zip(self.nodes, processes, strict=True):
-            live.seen([process], os.getpid())
+            live.seen([process])
             live.__enter__()
 
     def end(self) -> None:
@@ -89,6 +89,8 @@ def test_node_0_keeps_the_table_of_all_ranks(
     watched.logs[1].write(StepEvent(step=4, loss=1.0, tokens=10, seconds=1.0))
     until(lambda: watched.table.step == 4)
     assert not watched.runs[1].live.exists()
+    # Of the process that writes the table: whoever looks later asks whether that is alive, and not torchrun's agent.
+    assert [one.launcher_pid for one in watched.table.nodes] == [os.getpid()] * 2
     watched.logs[1].write(StepEvent(step=5, loss=1.0, tokens=10, seconds=1.0))
     watched.nodes[1].__exit__()  # what it has seen last it tells
     until(lambda: watched.table.ranks[1].step == 5)
@@ -138,7 +140,7 @@ def test_a_node_alone_ends_its_own_run(tmp_path: Path, processes: list[psutil.Pr
     log = EventLog(run.events(0), 0, run_id="a run")
     live = LiveNode(Peers(Node(0, run, "a run", "launch", [])), limits=AT_ONCE, ends=True, num_gpus=0, say=pytest.fail)
     with live:
-        live.seen(processes[:1], os.getpid())
+        live.seen(processes[:1])
         log.write(PhaseEvent(phase="train", pid=3))
         log.write(StepEvent(step=1, seconds=1.0))
         until(live.hang)
@@ -162,7 +164,7 @@ def test_hostile_states_cost_the_table_nothing(
     ):
         joined[1].tell("state", payload)
         until(lambda: joined[1]._to_tell == {})
-    watched.nodes[0].seen(processes[:1], os.getpid())
+    watched.nodes[0].seen(processes[:1])
     until(lambda: len(watched.table.ranks) == 1)
     assert watched.said == []
     watched.nodes[0].__exit__()

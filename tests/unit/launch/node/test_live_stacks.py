@@ -1,7 +1,6 @@
 """`allranks stacks` asks node 0's launcher, and that all nodes: real sockets, threads, and ranks that really hang."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.observe import RunDir
 from allranks.rendezvous import Rendezvous
-from tests.unit.evidence.hanging_ranks import hanging
+from tests.unit.evidence.hanging_ranks import THIS_RUN, hanging
 from tests.unit.evidence.test_gather import _skips
 from tests.unit.rendezvous.nodes import Nodes, join_all, node_of, until
 
@@ -34,12 +33,12 @@ def joined() -> Iterator[list[Rendezvous]]:
 def peers_of(folder: Path, rank: int, rendezvous: Rendezvous | None) -> Peers:
     run = RunDir(folder / f"disk{rank}")
     run.path.mkdir(exist_ok=True)
-    return Peers(Node(rank, run, "this-run", f"launch {rank}", []), rendezvous)
+    return Peers(Node(rank, run, THIS_RUN, f"launch {rank}", []), rendezvous)
 
 
 def watch(peers: Peers, said: list[str], pid: int) -> LiveNode:
     live = LiveNode(peers, limits=None, ends=True, num_gpus=0, say=said.append)
-    live.seen([psutil.Process(pid)], os.getpid())
+    live.seen([psutil.Process(pid)])
     return live
 
 
@@ -99,7 +98,7 @@ def test_one_node_alone_answers_for_itself(tmp_path: Path, monkeypatch: pytest.M
     asking.close()
     asking.join()
     (summary,) = json.loads(answers[0].read_text())["summaries"]
-    assert summary == {"node": 0, "ranks": [], "keep": False, "run_id": "this-run"}
+    assert summary == {"node": 0, "ranks": [], "keep": False, "run_id": THIS_RUN}
 
 
 @pytest.mark.parametrize("question", [None, 5, "x", [], {}, {"seconds": "5"}, {"seconds": 0}, {"seconds": 1e9}])
