@@ -127,11 +127,12 @@ def test_a_name_is_tried_from_its_first_sign_only_and_gives_none_back():
     name = secrets._NAME
     word = "aB-c_9." * 100
     assert [at for at in range(len(word)) if name.match(f"{word}=1", at)] == [0]
-    backwards, group, *_ = re._parser.parse(name.pattern)
+    backwards, group, ahead, *_ = re._parser.parse(name.pattern)
     assert backwards[0] is re._constants.ASSERT_NOT
     (repeated,) = group[1][3]
-    assert repeated[0] is re._constants.POSSESSIVE_REPEAT
-    assert repeated[1][2][0][1] == backwards[1][1][0][1]  # of the same signs
+    signs = repeated[1][2][0][1]
+    assert signs == backwards[1][1][0][1]
+    assert ahead == (re._constants.ASSERT_NOT, (1, ahead[1][1])) and ahead[1][1][0][1] == signs
 
 
 @pytest.mark.parametrize("unit", ["a=", "--env=", "a: ", '"a": "', "a.", "x-", "a   ", "a='", r"\"a\":"])

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import eventually
 
 import allranks
 from allranks.cluster.interfaces import interfaces
@@ -20,6 +19,7 @@ from allranks.cluster.memory import memory_limit
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.probe import ProbeRequest, probe_this_node, read_report, source_text
 from tests.recorded_nodes import ethernet, plain
+from tests.unit.cluster.conftest import eventually
 
 PYTHONS = sorted(Path("/root/.pyenv/versions").glob("3.*/bin/python3")) if os.access("/root/.pyenv", os.R_OK) else []
 

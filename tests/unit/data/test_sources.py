@@ -202,7 +202,7 @@ def test_the_place_of_a_record_in_a_list(tmp_path):
         ("a.json", b'[{"text": "a"},\n {"text": }]', r"a.json:2 \(record 1.*\(a.json:2:11: Expecting value"),
         ("a.json", b'[{"text": "a"}', r"a.json:1:15: not valid JSON"),
         ("a.json", b'[{"text": "a"}\n{"text": "b"}]', r"a.json:2:1: not valid JSON: Expecting ',' delimiter"),
-        ("a.json", b'[{"text": "a"},]', r"a.json:1:16: not valid JSON: Expecting value"),
+        ("a.json", b'[{"text": "a"},]', r"a.json:1:15: not valid JSON: Illegal trailing comma"),
         ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: not UTF-8 text: byte 0xff after character 10"),
         ("a.json", b'[{"text": 1},\n{"text": "\xe9"}]', r"a.json:2 \(record 1.*\): not UTF-8 text: byte 0xe9"),
         ("a.csv", b"text\na\n\xff\n", "a.csv:3: not UTF-8 text"),
