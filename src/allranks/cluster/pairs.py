@@ -56,15 +56,7 @@ class Listener:
         self._num_unproved = 0
         self._servers: list[asyncio.Server] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sockets: list[socket.socket] = []
-        self.ports: dict[str, int] = {}
-        try:
-            for address in addresses:
-                self._sockets.append(opened := open_port(address))
-                self.ports[address] = opened.getsockname()[1]
-        except OSError:
-            self.close()
-            raise
+        self._sockets, self.ports = open_ports(addresses)
 
     async def start(self) -> None:
         """Answer from now on. Who came before waits in the kernel."""
@@ -143,7 +135,23 @@ async def _attempt(target: Target) -> Unreached | None:
     return Unreached(target.node, target.address, target.port, stage, reason)
 
 
-def open_port(address: str) -> socket.socket:
+def open_ports(addresses: Sequence[str]) -> tuple[list[socket.socket], dict[str, int]]:
+    """Listen at each address, on a port that the kernel chooses: the sockets, and the ports by address.
+
+    Raises OSError for an address that is not this node's; then none is left open.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            sockets.append(_open(address))
+    except OSError:
+        for opened in sockets:
+            opened.close()
+        raise
+    return sockets, {address: opened.getsockname()[1] for address, opened in zip(addresses, sockets, strict=True)}
+
+
+def _open(address: str) -> socket.socket:
     family, kind, protocol, _, target = socket.getaddrinfo(
         address, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )[0]

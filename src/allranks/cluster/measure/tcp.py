@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allranks.cluster.not_reached import why_not_reached
-from allranks.cluster.pairs import PROOF_BYTES, Target, open_port, proof
+from allranks.cluster.pairs import PROOF_BYTES, Target, open_ports, proof
 
 STREAMS = 4
 """One is bound to one core and to one queue of a network card."""
@@ -49,17 +49,9 @@ class Receiver:
 
     def __init__(self, addresses: Sequence[str], secret: bytes) -> None:
         self._secret = secret
-        self._sockets: list[socket.socket] = []
         self._closed = threading.Event()
         self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
-        self.ports: dict[str, int] = {}
-        try:
-            for address in addresses:
-                self._sockets.append(opened := open_port(address))
-                self.ports[address] = opened.getsockname()[1]
-        except OSError:
-            self.close()
-            raise
+        self._sockets, self.ports = open_ports(addresses)
         for opened in self._sockets:
             opened.settimeout(0.2)
             threading.Thread(target=self._accept, args=(opened,), name="measure", daemon=True).start()
