@@ -1,0 +1,53 @@
+"""The exam's questions are well formed, are told apart by their ids, and stay in their own half."""
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+EXAM = Path(__file__).parents[2] / "exam"
+CAUSES = EXAM / "causes.txt"
+FILES = sorted(EXAM.glob("half-?/*.toml"))
+ALLOWED = {"id", "source", "cause", "also", "rank", "graded_by", "log"}
+THREAD = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+")
+
+
+def questions(file: Path) -> list[dict]:
+    return tomllib.loads(file.read_text())["question"]
+
+
+def known_causes() -> set[str]:
+    lines = CAUSES.read_text().splitlines()
+    return {line.split("|")[0].strip() for line in lines if line and not line.startswith("#")} | {"unknown"}
+
+
+def half_of(source: str) -> str:
+    """The half of a thread: by its address, so that nobody chose which half a thread is in."""
+    return "ab"[int(hashlib.sha256(source.encode()).hexdigest(), 16) % 2]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_questions_are_complete(file):
+    for asked in questions(file):
+        assert set(asked) <= ALLOWED, asked["id"]
+        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", asked["id"]), asked["id"]
+        assert asked["source"].startswith("https://"), asked["id"]
+        assert len(asked["graded_by"]) > 10, asked["id"]
+        assert 1 <= len(asked["log"].strip().splitlines()) <= 40, asked["id"]
+        unknown = {asked["cause"], *asked.get("also", [])} - known_causes()
+        assert not unknown, f"{asked['id']}: no such cause: {unknown}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_thread_is_in_its_own_half_only(file):
+    half = file.parent.name.removeprefix("half-")
+    for asked in questions(file):
+        if THREAD.fullmatch(asked["source"]):
+            assert half_of(asked["source"]) == half, asked["id"]
+
+
+def test_ids_are_unique_over_both_halves():
+    ids = [asked["id"] for file in FILES for asked in questions(file)]
+    assert len(ids) == len(set(ids)), sorted({one for one in ids if ids.count(one) > 1})
