@@ -27,6 +27,7 @@ _OF_USERS = frozenset(
         "allranks.cli.check",
         "allranks.cli.config",
         "allranks.cli.demo",
+        "allranks.cli.doctor",
         "allranks.cli.evaluate",
         "allranks.cli.export",
         "allranks.cli.generate",

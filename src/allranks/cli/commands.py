@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": ("allranks.cli.verify", "Is a run really distributed, and what was asked: ranks, GPUs, network, data."),
     "rehearse": ("allranks.cli.rehearse", "Rehearse a run of several nodes on this CPU, with a shrunken model."),
     "stacks": ("allranks.cli.stacks", "Where every rank of a running run is now: Python stacks, folded."),
+    "doctor": ("allranks.cli.doctor", "Why it failed: the first cause in a run's record or in anyone's logs."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
     "qwen": ("allranks.cli.qwen", "Fine-tune as Qwen's scripts do, with their arguments and variables."),
     "run": ("allranks.cli.run", "Start anyone's program on all nodes, with our rendezvous, logs and clean-up."),
