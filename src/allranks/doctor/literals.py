@@ -159,7 +159,7 @@ def problem_of(pattern: str) -> str:
     shortest = min(found, key=len, default="")
     if len(shortest) < SHORTEST:
         return (
-            f"has no literal of {SHORTEST} characters in every match (best: {shortest!r}): logs of gigabytes are searched "
-            "for those first"
+            f"has no literal of {SHORTEST} characters in every match (best: {shortest!r}): logs of gigabytes are "
+            "searched for those first"
         )
     return ""

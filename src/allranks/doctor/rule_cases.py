@@ -9,7 +9,7 @@ from allranks.doctor.ruleset import Rule, load_rules, problems_of_files, rule_fi
 
 
 def problems_of_rules(files: Sequence[Path] = ()) -> list[str]:
-    """All that is wrong with the rules of these files, or of all that come with allranks: as data, and on their logs."""
+    """All that is wrong with the rules of these files, or of all: as data, and on the logs that come with them."""
     files = list(files) or rule_files()
     if problems := problems_of_files(files):
         return problems
