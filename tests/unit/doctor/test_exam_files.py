@@ -10,6 +10,7 @@ import pytest
 EXAM = Path(__file__).parents[2] / "exam"
 CAUSES = EXAM / "causes.txt"
 FILES = sorted(EXAM.glob("half-?/*.toml"))
+NEAR_MISSES = sorted(EXAM.glob("near-misses/*.toml"))
 ALLOWED = {"id", "source", "cause", "also", "rank", "graded_by", "log"}
 THREAD = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+")
 
@@ -51,3 +52,18 @@ def test_a_thread_is_in_its_own_half_only(file):
 def test_ids_are_unique_over_both_halves():
     ids = [asked["id"] for file in FILES for asked in questions(file)]
     assert len(ids) == len(set(ids)), sorted({one for one in ids if ids.count(one) > 1})
+
+
+@pytest.mark.parametrize("file", NEAR_MISSES, ids=lambda file: file.stem)
+def test_near_misses_name_the_causes_they_are_not(file):
+    for near_miss in tomllib.loads(file.read_text())["near_miss"]:
+        assert set(near_miss) <= {"id", "not_causes", "cause", "log"}, near_miss["id"]
+        named = {*near_miss["not_causes"], near_miss.get("cause", "unknown")}
+        assert not named - known_causes(), f"{near_miss['id']}: no such cause: {named - known_causes()}"
+        assert near_miss["not_causes"] and near_miss.get("cause") not in near_miss["not_causes"], near_miss["id"]
+        assert 3 <= len(near_miss["log"].strip().splitlines()) <= 40, near_miss["id"]
+
+
+def test_there_are_forty_near_misses_of_different_ids():
+    ids = [one["id"] for file in NEAR_MISSES for one in tomllib.loads(file.read_text())["near_miss"]]
+    assert len(ids) == len(set(ids)) >= 40
