@@ -1,19 +1,20 @@
 """A rank that gloo aborted in a collective, since another one did not enter the same: the abort may blame either.
 
 gloo ends the process that is sent more than it asked for. Which rank differs is not told by that. Where each of them
-was is known from the stacks that the abort left in the log, and from the tracebacks of those that lost it.
+was is known from the stacks that the abort left in the log, and from the tracebacks of those that lost it. A rank that
+has done a step more than the others has left out a collective of that step: all have to enter its last one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from allranks.doctor import causes
-from allranks.findings import Finding
+from allranks.findings import Finding, Who
 from allranks.listing import few, printable
-from allranks.observe.events import ErrorEvent, Event
+from allranks.observe.events import ErrorEvent, Event, StepEvent
 
 _ABORTED = "Fatal Python error: Aborted"
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$", re.MULTILINE)
@@ -23,6 +24,7 @@ _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
 _OURS = re.compile(r"/allranks/")
 _NEAR = 4  # frames of torch between a collective's call and its wait
 _NAMED = 4
+_DIFFERS = "ranks do not enter the same collectives: "
 SAID = "was aborted in a collective"
 _REMEDY = (
     "all ranks have to enter the same collectives, of equal shapes, in one order: look for a condition on the rank, or "
@@ -45,22 +47,76 @@ def aborted_in_collective(log: str) -> str | None:
 
 
 def with_other_places(finding: Finding, events: Iterable[Event]) -> Finding:
-    """`finding`, and where it is of such an abort, at which place the ranks were that lost the aborted one."""
+    """`finding`, and where it is of such an abort, which rank differs, as far as that is known, and at which place the
+    ranks were that lost the aborted one."""
     if finding.code != causes.RANK_ABORTED or SAID not in finding.what:
         return finding
-    places = {
-        event.rank: f"rank {event.rank} (node {event.node}{f', {event.host}' if event.host else ''}) was at "
-        f"{_place(_FRAME.findall(event.traceback)[::-1])}"
+    events = list(events)
+    lost = {
+        event.rank: event
         for event in events
         if isinstance(event, ErrorEvent)
         and event.rank != finding.who.rank
         and event.traceback
         and causes.code_of_error(event.message) == causes.PEER_GONE
     }
-    new = [place for _, place in sorted(places.items()) if place not in finding.remedy]
+    places = {rank: _place(_FRAME.findall(event.traceback or "")[::-1]) for rank, event in sorted(lost.items())}
+    new = [
+        said for rank, place in places.items() if (said := f"{_named(lost[rank])} was at {place}") not in finding.remedy
+    ]
     told = [few(new, _NAMED, between="; ")] if new else []
     told += [_REMEDY] if _REMEDY not in finding.remedy else []
-    return replace(finding, remedy="\n".join(filter(None, [*told, finding.remedy])))
+    finding = replace(finding, remedy="\n".join(filter(None, [*told, finding.remedy])))
+    return _blaming(finding, lost, places, events)
+
+
+def _blaming(
+    finding: Finding, lost: Mapping[int, ErrorEvent], places: Mapping[int, str], events: Sequence[Event]
+) -> Finding:
+    """`finding` with the rank that differs before the rest, where its steps or the others' places tell which it is."""
+    if _DIFFERS in finding.what or finding.who.rank is None:
+        return finding
+    steps = {event.rank: event.step for event in events if isinstance(event, StepEvent)}
+    aborted = finding.who.rank
+    known = {rank: step for rank, step in steps.items() if rank in lost or rank == aborted}
+    ahead = [rank for rank, step in known.items() if step == max(known.values())]
+    behind = [rank for rank in known if rank not in ahead]
+    if aborted in known and behind and len(ahead) <= len(behind):
+        verb = "has" if len(ahead) == 1 else "have"
+        why = (
+            f"{verb} left out a collective of step {known[ahead[0]]}: {'it has' if len(ahead) == 1 else 'they have'} "
+            f"done that step, and {_ranks(behind)}, without which it cannot be done, only step "
+            f"{max(known[rank] for rank in behind)}"
+        )
+        return _with(finding, ahead, why, lost)
+    at: dict[str, list[int]] = {}
+    for rank, place in {**places, aborted: _aborted_at(finding.what)}.items():
+        at.setdefault(place, []).append(rank)
+    most = max(at.values(), key=len)
+    odd = sorted(rank for ranks in at.values() if ranks is not most for rank in ranks)
+    if odd and len(most) > len(odd):
+        place = next(place for place, ranks in at.items() if ranks is most)
+        return _with(finding, odd, f"{'is' if len(odd) == 1 else 'are'} elsewhere than the others, at {place}", lost)
+    return finding
+
+
+def _with(finding: Finding, ranks: Sequence[int], why: str, lost: Mapping[int, ErrorEvent]) -> Finding:
+    first = lost.get(ranks[0])
+    who = Who(first.node, ranks[0], first.host) if first is not None else finding.who
+    whom = few([_named(lost[rank]) if rank in lost else f"rank {rank} (node {who.node})" for rank in ranks], _NAMED)
+    return replace(finding, what=f"{_DIFFERS}{whom} {why}; {finding.what}", who=who)
+
+
+def _aborted_at(what: str) -> str:
+    return what.partition(f"{SAID} at ")[2].partition(": gloo ")[0]
+
+
+def _named(event: ErrorEvent) -> str:
+    return f"rank {event.rank} (node {event.node}{f', {event.host}' if event.host else ''})"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'' if len(ranks) == 1 else 's'} {few(sorted(ranks), 12)}"
 
 
 def _place(frames: Sequence[tuple[str, str, str]]) -> str:

@@ -12,6 +12,7 @@ from allranks.doctor import causes
 from allranks.doctor.collective_abort import aborted_in_collective
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.traceback_lines import where_it_failed
 from allranks.findings import Evidence, Finding, Who
 from allranks.observe.events import ErrorEvent, Event
 
@@ -99,10 +100,15 @@ def _error(event: ErrorEvent, known_at: int | str) -> Finding:
         f"{_that_it_failed(who, code, event.message)}: {event.message}",
         said=event.message,
         who=who,
-        evidence=tuple(map(Evidence, event.evidence or ())),
+        evidence=tuple(map(Evidence, event.evidence or _traceback(event, code))),
         remedy="\n".join(filter(None, [event.remedy, _log_of(event, node, known_at)])),
         known_at=known_at,
     )
+
+
+def _traceback(event: ErrorEvent, code: str) -> list[str]:
+    """Of an error that the rank could not put into words; where another rank is the cause, it says nothing."""
+    return where_it_failed(event.traceback) if event.traceback and causes.is_cause(code) else []
 
 
 def without_repeating(finding: Finding, shown: str) -> Finding:

@@ -69,6 +69,11 @@ def cut_off(exit_code: int, reason: Finding, left: Left, *, shown: Finding | Non
 def with_elsewhere(own: Verdict, elsewhere: Finding, left: Left) -> Verdict:
     """`own`, and what another node says of its failure: first of the two is what the other follows from."""
     assert own.reason is not None
+    if (elsewhere.code, elsewhere.who.rank) == (
+        own.reason.code,
+        own.reason.who.rank,
+    ) and own.reason.code == causes.RANK_STOPPED:
+        return own  # both nodes know of the same rank
     alike = bool(elsewhere.said) and elsewhere.said == own.reason.said
     if alike and elsewhere.who.rank == own.reason.who.rank:
         return own  # its events lie on storage that both nodes see

@@ -8,7 +8,7 @@ or was not told makes a claim a guess.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,9 @@ _EQUAL_SIZES = frozenset(
         *("_allgather_base", "all_gather_into_tensor", "allgather_into_tensor_coalesced"),
     )
 )
+
+# Times that an operation has followed on another, after which a rank that does something else stands out.
+_OFTEN = 2
 
 _Key = tuple[str, tuple[int, ...]]  # by name alone, groups that split one mesh may be taken for one
 
@@ -166,9 +169,15 @@ def _mismatch(group: _Group) -> Stall | None:
         others = tuple(rank for rank in entries if rank not in most)
         is_majority = len(most) * 2 > len(group.members)
         doubts = [] if is_majority else ["no operation was entered by more than half of the ranks: either may be right"]
+        blamed = others if is_majority else tuple(sorted(entries))
+        if not is_majority and (usual := _usual(kinds.values(), entries)):
+            most, blamed = usual, tuple(sorted(set(entries) - set(usual)))
+            doubts.append(
+                f"what {named(most)} entered has followed there {entries[most[0]].num_before} times before, and what "
+                f"{named(blamed)} entered never: a rank may also be the first to do what comes next"
+            )
         if group.silent:
             doubts.append(f"{named(group.silent)} told nothing")
-        blamed = others if is_majority else tuple(sorted(entries))
         right = entries[most[0]]
         told = "; ".join(
             f"{named(ranks)}: {entries[ranks[0]]}" for ranks in sorted(kinds.values(), key=len) if ranks is not most
@@ -186,6 +195,13 @@ def _mismatch(group: _Group) -> Stall | None:
             tuple(doubts),
         )
     return None
+
+
+def _usual(kinds: Iterable[Sequence[int]], entries: Mapping[int, Entry]) -> list[int] | None:
+    """Of ranks that disagree, those who do what they did in the steps before, where the others never did theirs."""
+    before = {tuple(ranks): [entries[rank].num_before for rank in ranks] for ranks in kinds}
+    old = [ranks for ranks, counts in before.items() if min(counts) >= _OFTEN]
+    return list(old[0]) if len(old) == 1 and all(max(before[one]) == 0 for one in before if one != old[0]) else None
 
 
 def _not_entered(group: _Group, sequence: int, waiting: set[int], places: Mapping[int, str]) -> Stall | None:

@@ -10,6 +10,7 @@ from allranks.doctor import causes
 from allranks.evidence.collectives import ABSENT, CIRCLE, MISMATCH, SILENT, STUCK, Stall, analyse
 from allranks.evidence.python_stacks import Frame, folded, named, own_frame, waits_in_collective
 from allranks.evidence.recording import Recording, recording_from_message
+from allranks.evidence.undelivered import Undelivered, undelivered
 from allranks.findings import Evidence, Finding, Who
 from allranks.listing import few, printable
 
@@ -28,7 +29,7 @@ _REMEDIES = {
     "the rank, or on the data, before the places named",
     CIRCLE: "ranks have to use their groups in one order: look for a condition on the rank before the places named",
     SILENT: "look at that rank on its node: it answers nobody",
-    STUCK: "look at the network between these ranks, and at the GPUs of their nodes",
+    STUCK: "look at the network between these ranks (firewalls, routes, cables), and at the GPUs of their nodes",
 }
 
 
@@ -43,6 +44,8 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
     stalls = analyse(recordings, {rank: place for rank, place in places.items() if rank not in held})
     stall = stalls[0] if stalls else None
     what, blamed, remedy = _told(stall, held, places, frames)
+    if stall is not None and not held and (lost := undelivered(ranks)) and stall.kind in (STUCK, SILENT):
+        what, blamed, remedy = f"{_not_delivered(lost, ranks)}; {stall.what}", (), _REMEDIES[STUCK]
     if not what:
         what = overdue[0].what if overdue else "no rank waits in a collective, so far as their flight recorders tell"
     else:
@@ -64,6 +67,16 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
         remedy="\n".join(filter(None, [remedy, first.remedy if first and not remedy else "", _kept(summaries)])),
         known_at=who.node,
     )
+
+
+def _not_delivered(lost: Sequence[Undelivered], ranks: Mapping[int, Mapping[str, Any]]) -> str:
+    """Which ranks, on which nodes, the network does not carry anything between."""
+    ways = {}
+    for one in lost:
+        to = one.peer if one.to is None else f"rank {one.to} ({_node_of(ranks.get(one.to, {}))})"
+        ways[f"rank {one.rank} ({_node_of(ranks.get(one.rank, {}))}) sends to {to}"] = one.num_bytes
+    told = [f"what {way} does not arrive ({size} bytes, sent again and again)" for way, size in ways.items()]
+    return few(told, _NAMED_RANKS, between="; ")
 
 
 def ranks_of(summaries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:

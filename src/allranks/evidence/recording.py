@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 _MAX_ENTRIES = 20_000  # TORCH_FR_BUFFER_SIZE is 2,000
@@ -35,6 +36,8 @@ class Entry:
     created_ns: int = 0
     where: str = ""
     """file:line of the caller, where the recorder took stacks."""
+    num_before: int = 0
+    """How often this rank had entered the same after the same operation before, so far as is recorded."""
 
     def __str__(self) -> str:
         shapes = " ".join("x".join(map(str, size)) or "scalar" for size in self.input_sizes[:3])
@@ -115,7 +118,19 @@ def recording(said: Mapping[str, Any]) -> Recording:
         # The rank's own account has the groups' ranks also where the recorder has not.
         groups = named | {name: group for name, group in groups.items() if group.ranks or name not in named}
     entries.sort(key=lambda entry: (entry.created_ns, entry.record))
-    return Recording(tuple(entries), groups, dropped, enqueued)
+    return Recording(tuple(_counted(entries)), groups, dropped, enqueued)
+
+
+def _counted(entries: Iterable[Entry]) -> Iterable[Entry]:
+    """With how often each has followed on the same before: ranks repeat what they do from step to step."""
+    last: dict[str, object] = {}
+    seen: Counter[object] = Counter()
+    for entry in entries:
+        own = (entry.operation, entry.input_sizes, entry.dtypes, entry.peer)
+        pair = (entry.group, last.get(entry.group), own)
+        yield replace(entry, num_before=seen[pair])
+        seen[pair] += 1
+        last[entry.group] = own
 
 
 def read_dump(dump: Mapping[str, Any]) -> tuple[list[Entry], bool, dict[str, int], dict[str, Group]]:
@@ -175,6 +190,7 @@ def _own_entry(one: Mapping[str, Any]) -> Entry | None:
         peer=_integer(one.get("peer")),
         created_ns=_integer(one.get("created_ns")) or 0,
         where=_word(str(one.get("where") or "")),
+        num_before=max(0, _integer(one.get("num_before")) or 0),
     )
 
 

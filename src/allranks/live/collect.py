@@ -10,6 +10,7 @@ from dataclasses import replace
 import psutil
 
 from allranks.live.gpu_use import GpuUse
+from allranks.live.links import LinkCounter
 from allranks.live.rank_progress import RankProgress
 from allranks.live.state import NodeState, RankState
 from allranks.observe import EventFollower, RunDir
@@ -51,6 +52,7 @@ class NodeCollector:
         self._progress: dict[int, RankProgress] = {}
         self._gone: dict[int, int] = {}  # rank -> the pid of its process that has ended
         self._bytes: tuple[float, int, int] | None = None
+        self._links = LinkCounter()
 
     def collect(self, processes: Mapping[int, psutil.Process], launcher_pid: int | None = None) -> NodeState:
         """The state of all ranks that this node has had so far; `processes` are those that are alive, by rank."""
@@ -75,6 +77,7 @@ class NodeCollector:
             bytes_out=bytes_out,
             launcher_pid=launcher_pid,
             warnings=self._gpus.warnings if self._gpus is not None else (),
+            links=self._links.read([process.pid for process in processes.values()]),
         )
 
     def _with_process(

@@ -19,6 +19,8 @@ VERSION = 1
 MAX_RANKS = 1024
 """Of one node, as far as another node may say."""
 MAX_NODES = 4096
+MAX_LINKS = 64
+"""Of one node: those that carry most."""
 _MAX_TEXT = 200
 _MAX_FINDINGS = 64
 _MAX_INT = 2**63
@@ -85,6 +87,25 @@ class RankState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinkState:
+    """What a node's ranks have sent over TCP from its address `local` to `peer`, since it is watched."""
+
+    local: str = ""
+    peer: str = ""
+    acked_bytes: int = 0
+    carrying_seconds: float = 0.0
+    """That the link needed for them, by the rates that the kernel saw."""
+    num_segments: int = 0
+    num_retransmits: int = 0
+    """Of the segments: they were sent again."""
+
+    @classmethod
+    def from_message(cls, message: object) -> LinkState:
+        """Raises ValueError for what is no state of a link."""
+        return cls(**_known(cls, message))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeState:
     """A node and its ranks, at the time `t` of its own clock. `node`: its rank, or its host where ranks are dealt."""
 
@@ -97,15 +118,17 @@ class NodeState:
     bytes_out: float | None = None
     launcher_pid: int | None = None
     warnings: tuple[str, ...] = ()
+    links: tuple[LinkState, ...] = ()
 
     def to_message(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {**_plain(self), "ranks": [one.to_message() for one in self.ranks], "warnings": list(self.warnings)}
+        told = {**_plain(self), "ranks": [one.to_message() for one in self.ranks], "warnings": list(self.warnings)}
+        return {**told, "links": [_plain(one) for one in self.links]} if self.links else told
 
     @classmethod
     def from_message(cls, message: object) -> NodeState:
         """Raises ValueError for what is no state of a node. Ranks that are none are left out."""
-        values = _known(cls, message, but=("ranks", "warnings", "node"))
+        values = _known(cls, message, but=("ranks", "warnings", "links", "node"))
         assert isinstance(message, Mapping)
         if (node := _name(message.get("node"))) is None:
             raise ValueError("the state of a node does not say which")
@@ -114,6 +137,7 @@ class NodeState:
             node=node,
             ranks=tuple(_each(RankState.from_message, _items(message, "ranks", MAX_RANKS))),
             warnings=tuple(one for one in warnings if one),
+            links=tuple(_each(LinkState.from_message, _items(message, "links", MAX_LINKS))),
             **values,
         )
 

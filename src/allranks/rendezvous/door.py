@@ -12,6 +12,7 @@ from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.participant import Participant
+from allranks.rendezvous.silence import Silence
 from allranks.rendezvous.wire import WireError
 
 _MOST_UNKNOWN = 256
@@ -28,6 +29,9 @@ class Peer:
     heard: float = field(default_factory=time.monotonic)  # when it gave the last sign of life
     done: bool = False  # it said good-bye
     tasks: set[asyncio.Task] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.silence = Silence(self.channel.writer)
 
 
 class Door:

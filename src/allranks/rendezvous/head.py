@@ -252,8 +252,10 @@ class Head(Rendezvous):
     def _find_silent(self) -> None:
         limit = self._silence_seconds
         for peer in list(self._peers.values()):
-            if not peer.done and time.monotonic() - peer.heard > limit:
-                self._lost(peer, f"no sign of life for {limit:.0f} s")
+            seconds = time.monotonic() - peer.heard
+            peer.silence.look(seconds)
+            if not peer.done and seconds > limit:
+                self._lost(peer, peer.silence.why(limit))
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = await self._door.let_in(reader, writer, self._take_up)

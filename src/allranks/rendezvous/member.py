@@ -20,6 +20,7 @@ from allranks.rendezvous.newest import fits
 from allranks.rendezvous.not_there import why_not_there
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
+from allranks.rendezvous.silence import Silence
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
@@ -156,7 +157,7 @@ class Member(Rendezvous):
             return
         hearing = asyncio.ensure_future(self._hear_on(channel))
         # Apart from each other: what cannot be sent must not keep silence from being noticed, nor a fault of ours.
-        tasks = [hearing, asyncio.ensure_future(self._talk_on(channel)), asyncio.ensure_future(self._watch())]
+        tasks = [hearing, asyncio.ensure_future(self._talk_on(channel)), asyncio.ensure_future(self._watch(writer))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if hearing not in done and not any(task.exception() for task in done):
@@ -239,10 +240,12 @@ class Member(Rendezvous):
             if is_last:
                 return
 
-    async def _watch(self) -> None:
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
         """Raises WireError when node 0 has fallen silent."""
-        clock = wire.Clock()
+        clock, silence = wire.Clock(), Silence(writer)
         while True:
             await asyncio.sleep(wire.PULSE_SECONDS)
-            if clock.on_time() and time.monotonic() - self._heard > self._silence_seconds:
-                raise WireError(f"no sign of life for {self._silence_seconds:.0f} s")
+            seconds = time.monotonic() - self._heard
+            silence.look(seconds)
+            if clock.on_time() and seconds > self._silence_seconds:
+                raise WireError(silence.why(self._silence_seconds))

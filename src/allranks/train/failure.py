@@ -46,6 +46,9 @@ def tell_failure(
     )
     if told:
         print_error(told, identity)
+    elif log is not None and identity.rank == 0 and causes.code_of_error(message) == causes.PEER_GONE:
+        # Its traceback shows where this rank waited, above the reason of the one that failed: it is in the log below.
+        say(f"rank 0 has lost another rank: {message.splitlines()[0]}\n  its traceback: {log.name}", file=sys.stderr)
     else:
         say(text, file=sys.stderr)
     if text and log is not None and (told or identity.rank == 0):

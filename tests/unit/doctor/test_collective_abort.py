@@ -4,7 +4,7 @@ import pytest
 
 from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
 from allranks.findings import Finding, Who
-from allranks.observe.events import ErrorEvent
+from allranks.observe.events import ErrorEvent, StepEvent
 
 # As faulthandler wrote it, with torch 2.13 and gloo, of ranks that entered all_reduce with 8 and 9 numbers.
 LOG = """\
@@ -74,3 +74,37 @@ def test_a_stack_without_known_code_is_still_told():
 def test_of_other_failures_nothing_is_added():
     other = Finding("rank-aborted", "rank 0 (node 0) failed first: killed by SIGABRT", who=Who(0, 0))
     assert with_other_places(other, [lost(1)]) is other
+
+
+def steps(**done: int) -> list[StepEvent]:
+    return [StepEvent(rank=int(rank[1:]), step=step) for rank, last in done.items() for step in range(1, last + 1)]
+
+
+def test_a_rank_that_has_done_a_step_more_has_left_out_a_collective_of_it():
+    told = with_other_places(aborted(), [*steps(r0=3, r1=4), lost(1)])
+    assert told.who == Who(1, 1, "node1")
+    assert told.what.startswith(
+        "ranks do not enter the same collectives: rank 1 (node 1, node1) has left out a collective of step 4: it has "
+        "done that step, and rank 0, without which it cannot be done, only step 3; rank 0 (node 0) was aborted in a "
+    )
+    assert with_other_places(told, [*steps(r0=3, r1=4), lost(1)]) == told  # another node has said it already
+
+
+def test_the_aborted_rank_itself_may_be_the_one_that_has_left_it_out():
+    told = with_other_places(aborted(), [*steps(r0=4, r1=3, r2=3), lost(1), lost(2)])
+    assert told.who == Who(0, 0)
+    assert "rank 0 (node 0) has left out a collective of step 4" in told.what
+    assert "ranks 1, 2, without which it cannot be done, only step 3" in told.what
+
+
+@pytest.mark.parametrize("events", [[], steps(r0=3), steps(r0=3, r1=3), steps(r1=4)])
+def test_where_nothing_tells_which_of_two_ranks_differs_neither_is_blamed(events):
+    told = with_other_places(aborted(), [*events, lost(1)])
+    assert told.what.startswith("rank 0 (node 0) was aborted") and told.who == Who(0, 0)
+
+
+def test_the_rank_that_is_elsewhere_than_all_others_is_named():
+    other = LOST.replace('loss.py", line 37', 'loss.py", line 50')
+    told = with_other_places(aborted(), [lost(1, traceback=LOST.replace("37", "34")), lost(2, traceback=other)])
+    assert told.who == Who(2, 2, "node2")
+    assert "rank 2 (node 2, node2) is elsewhere than the others, at /home/ana/my loss.py:34 in forward; " in told.what

@@ -231,3 +231,10 @@ class TestTheSameMessageOfAllRanks:
         first = Finding("disk", "node 0 (a): rank 3 (node 0) failed first: full disk", who=Who(0, 3), said="full disk")
         both = with_elsewhere(own, first, left_by(started(tmp_path / "left", 1)))
         assert both.message.count("full disk") == 1
+
+
+def test_a_stopped_rank_of_which_two_nodes_know_is_told_once(tmp_path):
+    mine = Finding(causes.RANK_STOPPED, "rank 1 (node 1, pid 7) is stopped", who=Who(1, 1))
+    theirs = Finding(causes.RANK_STOPPED, "node 1: rank 1 (node 1, pid 7) is stopped, for 9 s", who=Who(1, 1))
+    own = Verdict(1, mine, mine.what)
+    assert with_elsewhere(own, theirs, left_by(started(tmp_path, 1))) is own

@@ -209,6 +209,38 @@ def test_of_two_ranks_that_disagree_neither_is_blamed_for_certain():
     assert (stall.kind, stall.ranks, stall.sure) == (MISMATCH, (0, 1), False)
 
 
+@pytest.mark.parametrize(
+    "instead",
+    [
+        STEP[1:],  # left out a collective
+        [("all", "all_gather", 4)],  # another one
+        [("all", "all_reduce", 5)],  # another shape
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_ranks_the_one_that_leaves_what_both_have_always_done_is_blamed_perhaps(instead, rank):
+    programs = [STEP * 5, STEP * 5]
+    programs[rank] = [*STEP * 3, *instead, *STEP]
+    (stall,) = _of(_run(programs))
+    assert (stall.kind, stall.ranks, stall.sure, stall.sequence) == (MISMATCH, (rank,), False, 7)
+    assert stall.what.endswith(f"rank {1 - rank}: all_reduce of 4 float")
+    assert "has followed there 2 times before" in stall.doubts[1]
+
+
+def test_of_two_ranks_neither_is_blamed_where_both_do_what_is_new():
+    (stall,) = _of(_run([[*STEP * 3, ("all", "barrier", 1)], [*STEP * 3, ("all", "all_gather", 1)]]))
+    assert stall.ranks == (0, 1)
+    (stall,) = _of(_run([[*STEP, *STEP], [*STEP, ("all", "barrier", 1)]]))  # once is no habit
+    assert stall.ranks == (0, 1)
+
+
+def test_how_often_it_was_done_before_outlives_the_cut_to_the_newest_entries():
+    run = _run([STEP * 20, [*STEP * 19, ("all", "barrier", 1)]])
+    cut = {rank: recording_from_message(run.recording(rank).newest(1).to_message()) for rank in (0, 1)}
+    (stall,) = analyse(cut)
+    assert (stall.kind, stall.ranks) == (MISMATCH, (1,))
+
+
 def test_a_victim_of_another_group_is_no_cause():
     """An HSDP mesh of 2 x 2: rank 3 blocks, rank 2 waits for it, and rank 0 for rank 2."""
     groups = {"shard-0": (0, 1), "shard-2": (2, 3), "replicate-0": (0, 2), "replicate-1": (1, 3)}

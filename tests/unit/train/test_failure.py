@@ -45,3 +45,14 @@ def test_a_disks_refusal_has_no_traceback_on_the_terminal_and_one_in_the_record(
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path, capsys):
     event = tell(tmp_path, ValueError("a fault"))
     assert "ValueError: a fault" in capsys.readouterr().err and event.code is None and event.traceback
+
+
+def test_a_rank_0_that_has_only_lost_another_one_keeps_its_traceback_off_the_terminal(tmp_path, capsys):
+    """It would stand above the reason, and tell of a rank at which nothing failed."""
+    error = RuntimeError("[pair.cc:553] Connection closed by peer [10.0.0.2]:4")
+    event = tell(tmp_path, error)
+    assert capsys.readouterr().err.splitlines() == [
+        f"rank 0 has lost another rank: RuntimeError: {error}",
+        f"  its traceback: {tmp_path / '0.log'}",
+    ]
+    assert str(error) in event.traceback and str(error) in (tmp_path / "0.log").read_text()

@@ -13,9 +13,11 @@ from allranks.launch.node.live_evidence import explained
 from allranks.launch.peers import Peers
 from allranks.live.deadlines import Limits, overdue
 from allranks.live.live_file import LiveFile
+from allranks.live.slow_links import SlowLinks
 from allranks.live.state import LiveTable, NodeState
 from allranks.live.stragglers import Stragglers
 from allranks.live.table import at_our_clock, table_of_nodes
+from allranks.observe.events import WarningEvent
 
 STATE = "state"
 """What a node tells of its ranks each second."""
@@ -40,7 +42,7 @@ class LiveTableKeeper:
         self.hang: Finding | None = None
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
-        self._stragglers = Stragglers()
+        self._stragglers, self._slow_links = Stragglers(), SlowLinks()
         self._file = LiveFile(peers.node.run, say)
 
     def look(self, own: Mapping[int, NodeState]) -> None:
@@ -55,7 +57,10 @@ class LiveTableKeeper:
         for event in self._stragglers.read(table):
             self._say(event.message)
             self._file.note(event, table.run_id)
-        table = replace(table, stragglers=self._stragglers.found)
+        for finding in self._slow_links.read(table):
+            self._say(printed(finding))
+            self._file.note(WarningEvent(step=table.step, message=printed(finding)), table.run_id)
+        table = replace(table, stragglers=(*self._stragglers.found, *self._slow_links.found))
         self._file.write(self._with_overdue(table, now))
 
     def forget(self) -> None:

@@ -1,0 +1,181 @@
+"""Links between nodes that all ranks wait for, by what each node says that its ranks sent, and how fast that went.
+
+No rank is slow by itself then: all of them wait, and nobody works longer than the others (see stragglers.py).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from allranks.findings import Finding, Who
+from allranks.listing import few
+from allranks.live.state import LinkState, LiveTable, NodeState
+
+SLOW_LINK = "slow-link"
+# Of the time, that ranks wait, and that a link is busy with what they sent, before it is worth a line.
+_WAITING, _BUSY = 0.3, 0.3
+# Of what other links of the run carry, or of what this one did: cables and switches of one cluster are alike.
+_PART = 0.5
+# No network that is made for training is below 100 Mbit/s: a link that came up at the wrong speed is.
+_LEAST = 12.5e6
+# Healthy networks lose less than one of a thousand; of so few segments no share is known.
+_LOST, _FEWEST_SEGMENTS = 0.03, 200
+_FEWEST_BYTES = 2**18
+_STEPS_APART, _SECONDS_APART, _AGREEING = 5, 3.0, 2
+_NAMED = 4
+
+_Ends = tuple[int | str, int | str]  # the nodes that send and that take
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What a link has carried in a window of `seconds`."""
+
+    seconds: float
+    num_bytes: int
+    carrying_seconds: float
+    num_segments: int
+    num_retransmits: int
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes a second; None where too little was sent to tell."""
+        if self.num_bytes < _FEWEST_BYTES or self.carrying_seconds <= 0:
+            return None
+        return self.num_bytes / self.carrying_seconds
+
+    @property
+    def busy(self) -> float:
+        return self.carrying_seconds / self.seconds
+
+    @property
+    def lost(self) -> float:
+        return self.num_retransmits / self.num_segments if self.num_segments >= _FEWEST_SEGMENTS else 0.0
+
+
+@dataclass
+class SlowLinks:
+    """Reads the table each second; `found` are those that have been so over several windows of steps."""
+
+    found: tuple[Finding, ...] = ()
+    _seen: dict[_Ends, int] = field(default_factory=dict)  # windows running in which it was slow
+    _usual: dict[_Ends, float] = field(default_factory=dict)  # the best rate of a window
+    _before: LiveTable | None = None
+
+    def read(self, table: LiveTable) -> list[Finding]:
+        """Take in a table; what is new."""
+        before = self._before
+        if before is None or table.step is None or before.step is None or table.step < before.step:
+            self._before = table
+            return []
+        if table.step - before.step < _STEPS_APART or table.t - before.t < _SECONDS_APART:
+            return []
+        self._before = table
+        uses = _uses(before, table)
+        slow = {ends: why for ends, use in uses.items() if (why := self._why(ends, uses, table))}
+        self._seen = {ends: self._seen.get(ends, 0) + 1 for ends in slow}
+        for ends, use in uses.items():
+            if use.rate is not None and ends not in slow:
+                self._usual[ends] = max(use.rate, self._usual.get(ends, 0.0))
+        told = {ends: why for ends, why in slow.items() if self._seen[ends] >= _AGREEING}
+        known = bool(self.found)
+        self.found = (_finding(told, uses, table),) if told else ()
+        return [] if known else list(self.found)
+
+    def _why(self, ends: _Ends, uses: Mapping[_Ends, _Use], table: LiveTable) -> str:
+        """What shows that a link is slow; "" for one that is not, or for which nobody waits."""
+        use = uses[ends]
+        if _waiting(table) < _WAITING:
+            return ""
+        if use.lost > _LOST:
+            return f"{100 * use.lost:.0f} % of what is sent has to be sent again"
+        if use.rate is None or use.busy < _BUSY:
+            return ""
+        others = [one.rate for other, one in uses.items() if set(other) != set(ends) and one.rate is not None]
+        if len(others) > 1 and use.rate < _PART * statistics.median(others):
+            return f"the median of the others carries {_rate(statistics.median(others))}"
+        usual = self._usual.get(ends)
+        if usual is not None and use.rate < _PART * usual:
+            return f"it has carried {_rate(usual)}"
+        return "no network for training is so slow" if use.rate < _LEAST else ""
+
+
+def _waiting(table: LiveTable) -> float:
+    """The part of their steps in which the ranks wait: of the one that waits least. Where their own work is not known,
+    as on GPUs, all of it may be waiting."""
+    parts = [
+        1.0 - rank.median_compute_seconds / rank.median_step_seconds
+        for rank in table.ranks
+        if rank.median_compute_seconds is not None and rank.median_step_seconds
+    ]
+    return min(parts, default=1.0)
+
+
+def _uses(before: LiveTable, after: LiveTable) -> dict[_Ends, _Use]:
+    """What each link between two nodes has carried between two tables."""
+    node_of = {link.local: node.node for node in after.nodes for link in node.links}
+    old = {(node.node, link.local, link.peer): link for node in before.nodes for link in node.links}
+    times = {node.node: node.t for node in before.nodes}
+    found: dict[_Ends, list[_Use]] = {}
+    for node in after.nodes:
+        seconds = node.t - times.get(node.node, node.t)
+        for link in node.links if seconds > 0 else ():
+            to = node_of.get(link.peer, link.peer)
+            was = old.get((node.node, link.local, link.peer), LinkState())
+            if to != node.node and link.acked_bytes >= was.acked_bytes:
+                found.setdefault((node.node, to), []).append(_use(seconds, was, link))
+    return {ends: max(uses, key=lambda use: use.carrying_seconds) for ends, uses in found.items()}
+
+
+def _use(seconds: float, was: LinkState, link: LinkState) -> _Use:
+    return _Use(
+        seconds,
+        link.acked_bytes - was.acked_bytes,
+        link.carrying_seconds - was.carrying_seconds,
+        link.num_segments - was.num_segments,
+        link.num_retransmits - was.num_retransmits,
+    )
+
+
+def _finding(told: Mapping[_Ends, str], uses: Mapping[_Ends, _Use], table: LiveTable) -> Finding:
+    pairs = list(dict.fromkeys(tuple(sorted(ends, key=str)) for ends in told))
+    shared = set(pairs[0]).intersection(*pairs[1:]) if len(pairs) > 1 else set()
+    nodes = {node.node: node for node in table.nodes}
+    worst = min(told, key=lambda ends: (-uses[ends].lost, uses[ends].rate or 0.0))
+    if shared:
+        hub = min(shared, key=str)
+        others = [_named(next(end for end in pair if end != hub), nodes) for pair in pairs]
+        whose = f"the link of {_named(hub, nodes)} is slow, to {few(others, _NAMED)}"
+    else:
+        both = [f"between {_named(one, nodes)} and {_named(other, nodes)}" for one, other in pairs]
+        whose = f"the link {both[0]} is slow" if len(both) == 1 else f"the links {few(both, _NAMED)} are slow"
+    use = uses[worst]
+    how = f"it carries {_rate(use.rate)}, and " if use.rate is not None else ""
+    steps = [rank.median_step_seconds for rank in table.ranks if rank.median_step_seconds]
+    waits = (
+        f"; all ranks wait for it, {100 * _waiting(table):.0f} % of a step of {statistics.median(steps):.3g} s"
+        if steps
+        else ""
+    )
+    return Finding(
+        SLOW_LINK,
+        f"{whose}: {how}{told[worst]}{waits}",
+        severity="warning",
+        who=Who(),
+        remedy="no rank is slow by itself: look at the cables, at the speed that the interfaces came up with (ethtool) "
+        "and the switch between these nodes, and at what else goes over them; `allranks check` measures all links",
+    )
+
+
+def _named(node: int | str, nodes: Mapping[int | str, NodeState]) -> str:
+    host = nodes[node].host if node in nodes else ""
+    if node not in nodes:
+        return str(node)  # an address that no node of the run has said to be its own
+    return f"node {node} ({host})" if host and host != node else f"node {node}"
+
+
+def _rate(num_bytes: float | None) -> str:
+    megabytes = (num_bytes or 0.0) / 1e6
+    return f"{megabytes:,.0f} MB/s" if megabytes >= 100 else f"{megabytes:.3g} MB/s"
