@@ -26,7 +26,7 @@ def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     if options.lora_model_dir:
         shapes = stored_shapes(Path(options.lora_model_dir).expanduser(), "adapter_model")
         return sum(map(math.prod, shapes.values())) if shapes else None
-    config, stored = _config(folder), stored_shapes(folder)
+    config, stored = model_config(folder), stored_shapes(folder)
     if stored is None or config is None or "vision_config" in config or "audio_config" in config:
         return None  # of such a model's files only the part for text is read
     rank = options.lora_r or 1  # which the config has to give
@@ -34,7 +34,8 @@ def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     return of_layers + _of_parameters(stored, options, rank) + _of_whole_modules(stored, options) or None
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
+def model_config(folder: Path) -> dict[str, Any] | None:
+    """What config.json of a model's folder says; None where it cannot be read."""
     try:
         read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -17,6 +17,7 @@ from allranks.preflight import (
     limits,
     measured,
     measured_devices,
+    measured_step,
     names,
     parity,
     reach,
@@ -43,6 +44,7 @@ CHECKS: tuple[Check, ...] = (
     *gpus.CHECKS,
     *gpu_health.CHECKS,
     *measured.CHECKS,
+    *measured_step.CHECKS,
     *measured_devices.CHECKS,
 )
 CERTIFICATE = "certificate.differs"

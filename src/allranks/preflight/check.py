@@ -12,6 +12,7 @@ from allranks.cluster.measure.values import Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.pairs import Unreached
 from allranks.doctor.pairs import Place
+from allranks.plan.step import PlannedStep
 from allranks.preflight.folding import natural
 
 Severity = Literal["error", "warning", "note"]
@@ -43,6 +44,8 @@ class Wanted:
     """The adapter or model that the run ends with; rank 0 writes it."""
     load_bytes: int | None = None
     """Memory of the host that the ranks of one node need at once to load the model."""
+    steps: Sequence[PlannedStep] = ()
+    """What a step will be, under the config's strategy and under others."""
     output_shared: bool | None = None
     """Whether the nodes' output directories must be one (True), must not be (False), or may be either (None)."""
     packages: Collection[str] = ("allranks", "torch")

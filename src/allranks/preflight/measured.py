@@ -8,7 +8,15 @@ from statistics import median
 from allranks.cluster.measure.values import Link, Measurements
 from allranks.listing import few, si_bytes
 from allranks.preflight.check import Answer, Check, Severity, Subject, found, skipped, unknown
-from allranks.preflight.usual import not_measured, rest_is_well, scaled, usual_latency, usual_rate
+from allranks.preflight.usual import (
+    not_measured,
+    rest_is_well,
+    scaled,
+    told_rate,
+    told_time,
+    usual_latency,
+    usual_rate,
+)
 
 # A link's share of the usual rate. Shared switches and busy hosts have been seen to halve a rate for a second.
 _WARNED_SHARE, _REFUSED_SHARE = 0.4, 0.2
@@ -87,8 +95,8 @@ def _slow_nodes(nodes: Sequence[str], known: Mapping[Link, float], slow: Mapping
 def _told(link: Link, rate: float, usual: float) -> str:
     on = f" ({link.interface})" if link.interface else ""
     return (
-        f"from {link.source} to {link.target}{on} {_rate(rate)} come through, {rate / usual:.0%} of the "
-        f"{_rate(usual)} that are usual here"
+        f"from {link.source} to {link.target}{on} {told_rate(rate)} come through, {rate / usual:.0%} of the "
+        f"{told_rate(usual)} that are usual here"
     )
 
 
@@ -111,14 +119,16 @@ def _latency(subject: Subject) -> list[Answer]:
         for one, seconds in known.items()
         if seconds > _SLOWER_ANSWER * usual and seconds - usual > _MORE_SECONDS
     }
-    told = {one: f"from {one.source} to {one.target} a message takes {_time(seconds)}" for one, seconds in slow.items()}
+    told = {
+        one: f"from {one.source} to {one.target} a message takes {told_time(seconds)}" for one, seconds in slow.items()
+    }
     blamed = _slow_nodes(subject.nodes, known, slow)
     answers = [
-        found(node, f"{few([told[one] for one in own], 3, between='; ')}, where {_time(usual)} are usual")
+        found(node, f"{few([told[one] for one in own], 3, between='; ')}, where {told_time(usual)} are usual")
         for node, own in blamed.items()
     ]
     answers += [
-        found((one.source, one.target), f"{told[one]}, where {_time(usual)} are usual")
+        found((one.source, one.target), f"{told[one]}, where {told_time(usual)} are usual")
         for one in slow
         if one.source not in blamed and one.target not in blamed
     ]
@@ -134,62 +144,27 @@ def _figures(subject: Subject) -> list[Answer]:
     parts = []
     rates = [one.bytes_per_second for one in measured.links if one.bytes_per_second is not None]
     if rates:
-        parts.append(f"links carry {_rate(median(rates))} ({_rate(min(rates))} to {_rate(max(rates))})")
+        parts.append(f"links carry {told_rate(median(rates))} ({told_rate(min(rates))} to {told_rate(max(rates))})")
     if latencies := [one.latency_seconds for one in measured.links if one.latency_seconds is not None]:
-        parts.append(f"a message takes {_time(median(latencies))} (up to {_time(max(latencies))})")
+        parts.append(f"a message takes {told_time(median(latencies))} (up to {told_time(max(latencies))})")
     devices = [one for of in measured.devices.values() for one in of]
     if matmuls := [one.matmul_flops for one in devices if one.matmul_flops is not None]:
         parts.append(f"a matmul runs at {scaled(median(matmuls), 'FLOP/s')}")
     if made := [one.all_reduces[-1] for one in devices if one.all_reduces]:
         slowest = max(made, key=lambda one: one.seconds)
-        bus = _rate(slowest.bus_bytes_per_second(measured.world_size))
+        bus = told_rate(slowest.bus_bytes_per_second(measured.world_size))
         size = si_bytes(slowest.num_bytes, 0, "B")
-        parts.append(f"an all-reduce of {size} over {measured.world_size} ranks takes {_time(slowest.seconds)} ({bus})")
+        parts.append(
+            f"an all-reduce of {size} over {measured.world_size} ranks takes {told_time(slowest.seconds)} ({bus})"
+        )
     if not parts:
         return [skipped(subject.nodes, "nothing was measured")]
     return [found(subject.nodes, "; ".join([*parts, *filter(None, [_told_share(measured)])]))]
 
 
-def _step(subject: Subject) -> list[Answer]:
-    """What the bytes of a step cost over these links."""
-    if (nothing := not_measured(subject)) is not None:
-        return nothing
-    measured = subject.measured
-    assert measured is not None
-    rates = [one.bytes_per_second for one in measured.links if one.bytes_per_second]
-    if not rates:
-        return [skipped(subject.nodes, "no link was measured")]
-    if not measured.crossing_bytes:
-        return [skipped(subject.nodes, "no run here has counted yet what a step of this config sends between nodes")]
-    seconds = measured.crossing_bytes / min(rates)
-    text = (
-        f"a step of this config takes {_time(seconds)} for the {si_bytes(measured.crossing_bytes, 1, 'B')} that a node "
-        f"sends to others, over the slowest link ({_rate(min(rates))} by TCP)"
-    )
-    if measured.step_seconds:
-        text += f"; the steps of the run before took {_time(measured.step_seconds)} in the median"
-    return [found(subject.nodes, text)]
-
-
 def _not_known(subject: Subject, measured: set[str]) -> list[Answer]:
     missing = [node for node in subject.nodes if node not in measured]
     return [unknown(missing, "it was measured with no other node")] if missing else []
-
-
-def _rate(bytes_per_second: float) -> str:
-    """As networks are sold."""
-    bits = 8 * bytes_per_second
-    for size, unit in ((1e9, "Gbit/s"), (1e6, "Mbit/s")):
-        if bits >= size:
-            return f"{bits / size:.3g} {unit}"
-    return f"{bits / 1e3:.3g} kbit/s"
-
-
-def _time(seconds: float) -> str:
-    for size, unit in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def _told_share(measured: Measurements) -> str:
@@ -226,17 +201,6 @@ CHECKS = (
         _RETRIED
         + "Ten times what is usual among the nodes, and 2 ms more; with two nodes there is nothing to compare.",
         _latency,
-        quick=False,
-    ),
-    Check(
-        "measured.step",
-        "What the bytes that a step of this config sends between nodes cost over the slowest link",
-        "A strategy that sends much is slow over a slow network, however fast the GPUs are.",
-        "If that is much of a step: a strategy that sends less (ZeRO-2 or reshard_after_forward: false in place of "
-        "ZeRO-3, HSDP with dp_shard_size of one node, LoRA), or a larger gradient_accumulation_steps",
-        "note",
-        "A note. The bytes are those that an earlier run in this output_dir has counted; without one it is skipped.",
-        _step,
         quick=False,
     ),
     Check(

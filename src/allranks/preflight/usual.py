@@ -50,3 +50,19 @@ def scaled(rate: float, unit: str) -> str:
         if rate >= size:
             return f"{rate / size:.3g} {letter}{unit}"
     return f"{rate:.3g} {unit}"
+
+
+def told_rate(bytes_per_second: float) -> str:
+    """As networks are sold."""
+    bits = 8 * bytes_per_second
+    for size, unit in ((1e9, "Gbit/s"), (1e6, "Mbit/s")):
+        if bits >= size:
+            return f"{bits / size:.3g} {unit}"
+    return f"{bits / 1e3:.3g} kbit/s"
+
+
+def told_time(seconds: float) -> str:
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from allranks.cluster.measure.children import AllReduce, DeviceMeasured
 from allranks.cluster.measure.values import Link
+from allranks.plan.step import PlannedStep
 from tests.simulated_nodes import Cluster
 from tests.unit.preflight.cases import Case, Change
 
@@ -58,6 +60,18 @@ def counted(num_bytes: float | None) -> Change:
     return apply
 
 
+def planned(**changes: Any) -> Change:
+    """A step of a small model, which is known by the model's shapes."""
+    own = PlannedStep("ZeRO-3", True, 1e9, 1e12, 1e9)
+    other = replace(own, name="ZeRO-2", is_own=False, node_sends_bytes=1e8, state_bytes=1e15)
+
+    def apply(cluster: Cluster, node: str) -> None:
+        cluster.have_measured()
+        cluster.want(steps=[replace(own, **changes), other])
+
+    return apply
+
+
 def not_measured(cluster: Cluster, node: str) -> None:
     cluster.measured = None
 
@@ -91,5 +105,14 @@ CASES = [
     Case("measured.all-reduce", "cpu", device(wrong_sum), device(slow_sum), "gave a wrong sum"),
     Case("measured.all-reduce", "ethernet", device(never_joined), not_measured, "no route to host"),
     Case("measured.step", "cpu", counted(1e9), counted(None), "took 2 s in the median", "note", all_nodes=True),
+    Case(
+        "measured.step",
+        "ethernet",
+        planned(),
+        not_measured,
+        "ZeRO-3 (this config) will spend",
+        "note",
+        all_nodes=True,
+    ),
     Case("measured.figures", "cpu", device(slow_sum), not_measured, "links carry", "note", all_nodes=True),
 ]

@@ -17,6 +17,7 @@ from allranks.model.comm_hooks import add_comm_hook, compression_warnings
 from allranks.model.placement import place
 from allranks.observe import EventLog, read_events
 from allranks.observe.events import CommunicationEvent
+from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes
 from allranks.train.strategies import make_strategy
 from allranks.train.traffic import TrafficCounter, op_of, steps_to_count
 from tests.ranks import run_ranks
@@ -26,6 +27,19 @@ from tests.warm import warm_processes
 STEPS = 9
 FEW_STEPS = 4  # where what is sent is all that is looked at
 FSDP: dict[str, Any] = {"fsdp_version": 2}
+NOTHING_KEPT = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 0,
+}
+"""Such a small model DeepSpeed would gather ahead and hold: what it does with a large one."""
+
+
+def zero(stage: int, **settings: Any) -> dict[str, Any]:
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **settings}}}
+
+
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "ddp bf16": {"ddp_comm_hook": "bf16"},
@@ -39,8 +53,15 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp every batch": {"fsdp_config": {"sync_each_batch": True}},
     "fsdp kept gathered": {"fsdp_config": {"reshard_after_forward": False}},
     "fsdp over one rank": {"fsdp_config": {"reduce_dtype": "bfloat16"}, "dp_shard_size": 1},
+    "zero 1": zero(1),
+    "zero 2": zero(2),
+    "zero 3": zero(3, **NOTHING_KEPT),
+    "zero 3, all kept whole": zero(3),
+    "zero 3, a copy on each pair": zero(3, zero_hpz_partition_size=2, **NOTHING_KEPT),
 }
-ONLY_SENT = ("fsdp", "fsdp every batch", "fsdp kept gathered")
+NOT_SEEN = tuple(name for name in CASES if name.startswith("zero"))
+"""DeepSpeed hands out no gradients."""
+ONLY_SENT = ("fsdp", "fsdp every batch", "fsdp kept gathered", *NOT_SEEN)
 NUM_MICRO_BATCHES = 3
 SMALL = 2000
 """Bytes above which a message is of weights or gradients, not the loss or a norm."""
@@ -67,14 +88,18 @@ def train(flat: dict[str, Any], rank: int, world_size: int, events: Path, steps:
                 strategy.backward(loss * world_size / targets)
             total += loss.detach() / targets
             traffic.read()
-        if step == 1:
+        if step == 1 and strategy.engine_settings is None:
             gradients = {name: _whole(p.grad) for name, p in parameters.items()}
         strategy.step()
         if world_size > 1:
             dist.all_reduce(total)
         traffic.end(step)
         losses.append(total.item())
-    return {"losses": losses, "gradients": gradients, "num_parameters": sum(p.numel() for p in parameters.values())}
+    return {
+        "losses": losses,
+        "gradients": gradients,
+        "num_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in parameters.values()),
+    }
 
 
 def power_sgd_over_many_buckets(flat: dict[str, Any], rank: int) -> bool:
@@ -155,6 +180,34 @@ def test_ddp_sends_each_gradient_once_a_step_and_hooks_shrink_it(together):
         assert sent(together[name]) == {("all_reduce", dtype): 2 * size}
     # With two ranks each sends the message once, and the loss.
     assert 0 <= together["ddp"]["events"][0][0].node_sends_bytes[0] - 4 * size < SMALL
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "sizes"),
+    [
+        ("ddp", Layout("ddp"), {}),
+        ("ddp bf16", Layout("ddp"), {"gradient_bytes": 2}),
+        ("fsdp", Layout("fsdp", num_shards=2), {}),
+        ("fsdp bf16", Layout("fsdp", num_shards=2), {"gradient_bytes": 2}),
+        ("fsdp every batch", Layout("fsdp", num_shards=2, reduces_each=True), {}),
+        ("fsdp kept gathered", Layout("fsdp", num_shards=2, keeps_gathered=True), {}),
+        ("fsdp over one rank", Layout("ddp"), {"gradient_bytes": 2}),
+        ("zero 1", Layout("zero", stage=1), {}),
+        ("zero 2", Layout("zero", stage=2), {}),
+        ("zero 3", Layout("zero", stage=3), {}),
+        ("zero 3, all kept whole", Layout("zero", stage=3), {"num_persistent": None}),
+        ("zero 3, a copy on each pair", Layout("zero", stage=3, hpz=2), {}),
+    ],
+)
+def test_what_is_predicted_of_a_step_is_what_is_counted_in_it(together, name, layout, sizes):
+    size = together[name]["num_parameters"]
+    predicted = {"parameter_bytes": 4, "gradient_bytes": 4, "num_micro_batches": NUM_MICRO_BATCHES, **sizes}
+    if "num_persistent" in sizes:
+        predicted["num_persistent"] = size
+    counted = together[name]["events"][0][0].node_sends_bytes
+    for node in (0, 1):
+        found = node_sends_bytes(layout, StepSizes(size, size, **predicted), (node, 1 - node), "gloo")
+        assert counted[node] == pytest.approx(found, abs=SMALL)
 
 
 def test_power_sgd_sends_little_once_it_has_begun(together):

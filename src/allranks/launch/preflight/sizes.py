@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks.config import RunConfig
-from allranks.model.adapter_size import num_adapter_elements
-from allranks.model.stored_size import num_stored_elements
+from allranks.launch.preflight.strategies import planned_steps
+from allranks.model.adapter_size import model_config, num_adapter_elements
+from allranks.model.stored_size import num_stored_elements, stored_shapes
 from allranks.plan.optimizer_state import state_bytes
+from allranks.plan.step import PlannedStep
 
 _FILES_OF_A_RANK = 2  # its part of a checkpoint, and its state of random numbers
 _FILES_OF_A_CHECKPOINT = 10  # the folder itself, what says what is in it, and the marker
@@ -22,22 +25,52 @@ class Sizes:
     checkpoint_files: int | None = None
     load_bytes: int | None = None
     """Of one node's memory."""
+    steps: Sequence[PlannedStep] = ()
+    """Of the config's strategy and of others, where there are several nodes."""
 
 
 def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: bool) -> Sizes:
-    """Of a run of `num_processes` ranks a node. Only of a model that is in a folder here; of one that is trained in
-    part without an adapter only the number of files."""
-    folder = Path(cfg.model.base_model).expanduser()
+    """Of a run of `num_processes` ranks a node. Only of a model that is on this disk, in a folder or in the Hub's
+    cache; of one that is trained in part without an adapter only the number of files."""
+    folder = _folder(cfg)
     files = None if num_processes is None else _FILES_OF_A_CHECKPOINT + _FILES_OF_A_RANK * num_processes
-    if cfg.optimizer.unfrozen_parameters or not folder.is_dir():
+    if cfg.optimizer.unfrozen_parameters or folder is None:
         return Sizes(checkpoint_files=files)
     each = 2 if cfg.precision.low_precision_weights else 4
-    if cfg.adapter.adapter:
-        return Sizes(_checkpoint_bytes(cfg, num_adapter_elements(folder, cfg.adapter), each), files)
     elements = num_stored_elements(folder)
+    trained = num_adapter_elements(folder, cfg.adapter) if cfg.adapter.adapter else elements
     # Shards of all nodes together are at least one model; on GPUs it is not the host's memory that holds them.
-    load = elements * each // num_nodes if on_cpu and elements is not None else None
-    return Sizes(_checkpoint_bytes(cfg, elements, each), files, load)
+    is_loaded = on_cpu and elements is not None and not cfg.adapter.adapter
+    load = elements * each // num_nodes if is_loaded and elements is not None else None
+    found = Sizes(_checkpoint_bytes(cfg, trained, each), files, load)
+    shapes = stored_shapes(folder)
+    if trained is None or shapes is None or num_nodes < 2 or num_processes is None:
+        return found
+    steps = planned_steps(
+        cfg,
+        shapes,
+        trained,
+        model_config(folder) or {},
+        num_nodes=num_nodes,
+        num_processes=num_processes,
+        on_cpu=on_cpu,
+    )
+    return replace(found, steps=steps)
+
+
+def _folder(cfg: RunConfig) -> Path | None:
+    """The model's, if its files are here already."""
+    folder = Path(cfg.model.base_model).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(cfg.model.base_model, "config.json", revision=cfg.model.revision_of_model)
+    except HFValidationError:
+        return None  # it is no name of the Hub: the start says so
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _checkpoint_bytes(cfg: RunConfig, num_trained: int | None, each: int) -> int | None:

@@ -120,6 +120,7 @@ class Preflight:
             checkpoint_bytes=known.checkpoint_bytes,
             checkpoint_files=known.checkpoint_files,
             load_bytes=known.load_bytes,
+            steps=known.steps,
         )
 
     def report(self) -> NodeReport | None:

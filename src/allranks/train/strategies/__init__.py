@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
@@ -41,16 +42,19 @@ def strategy_warnings(cfg: RunConfig, model: TrainModel, identity: Identity, num
             "parameters for the backward pass inside of the nodes"
         )
     width = model.precision.compute.itemsize
-    found = traffic(
+    moved = partial(
+        traffic,
         parameter_bytes=model.num_parameters * width,
         gradient_bytes=model.num_trainable * width,
         num_ranks=identity.world_size,
         num_nodes=num_nodes,
         num_micro_batches=num_micro_batches,
-        hpz=hpz,
+        backend="nccl" if model.placement.device.type == "cuda" else "gloo",
     )
+    found = moved(hpz=hpz)
     if found.zero3 > WORTH_A_WARNING:
-        yield slow_link_warning(found, num_nodes=num_nodes, local_ranks=local, hpz=hpz)
+        with_hpz = moved(hpz=local).zero3 if hpz == 1 and local > 1 else None
+        yield slow_link_warning(found, num_nodes=num_nodes, local_ranks=local, with_hpz=with_hpz)
 
 
 __all__ = ["State", "Strategy", "make_strategy", "strategy_warnings"]
