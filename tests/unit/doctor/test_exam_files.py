@@ -67,3 +67,10 @@ def test_near_misses_name_the_causes_they_are_not(file):
 def test_there_are_forty_near_misses_of_different_ids():
     ids = [one["id"] for file in NEAR_MISSES for one in tomllib.loads(file.read_text())["near_miss"]]
     assert len(ids) == len(set(ids)) >= 40
+
+
+@pytest.mark.parametrize("file", sorted(EXAM.glob("healthy/*.log")), ids=lambda file: file.stem)
+def test_a_healthy_log_says_where_it_is_from(file):
+    first, *lines = file.read_text().splitlines()
+    assert first.startswith("# source: ")
+    assert 13 <= len(lines) <= 80
