@@ -19,9 +19,9 @@ from allranks.demo.files import DemoFiles, write_files
 from allranks.observe import RunDir, read_events
 from tests.cluster.forked import ForkedRanks
 from tests.cluster.lab import Lab, missing
+from tests.patience import TIMEOUT_SECONDS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
-TIMEOUT_SECONDS = 240
 
 
 @dataclass

@@ -8,7 +8,8 @@ import sys
 
 import allranks
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, free_port
+from tests.cluster.conftest import ENVIRONMENT, free_port
+from tests.patience import TIMEOUT_SECONDS
 
 ALONE = """
 import json, os, signal, sys

@@ -15,6 +15,7 @@ import pytest
 import allranks
 from tests.cluster.lab import Lab
 from tests.cluster.training import Training, make_training
+from tests.patience import TIMEOUT_SECONDS
 
 CHECK = (sys.executable, "-m", "allranks", "check", "c.yaml", "--nproc-per-node", 1, "--join-timeout", 20)
 PORT = 29541
@@ -327,7 +328,7 @@ def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:
         script = f"#PBS -l select=2:ncpus=1 -l place=scatter\n#PBS -j oe -o {folder}/log\n"
         script += f"cd {folder} && {' '.join(map(str, CHECK))} --json; echo exit code $?\n"
         job = lab.node(0).run(["qsub"], input=script, check=True, cwd=folder).stdout.strip()
-        pbs.wait(job, timeout=90)
+        pbs.wait(job, timeout=TIMEOUT_SECONDS)
         return (folder / "log").read_text()
 
     log = in_pbs()

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from allranks.observe import RunDir
+from tests.patience import TIMEOUT_SECONDS
 
 
 @pytest.mark.thorough
@@ -27,7 +28,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
         family = psutil.Process(demo.pid).children(recursive=True)
         assert len(family) >= 6  # per node: the command, torchrun's agent, the rank
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=60) not in (0, None)
+        assert demo.wait(timeout=TIMEOUT_SECONDS) not in (0, None)
         assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     finally:
         demo.kill()
@@ -35,7 +36,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
 
 
 def _wait_until(condition) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from allranks.checkpoint import commit
 from allranks.export.export import export
 from allranks.inference.evaluate import evaluate
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, largest_difference
+from tests.patience import TIMEOUT_SECONDS
 
 EVALUATING = {"val_set_size": 0.2, "eval_steps": 3, "max_steps": 12}
 

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import fully_shard
 
 from allranks.cluster.identity import identify
 from allranks.train.world import exit_rank, join
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, free_port
+from tests.cluster.conftest import ENVIRONMENT, free_port
+from tests.patience import TIMEOUT_SECONDS
 
 RUNS = 40
 

@@ -9,6 +9,7 @@ import pytest
 from allranks.checkpoint import commit
 from allranks.observe import RunDir
 from tests.cluster.conftest import Run, largest_difference
+from tests.patience import TIMEOUT_SECONDS
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 0, "max_steps": 8, "logging_steps": 1}
 FSDP = {"fsdp_version": 2, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
@@ -141,7 +142,7 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run_forked, tmp_
     first = Run(0, "", RunDir(tmp_path / "run"))
     _wait_for_steps(process, first, 3)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 75, output
     [saved] = commit.complete_checkpoints(first.directory.checkpoints)
     step = commit.step_of(saved)
@@ -159,14 +160,14 @@ def test_a_signal_to_one_process_alone(start, tmp_path):
     first = Run(0, "", RunDir(tmp_path / "run"))
     _wait_for_steps(process, first, 2)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 75, output
     assert "preempted" in output and "--auto-resume-from-checkpoints true" in output
     assert len(commit.complete_checkpoints(first.directory.checkpoints)) == 1
 
 
 def _wait_for_steps(process, run: Run, count: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while len(run.events("step")) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no progress"

@@ -16,8 +16,9 @@ import yaml
 
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
+from tests.cluster.conftest import ENVIRONMENT
 from tests.cluster.test_launch import ENDLESS, finish, wait_for_steps
+from tests.patience import TIMEOUT_SECONDS
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
@@ -117,4 +118,4 @@ def test_ctrl_c_reaches_the_processes_that_prepare_data_too(base_config, tiny, t
     (output,) = finish(launcher)
     assert launcher.returncode == 130, output
     assert "nothing was lost" in output and "Traceback" not in output and "Error" not in output
-    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not psutil.wait_procs(workers, timeout=TIMEOUT_SECONDS)[1]

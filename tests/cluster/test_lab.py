@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.lab import CommandFailed, Lab, ground, missing
+from tests.patience import TIMEOUT_SECONDS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_nodes_know_each_other_by_name_and_log_in_to_each_other(lab):
             peer.name,
             "hostname; getent ahostsv4 $(hostname) | cut -d' ' -f1 | uniq",
         ]
-        assert node.run(command, check=True, timeout=20).stdout.split() == [peer.name, peer.ip]
+        assert node.run(command, check=True, timeout=TIMEOUT_SECONDS).stdout.split() == [peer.name, peer.ip]
 
 
 def test_nodes_have_their_own_disk_and_processes_and_share_one_folder(lab):
@@ -229,7 +230,7 @@ def test_a_shell_on_the_first_node_ends_with_the_lab():
     if reason := missing():
         pytest.skip(reason)
     command = [sys.executable, "-m", "tests.cluster.lab", "--nodes", "2", "--", "ssh", "node1", "hostname; exit 5"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     assert (done.stdout, done.returncode) == ("node1\n", 5)
     shared = done.stderr.split("shared by all: ")[1].split(";")[0]
     assert traces(Path(shared).parent.name) == []

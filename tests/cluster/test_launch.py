@@ -11,7 +11,8 @@ import pytest
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
 from allranks.preflight.certificate import PARTS, read_certificate
-from tests.cluster.conftest import TIMEOUT_SECONDS, free_port
+from tests.cluster.conftest import free_port
+from tests.patience import TIMEOUT_SECONDS
 
 # More steps than any of these tests lets run.
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
@@ -110,7 +111,7 @@ def test_nothing_outlives_a_killed_launcher(start, tmp_path):
     assert len(family) >= 3
     launcher.kill()
     launcher.wait()
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
     assert not alive
 
 
@@ -153,7 +154,7 @@ def test_a_killed_launcher_ends_the_other_node_which_names_it(two_nodes, tmp_pat
     assert launchers[0].returncode == 1, output
     assert "node 1 (" in output and "was lost: the connection was closed" in output
     assert "the ranks of this node were ended" in output
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
     assert not alive
 
 
@@ -217,7 +218,7 @@ def test_axolotls_own_form_meets_by_c10d_and_a_node_that_is_lost_is_named(start,
     launchers = [start(*words, **ENDLESS) for _ in range(2)]
     wait_for_steps(RunDir(tmp_path / "run"), launchers[0], ranks=2)
     launchers[1].kill()
-    output, _ = launchers[0].communicate(timeout=60)
+    output, _ = launchers[0].communicate(timeout=TIMEOUT_SECONDS)
     assert launchers[0].returncode == 1, output
     assert f"(pid {launchers[1].pid}) was lost: the connection was closed" in output
     launchers[1].communicate()

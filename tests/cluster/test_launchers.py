@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.patience import TIMEOUT_SECONDS
 
 KEYS = {
     "max_steps": 4,

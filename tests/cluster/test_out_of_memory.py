@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
+from tests.cluster.conftest import ENVIRONMENT
+from tests.patience import TIMEOUT_SECONDS
 
 # Scores of eager attention over one row of all blocks: 16,000 squared for each head, several times what is allowed.
 LARGE = {"eager_attention": True, "batch_size": 128, "micro_batch_size": 128, "max_steps": 2, "save_strategy": "no"}

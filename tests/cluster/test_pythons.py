@@ -25,7 +25,8 @@ import allranks
 from allranks.demo.files import DemoFiles
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
+from tests.cluster.conftest import ENVIRONMENT
+from tests.patience import TIMEOUT_SECONDS
 
 # Five commands one after the other, each of which imports torch.
 pytestmark = pytest.mark.timeout(3 * TIMEOUT_SECONDS)

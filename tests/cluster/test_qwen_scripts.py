@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, free_port
+from tests.cluster.conftest import ENVIRONMENT, Run, free_port
+from tests.patience import TIMEOUT_SECONDS
 
 # What docs/qwen.md tells its readers to write.
 FINETUNE = "from allranks.compat.qwen import main; main()\n"

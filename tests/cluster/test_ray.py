@@ -15,7 +15,8 @@ import pytest
 from allranks.checkpoint import commit
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import ExitEvent
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
+from tests.patience import TIMEOUT_SECONDS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'"
@@ -35,7 +36,9 @@ def wait_for_a_checkpoint(process, directory):
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not commit.complete_checkpoints(directory / "checkpoints"):
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no checkpoint was saved"
+        if time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no checkpoint was saved:\n{process.communicate()[0]}")
         time.sleep(0.01)
 
 

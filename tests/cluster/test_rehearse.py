@@ -4,7 +4,8 @@ import json
 
 import yaml
 
-from tests.cluster.conftest import TIMEOUT_SECONDS, start_allranks
+from tests.cluster.conftest import start_allranks
+from tests.patience import TIMEOUT_SECONDS
 
 
 def test_a_run_for_gpus_is_rehearsed_from_its_config_to_its_export(base_config, tmp_path):

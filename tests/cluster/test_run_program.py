@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import TIMEOUT_SECONDS, free_port, start_allranks
+from tests.cluster.conftest import free_port, start_allranks
+from tests.patience import TIMEOUT_SECONDS
 
 PROGRAM = """
 import os, signal, sys, time
@@ -96,7 +97,7 @@ def test_nothing_outlives_a_killed_head_of_deepspeeds_launcher(start, tmp_path):
     assert len([process for process in family if process.environ().get("RANK")]) == 2
     os.kill(head.pid, signal.SIGKILL)
     head.communicate(timeout=TIMEOUT_SECONDS)
-    _, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=TIMEOUT_SECONDS)
     assert not alive
 
 
@@ -119,7 +120,7 @@ def test_over_ssh(lab):
     wait_for_ranks(folder)
     head.send_signal(signal.SIGKILL)
     head.communicate(timeout=TIMEOUT_SECONDS)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while left := [node.processes() for node in lab.nodes if node.processes()]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)

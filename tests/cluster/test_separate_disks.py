@@ -9,7 +9,8 @@ import yaml
 
 from allranks.checkpoint import commit
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.patience import TIMEOUT_SECONDS
 
 KEYS = {
     "output_dir": "run",  # relative: node-a/run and node-b/run

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.lab import Lab
+from tests.patience import TIMEOUT_SECONDS
 
 # Runs on node 0. `act(fanout)` and `show(what)` are there for `code`, the body of a coroutine.
 HEAD = """
@@ -35,7 +36,9 @@ RUN_EVERYWHERE = "result = await asyncio.gather(*(fanout.run(node, ['hostname'],
 def head(lab: Lab, hosts: str, code: str = RUN_EVERYWHERE, **options: object) -> dict:
     """What a head on node 0 with agents on `hosts` found."""
     program = HEAD.replace("CODE", code.replace("\n", "\n        "))
-    done = lab.node(0).run([sys.executable, "-c", program, hosts, json.dumps(options)], timeout=90, check=True)
+    done = lab.node(0).run(
+        [sys.executable, "-c", program, hosts, json.dumps(options)], timeout=TIMEOUT_SECONDS, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -105,7 +108,9 @@ def test_a_tree_over_real_ssh(lab: Lab) -> None:
 def test_the_address_where_all_meet_is_tried_before_anything_starts(lab: Lab) -> None:
     lab.drop_port(0, 29600)
     options = ["--hosts", "node[0-1]", "--master-port", "29600", "--nproc-per-node", "1"]
-    refused = lab.node(0).run([sys.executable, "-m", "allranks", "run", *options, "--", "hostname"], timeout=60)
+    refused = lab.node(0).run(
+        [sys.executable, "-m", "allranks", "run", *options, "--", "hostname"], timeout=TIMEOUT_SECONDS
+    )
     assert refused.returncode == 3, refused.stderr
     assert "node1 cannot reach node0 at 10.77.0.1:29600 (eth0): timed out: a firewall?" in refused.stderr
 
@@ -163,7 +168,7 @@ def test_a_node_that_is_lost_is_told_while_the_others_go_on(lab: Lab) -> None:
     )
     assert process.stdout.readline() == "running\n"
     lab.power_off(2)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert json.loads(output)["result"] == ["nothing was heard of it for 7 s", -signal.SIGTERM]
 
 

@@ -12,7 +12,8 @@ import pytest
 from allranks.observe import RunDir
 from tests.cluster.conftest import largest_difference
 from tests.cluster.lab import Lab
-from tests.cluster.training import ENVIRONMENT, TIMEOUT_SECONDS, Training, make_training
+from tests.cluster.training import ENVIRONMENT, Training, make_training
+from tests.patience import TIMEOUT_SECONDS
 
 ALLRANKS = [sys.executable, "-m", "allranks"]
 HOSTILE = 'it\'s a "$(touch injected)"; folder'
@@ -95,7 +96,7 @@ def test_a_job_that_loses_a_node_goes_on_with_a_spare_one_from_its_newest_checkp
     while not list(training.run.checkpoints.glob("step-*/COMPLETE")) and time.monotonic() < deadline:
         time.sleep(0.1)
     lab.power_off(1)
-    ended = jobs.wait(job["job"], timeout=240)
+    ended = jobs.wait(job["job"], timeout=TIMEOUT_SECONDS)
     log = Path(job["log"]).read_text()
     assert ended.exit_code == 0, log
     without = " without it" if scheduler == "slurm" else ""

@@ -16,7 +16,8 @@ from markdown_it import MarkdownIt
 from allranks import __version__
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
-from tests.cluster.conftest import ENVIRONMENT, TIMEOUT_SECONDS
+from tests.cluster.conftest import ENVIRONMENT
+from tests.patience import TIMEOUT_SECONDS
 
 # A whole demo is six commands one after the other, each of which imports torch.
 pytestmark = pytest.mark.timeout(3 * TIMEOUT_SECONDS)
