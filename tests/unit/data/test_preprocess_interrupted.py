@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 
+from allranks.cli.main import main
 from tests.unit.data.conftest import make_tokenizer, save_model_folder
 
 PREPROCESS = """
@@ -51,7 +52,7 @@ main()
         (2, "waiting", signal.SIGTERM),
     ],
 )
-def test_a_signal_leaves_no_half_data_set_and_no_process(tmp_path, num_processes, moment, number):
+def test_a_signal_leaves_no_half_data_set_and_no_process(tmp_path, monkeypatch, capfd, num_processes, moment, number):
     model = save_model_folder(tmp_path / "model", make_tokenizer())
     rows = [{"instruction": f"say {one}", "output": f"{one}"} for one in range(3000)]
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -71,10 +72,11 @@ def test_a_signal_leaves_no_half_data_set_and_no_process(tmp_path, num_processes
     assert "Traceback" not in done.stderr and "prepared:" not in done.stdout
     assert not [path for path in (tmp_path / "prepared").rglob("*") if path.suffix != ".lock"]
     assert not _marked_processes(str(tmp_path))
-    again = subprocess.run(
-        [sys.executable, "-m", "allranks", "preprocess", "c.yaml"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert again.returncode == 0 and "prepared:" in again.stdout, again.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as again:  # here, where all is imported
+        main(["preprocess", "c.yaml"])
+    shown = capfd.readouterr()
+    assert again.value.code == 0 and "prepared:" in shown.out, shown.err
 
 
 def _marked_processes(mark):
