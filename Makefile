@@ -11,13 +11,14 @@ BENCH_INSTALLED := .venv/.installed-bench
 AXOLOTL_INSTALLED := .venv-axolotl/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-axolotl lab clean
+.PHONY: help setup demo test test-all lint exam bench bench-axolotl lab clean
 
 help:
 	@echo "make setup   install into .venv (again only after pyproject.toml or constraints.txt changed)"
 	@echo "make demo    fine-tune a tiny model as two nodes on this machine"
 	@echo "make test    whole runs on several ranks, one of each kind, and the unit tests"
 	@echo "make test-all   the same, and the further whole runs of each kind (marked thorough)"
+	@echo "make exam    allranks doctor on graded logs: how many it names rightly (EXAM_ARGS=--wrong: which it does not)"
 	@echo "make lint    format, style, types, floors"
 	@echo "make bench   speed beside a bare loop, Trainer and TRL; what each step of it is worth; memory of the loss"
 	@echo "make bench-axolotl   speed beside axolotl, which it installs into .venv-axolotl (4.3 GB)"
@@ -61,6 +62,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy src/allranks
 	$(BIN)/lint-imports
+
+exam: setup
+	$(BIN)/python -m tests.exam.score $(EXAM_ARGS)
 
 bench: $(BENCH_INSTALLED)
 	$(BIN)/python -m benchmarks.cpu $(BENCH_ARGS)

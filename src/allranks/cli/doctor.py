@@ -1,5 +1,6 @@
 """`allranks doctor`: why it failed."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,22 +9,55 @@ import typer
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command(epilog="Example: allranks doctor --check-rules my-rules.toml")
+@app.command(epilog="Example: allranks doctor outputs/run, or: allranks doctor slurm-*.out")
 def doctor(
-    named: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="Files of rules.")] = None,
+    named: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN|LOG…",
+            help="A run directory, or logs of any trainer: files, folders, .gz; - is standard input.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Read on as the logs grow, until a cause is known.")
+    ] = False,
     check_rules: Annotated[
-        bool, typer.Option("--check-rules", help="Check rules, those of allranks or of FILE…, and try them.")
+        bool, typer.Option("--check-rules", help="Check rules, those of allranks or of the files named, and try them.")
     ] = False,
 ) -> None:
-    """Check the rules by which failures are told from logs."""
-    from allranks.doctor.rule_cases import problems_of_rules
-    from allranks.doctor.ruleset import load_rules, rule_files
-    from allranks.errors import ConfigError, UsageError
+    """Tell why a run failed: the first cause, what shows it, what to do, and what follows from it.
+
+    Reads the logs of any trainer and launcher, of all ranks and nodes together. Ends with 0 where it knows, with 1
+    where it does not, with 2 for wrong usage.
+    """
+    from allranks.errors import UsageError
+    from allranks.exit_codes import FAILED
     from allranks.observe import say
 
-    if not check_rules:
-        raise UsageError("allranks doctor --check-rules [FILE…] checks rules")
-    files = named or rule_files()
+    if check_rules:
+        return _check(named or [])
+    if not named:
+        raise UsageError("name a run directory or logs: allranks doctor RUN|LOG…; - reads standard input")
+    from allranks.doctor.follow import followed
+    from allranks.doctor.read_logs import diagnosis_of_logs
+    from allranks.doctor.told import lines_of
+
+    told = followed(named) if follow else diagnosis_of_logs(named)
+    for line in [json.dumps(told.to_message(), indent=1)] if as_json else lines_of(told):
+        say(line)
+    if not told.is_known:
+        raise typer.Exit(FAILED)
+    return None
+
+
+def _check(files: list[Path]) -> None:
+    from allranks.doctor.rule_cases import problems_of_rules
+    from allranks.doctor.ruleset import load_rules, rule_files
+    from allranks.errors import ConfigError
+    from allranks.observe import say
+
+    files = files or rule_files()
     if problems := problems_of_rules(files):
         raise ConfigError("\n".join(problems))
     rules = [rule for file in files for rule in load_rules(file)]

@@ -1,28 +1,52 @@
-"""Do the rules name what they are to name? Every one is tried on the logs that come with it."""
+"""Do the rules name what they are to name? Every one is tried, beside all others, on the logs that come with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from allranks.doctor.ruleset import Rule, load_rules, problems_of_files, rule_files
+from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.read_logs import diagnosis_of_text
+from allranks.doctor.reading.index import Index
+from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, Rule, all_rules, load_rules, problems_of_files, rule_files
 
 
 def problems_of_rules(files: Sequence[Path] = ()) -> list[str]:
-    """All that is wrong with the rules of these files, or of all: as data, and on the logs that come with them."""
+    """All that is wrong with the rules of these files, or of all: as data, and on the logs that come with them.
+
+    Rules of other files are tried beside those that come with allranks, in whose place they are if an id is the same.
+    """
     files = list(files) or rule_files()
     if problems := problems_of_files(files):
         return problems
-    return [problem for file in files for rule in load_rules(file) for problem in _on_its_logs(file, rule)]
+    tried = [(file, rule) for file in files for rule in load_rules(file)]
+    ids = {rule.id for _, rule in tried}
+    index = Index([rule for rule in all_rules() if rule.id not in ids] + [rule for _, rule in tried])
+    return [problem for file, rule in tried for problem in _on_its_logs(file, rule, index)]
 
 
-def _on_its_logs(file: Path, rule: Rule) -> list[str]:
+def _on_its_logs(file: Path, rule: Rule, index: Index) -> list[str]:
     where = f"{file}: rule {rule.id}"
     problems = []
     for number, case in enumerate(rule.cases, 1):
-        if not any(rule.match(line) for line in case.splitlines()):
-            problems.append(f"{where}: case {number}: no line matches")
+        told = diagnosis_of_text(case.strip("\n"), index)
+        if not _names(told, rule):
+            problems.append(f"{where}: case {number}: the answer is {_answer(told)}")
     for number, near_miss in enumerate(rule.near_misses, 1):
-        if not rule.context and (lines := [line for line in near_miss.splitlines() if rule.match(line)]):
-            problems.append(f"{where}: near miss {number}: is matched: {lines[0]}")
+        told = diagnosis_of_text(near_miss.strip("\n"), index)
+        if rule.id in (told.cause, told.symptom) or (rule.kind == CONSEQUENCE and _names(told, rule)):
+            problems.append(f"{where}: near miss {number}: it is named: {_answer(told)}")
     return problems
+
+
+def _names(told: Diagnosis, rule: Rule) -> bool:
+    if rule.kind == CAUSE:
+        return told.cause == rule.id
+    if rule.kind == CONSEQUENCE:
+        return any(one.id == rule.id for one in told.explained)
+    return told.cause is None and told.symptom == rule.id
+
+
+def _answer(told: Diagnosis) -> str:
+    said = f" by {told.evidence[0].text.strip()[:200]!r}" if told.evidence else ""
+    return f"{told.cause or told.symptom or 'unknown'}{said}"

@@ -1,0 +1,167 @@
+"""What might have been the cause: all that is worded as one in the logs, less what the run lived through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from allranks.doctor import causes
+from allranks.doctor.reading import index as looked_for
+from allranks.doctor.reading.lines import Line
+from allranks.doctor.reading.scanner import Hit, Mark, Read
+from allranks.doctor.reading.tracebacks import Raised
+from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, SYMPTOM, Rule
+
+# What a failure to connect is over by, and only that.
+_OF_CONNECTING = {"rendezvous", "network-card", "infiniband", "nccl", "ssh", "launchers", "model"}
+_LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
+_LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
+_INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
+# Raised by what waits for the program that failed.
+_OF_LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "ProcessExitedException", "RayTaskError")
+_NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError", "GeneratorExit", "StopIteration")
+
+# How well it is supported; the first is best.
+BY_SURE_RULE, BY_LIKELY_RULE, BY_TRACEBACK, BY_LINE = range(4)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`rule` is None for an exception that none knows. `read` counts the logs, `order` the lines of one."""
+
+    rule: Rule | None
+    line: Line
+    read: int
+    order: int
+    support: int
+    fields: dict[str, str] = field(default_factory=dict)
+    raised: Raised | None = None
+    certainty: str = LIKELY
+
+    @property
+    def id(self) -> str:
+        return self.rule.id if self.rule else "exception"
+
+
+def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate], list[Hit]]:
+    """(causes, symptoms, consequences) in the order of logs and lines."""
+    found: list[Candidate] = []
+    symptoms: list[Candidate] = []
+    consequences: list[Hit] = []
+    for number, read in enumerate(reads):
+        in_tracebacks = _said_in_tracebacks(read)
+        told: set[int] = set()
+        for hit in read.hits:
+            if not _in_context(hit, read):
+                continue
+            told.add(hit.order)
+            if hit.rule.kind == CONSEQUENCE:
+                consequences.append(hit)
+                continue
+            certainty = LIKELY if _is_contradicted(hit, read) else hit.rule.certainty
+            support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
+            raised = in_tracebacks.get(hit.order)
+            candidate = Candidate(hit.rule, hit.line, number, hit.order, support, hit.fields, raised, certainty)
+            if _was_survived(candidate, reads):
+                continue
+            (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
+        found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads)]
+    return found, symptoms, consequences
+
+
+def _said_in_tracebacks(read: Read) -> dict[int, Raised]:
+    return {raised.said.number: raised for _, traceback in read.tracebacks for raised in traceback.chain}
+
+
+def _exceptions(number: int, read: Read, told: set[int]) -> Iterable[Candidate]:
+    """Those that no rule knows: of what was raised first in a chain; then lines that are one's by themselves."""
+    of_tracebacks: set[int] = set()
+    for order, traceback in read.tracebacks:
+        of_tracebacks |= {raised.said.number for raised in traceback.chain}
+        if traceback.was_ignored or any(raised.said.number in told for raised in traceback.chain):
+            continue
+        first = next((one for one in traceback.chain if _may_be_cause(one.type, one.said.text)), None)
+        if first is not None and _may_be_cause(traceback.chain[-1].type, ""):
+            yield Candidate(None, first.said, number, order, BY_TRACEBACK, {}, first)
+    for order, line, kind in read.exceptions:
+        if order not in of_tracebacks and order not in told and _may_be_cause(kind, line.text):
+            message = line.text.partition(":")[2].strip()
+            yield Candidate(None, line, number, order, BY_LINE, {}, Raised(kind, message, line, None))
+
+
+def _may_be_cause(kind: str, said: str) -> bool:
+    return kind.rpartition(".")[2].split("(")[0] not in _NO_CAUSE and causes.code_of_error(said) != causes.PEER_GONE
+
+
+def _in_context(hit: Hit, read: Read) -> bool:
+    if not hit.rule.context:
+        return True
+    within = hit.rule.within * max(1, min(len(read.writers), _INTERLEAVED))
+    lines = read.contexts.get((hit.rule.id, looked_for.CONTEXT), ())
+    return any(abs(line.number - hit.order) <= within and _may_be_one(line, hit.line) for line in lines)
+
+
+def _is_contradicted(hit: Hit, read: Read) -> bool:
+    lines = read.contexts.get((hit.rule.id, looked_for.CONTRADICTION), ())
+    return any(_may_be_one(line, hit.line) for line in lines)
+
+
+def _may_be_one(one: Line, other: Line) -> bool:
+    return one.rank is None or other.rank is None or one.rank == other.rank
+
+
+def _was_survived(one: Candidate, reads: Sequence[Read]) -> bool:
+    """Whether the run went on after it: then it ended of something else, or well."""
+    read = reads[one.read]
+    after = [mark for mark in read.marks if mark.order > one.order]
+    failed = any(mark.kind == looked_for.ENDED for mark in after) or (
+        read.first_failed_at is not None and read.first_failed_at.number > one.order
+    )
+    if any(mark.kind == looked_for.DONE for mark in after) and not failed:
+        return True
+    family = one.rule.family if one.rule else ""
+    if family in _OF_CONNECTING and not failed and any(mark.kind == looked_for.CONNECTED for mark in after):
+        return True
+    going_on = [mark for mark in after if mark.kind == looked_for.PROGRESS]
+    own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]
+    if own:
+        return True
+    ends = one.raised is not None or one.support >= BY_TRACEBACK
+    if len(going_on) >= (_LINES_OF_OTHERS if ends or failed else 1):
+        return True
+    return _others_go_on(one, reads)
+
+
+def _others_go_on(one: Candidate, reads: Sequence[Read]) -> bool:
+    """Whether other logs tell that the run went on, or ended well."""
+    others = [read for number, read in enumerate(reads) if number != one.read]
+    if one.line.seconds is not None and any(
+        mark.kind == looked_for.PROGRESS
+        and mark.line.seconds is not None
+        and mark.line.seconds > one.line.seconds + _LATER_SECONDS
+        for read in others
+        for mark in read.marks
+    ):
+        return True
+    return any(_ended_well(read) for read in others) and not any(_failed(read) for read in reads)
+
+
+def _ended_well(read: Read) -> bool:
+    return any(mark.kind == looked_for.DONE for mark in read.marks)
+
+
+def _failed(read: Read) -> bool:
+    return (
+        read.first_failed_at is not None
+        or bool(read.tracebacks)
+        or any(mark.kind == looked_for.ENDED for mark in read.marks)
+    )
+
+
+def newest_step(reads: Sequence[Read]) -> Mark | None:
+    """The last line of progress, of the log that has most to tell of it."""
+    marks = [mark for read in reads for mark in read.marks if mark.kind == looked_for.PROGRESS]
+    return marks[-1] if marks else None
+
+
+__all__ = ["SYMPTOM", "Candidate", "candidates", "newest_step"]

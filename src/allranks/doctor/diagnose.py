@@ -1,0 +1,246 @@
+"""Which of all that went wrong was the cause: by time, rank and kind, and never by the order of the rules."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allranks.doctor import unknown
+from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates, newest_step
+from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
+from allranks.doctor.reading import index as looked_for
+from allranks.doctor.reading.scanner import Hit, Read
+from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, SURE
+from allranks.findings import Evidence
+
+_SHOWN = 6  # lines of evidence
+_AT_ONCE_SECONDS = 2.0  # clocks of one cluster agree no better than that, and logs are written late
+_STEP = re.compile(r"(?i)\b(?:global_)?steps?['\"]?[=:/ ]+(\d{1,12})|\| ?(\d{1,12})/\d+ \[|iteration +(\d{1,12})/")
+_COMM = re.compile(r"commId (0x[0-9a-f]+)|restart_count=(\d+)")
+
+
+def diagnose(reads: Sequence[Read]) -> Diagnosis:
+    """The one answer to all logs of a run."""
+    found, symptoms, consequences = candidates(reads)
+    offsets = _clock_offsets(reads)
+    notes = tuple(f"{read.source.name}: {read.broken}" for read in reads if read.broken)
+    found = _unexplained(found)
+    if not found:
+        return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
+    chosen = _first(found, reads, offsets)
+    first = chosen.first
+    same = [one for one in found if one.id == first.id]
+    other = [one for one in found if one.id != first.id]
+    rank, node = _who(first, same, reads)
+    evidence = tuple(Evidence(one.line.text, one.line.file, one.line.number) for one in _shown(first, same, reads))
+    explained = _explained(consequences, [one for one in other if _is_after(one, first)])
+    rule, raised = first.rule, first.raised
+    step = _newest_step(reads)
+    where = f"{raised.frame.file.rpartition('/')[2]}:{raised.frame.function}" if raised and raised.frame else ""
+    if rule is None:
+        assert raised is not None
+        return Diagnosis(
+            cause=EXCEPTION,
+            title=f"an exception that nothing caught: {first.line.text.strip()[:300]}",
+            certainty=LIKELY,
+            meaning="The program raised it, and ended." + _frame_told(first),
+            remedy=_frame_remedy(first),
+            not_proven="Why it was raised: that is of the program, its config or its data.",
+            look_at="The lines before it in the log of that rank.",
+            rank=rank,
+            node=node,
+            evidence=evidence,
+            explained=explained,
+            others=chosen.rivals,
+            restart=Restart(HOPELESS, fingerprint(EXCEPTION, first.line.text, where), step),
+            notes=notes,
+        )
+    certainty = LIKELY if chosen.is_doubtful else first.certainty
+    return Diagnosis(
+        cause=rule.id,
+        title=_filled(rule.title, first),
+        certainty=certainty,
+        meaning=_filled(rule.meaning, first),
+        remedy=_filled(rule.remedy, first),
+        not_proven=_filled(rule.not_proven, first),
+        look_at=_filled(rule.look_at, first),
+        rank=rank,
+        node=node,
+        evidence=evidence,
+        explained=explained,
+        others=chosen.rivals,
+        restart=Restart(
+            rule.restart,
+            fingerprint(rule.id, first.line.text, where),
+            step,
+            node if rule.restart == OTHER_NODE else None,
+        ),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    first: Candidate
+    rivals: tuple[str, ...]
+    is_doubtful: bool
+
+
+def _unexplained(found: list[Candidate]) -> list[Candidate]:
+    """Those that are not among what another one brings about."""
+    brought = {id for one in found if one.rule for id in one.rule.explains if id != one.id}
+    circular = {one.id for one in found if one.rule and one.id in brought and brought & set(one.rule.explains)}
+    return [one for one in found if one.id not in brought or one.id in circular]
+
+
+def _first(found: list[Candidate], reads: Sequence[Read], offsets: Sequence[float]) -> _Chosen:
+    times = [_when(one, offsets) for one in found]
+    in_one_log = len({one.read for one in found}) == 1
+    timed = all(time is not None for time in times)
+    first_rank = _first_failed_rank(reads)
+
+    def key(one: Candidate) -> tuple[float, ...]:
+        when = _when(one, offsets)
+        place = (float(one.read), float(one.order))
+        if timed and when is not None:
+            return (when, *place)
+        if in_one_log:
+            return place
+        # Neither times nor one log's order: the launcher's word, then what is best supported.
+        return (float(one.line.rank != first_rank), float(one.support), *place)
+
+    by_writer: dict[tuple[int, int | None, str], list[Candidate]] = {}
+    for one in found:
+        by_writer.setdefault((one.read, one.line.rank, one.line.stream), []).append(one)
+    # A process says several things on its way down: of one writer what is best supported counts, then the earliest.
+    best = [min(of, key=lambda one: (one.support, *key(one))) for of in by_writer.values()]
+    unlabelled = any(one.line.rank is None for one in best)
+    first = min(best, key=lambda one: (one.support if unlabelled or one.support > BY_TRACEBACK else 0, *key(one)))
+    rivals = sorted({one.id for one in best if one.id != first.id and one.support <= BY_TRACEBACK})
+    doubtful = False
+    if rivals:
+        if timed:
+            at = _when(first, offsets) or 0.0
+            doubtful = any(
+                one.id != first.id
+                and one.read != first.read
+                and abs((_when(one, offsets) or 0.0) - at) < _AT_ONCE_SECONDS
+                for one in best
+                if one.support < BY_TRACEBACK
+            )
+        else:
+            doubtful = not in_one_log
+    return _Chosen(first, tuple(rivals), doubtful)
+
+
+def _when(one: Candidate, offsets: Sequence[float]) -> float | None:
+    return None if one.line.seconds is None else one.line.seconds + offsets[one.read]
+
+
+def _clock_offsets(reads: Sequence[Read]) -> list[float]:
+    """What to add to each log's times so that they are the first one's, by events that several logs tell of: that all
+    ranks of a communicator were there."""
+    seen: list[dict[str, float]] = []
+    for read in reads:
+        of_read: dict[str, float] = {}
+        for mark in read.marks:
+            if (
+                mark.kind == looked_for.CONNECTED
+                and mark.line.seconds is not None
+                and (m := _COMM.search(mark.line.text))
+            ):
+                of_read.setdefault(m[0], mark.line.seconds)
+        seen.append(of_read)
+    offsets = []
+    for of_read in seen:
+        differences = [seen[0][key] - at for key, at in of_read.items() if key in seen[0]] if seen else []
+        offsets.append(statistics.median(differences) if differences else 0.0)
+    return offsets
+
+
+def _who(first: Candidate, same: list[Candidate], reads: Sequence[Read]) -> tuple[int | None, str | None]:
+    read = reads[first.read]
+    told = first.fields.get("rank", "")
+    rank = int(told) if told.isdigit() else first.line.rank
+    node = first.fields.get("node") or first.fields.get("host") or first.line.node
+    named = _first_failed_rank(reads)
+    if rank is None and (len(same) == 1 or all(one.line.rank is None for one in same)):
+        rank = named
+    if node is None and rank is not None and rank == named:
+        node = read.first_failed.get("host") or next(
+            (one.first_failed["host"] for one in reads if "host" in one.first_failed), None
+        )
+    return rank, node
+
+
+def _first_failed_rank(reads: Sequence[Read]) -> int | None:
+    for read in reads:
+        if (found := re.match(r"\d+", read.first_failed.get("rank", ""))) is not None:
+            return int(found[0])
+    return None
+
+
+def _shown(first: Candidate, same: list[Candidate], reads: Sequence[Read]) -> list[Candidate]:
+    rest = [one for one in same if one is not first and one.line.text != first.line.text]
+    return [first, *rest[: _SHOWN - 1]]
+
+
+def _is_after(one: Candidate, first: Candidate) -> bool:
+    return one.read != first.read or one.order > first.order
+
+
+def _explained(consequences: Sequence[Hit], later: Sequence[Candidate]) -> tuple[Explained, ...]:
+    groups: dict[str, list[tuple[str, Hit | Candidate]]] = {}
+    for hit in consequences:
+        groups.setdefault(hit.rule.id, []).append((hit.rule.title, hit))
+    for one in later:
+        title = one.rule.title if one.rule else "an exception of its own"
+        groups.setdefault(one.id, []).append((title, one))
+    told = []
+    for id, of in groups.items():
+        title, first = of[0]
+        ranks = sorted({one.line.rank for _, one in of if one.line.rank is not None})
+        evidence = Evidence(first.line.text, first.line.file, first.line.number)
+        told.append(Explained(id, _plain(title), len(of), tuple(ranks), evidence))
+    return tuple(told)
+
+
+def _newest_step(reads: Sequence[Read]) -> int | None:
+    mark = newest_step(reads)
+    found = _STEP.search(mark.line.text) if mark else None
+    return int(next(group for group in found.groups() if group)) if found else None
+
+
+def _frame_told(one: Candidate) -> str:
+    frame = one.raised.frame if one.raised else None
+    return (
+        f" It was raised below line {frame.line} of {frame.file}, in {frame.function or 'its module'}." if frame else ""
+    )
+
+
+def _frame_remedy(one: Candidate) -> str:
+    frame = one.raised.frame if one.raised else None
+    if frame is None:
+        return "Read what it says, and mend that; a restart would end in the same way."
+    return f"Look at line {frame.line} of {frame.file}; a restart would end in the same way."
+
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def _filled(text: str, one: Candidate) -> str:
+    """A rule's text with what the line says in place of its {fields}."""
+    return _FIELD.sub(lambda match: one.fields.get(match[1], _plain_field(match[1])), text)
+
+
+def _plain(text: str) -> str:
+    return _FIELD.sub(lambda match: _plain_field(match[1]), text)
+
+
+def _plain_field(name: str) -> str:
+    return f"the {name}"
+
+
+__all__ = ["MAY_PASS", "SURE", "diagnose"]

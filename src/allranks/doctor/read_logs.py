@@ -1,0 +1,46 @@
+"""Anyone's logs, to a diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from allranks.doctor.diagnose import diagnose
+from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.reading.index import Index
+from allranks.doctor.reading.scanner import PIECE_BYTES, Read, Scanner
+from allranks.doctor.reading.sources import Source, opened, read_some, sources
+from allranks.doctor.ruleset import all_rules
+
+
+def diagnosis_of_logs(named: Sequence[str | Path]) -> Diagnosis:
+    """Why a run failed, from its logs: files, folders, .gz, `-` for standard input. Raises UsageError."""
+    return diagnose([read_log(source) for source in sources(named)])
+
+
+def diagnosis_of_text(text: str | bytes, index: Index | None = None, name: str = "log") -> Diagnosis:
+    """The same of one log that is at hand."""
+    scanner = Scanner(index or our_index(), Source(None, name))
+    scanner.feed(text.encode() if isinstance(text, str) else text, at_end=True)
+    return diagnose([scanner.read])
+
+
+def read_log(source: Source, index: Index | None = None) -> Read:
+    """One log to its end."""
+    scanner = Scanner(index or our_index(), source)
+    with opened(source) as file:
+        while True:
+            piece, broken = read_some(file, PIECE_BYTES)
+            if broken:
+                scanner.read.broken = broken
+            if not piece:
+                break
+            scanner.feed(piece)
+    scanner.feed(b"", at_end=True)
+    return scanner.read
+
+
+@cache
+def our_index() -> Index:
+    return Index(all_rules())

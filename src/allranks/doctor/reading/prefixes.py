@@ -1,0 +1,105 @@
+"""What launchers, containers and log libraries put before a line: who wrote it, and when."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAMES_OF_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
+_MONTHS = {name: number for number, name in enumerate(_NAMES_OF_MONTHS.split(), 1)}
+_DAYS_BEFORE = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335]  # of a leap year
+_MOST = 6  # prefixes of one line: docker's, srun's, torchrun's, the library's own, …
+
+_CLOCK = r"(?P<clock>\d\d:\d\d:\d\d(?:[.,]\d{1,9})?)"
+_PREFIXES = tuple(
+    re.compile(text)
+    for text in (
+        # torchrun's --tee and torch's own excepthook: [rank3]: [default3]: [trainer3]: [Rank 3]:
+        r"\[(?:rank|Rank|RANK)[ :]?(?P<rank>\d{1,6})\]:? ?",
+        r"\[[A-Za-z_]{1,40}(?P<local>\d{1,5})\]: ?",
+        r"(?:rank|Rank|RANK) ?(?P<rank>\d{1,6}): ",
+        # mpirun --tag-output, of Open MPI 4 and 5.
+        r"\[(?:[^\s\]@]{1,100}@)?\d{1,9},(?P<rank>\d{1,6})\](?:\[[^\s\]]{1,100}\])?<std(?:out|err|diag)>:? ?",
+        # srun -l
+        r" {0,5}(?P<rank>\d{1,6}): ",
+        # Ray
+        r"\((?P<stream>[\w.<>]{1,100}(?: ?[\w.()]{1,60})? pid=\d{1,9})(?:, ip=(?P<node>[\w.:-]{1,60}))?\) ",
+        # NCCL: host:pid:tid [device], newer ones with a time before it
+        r"(?P<node>[\w.-]{1,100}):(?P<stream>\d{1,9}):\d{1,9} \[(?P<local>\d{1,3})\] ",
+        # glog of torch's C++ (month without a zero) and of torch.distributed's Python, with and without brackets
+        rf"\[?[EWIF](?P<mmdd>\d{{3,4}}) {_CLOCK}(?: +\d{{1,9}})? [\w./<>-]{{1,200}}:\d{{1,6}}\] ?",
+        rf"\[[EWIFCD] (?P<y>\d{{4}})-(?P<mo>\d\d)-(?P<d>\d\d) {_CLOCK} [\w./-]{{1,200}}:\d{{1,6}}\] ?",
+        r"\[[EWIF] [\w./-]{1,100}\.(?:cpp|cc|h|hpp|cu):\d{1,6}\] ?",
+        # ISO times: Python's logging, docker, Kubernetes (stdout F), NCCL, DeepSpeed, journald
+        rf"[\[(]?(?P<y>\d{{4}})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?[\])]?:?"
+        r"(?: (?:stdout|stderr) [FP])? ?(?:- )?",
+        # dmesg, plain and with -T, and syslog
+        r"(?:<\d{1,3}>)?\[ {0,6}\d{1,9}\.\d{6}\] ?",
+        rf"\[\w{{3}} (?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} \d{{4}}\] ?",
+        rf"(?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} (?P<node>[\w.-]{{1,100}}) (?=[\w./-]+(?:\[\d+\])?: )",
+        rf"\[?{_CLOCK}\]? ?(?:- )?",
+        # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
+        r"(?:- )?\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=\[|\S)",
+        r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?",
+        r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?",
+        # pdsh, DeepSpeed, clush: a host's name with a digit in it, or an address
+        r"(?P<node>(?=[\w.-]*\d)(?![\w.-]*(?:Error|Exception|Warning|Exit|Errno)\b)[A-Za-z\d][\w.-]{1,100}): (?=\S)",
+    )
+)
+# Within the line, of torch's C++: [Rank 3], [PG ID 0 PG GUID 0(default_pg) Rank 1], [rank: 3]
+_RANK_WITHIN = re.compile(r"\[(?:PG [^\]]{0,120} )?[Rr]ank:? ?(\d{1,6})\]")
+
+
+@dataclass(frozen=True)
+class Prefixed:
+    """A line's words, and what stood before them. `seconds` are of the year, in the writer's own clock and zone."""
+
+    text: str
+    rank: int | None = None
+    local_rank: int | None = None
+    node: str | None = None
+    seconds: float | None = None
+    stream: str = ""
+
+
+def without_prefixes(text: str) -> Prefixed:
+    """`text` without all that was put before it."""
+    rank: int | None = None
+    local: int | None = None
+    node: str | None = None
+    seconds: float | None = None
+    stream, at = "", 0
+    for _ in range(_MOST):
+        for prefix in _PREFIXES:
+            if (found := prefix.match(text, at)) is not None and found.end() > at:
+                break
+        else:
+            break
+        told = found.groupdict()
+        if (value := told.get("rank")) is not None and rank is None and value[0] != "-":
+            rank = int(value)
+        if (value := told.get("local")) is not None and local is None:
+            local = int(value)
+        node = told.get("node") or node
+        stream = told.get("stream") or stream
+        if seconds is None:
+            seconds = _seconds(told)
+        at = found.end()
+    if rank is None and (within := _RANK_WITHIN.search(text, at, at + 200)):
+        rank = int(within[1])
+    return Prefixed(text[at:], rank, local, node, seconds, stream)
+
+
+def _seconds(told: dict[str, str | None]) -> float | None:
+    clock = told.get("clock")
+    if clock is None:  # dmesg's seconds since the boot are of another clock than all others
+        return None
+    hours, minutes, rest = clock.replace(",", ".").split(":")
+    seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest)
+    day = told.get("d")
+    month = told.get("mo") or _MONTHS.get(told.get("month") or "")
+    if (mmdd := told.get("mmdd")) is not None:
+        month, day = mmdd[:-2], mmdd[-2:]
+    if month is None or day is None or not 1 <= int(month) <= 12:
+        return None  # a clock without a day: of a run of two days it says nothing
+    return (_DAYS_BEFORE[int(month) - 1] + int(day) - 1) * 86_400 + seconds

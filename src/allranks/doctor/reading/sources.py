@@ -1,0 +1,104 @@
+"""The logs that are named, as streams of bytes: files, folders, .gz, standard input."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from allranks.errors import UsageError
+from allranks.listing import printable
+
+STDIN = "-"
+_GZIP = b"\x1f\x8b"
+_MOST_FILES = 20_000  # of a folder: 64 nodes with 8 ranks have some thousand
+# Of a folder: what programs write logs to. A run's folder also has checkpoints, data and pictures.
+_LOGS = re.compile(
+    r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.gz)?$"
+)
+_RANK = re.compile(r"(?:^|[/_.-])(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})(?=[/_.-]|$)", re.IGNORECASE)
+_TORCHRUN = re.compile(r"/attempt_\d+/(\d{1,5})/std(?:out|err)\.log$")
+_NODE = re.compile(r"(?:^|[/_.-])(node[-_]?\w{1,40}?|host[-_]?\d{1,6})(?=[/.]|[_-]rank|$)", re.IGNORECASE)
+_UNREADABLE = (OSError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A log; `rank` and `node` as its name tells them."""
+
+    path: Path | None
+    name: str
+    rank: int | None = None
+    local_rank: int | None = None
+    node: str | None = None
+
+
+def sources(named: Sequence[str | Path]) -> list[Source]:
+    """The logs behind these names, in their order; a folder's by name. Raises UsageError where one is not there."""
+    found: list[Source] = []
+    for name in named:
+        if str(name) == STDIN:
+            found.append(Source(None, "<stdin>"))
+            continue
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = _of_folder(path)
+            if not inside:
+                raise UsageError(
+                    f"{printable(path)}: no log in it (*.log, *.out, *.err, *.txt, .gz of them): name the files"
+                )
+            found += inside
+        elif path.exists():
+            found.append(_source(path, path))
+        else:
+            raise UsageError(f"{printable(path)}: no such file or folder; `-` reads standard input")
+    seen: set[Path | None] = set()
+    return [one for one in found if one.path not in seen and not seen.add(one.path)]  # type: ignore[func-returns-value]
+
+
+def _of_folder(folder: Path) -> list[Source]:
+    logs = sorted(path for path in folder.rglob("*") if _LOGS.search(path.name) and path.is_file())
+    return [_source(path, path.relative_to(folder)) for path in logs[:_MOST_FILES]]
+
+
+def _source(path: Path, shown: Path) -> Source:
+    text = shown.as_posix()
+    rank, local, node = _RANK.search(text), _TORCHRUN.search(f"/{text}"), _NODE.search(text)
+    return Source(
+        path,
+        str(path),
+        int(rank[1]) if rank else None,
+        int(local[1]) if local else None,
+        node[1] if node else None,
+    )
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[BinaryIO]:
+    """Its bytes, uncompressed. Raises UsageError for what cannot be opened."""
+    if source.path is None:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = source.path.open("rb")
+    except OSError as why:
+        raise UsageError(f"{printable(source.name)}: cannot be read: {why.strerror or why}") from why
+    with file:
+        # A pipe cannot be looked into without taking from it.
+        packed = source.path.is_file() and file.peek(2)[:2] == _GZIP
+        yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
+
+
+def read_some(file: BinaryIO, size: int) -> tuple[bytes, str]:
+    """Up to `size` bytes, as soon as there are any; and why there will be no more, where something is broken."""
+    try:
+        read = getattr(file, "read1", file.read)
+        return read(size), ""
+    except _UNREADABLE as why:
+        return b"", f"the rest cannot be read: {why}"

@@ -1,0 +1,114 @@
+"""A Python traceback as one thing: what was raised, where in the user's own code, and what it began with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from allranks.doctor.reading.lines import Line
+
+HEADER = "Traceback (most recent call last)"
+_FRAME = re.compile(r'\s+File "(?P<file>[^"]{1,500})", line (?P<line>\d{1,9})(?:, in (?P<function>.{1,100}))?')
+_RAISED = re.compile(r"(?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Za-z_]\w{0,100})(?:: ?(?P<message>.*)|\s*$)")
+# An exception that stands by itself: its traceback was cut off, or is another program's.
+ORPHAN = re.compile(
+    r"(?:[A-Za-z_]\w{0,60}\.){0,12}(?P<type>[A-Z]\w{0,100}(?:Error|Exception|Interrupt|Timeout|Killed))"
+    r"(?:: ?(?P<message>.*)|\s*$)"
+)
+_CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+_IGNORED = re.compile(r"Exception ignored in")
+# Not the user's own code.
+_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python\d|<frozen |^<string>$|/torch/|/allranks/")
+_LONGEST_MESSAGE = 20  # lines
+
+
+@dataclass(frozen=True)
+class Frame:
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True)
+class Raised:
+    """One exception of a chain. `said` is its last line, with the type; `frame` the last of the user's own, else the
+    last of all."""
+
+    type: str
+    message: str
+    said: Line
+    frame: Frame | None
+
+
+@dataclass(frozen=True)
+class Traceback:
+    """`chain` in the order in which they were raised: the first is the original cause, the last ended the program.
+
+    `code` are the numbers of its lines that show files and source text, which are no message; `headers` of those
+    that a traceback begins with.
+    """
+
+    chain: tuple[Raised, ...]
+    first: Line
+    code: frozenset[int]
+    headers: frozenset[int]
+    was_ignored: bool = False
+
+    @property
+    def original(self) -> Raised:
+        return self.chain[0]
+
+
+def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
+    """The traceback that `lines`, of one writer, begin with; `before` is the line before. None if it ends nowhere."""
+    chain: list[Raised] = []
+    code: set[int] = set()
+    headers: set[int] = set()
+    frames: list[Frame] = []
+    first: Line | None = None
+    inside = False
+    message_lines = 0
+    for line in lines:
+        text = line.text
+        if HEADER in text:
+            if first is not None and not inside and not chain:
+                break
+            if chain and not inside and message_lines >= 0:
+                break  # another traceback, not of this chain
+            first = first or line
+            headers.add(line.number)
+            inside, frames, message_lines = True, [], 0
+            continue
+        if first is None:
+            return None
+        if inside:
+            if not text.strip() or text.startswith((" ", "\ufffd")):
+                if (found := _FRAME.match(text)) is not None:
+                    frames.append(Frame(found["file"], int(found["line"]), (found["function"] or "").strip()))
+                code.add(line.number)
+                continue
+            found = _RAISED.match(text)
+            if found is None:
+                break
+            chain.append(Raised(found["type"], (found["message"] or "").strip(), line, _own(frames)))
+            inside = False
+            continue
+        if text.startswith(_CHAINED):
+            message_lines = -1  # the next header belongs to it
+            continue
+        if message_lines < 0:
+            if text.strip():
+                break
+            continue
+        message_lines += 1
+        if message_lines > _LONGEST_MESSAGE:
+            break
+    if first is None or not chain:
+        return None
+    return Traceback(tuple(chain), first, frozenset(code), frozenset(headers), bool(_IGNORED.search(before)))
+
+
+def _own(frames: list[Frame]) -> Frame | None:
+    own = [frame for frame in frames if not _LIBRARY.search(frame.file)]
+    return own[-1] if own else frames[-1] if frames else None

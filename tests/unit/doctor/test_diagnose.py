@@ -1,0 +1,335 @@
+"""Which of all that went wrong was the cause: with rules of the test's own, so that others do not change the answer."""
+
+import gzip
+import random
+
+import pytest
+
+from allranks.doctor.diagnose import diagnose
+from allranks.doctor.diagnosis import HOPELESS, Restart, judged
+from allranks.doctor.read_logs import diagnosis_of_text, read_log
+from allranks.doctor.reading.index import Index
+from allranks.doctor.reading.scanner import Scanner
+from allranks.doctor.reading.sources import Source, sources
+from allranks.doctor.ruleset import load_rules
+from allranks.errors import UsageError
+
+RULES = """
+[[rule]]
+id = "out-of-memory"
+kind = "cause"
+title = "GPU memory ran out"
+patterns = ['''CUDA out of memory''']
+certainty = "sure"
+meaning = "m"
+remedy = "r"
+not_proven = "n"
+look_at = "l"
+restart = "hopeless"
+sources = ["s"]
+cases = ["c"]
+near_misses = ["n"]
+
+[[rule]]
+id = "unreachable"
+kind = "cause"
+title = "no answer from {host}"
+patterns = ['''[Cc]onnect(?:ion)? to (?P<host>[\\w.]+) .{0,40}refused''']
+certainty = "sure"
+meaning = "m"
+remedy = "r"
+not_proven = "n"
+look_at = "l"
+restart = "may-pass"
+contradicted_by = ['''telnet works''']
+sources = ["s"]
+cases = ["c"]
+near_misses = ["n"]
+
+[[rule]]
+id = "slow-disk"
+kind = "cause"
+title = "slow"
+patterns = ['''the disk is slow''']
+context = ['''checkpoint is written''']
+within = 3
+certainty = "likely"
+meaning = "m"
+remedy = "r"
+not_proven = "n"
+look_at = "l"
+restart = "may-pass"
+explains = ["unreachable"]
+sources = ["s"]
+cases = ["c"]
+near_misses = ["n"]
+
+[[rule]]
+id = "unhandled"
+kind = "symptom"
+title = "an error without detail"
+patterns = ['''unhandled system error''']
+meaning = "m"
+remedy = "look further"
+not_proven = "n"
+look_at = "l"
+restart = "may-pass"
+sources = ["s"]
+cases = ["c"]
+near_misses = ["n"]
+
+[[rule]]
+id = "watchdog"
+kind = "consequence"
+title = "watchdogs of ranks that waited"
+patterns = ['''Watchdog caught collective operation timeout''']
+meaning = "m"
+sources = ["s"]
+cases = ["c"]
+near_misses = ["n"]
+"""
+WATCHDOG = (
+    "[rank{}]:[E626 06:34:44.903 ProcessGroupNCCL.cpp:616] [Rank {}] Watchdog caught collective operation timeout"
+)
+TRACEBACK = """Traceback (most recent call last):
+  File "/home/u/train.py", line 12, in step
+    raise ValueError("CUDA out of memory, says this source line")
+  File "/usr/lib/python3.11/site-packages/torch/nn/modules/module.py", line 15, in call
+ValueError: bad batch 17
+"""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    file = tmp_path_factory.mktemp("rules") / "rendezvous.toml"
+    file.write_text(RULES)
+    return Index(load_rules(file))
+
+
+@pytest.fixture
+def doctor(index):
+    return lambda text: diagnosis_of_text(text, index)
+
+
+@pytest.fixture
+def of_files(index, tmp_path):
+    def told(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.log").write_text(text)
+        return diagnose([read_log(source, index) for source in sources([tmp_path])])
+
+    return told
+
+
+def labelled(rank, text):
+    return "".join(f"[rank{rank}]: {line}\n" for line in text.splitlines())
+
+
+def test_consequences_never_win_though_they_come_first(doctor):
+    text = "".join(WATCHDOG.format(rank, rank) + "\n" for rank in (0, 1, 2)) + "[rank3]: CUDA out of memory\n"
+    told = doctor(text)
+    assert (told.cause, told.rank, told.certainty) == ("out-of-memory", 3, "sure")
+    assert told.evidence[0].line == 4
+    assert [(one.id, one.num_lines, one.ranks) for one in told.explained] == [("watchdog", 3, (0, 1, 2))]
+
+
+def test_the_earliest_rank_wins_and_others_are_explained(doctor):
+    text = labelled(3, TRACEBACK) + labelled(1, TRACEBACK.replace("17", "18")) + "[rank0]: CUDA out of memory\n"
+    told = doctor(text)
+    assert (told.cause, told.rank, told.evidence[0].text) == ("exception", 3, "ValueError: bad batch 17")
+    assert told.evidence[0].line == 5
+    assert "line 12 of /home/u/train.py" in told.remedy  # not the library's frame, and not the source line's words
+
+
+def test_interleaved_tracebacks_are_read_by_their_writers(doctor):
+    one, other = labelled(3, TRACEBACK).splitlines(), labelled(5, TRACEBACK.replace("17", "18")).splitlines()
+    told = doctor("\n".join(line for pair in zip(one, other, strict=True) for line in pair))
+    assert (told.rank, told.evidence[0].text) == (3, "ValueError: bad batch 17")
+
+
+def test_what_was_raised_first_is_the_cause_of_a_chain(doctor):
+    chain = TRACEBACK + "\nDuring handling of the above exception, another exception occurred:\n\n"
+    chain += TRACEBACK.replace("ValueError: bad batch 17", "RuntimeError: cannot go on")
+    assert doctor(chain).evidence[0].text == "ValueError: bad batch 17"
+    assert doctor(labelled(2, chain)).evidence[0].text == "ValueError: bad batch 17"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "{'loss': 1.2}\n{'loss': 1.1}\n{'loss': 1.0}\n",
+        "{'train_runtime': 12.0}\n",
+        "NCCL INFO comm 0x1 - Init COMPLETE\n",
+    ],
+)
+def test_what_the_run_lived_through_is_no_cause(doctor, after):
+    text = "connect to node0 was refused, retrying\n"
+    assert doctor(text).cause == "unreachable"
+    told = doctor(text + after)
+    assert told.cause is None and told.certainty == "unknown"
+
+
+def test_a_failure_after_the_run_went_on_counts_and_that_before_does_not(doctor):
+    text = "connect to node0 was refused\n{'loss': 1.2, 'step': 40}\n{'loss': 1.1}\n{'loss': 1.0}\nCUDA out of memory\n"
+    assert doctor(text).cause == "out-of-memory"
+
+
+def test_losses_that_are_no_number_are_no_progress(doctor):
+    assert doctor("CUDA out of memory\n" + "{'loss': nan}\n" * 5).cause == "out-of-memory"
+
+
+def test_a_context_is_needed_near_by_and_of_the_same_rank(doctor):
+    assert doctor("checkpoint is written\n\nthe disk is slow\n").cause == "slow-disk"
+    assert doctor("checkpoint is written\n" + "\n" * 9 + "the disk is slow\n").cause is None
+    assert doctor("[rank1]: checkpoint is written\n[rank2]: the disk is slow\n").cause is None
+
+
+def test_what_a_cause_explains_does_not_win(doctor):
+    text = "connect to node0 was refused\ncheckpoint is written\nthe disk is slow\n"
+    assert doctor(text).cause == "slow-disk"
+
+
+def test_what_contradicts_a_cause_makes_it_likely_only(doctor):
+    told = doctor("connect to node0 was refused\n")
+    assert (told.certainty, told.title) == ("sure", "no answer from node0")
+    assert doctor("telnet works\nconnect to node0 was refused\n").certainty == "likely"
+
+
+def test_a_symptom_is_no_cause_but_is_told(doctor):
+    told = doctor("NCCL WARN unhandled system error\n")
+    assert (told.cause, told.symptom, told.certainty) == (None, "unhandled", "unknown")
+    assert told.remedy == "look further"
+
+
+def test_only_consequences_say_that_the_cause_is_elsewhere(doctor):
+    told = doctor(WATCHDOG.format(0, 0))
+    assert told.cause is None and "allranks doctor" in told.remedy
+
+
+def test_times_decide_between_logs_whatever_their_names(of_files):
+    told = of_files(
+        a_rank0="2025-01-01 10:00:09,000 - connect to node1 was refused\n",
+        b_rank1="2025-01-01 10:00:01,000 - CUDA out of memory\n",
+    )
+    assert (told.cause, told.rank, told.certainty) == ("out-of-memory", 1, "sure")
+
+
+def test_clocks_are_aligned_by_what_both_saw(of_files):
+    there = "2025-01-01 {} - node:1:2 [0] NCCL INFO ncclCommInitRank commId 0x5f - Init COMPLETE\n"
+    told = of_files(
+        a_rank0=there.format("10:00:00,000") + "2025-01-01 10:05:09,000 - connect to node1 was refused\n",
+        b_rank1=there.format("11:00:00,000") + "2025-01-01 11:05:01,000 - CUDA out of memory\n",
+    )
+    assert (told.cause, told.rank) == ("out-of-memory", 1)
+
+
+def test_without_times_two_causes_in_two_logs_are_not_sure(of_files):
+    told = of_files(a_rank0="connect to node1 was refused\n", b_rank1="CUDA out of memory\n")
+    assert told.certainty == "likely" and len(told.others) == 1
+
+
+def test_torchruns_report_names_the_rank_where_nothing_else_does(doctor):
+    text = "CUDA out of memory\nRoot Cause (first observed failure):\n[0]:\n  time      : 2025-01-01_10:00:00\n"
+    text += "  host      : node7\n  rank      : 11 (local_rank: 3)\n  exitcode  : 1 (pid: 12)\n"
+    told = doctor(text)
+    assert (told.rank, told.node) == (11, "node7")
+
+
+def test_the_same_failure_at_the_same_step_twice_is_hopeless(doctor):
+    first = doctor("{'step': 40, 'loss': 1.0}\nglobal_step=40\nconnect to node0 was refused by 10.0.0.1:4711\n").restart
+    again = doctor("global_step=40\nconnect to node0 was refused by 10.9.0.3:1234\n").restart
+    later = doctor("global_step=80\nconnect to node0 was refused by 10.9.0.3:1234\n").restart
+    assert first.fingerprint == again.fingerprint and first.verdict == "may-pass"
+    assert judged(again, [first]).verdict == HOPELESS
+    assert judged(later, [first]).verdict == "may-pass"
+    assert judged(Restart("may-pass", ""), [Restart("may-pass", "")]).verdict == "may-pass"
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_pieces_of_any_size_tell_the_same(index, size):
+    text = (
+        labelled(1, "step 1\n\x1b[31mred\x1b[0m\n") * 30
+        + labelled(3, TRACEBACK)
+        + "[rank0]: CUDA \x1b[1mout of memory\n"
+    ).encode()
+    whole = Scanner(index, Source(None, "x"))
+    whole.feed(text, at_end=True)
+    scanner = Scanner(index, Source(None, "x"))
+    for start in range(0, len(text), size):
+        scanner.feed(text[start : start + size])
+    assert scanner.so_far() == whole.read
+    scanner.feed(b"", at_end=True)
+    assert scanner.read == whole.read
+    assert len(whole.read.hits) == 1 and len(whole.read.tracebacks) == 1
+
+
+def test_lines_are_numbered_as_editors_do_in_a_log_of_many_pieces(index):
+    chance = random.Random(3)
+    lines = [f"[rank{chance.randrange(8)}]: step {n} " + "x" * chance.randrange(120) for n in range(40_000)]
+    places = sorted(chance.sample(range(40_000), 5))
+    for place in places[:4]:
+        lines[place] = f"[rank{place % 8}]: CUDA out of memory {place}"
+    text = "\n".join(lines).encode()
+    scanner = Scanner(index, Source(None, "x"))
+    for start in range(0, len(text), 300_000):
+        scanner.feed(text[start : start + 300_000])
+    scanner.feed(b"", at_end=True)
+    assert [(hit.line.number, hit.line.rank) for hit in scanner.read.hits] == [(p + 1, p % 8) for p in places[:4]]
+    assert scanner.read.num_lines == 40_000
+    assert scanner.read.marks[-1].line.number == 40_000
+
+
+def test_carriage_returns_part_what_is_written_over(doctor):
+    told = doctor("[rank2]:  10%|#  | 1/10 [00:01<00:09]\r[rank2]: CUDA out of memory\r\nmore\r\n")
+    assert (told.cause, told.rank, told.evidence[0].text, told.evidence[0].line) == (
+        "out-of-memory",
+        2,
+        "CUDA out of memory",
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    "begins", [b"", b"\x00\xff\xfe\x1b[2J\x07" * 300, b"x" * 3_000_000, b"\r" * 100_000, b"\n" * 10]
+)
+def test_hostile_bytes_are_read_past_and_never_shown(index, begins):
+    told = diagnosis_of_text(begins + b" CUDA out of memory \x1b]0;title\x07\x9b\x00\xff\x08" + begins, index)
+    assert told.cause == "out-of-memory"
+    assert all(one.text.isprintable() and len(one.text) < 5000 for one in told.evidence)
+
+
+def test_gz_and_what_is_cut_off_are_read_as_far_as_it_goes(index, tmp_path):
+    packed = gzip.compress(b"step 1\nCUDA out of memory\n" + random.Random(0).randbytes(10_000))
+    (tmp_path / "whole.log.gz").write_bytes(packed)
+    (tmp_path / "cut.log.gz").write_bytes(packed[: len(packed) // 2])
+    for name in ("whole.log.gz", "cut.log.gz"):
+        [source] = sources([tmp_path / name])
+        read = read_log(source, index)
+        assert [hit.rule.id for hit in read.hits] == ["out-of-memory"]
+        assert bool(read.broken) == (name == "cut.log.gz")
+
+
+def test_the_names_of_logs_tell_rank_and_node(tmp_path):
+    for name in (
+        "logs/node-1/rank-00012.log",
+        "x/attempt_0/3/stderr.log",
+        "slurm-123_4.out",
+        "worker_7.log",
+        "data.bin",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x\n")
+    found = {source.path.name: (source.rank, source.local_rank, source.node) for source in sources([tmp_path])}
+    assert found == {
+        "rank-00012.log": (12, None, "node-1"),
+        "stderr.log": (None, 3, None),
+        "slurm-123_4.out": (None, None, None),
+        "worker_7.log": (7, None, None),
+    }
+
+
+def test_what_is_not_there_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        sources([tmp_path / "none.log"])
+    with pytest.raises(UsageError, match="no log in it"):
+        sources([tmp_path])
