@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from allranks.doctor.literals import literals, problem_of
@@ -33,10 +33,15 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Pattern:
-    """`needles`: lower-case strings, one of which is in every line that `regex` matches."""
+    """`needles`: lower-case strings, one of which is in every line that `text`, a regular expression, matches."""
 
-    regex: re.Pattern[str]
+    text: str
     needles: frozenset[str]
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """Compiled when a line has a needle: of a thousand wordings a log has few."""
+        return re.compile(self.text)
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,8 @@ class Rule:
 
 @cache
 def all_rules() -> tuple[Rule, ...]:
-    """Those that come with allranks, which their test has checked."""
-    return tuple(rule for file in rule_files() for rule in load_rules(file))
+    """Those that come with allranks. Their test has checked them: that takes longer than to read most logs."""
+    return tuple(_rule(entry, file.stem) for file in rule_files() for entry in _read(file)[0])
 
 
 def rule_files() -> list[Path]:
@@ -176,4 +181,4 @@ def _rule(entry: Mapping[str, object], family: str) -> Rule:
 
 
 def _compiled(texts: Iterable[str]) -> tuple[Pattern, ...]:
-    return tuple(Pattern(re.compile(text), literals(text)) for text in texts)
+    return tuple(Pattern(text, literals(text)) for text in texts)

@@ -93,9 +93,7 @@ class Index:
             )
             for pattern in patterns
         ]
-        own = [
-            Target(kind, Pattern(re.compile(text), literals(text))) for kind, texts in _OWN.items() for text in texts
-        ]
+        own = [Target(kind, Pattern(text, literals(text))) for kind, texts in _OWN.items() for text in texts]
         self.targets = (*of_rules, *own)
 
     @cached_property
