@@ -2,7 +2,9 @@
 `python -m benchmarks.contestants.allranks_without PART train CONFIG`
 """
 
+import os
 import sys
+import time
 from types import SimpleNamespace
 
 
@@ -52,11 +54,69 @@ def without_set_collections() -> None:
     Garbage.after_step = lambda self, step: 0.0
 
 
+def without_live_by_turns() -> None:
+    """Nobody watches the ranks in every second slot of so many seconds of the clock: see benchmarks.live."""
+    from allranks.launch.node import live, live_evidence, live_stacks
+
+    slot_seconds = float(os.environ[SLOT_SECONDS])
+
+    def in_turns(work, otherwise=None):
+        def when_it_is_on(*args, **kwargs):
+            return work(*args, **kwargs) if is_watched(time.time(), slot_seconds) else otherwise
+
+        when_it_is_on.__name__ = getattr(work, "__name__", "work")
+        return when_it_is_on
+
+    class InTurns(live._EachSecond):
+        def __init__(self, work, fault):
+            super().__init__(in_turns(work), fault)
+
+    live._EachSecond = InTurns
+    live_stacks.RequestFolder.take = in_turns(live_stacks.RequestFolder.take, [])
+    live_evidence._LOOK_SECONDS = slot_seconds  # nobody asks
+
+
+def without_live_after_a_while() -> None:
+    """All threads that watch the ranks are ended so many seconds after they began, by an error that they do not catch.
+
+    A thread notices when it next runs.
+    """
+    import ctypes
+    import threading
+
+    from allranks.launch.node import live
+
+    def kill():
+        time.sleep(float(os.environ[KILL_AFTER_SECONDS]))
+        while watching := [one for one in threading.enumerate() if one.name.startswith("live")]:
+            for thread in watching:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+            time.sleep(0.2)
+
+    enter = live.LiveNode.__enter__
+
+    def entered(self):
+        threading.Thread(target=kill, daemon=True).start()
+        return enter(self)
+
+    live.LiveNode.__enter__ = entered
+
+
+def is_watched(t: float, slot_seconds: float) -> bool:
+    """Whether `t`, in unix seconds, is in one of the slots in which the ranks are watched."""
+    return int(t / slot_seconds) % 2 == 0
+
+
+SLOT_SECONDS = "BENCHMARK_SLOT_SECONDS"
+KILL_AFTER_SECONDS = "BENCHMARK_KILL_AFTER_SECONDS"
+
 PARTS = {
     "labels-only": without_labels_only,
     "torch-loss": without_torch_loss,
     "prefetch": without_prefetch,
     "set-collections": without_set_collections,
+    "live-by-turns": without_live_by_turns,
+    "live-after-a-while": without_live_after_a_while,
 }
 
 

@@ -16,7 +16,7 @@ from allranks.demo.commands import Command, run
 from allranks.demo.files import DemoFiles, write_files
 from allranks.errors import AllranksError
 from allranks.exit_codes import PREEMPTED
-from allranks.observe import RunDir, read_events
+from allranks.observe import RunDir, libraries_aside, read_events
 from allranks.observe.events import StepEvent
 from allranks.observe.folding import for_terminal
 from allranks.observe.picture import loss_picture
@@ -139,7 +139,8 @@ def _write_ask(files: DemoFiles) -> Path:
 
 
 def _make_files(directory: Path, console: Console, **sizes: Any) -> DemoFiles:
-    files = write_files(directory, **sizes)
+    with libraries_aside():  # saving a model imports all that is installed, and some of it speaks
+        files = write_files(directory, **sizes)
     console.print(
         f"  {files.num_records:,} questions and answers, a model of {files.num_parameters / 1e6:.1f} M parameters",
         markup=False,

@@ -22,6 +22,8 @@ _FRAME = re.compile(r'^\s+File "(.+)", line (\d+),? in (.+)$', re.MULTILINE)
 _COLLECTIVES = re.compile(r"/torch/distributed/(?:distributed_c10d|c10d_logger|_functional_collectives)\.py$")
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
 _OURS = re.compile(r"/allranks/")
+_NCCLS = re.compile(r"ProcessGroupNCCL|\bNCCL (?:WARN|INFO|error)|ncclInternalError|ncclSystemError|DistBackendError")
+_TAIL_BYTES = 2**16
 _NEAR = 4  # frames of torch between a collective's call and its wait
 _NAMED = 4
 _DIFFERS = "ranks do not enter the same collectives: "
@@ -32,14 +34,19 @@ _REMEDY = (
 )
 
 
-def aborted_in_collective(log: str) -> str | None:
-    """What is to be said of a rank whose `log` ends with the stacks of an abort in a collective; None for another."""
+def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
+    """What is to be said of a rank whose `log` ends with the stacks of an abort in a collective; None for another.
+
+    With `uses_nccl` it need not be gloo that aborted it.
+    """
     start = log.rfind(_ABORTED)
     if start < 0:
         return None
     frames = _FRAME.findall(_THREAD.split(log[start:])[-1])  # the thread that trains is the first, and written last
     if not any(_COLLECTIVES.search(file) for file, _, _ in frames[:_NEAR]):
         return None
+    if uses_nccl or _NCCLS.search(log[-_TAIL_BYTES:]):
+        return f"{SAID} at {_place(frames)}: the collective ended the process; its log says why"
     return (
         f"{SAID} at {_place(frames)}: gloo does that where ranks enter different collectives, or with other shapes, "
         "and it does not tell which of them is wrong"

@@ -16,7 +16,8 @@ _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 def launcher_killed(started: Started, ended: Ended) -> Finding | None:
     """That a signal of somebody else ended this node's launcher; its ranks then end without a word, and those of other
     nodes feel it first."""
-    number = ended.returncode - 128
+    # What holds the launcher tells its end as shells do; where that itself was killed, the kernel does.
+    number = -ended.returncode if ended.returncode < 0 else ended.returncode - 128
     if ended.killed or number not in set(signal.Signals) - set(_REQUESTS):
         return None
     memory = ended.memory

@@ -85,7 +85,9 @@ def _killed(
         code, said = causes.PEER_GONE, watchdog.strip()
     who = Who(node, rank)
     what = f"{_that_it_failed(who, code, said)}: {said}"
-    if code == causes.RANK_ABORTED and (told := aborted_in_collective(text)):
+    if code == causes.RANK_ABORTED and (
+        told := aborted_in_collective(text, uses_nccl=any(log.parent.glob(f"nccl/{log.stem}.*")))
+    ):
         what, lines = f"rank {rank} (node {node}) {told}", []  # it need not be this one that failed
     evidence = tuple(Evidence(line, str(log)) for line in lines)
     return Finding(code, what, said=said if watchdog else "", who=who, evidence=evidence, known_at=node)

@@ -93,6 +93,8 @@ def text_of(told: Mapping[str, Any], *, all_threads: bool = False) -> list[str]:
 def _refuse_none(run: Path) -> None:
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder; RUN is the run's output_dir")
+    if not RunDir(run).has_a_record:
+        raise UsageError(f"{run} is no run's output_dir: it has no manifest.json, events, live.json or logs")
 
 
 def _problems(told: Mapping[str, Any]) -> list[str]:

@@ -168,7 +168,7 @@ def join_peers(
     try:
         tried = unreachable if preflight is None else preflight.take_pairs_or_refuse
         found = prove_pairs(
-            rendezvous, _addresses(launch, variables, is_engine), skip=launch.skip_connection_check, tried=tried
+            rendezvous, addresses_of_ranks(launch, variables, is_engine), skip=launch.skip_connection_check, tried=tried
         )
         if found is not None:
             peers.finding = found
@@ -202,7 +202,7 @@ def join_to_compare(launch: Launch, node: Node, variables: Mapping[str, str], tr
     rendezvous = _joined(launch, node, NodeAccount(), NothingToAgree())
     code, finding = FAILED, None
     try:
-        addresses = _addresses(launch, variables, is_engine=True)
+        addresses = addresses_of_ranks(launch, variables, is_engine=True)
         prove_pairs(rendezvous, addresses, skip=launch.skip_connection_check, tried=tried)
         yield rendezvous
         code = DONE
@@ -229,7 +229,7 @@ def _joined(launch: Launch, node: Node, account: NodeAccount, agreement: Agreeme
     return rendezvous
 
 
-def _addresses(launch: Launch, variables: Mapping[str, str], is_engine: bool) -> list[RankAddress]:
+def addresses_of_ranks(launch: Launch, variables: Mapping[str, str], is_engine: bool) -> list[RankAddress]:
     """Where ranks of this node will listen."""
     # Our engine has a group of gloo beside NCCL's; of another program on GPUs it is not known.
     uses_nccl = launch.num_gpus > 0

@@ -25,6 +25,8 @@ _BEFORE = ("data", "rendezvous", "mesh", "model")
 _AFTER_STEP = (EVALUATION, CHECKPOINT, TRAIN)
 _LIMITED = ("rendezvous", "mesh", "model", EVALUATION, CHECKPOINT, EXPORT)
 _GONE = ("gone", "Z")
+NONE_BEHIND = ", and by their events none of them is behind the others"
+"""What is said where the deadlines alone cannot tell who is waited for."""
 _HELD = {"D": "waits in the kernel (state D)", "T": "is stopped (state T)", "t": "is held by a debugger (state t)"}
 
 
@@ -80,7 +82,7 @@ def overdue(table: LiveTable, limits: Limits, now: float) -> list[Finding]:
     if any(one in late for one in shown):
         what += f", {limit}"
     if not missing:
-        what += ", and by their events none of them is behind the others" if len(alive) > 1 else ""
+        what += NONE_BEHIND if len(alive) > 1 else ""
     elif waiting := [one for one in late if one not in missing]:
         waits = "waits" if len(waiting) == 1 else "wait"
         what += f": {_named(waiting)} {waits} for that, {waiting[0].where} for {waiting[0].seconds:.0f} s"

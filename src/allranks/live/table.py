@@ -18,17 +18,18 @@ def table_of_nodes(
     overdue: Sequence[Finding] = (),
     ended: LiveEnd | None = None,
 ) -> LiveTable:
-    """What all nodes say together; the numbers of the whole are those of the lowest rank that has made a step."""
+    """What all nodes say together; the numbers of the whole are those of the last step that all ranks have done."""
     of_nodes = _joined(nodes)
     table = LiveTable(run_id=run_id, t=t, nodes=of_nodes, stragglers=tuple(stragglers), overdue=tuple(overdue))
     ranks = table.ranks
     steps = [rank.step for rank in ranks if rank.step is not None]
-    leading = next((rank for rank in ranks if rank.step is not None), RankState(rank=0))
     num_steps = next((rank.num_steps for rank in ranks if rank.num_steps is not None), None)
     step = min(steps, default=None)
+    leading = next((rank for rank in ranks if rank.step is not None and rank.step == step), RankState(rank=0))
+    usual = next((rank.median_step_seconds for rank in ranks if rank.median_step_seconds is not None), None)
     eta = None
-    if step is not None and num_steps is not None and leading.median_step_seconds is not None:
-        eta = max(0, num_steps - step) * leading.median_step_seconds
+    if step is not None and num_steps is not None and usual is not None:
+        eta = max(0, num_steps - step) * usual
     return replace(
         table,
         step=step,

@@ -39,6 +39,11 @@ class RunDir:
         """What every rank said of itself after the first step of the last start."""
         return self.path / "proof.json"
 
+    @property
+    def has_a_record(self) -> bool:
+        """Whether a run has written anything of itself here."""
+        return self.manifest.exists() or self.live.exists() or (self.path / "logs").is_dir() or bool(self.all_events())
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"

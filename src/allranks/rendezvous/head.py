@@ -252,9 +252,8 @@ class Head(Rendezvous):
     def _find_silent(self) -> None:
         limit = self._silence_seconds
         for peer in list(self._peers.values()):
-            seconds = time.monotonic() - peer.heard
-            peer.silence.look(seconds)
-            if not peer.done and seconds > limit:
+            peer.silence.look(time.monotonic() - peer.heard)
+            if not peer.done and self.signs_of_life.is_lost(peer.node.name, peer.heard, limit):
                 self._lost(peer, peer.silence.why(limit))
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

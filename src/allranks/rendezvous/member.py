@@ -245,7 +245,7 @@ class Member(Rendezvous):
         clock, silence = wire.Clock(), Silence(writer)
         while True:
             await asyncio.sleep(wire.PULSE_SECONDS)
-            seconds = time.monotonic() - self._heard
-            silence.look(seconds)
-            if clock.on_time() and seconds > self._silence_seconds:
+            silence.look(time.monotonic() - self._heard)
+            node_0 = self.nodes[0].name if self.nodes else "node 0"
+            if clock.on_time() and self.signs_of_life.is_lost(node_0, self._heard, self._silence_seconds):
                 raise WireError(silence.why(self._silence_seconds))

@@ -20,6 +20,7 @@ from allranks.findings import Finding, Who, from_message, told
 from allranks.rendezvous.hidden import Hidden
 from allranks.rendezvous.newest import Newest, fits
 from allranks.rendezvous.participant import Agreement, Participant
+from allranks.rendezvous.signs_of_life import SignsOfLife
 from allranks.rendezvous.terms import Terms
 
 _TELL_FIRST_SECONDS = 5.0
@@ -55,6 +56,7 @@ class Rendezvous(ABC):
         self.stopping = False  # another node was asked to stop the run
         self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
         self._news, self._asked = Newest(), Newest()
+        self.signs_of_life = SignsOfLife(say)
         self._leaving: tuple[int, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True

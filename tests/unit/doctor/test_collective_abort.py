@@ -3,6 +3,7 @@
 import pytest
 
 from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
+from allranks.doctor.ranks import first_of_ranks
 from allranks.findings import Finding, Who
 from allranks.observe.events import ErrorEvent, StepEvent
 
@@ -108,3 +109,23 @@ def test_the_rank_that_is_elsewhere_than_all_others_is_named():
     told = with_other_places(aborted(), [lost(1, traceback=LOST.replace("37", "34")), lost(2, traceback=other)])
     assert told.who == Who(2, 2, "node2")
     assert "rank 2 (node 2, node2) is elsewhere than the others, at /home/ana/my loss.py:34 in forward; " in told.what
+
+
+@pytest.mark.parametrize("log", [LOG, "[rank0]:[E1128 ProcessGroupNCCL.cpp:1896] [PG ID 0] watchdog\n" + LOG])
+def test_an_abort_under_nccl_is_not_told_in_gloos_words(log):
+    told = aborted_in_collective(log, uses_nccl=log is LOG)
+    assert told == (
+        "was aborted in a collective at /home/ana/my loss.py:34 in forward: the collective ended the process; its log "
+        "says why"
+    )
+
+
+def test_whether_a_rank_used_nccl_is_known_by_the_log_that_nccl_kept_of_it(tmp_path):
+    log = tmp_path / "rank-00000.log"
+    log.write_text(LOG)
+    agent = "rank      : 0 (local_rank: 0)\n  exitcode  : -6 (pid: 77)\n"
+    assert "gloo" in first_of_ranks(0, [], agent, lambda rank: log).what
+    (tmp_path / "nccl").mkdir()
+    (tmp_path / "nccl" / "rank-00000.77.log").write_text("")
+    told = first_of_ranks(0, [], agent, lambda rank: log).what
+    assert "was aborted in a collective at" in told and "gloo" not in told

@@ -300,14 +300,16 @@ def test_only_what_may_pass_is_worth_the_same_command_again(run, launch, code, a
 FELT = {"message": "Read error [10.77.0.2]:50920: Connection reset by peer", "node": 0, "host": "gpu0"}
 
 
+@pytest.mark.parametrize("told_by", ["what holds it", "the kernel"])
 @pytest.mark.parametrize("heard", [True, False])
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_launcher_that_was_killed_is_the_cause_of_what_another_node_felt(run, launch, by, heard):
+def test_a_launcher_that_was_killed_is_the_cause_of_what_another_node_felt(run, launch, by, heard, told_by):
     """On shared storage the other rank's error is all that any event tells; it may also have been heard of already."""
     events(run, 0, ("step", {"step": 3}), ("error", FELT), ("exit", {"code": 1}))
     events(run, 1, ("step", {"step": 3}))
     felt = Finding("peer-gone", f"node 0 (gpu0): rank 0 (node 0, gpu0) failed: {FELT['message']}", said=FELT["message"])
-    result = outcome(at(run, 1), launch, Ended(128 + by, None, False, felt if heard else None, memory=""))
+    code = 128 + by if told_by == "what holds it" else -by
+    result = outcome(at(run, 1), launch, Ended(code, None, False, felt if heard else None, memory=""))
     assert result.message.startswith(f"error: torchrun, the launcher of node 1, was killed by {by.name}")
     assert result.reason.code == "launcher-killed" and result.may_pass
     for order in ([result.reason, felt], [felt, result.reason]):  # what node 0 makes of both

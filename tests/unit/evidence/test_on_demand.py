@@ -57,6 +57,9 @@ def test_a_folder_without_ranks_says_what_to_do(tmp_path, manifest):
 def test_what_is_no_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         stacks_here(tmp_path / "none", seconds=1.0)
+    done = stacks(str(tmp_path))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"error: {tmp_path} is no run's output_dir: ")
 
 
 def test_anyones_program_is_shown_with_what_the_kernel_tells_of_it(tmp_path):

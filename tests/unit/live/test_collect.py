@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -108,6 +109,23 @@ def test_the_state_of_the_process_is_told_while_it_is_stopped_and_after_its_end(
     assert (found.rank, found.process_state) == (4, "gone")
 
 
+def test_only_the_bytes_over_the_interfaces_of_the_run_count(run: RunDir) -> None:
+    ours = NodeCollector(run, RUN, 0, "host", interfaces=["lo"])
+    others = NodeCollector(run, RUN, 0, "host", interfaces=["none0"])
+    for collector in (ours, others):
+        collector.collect({})
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as way:
+        there, _ = server.accept()
+        for _ in range(16):
+            way.sendall(bytes(2**16))
+            there.recv(2**16, socket.MSG_WAITALL)
+        there.close()
+    after = ours.collect({})
+    assert after.bytes_in is not None and after.bytes_in > 0
+    idle = others.collect({})
+    assert (idle.bytes_in, idle.bytes_out) == (0, 0)
+
+
 def test_a_table_joins_nodes_whose_clocks_differ() -> None:
     ahead = NodeState(
         node=1, t=5000.0, ranks=(RankState(rank=1, since=4990.0, phase="train", step=3, num_steps=10, loss=2.0),)
@@ -118,7 +136,7 @@ def test_a_table_joins_nodes_whose_clocks_differ() -> None:
     table = table_of_nodes(RUN, 1001.0, [at_our_clock(ahead, 1001.0), own])
     assert [node.node for node in table.nodes] == [0, 1]
     assert table.ranks[1].since == 991.0
-    assert (table.step, table.num_steps, table.loss, table.eta_seconds) == (3, 10, 1.0, 14.0)
+    assert (table.step, table.num_steps, table.loss, table.eta_seconds) == (3, 10, 2.0, 14.0)
 
 
 def test_what_several_processes_say_of_one_node_is_one_node() -> None:

@@ -9,6 +9,7 @@ import pytest
 from allranks.findings import Finding, Who
 from allranks.live import LiveTable, NodeState, RankState
 from allranks.live.state import MAX_RANKS, LiveEnd
+from allranks.live.table import table_of_nodes
 
 TABLE = LiveTable(
     run_id="20261128-abc",
@@ -87,3 +88,13 @@ def test_no_message_breaks_the_reader() -> None:
         except ValueError:
             continue
         json.dumps(table.to_message(), allow_nan=False)
+
+
+def test_the_step_and_the_loss_of_a_table_are_of_one_step() -> None:
+    """Nodes tell of their ranks at different moments."""
+    ahead = RankState(rank=0, step=8, loss=1.5, tokens_per_second=90.0)
+    behind = RankState(rank=1, step=7, loss=2.5, tokens_per_second=80.0)
+    states = [NodeState(node=rank, ranks=(one,)) for rank, one in enumerate((ahead, behind))]
+    table = table_of_nodes("run", 1.0, states)
+    assert (table.step, table.loss, table.tokens_per_second) == (7, 2.5, 80.0)
+    assert table_of_nodes("run", 1.0, [NodeState(node=0, ranks=(RankState(rank=0),))]).loss is None

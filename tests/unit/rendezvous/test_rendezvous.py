@@ -404,6 +404,29 @@ def test_a_node_that_falls_silent_is_lost() -> None:
     nodes.leave()
 
 
+def test_a_node_that_falls_silent_while_its_ranks_do_steps_is_told_of_and_lost_only_when_they_do_not() -> None:
+    nodes = Nodes(silence_seconds=1.5)
+    nodes.start(node_of(0))
+    with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
+        say_hello(raw, node_of(1))
+        rendezvous = nodes.wait()[0]
+        raw.sendall(b'{"round": "ready", "payload": {}}\n')
+        ready(rendezvous, {})
+
+        def told() -> list[str]:
+            rendezvous.signs_of_life.step_done()
+            return [text for text in nodes.said if text.startswith("warning: node 1 (host1) has said nothing for")]
+
+        until(told)
+        assert len(told()) == 1 and rendezvous.stop_reason() is None
+        raw.sendall(b'{"pulse": true}\n')
+        until(lambda: told() and "node 1 (host1) is heard of again" in nodes.said)
+        assert rendezvous.stop_reason() is None
+        until(rendezvous.stop_reason)  # no steps are done any more
+        assert "node 1 (host1) was lost: no sign of life" in rendezvous.stop_reason()
+    nodes.leave()
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

@@ -32,14 +32,26 @@ _CLOSE_SECONDS = 2.0
 class LiveNode:
     """Use as a context manager; within, `seen` is to be told the processes of this node's ranks.
 
-    `limits`: after how long ranks hang; None where that is not looked for. `ends`: a hang ends the run.
+    `limits`: after how long ranks hang; None where that is not looked for. `ends`: a hang ends the run. `interfaces`:
+    over which the ranks talk with those of other nodes; where they are not known, all of the node's are counted.
     """
 
-    def __init__(self, peers: Peers, *, limits: Limits | None, ends: bool, num_gpus: int, say: Callable[[str], None]):
+    def __init__(
+        self,
+        peers: Peers,
+        *,
+        limits: Limits | None,
+        ends: bool,
+        num_gpus: int,
+        say: Callable[[str], None],
+        interfaces: Sequence[str] = (),
+    ) -> None:
         node = peers.node
         self._rendezvous = peers.rendezvous
         self._gpus = GpuUse() if num_gpus else None
-        self._collector = NodeCollector(node.run, node.run_id, node.name, socket.gethostname(), gpus=self._gpus)
+        self._collector = NodeCollector(
+            node.run, node.run_id, node.name, socket.gethostname(), interfaces=interfaces, gpus=self._gpus
+        )
         self._keeper: LiveTableKeeper | None = None
         if peers.keeps_the_record:
             self._keeper = LiveTableKeeper(peers, limits=limits, ends=ends, say=say)
@@ -47,6 +59,7 @@ class LiveNode:
         self._processes: dict[int, psutil.Process] = {}
         self._numbers: dict[int, int] = {}
         self._state: NodeState | None = None
+        self._steps: dict[int, int | None] = {}  # the last that each rank has done
         self._on_request: list[EvidenceOfNode | StacksRequests] = [EvidenceOfNode(peers), stacks_of_node(peers)]
         if peers.keeps_the_record:
             self._on_request.append(StacksRequests(peers))
@@ -86,7 +99,15 @@ class LiveNode:
             self._say(f"warning: what the ranks do is not shown for now: {error!r}")
 
     def _collect(self) -> None:
-        self._state = self._collector.collect(self._processes, os.getpid())
+        state = self._collector.collect(self._processes, os.getpid())
+        steps = {one.rank: one.step for one in state.ranks}
+        if self._rendezvous is not None:
+            for rank in state.ranks:
+                # A step of a rank's ends when its collectives have: all nodes had a part in it.
+                if rank.step is not None and rank.step != self._steps.get(rank.rank) and rank.since is not None:
+                    self._rendezvous.signs_of_life.step_done(state.t - rank.since)
+        self._steps = steps
+        self._state = state
 
     def _talk(self) -> None:
         state, self._state = self._state, None

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from allranks import durable
@@ -15,6 +16,7 @@ from allranks.evidence.diagnose import diagnose
 from allranks.evidence.gather import gather_node
 from allranks.findings import Finding
 from allranks.launch.peers import Peers
+from allranks.live.deadlines import NONE_BEHIND
 
 _TOPIC = "evidence"
 _LOOK_SECONDS = 0.2
@@ -80,12 +82,20 @@ def explained(peers: Peers, overdue: Sequence[Finding], given_up: Callable[[], b
         summaries = {0: gather(peers, name)}
     else:
         summaries = answers_of_all(peers, _TOPIC, name, _ANSWER_SECONDS, given_up)
-    finding = diagnose([summaries[node] for node in sorted(summaries)], overdue)
+    finding = _without_contradiction(diagnose([summaries[node] for node in sorted(summaries)], overdue))
     # The disk may be what hangs: whoever writes is not waited for.
     writing = threading.Thread(target=_keep, args=(peers, name, finding), daemon=True)
     writing.start()
     writing.join(_LOOK_SECONDS)
     return finding
+
+
+def _without_contradiction(finding: Finding) -> Finding:
+    """Where the looks at the ranks name one, the deadlines' own line says no longer that none is behind."""
+    if NONE_BEHIND in finding.what:
+        return finding
+    lines = (replace(one, text=one.text.replace(NONE_BEHIND, "")) for one in finding.evidence)
+    return replace(finding, evidence=tuple(lines))
 
 
 def answers_of_all(

@@ -42,6 +42,7 @@ class LiveTableKeeper:
         self.hang: Finding | None = None
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
+        self._explanation: Finding | None = None  # of what is overdue
         self._stragglers, self._slow_links = Stragglers(), SlowLinks()
         self._file = LiveFile(peers.node.run, say)
 
@@ -65,7 +66,7 @@ class LiveTableKeeper:
 
     def forget(self) -> None:
         """All ranks are started again: what was said of those before does not count."""
-        self._nodes, self._overdue = {}, ()
+        self._nodes, self._overdue, self._explanation = {}, (), None
 
     def close(self) -> None:
         self._file.close()
@@ -84,18 +85,27 @@ class LiveTableKeeper:
         if self._limits is None or self.hang is not None:
             return replace(table, overdue=self._overdue)
         before, self._overdue = self._overdue, tuple(overdue(table, self._limits, now))
+        if not self._overdue:
+            self._explanation = None
         if self._overdue and not before:
             threading.Thread(target=self._explain, args=(self._overdue,), name="live hang", daemon=True).start()
         elif before and not self._overdue:
             self._say("the ranks that seemed to hang go on")
-        return replace(table, overdue=self._overdue)
+        # What the deadlines say is less than what the looks of all nodes at their ranks have shown since.
+        known = self._explanation
+        return replace(table, overdue=self._overdue if known is None else (known,))
 
     def _explain(self, found: Sequence[Finding]) -> None:
         """Look at what hangs while it hangs; then say so, or end the run for it. A thread of its own: it takes seconds,
         in which the ranks may go on."""
-        explanation = self._explained(self._peers, found, lambda: not self._overdue)
+        try:
+            explanation = self._explained(self._peers, found, lambda: not self._overdue)
+        except Exception as error:  # a fault of ours must not leave the run hanging
+            self._say(f"warning: what the ranks do while they hang could not be looked at: {error!r}")
+            explanation = found[0]
         if not self._overdue:
             return
+        self._explanation = explanation
         if not self._ends:
             self._say(printed(explanation))
             return

@@ -28,7 +28,7 @@ from allranks.launch.node.supervise import supervise
 from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node
-from allranks.launch.peers import Peers
+from allranks.launch.peers import Peers, addresses_of_ranks
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
 from allranks.live.deadlines import limits_of
@@ -86,7 +86,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     with (
         terminal_path(log_of_rank_0) as terminal,
         own_temporary_folder(compiles=compiles) as temporary,
-        _watched(launch, peers, inputs.cfg) as live,
+        _watched(launch, peers, inputs.cfg, added) as live,
     ):
         return supervise(
             start.command,
@@ -106,11 +106,19 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
         )
 
 
-def _watched(launch: Launch, peers: Peers, cfg: RunConfig | None) -> LiveNode:
+def _watched(launch: Launch, peers: Peers, cfg: RunConfig | None, variables: Mapping[str, str]) -> LiveNode:
     """Without a config there are no phases that could last too long: it is anyone's program."""
     limits = limits_of(cfg) if cfg is not None else None
     ends = cfg is None or cfg.live.on_hang == "end"
-    return LiveNode(peers, limits=limits, ends=ends, num_gpus=launch.num_gpus, say=partial(say, file=sys.stderr))
+    addresses = addresses_of_ranks(launch, variables, cfg is not None) if launch.max_nodes > 1 else []
+    return LiveNode(
+        peers,
+        limits=limits,
+        ends=ends,
+        num_gpus=launch.num_gpus,
+        say=partial(say, file=sys.stderr),
+        interfaces=[one.interface for one in addresses if one.interface],
+    )
 
 
 def _stopped(node: Node, rank: int, pid: int, state: str, seconds: float) -> Finding:

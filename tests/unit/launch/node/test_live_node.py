@@ -1,8 +1,10 @@
 """Nodes that watch their ranks together: real sockets, threads and processes; the ranks' events are written here."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +12,28 @@ import psutil
 import pytest
 
 from allranks.doctor.causes import HANG
-from allranks.findings import Finding
+from allranks.findings import Evidence, Finding
 from allranks.launch.node.live import LiveNode
+from allranks.launch.node.live_evidence import _without_contradiction
+from allranks.launch.node.live_table import LiveTableKeeper
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
-from allranks.live.deadlines import Limits
+from allranks.live.deadlines import NONE_BEHIND, Limits, overdue
 from allranks.live.from_events import read_live
-from allranks.live.state import LiveTable
+from allranks.live.state import LiveTable, NodeState, RankState
 from allranks.observe import EventLog, RunDir
 from allranks.observe.events import PhaseEvent, StepEvent
 from allranks.rendezvous import Rendezvous
 from tests.unit.rendezvous.nodes import Nodes, join_all, node_of, until
 
 PATIENT = Limits()
+HANGING = NodeState(
+    node=0,
+    t=time.time(),
+    ranks=tuple(
+        RankState(rank=rank, phase="train", step=4, since=time.time() - 5, process_state="S") for rank in (0, 1)
+    ),
+)
 # A rank of these tests writes no events any more: as soon as all nodes are known, it hangs.
 AT_ONCE = Limits(step=0.0, num_medians=0.0)
 
@@ -99,6 +110,24 @@ def test_node_0_keeps_the_table_of_all_ranks(
     assert [one.stop_finding() for one in joined] == [None, None]
 
 
+def test_steps_are_a_sign_of_life_of_all_nodes_if_they_are_of_now(
+    tmp_path: Path, joined: list[Rendezvous], processes: list[psutil.Process]
+) -> None:
+    peers = Peers(Node(1, RunDir(tmp_path), "a run", "launch", []), joined[1])
+    live = LiveNode(peers, limits=None, ends=True, num_gpus=0, say=pytest.fail)
+    live.seen([processes[1]])
+    signs, events = joined[1].signs_of_life, RunDir(tmp_path).events(1)
+    log = EventLog(events, 1, run_id="a run")
+    with events.open("a") as file:
+        long_ago = {"t": time.time() - 100, "rank": 1, "kind": "step", "run": "a run", "step": 2, "seconds": 1.0}
+        file.write(json.dumps(long_ago) + "\n")
+    live._collect()
+    assert signs.is_lost("node 0", heard=0.0, limit=60.0)
+    log.write(StepEvent(step=3, loss=1.0, tokens=10, seconds=1.0))
+    live._collect()
+    assert not signs.is_lost("node 0", heard=0.0, limit=60.0)
+
+
 def test_a_run_that_hangs_is_ended_on_all_nodes_with_the_rank_that_is_behind(
     tmp_path: Path, joined: list[Rendezvous], processes: list[psutil.Process]
 ) -> None:
@@ -147,6 +176,54 @@ def test_a_node_alone_ends_its_own_run(tmp_path: Path, processes: list[psutil.Pr
     finding = live.hang()
     assert finding is not None
     assert (finding.code, finding.who.rank) == (HANG, 0)
+
+
+def test_a_fault_of_ours_in_explaining_a_hang_is_told_and_the_run_ends_all_the_same(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def broken(*_: object) -> Finding:
+        raise KeyError("ours")
+
+    run = RunDir(tmp_path)
+    tmp_path.mkdir(exist_ok=True)
+    peers = Peers(Node(0, run, "a run", "launch", []))
+    keeper = LiveTableKeeper(peers, limits=AT_ONCE, ends=True, say=said.append, explain=broken)
+    keeper.look({0: HANGING})
+    until(lambda: keeper.hang)
+    assert (
+        keeper.hang is not None and keeper.hang.code == HANG and "longer than hang_timeout allows" in keeper.hang.what
+    )
+    (line,) = said
+    assert line.startswith("warning: ") and "KeyError('ours')" in line
+    keeper.close()
+
+
+def test_what_the_looks_at_the_ranks_have_shown_stands_in_the_table_while_the_hang_lasts(tmp_path: Path) -> None:
+    explained = Finding(HANG, "rank 1 never entered all_reduce")
+    said: list[str] = []
+    peers = Peers(Node(0, RunDir(tmp_path), "a run", "launch", []))
+    keeper = LiveTableKeeper(peers, limits=AT_ONCE, ends=False, say=said.append, explain=lambda *_: explained)
+    keeper.look({0: HANGING})
+    until(lambda: said)
+
+    def shown() -> tuple[Finding, ...]:
+        keeper.look({0: HANGING})
+        table = read_live(RunDir(tmp_path))
+        return table.overdue if table is not None else ()
+
+    until(lambda: shown() == (explained,))
+    keeper._limits = PATIENT
+    until(lambda: shown() == ())
+    keeper.close()
+
+
+def test_below_a_headline_that_names_a_rank_no_line_says_that_none_is_behind() -> None:
+    (late,) = overdue(LiveTable(nodes=(HANGING,)), AT_ONCE, time.time())
+    assert NONE_BEHIND in late.what
+    named = Finding(HANG, "rank 1 is stopped", evidence=(Evidence(late.what), Evidence("a stack")))
+    told = [one.text for one in _without_contradiction(named).evidence]
+    assert told == [late.what.replace(NONE_BEHIND, ""), "a stack"]
+    assert _without_contradiction(late) == late
 
 
 def test_hostile_states_cost_the_table_nothing(

@@ -45,3 +45,14 @@ def test_only_node_0_writes_it_where_the_nodes_have_met(
     assert manifest.exists() == (rank == 0)
     if rank == 0:
         assert list(json.loads(manifest.read_text())["nodes"]) == (["0", "1"] if backend == "static" else ["h0", "h1"])
+
+
+@pytest.mark.parametrize(("nnodes", "counted"), [("2", ("lo",)), ("1", ())])
+def test_the_bytes_that_count_are_those_of_the_interfaces_of_the_ranks(
+    tmp_path: Path, nnodes: str, counted: tuple[str, ...]
+) -> None:
+    place = {"node_rank": 0, "master_addr": "h"} if nnodes == "2" else {}
+    launch = resolve(LaunchOptions(nnodes=nnodes, nproc_per_node=2, **place), num_gpus=0)
+    peers = Peers(Node(0, RunDir(tmp_path), "run", "launch", []))
+    live = local._watched(launch, peers, None, {"GLOO_SOCKET_IFNAME": "lo"})
+    assert live._collector._interfaces == counted
