@@ -128,7 +128,9 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             inputs = work.prepare(checked, peers)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
-                return own_end(_started(launch, work, peers, log_starts), code)
+                verdict = own_end(_started(launch, work, peers, log_starts), code)
+                write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
+                return verdict
             ended = run_local(launch, work.program(node), peers, inputs)
             started = _started(launch, work, peers, log_starts)
             verdict = peers.ended(work.conclude(started, ended), started, ended)

@@ -27,6 +27,7 @@ from allranks.launch.certificate import Starts, compare, nodes_of, parts_now
 from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.environment import network_variables
+from allranks.launch.node.live_alone import watched_alone
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, refusals_told
@@ -178,7 +179,8 @@ class _Training:
             from allranks.train.main import main_rank
 
             keep_imports()
-            return main_rank(self.cfg)
+            with watched_alone(self.launch, node, self.cfg):
+                return main_rank(self.cfg)
 
     def program(self, node: Node) -> Program:
         _write_config(self.cfg, node.run.config(node.name))
