@@ -17,6 +17,7 @@ from allranks.evidence.python_stacks import Frame, folded, named, own_frame
 from allranks.evidence.requests import ask_launcher
 from allranks.listing import few, printable
 from allranks.observe import RunDir
+from allranks.observe.rundir import has_a_record
 
 _MANIFEST_BYTES = 16 * 2**20
 _MOST_FRAMES = 25
@@ -93,7 +94,7 @@ def text_of(told: Mapping[str, Any], *, all_threads: bool = False) -> list[str]:
 def _refuse_none(run: Path) -> None:
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder; RUN is the run's output_dir")
-    if not RunDir(run).has_a_record:
+    if not has_a_record(RunDir(run)):
         raise UsageError(f"{run} is no run's output_dir: it has no manifest.json, events, live.json or logs")
 
 

@@ -39,11 +39,6 @@ class RunDir:
         """What every rank said of itself after the first step of the last start."""
         return self.path / "proof.json"
 
-    @property
-    def has_a_record(self) -> bool:
-        """Whether a run has written anything of itself here."""
-        return self.manifest.exists() or self.live.exists() or (self.path / "logs").is_dir() or bool(self.all_events())
-
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"
@@ -89,3 +84,8 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
+
+
+def has_a_record(run: RunDir) -> bool:
+    """Whether a run has written anything of itself there."""
+    return run.manifest.exists() or run.live.exists() or (run.path / "logs").is_dir() or bool(run.all_events())
