@@ -27,7 +27,7 @@ _MOST_BYTES = 16 * 2**20  # some ten thousand connections
 
 @dataclass(frozen=True)
 class TcpInfo:
-    """A connection, from its beginning on. `rate`: bytes a second that it carried last, as long as it had to."""
+    """A connection, from its beginning on."""
 
     local: str
     peer: str
@@ -35,8 +35,8 @@ class TcpInfo:
     num_segments: int
     num_retransmits: int
     """Of the segments: they were lost, or their acknowledgement was."""
-    rate: float
-    round_trip_seconds: float
+    carrying_seconds: float
+    """In which something was under way, and the peer had room for it: a process that does not read is no slow link."""
 
 
 def connections_of(inodes: Collection[int]) -> dict[int, TcpInfo]:
@@ -99,15 +99,14 @@ def _read(body: bytes, inodes: Collection[int]) -> tuple[int, TcpInfo] | None:
 
 
 def _tcp_info(info: bytes, local: str, peer: str) -> TcpInfo | None:
-    """include/uapi/linux/tcp.h; kernels before 4.9 end before what is needed here."""
-    if len(info) < 168:
+    """include/uapi/linux/tcp.h; kernels before 4.10 end before what is needed here."""
+    if len(info) < 184:
         return None
-    (round_trip,) = struct.unpack_from("=I", info, 68)
     (retransmits,) = struct.unpack_from("=I", info, 100)
     (acked,) = struct.unpack_from("=Q", info, 120)
     (segments,) = struct.unpack_from("=I", info, 156)  # with data
-    (rate,) = struct.unpack_from("=Q", info, 160)
-    return TcpInfo(local, peer, acked, segments, retransmits, float(rate), round_trip / 1e6)
+    busy, no_room = struct.unpack_from("=QQ", info, 168)
+    return TcpInfo(local, peer, acked, segments, retransmits, max(0, busy - no_room) / 1e6)
 
 
 def _address(family: int, packed: bytes) -> str:

@@ -47,7 +47,12 @@ def killed_workers(tail: str) -> list[tuple[int, int, int]]:
 
     torchrun lists only the workers that ended by themselves, not those that it ended afterwards.
     """
-    return [(int(rank), -int(code), int(pid)) for rank, code, pid in _WORKER.findall(tail) if int(code) < 0]
+    return [(rank, -code, pid) for rank, code, pid in ended_workers(tail) if code < 0]
+
+
+def ended_workers(tail: str) -> list[tuple[int, int, int]]:
+    """(rank, exit code, pid) of all workers that torchrun lists; of those that a signal ended the code is negative."""
+    return [(int(rank), int(code), int(pid)) for rank, code, pid in _WORKER.findall(tail)]
 
 
 def code_of_signal(number: int, memory: str | None = None) -> str:

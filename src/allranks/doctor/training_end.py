@@ -18,6 +18,7 @@ from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.memory_remedies import with_account
 from allranks.doctor.ranks import (
     code_of_signal,
+    ended_workers,
     first_of_ranks,
     killed_by,
     killed_workers,
@@ -33,7 +34,7 @@ from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEven
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
 
 # Of a rank that ended before it could tell of itself: no second start mends what is installed.
-_IMPORT_FAILED = re.compile(r"^(?:ModuleNotFoundError|ImportError|SyntaxError): ", re.MULTILINE)
+_IMPORT_FAILED = re.compile(r"(?:^|\()(?:ModuleNotFoundError|ImportError|SyntaxError): ", re.MULTILINE)
 
 # What to tell of a run that a signal ended.
 _NOTHING = "stopped before the first step; nothing was lost: start the same command again"
@@ -194,7 +195,10 @@ def _never_started(started: Started, tail: str, memory: str | None) -> Finding:
         rank, number, pid = killed[0]
         code = code_of_signal(number, memory)
         head = f"rank {rank} (node {node}) {killed_by(number, f' (pid {pid})', memory)} before it said anything"
-    elif _IMPORT_FAILED.search(tail):
+    elif ended := ended_workers(tail):
+        rank, number, pid = ended[0]
+        head = f"rank {rank} (node {node}) ended with exit code {number} (pid {pid}) before it said anything"
+    if not killed and _IMPORT_FAILED.search(tail):
         code = causes.RANK_ERROR
     what = f"{head}\n  the end of {started.run.agent_log(node)}:"
     return Finding(code, what, who=Who(node, rank), evidence=_lines(tail), known_at=node)

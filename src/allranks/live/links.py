@@ -18,7 +18,7 @@ class LinkCounter:
 
     def __init__(self) -> None:
         self._inodes: set[int] = set()
-        self._found = self._looked = float("-inf")
+        self._found = float("-inf")
         self._seen: dict[int, TcpInfo] = {}
         self._links: dict[tuple[str, str], LinkState] = {}
         self._is_told = True
@@ -37,19 +37,18 @@ class LinkCounter:
             return ()
         for inode, one in seen.items():
             if one.local != one.peer:
-                self._add(one, self._seen.get(inode), now - self._looked)
-        self._seen, self._looked = seen, now
+                self._add(one, self._seen.get(inode))
+        self._seen = seen
         return tuple(sorted(self._links.values(), key=lambda link: -link.acked_bytes)[:MAX_LINKS])
 
-    def _add(self, one: TcpInfo, before: TcpInfo | None, seconds: float) -> None:
+    def _add(self, one: TcpInfo, before: TcpInfo | None) -> None:
         if before is None or before.peer != one.peer or before.acked_bytes > one.acked_bytes:
             before = replace(one)  # what it sent before it was seen, as at the start, is not compared
         link = self._links.get((one.local, one.peer), LinkState(local=one.local, peer=one.peer))
-        acked = one.acked_bytes - before.acked_bytes
         self._links[one.local, one.peer] = replace(
             link,
-            acked_bytes=link.acked_bytes + acked,
-            carrying_seconds=link.carrying_seconds + (min(acked / one.rate, seconds) if one.rate > 0 else 0.0),
+            acked_bytes=link.acked_bytes + one.acked_bytes - before.acked_bytes,
+            carrying_seconds=link.carrying_seconds + max(0.0, one.carrying_seconds - before.carrying_seconds),
             num_segments=link.num_segments + max(0, one.num_segments - before.num_segments),
             num_retransmits=link.num_retransmits + max(0, one.num_retransmits - before.num_retransmits),
         )

@@ -16,6 +16,8 @@ from allranks.live.state import LinkState, LiveTable, NodeState
 SLOW_LINK = "slow-link"
 # Of the time, that ranks wait, and that a link is busy with what they sent, before it is worth a line.
 _WAITING, _BUSY = 0.3, 0.3
+# Where only its rate speaks against a link: small messages are under way for long, too.
+_BUSY_ALONE = 0.6
 # Of what other links of the run carry, or of what this one did: cables and switches of one cluster are alike.
 _PART = 0.5
 # No network that is made for training is below 100 Mbit/s: a link that came up at the wrong speed is.
@@ -23,6 +25,7 @@ _LEAST = 12.5e6
 # Healthy networks lose less than one of a thousand; of so few segments no share is known.
 _LOST, _FEWEST_SEGMENTS = 0.03, 200
 _FEWEST_BYTES = 2**18
+_TICK_SECONDS = 0.01  # the kernel counts in ticks of 1 to 10 ms: what was faster took none
 _STEPS_APART, _SECONDS_APART, _AGREEING = 5, 3.0, 2
 _NAMED = 4
 
@@ -42,9 +45,9 @@ class _Use:
     @property
     def rate(self) -> float | None:
         """Bytes a second; None where too little was sent to tell."""
-        if self.num_bytes < _FEWEST_BYTES or self.carrying_seconds <= 0:
+        if self.num_bytes < _FEWEST_BYTES:
             return None
-        return self.num_bytes / self.carrying_seconds
+        return self.num_bytes / max(self.carrying_seconds, _TICK_SECONDS)
 
     @property
     def busy(self) -> float:
@@ -99,7 +102,7 @@ class SlowLinks:
         usual = self._usual.get(ends)
         if usual is not None and use.rate < _PART * usual:
             return f"it has carried {_rate(usual)}"
-        return "no network for training is so slow" if use.rate < _LEAST else ""
+        return "no network for training is so slow" if use.rate < _LEAST and use.busy > _BUSY_ALONE else ""
 
 
 def _waiting(table: LiveTable) -> float:

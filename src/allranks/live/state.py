@@ -94,7 +94,7 @@ class LinkState:
     peer: str = ""
     acked_bytes: int = 0
     carrying_seconds: float = 0.0
-    """That the link needed for them, by the rates that the kernel saw."""
+    """In which something of it was under way, of all its connections together."""
     num_segments: int = 0
     num_retransmits: int = 0
     """Of the segments: they were sent again."""

@@ -24,6 +24,7 @@ class Stragglers:
     def __init__(self) -> None:
         self.found: tuple[Finding, ...] = ()
         self._seen: dict[int, int] = {}  # rank -> windows running in which it was slow
+        self._fine: dict[int, int] = {}  # of those that are found: windows running in which it was not
         self._step = 0
 
     def read(self, table: LiveTable) -> list[StragglerEvent]:
@@ -34,10 +35,13 @@ class Stragglers:
         slow = slow_ranks(table)
         self._seen = {rank: self._seen.get(rank, 0) + 1 for rank in slow}
         before = {one.who.rank: one.who for one in self.found}
-        self.found = tuple(one for rank, one in slow.items() if self._seen[rank] >= _AGREEING or rank in before)
+        self._fine = {rank: self._fine.get(rank, 0) + 1 for rank in before if rank is not None and rank not in slow}
+        kept = [one for one in self.found if 0 < self._fine.get(one.who.rank or 0, 0) < _AGREEING]
+        new = [one for rank, one in slow.items() if self._seen[rank] >= _AGREEING or rank in before]
+        self.found = (*new, *kept)
         now = {one.who.rank for one in self.found}
-        new = [_event(one.who, table, printed(one)) for one in self.found if one.who.rank not in before]
-        return new + [
+        events = [_event(one.who, table, printed(one)) for one in new if one.who.rank not in before]
+        return events + [
             _event(who, table, f"rank {rank} keeps up with the others again", is_slow=False)
             for rank, who in sorted(before.items(), key=str)
             if rank not in now
@@ -72,9 +76,11 @@ def slow_ranks(table: LiveTable) -> Mapping[int, Finding]:
 
 def _finding(node: NodeState, rank: RankState, seconds: float, usual: float, num_others: int) -> Finding:
     others = "the median of the others" if num_others > 1 else "the other one"
+    # The usual step is of more steps than the newest work, which may have become longer since.
+    step_seconds = max(seconds, rank.step_seconds or 0.0, rank.median_step_seconds or 0.0)
     what = (
         f"rank {rank.rank} (node {node.node}{f', {node.host}' if node.host else ''}) is slow by itself: it works "
-        f"{seconds:.3g} s at its own part of a step of {rank.median_step_seconds:.3g} s, and {others} {usual:.3g} s"
+        f"{seconds:.3g} s at its own part of a step of {step_seconds:.3g} s, and {others} {usual:.3g} s"
     )
     return Finding(
         STRAGGLER,

@@ -29,7 +29,7 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.garbage import garbage
 from allranks.train.home import Home
 from allranks.train.loop import Limits, Loop
-from allranks.train.own_work import OwnWork
+from allranks.train.own_work import own_work
 from allranks.train.profile import between_steps
 from allranks.train.schedule import learning_rate_schedule, warmup_warning
 from allranks.train.side_files import make_side_files
@@ -118,7 +118,7 @@ def assemble(
         memory_bytes=_memory_meter(device),
         full_speed=_full_speed(model, identity.world_size),
         slow_steps=SlowSteps(model.placement.nodes),
-        own_work=OwnWork(on_gpu=model.placement.device.type == "cuda"),
+        own_work=own_work(model.hf_model, model.layer_classes, on_gpu=device.type == "cuda", compiled=model.compiled),
         time_limit=TimeLimit(cfg.parallel.ddp_timeout, events),
     )
 

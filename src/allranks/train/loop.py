@@ -25,7 +25,7 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
 from allranks.train.garbage import Garbage
-from allranks.train.own_work import OwnWork
+from allranks.train.own_work import CpuWork, OwnWork
 from allranks.train.proof import Proving
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
@@ -84,7 +84,7 @@ class Loop:
     full_speed: float | None = None
     traffic: TrafficCounter | None = None
     proof: Proving | None = None
-    own_work: OwnWork = field(default_factory=OwnWork)
+    own_work: OwnWork = field(default_factory=CpuWork)
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -165,6 +165,7 @@ def train(loop: Loop) -> TrainingEnd:
                 if loop.traffic is not None:
                     loop.traffic.read()
             grad_norm = strategy.step()
+            loop.own_work.end(step)
 
             loop.step = step
             loop.tokens += todo.plan.num_tokens
@@ -173,7 +174,6 @@ def train(loop: Loop) -> TrainingEnd:
                 "tokens": todo.plan.num_tokens,
                 "target_tokens": todo.plan.num_target_tokens,
                 "data_seconds": round(data_seconds, 6),
-                "compute_seconds": loop.own_work.end(),
                 "gc_seconds": round(loop.garbage.after_step(step), 6),
             }
             saved, save_failed = loop.checkpointer.progress
@@ -276,6 +276,7 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
         seconds, loop._last_read = now - loop._last_read, now
         loop.time_limit.after_step(seconds)
         record = loop._records.pop(stats.step)
+        record["compute_seconds"] = loop.own_work.seconds(stats.step)
         loop.last_loss = stats.loss
         memory = loop.memory_bytes()
         loop.events.write(

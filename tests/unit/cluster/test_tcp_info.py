@@ -24,7 +24,7 @@ def connected(request) -> Iterator[tuple[socket.socket, socket.socket]]:
             yield one, other
 
 
-def test_what_a_connection_has_carried_and_how_fast(connected):
+def test_what_a_connection_has_carried(connected):
     one, other = connected
     left = 4 * MEGABYTE
     while left:
@@ -39,7 +39,7 @@ def test_what_a_connection_has_carried_and_how_fast(connected):
     assert told.local == told.peer == one.getsockname()[0]
     assert told.acked_bytes == pytest.approx(4 * MEGABYTE, abs=1)
     assert told.num_segments > 10 and told.num_retransmits <= told.num_segments
-    assert told.rate > 0
+    assert told.carrying_seconds >= 0
 
 
 def test_of_other_sockets_nothing_is_told(connected):

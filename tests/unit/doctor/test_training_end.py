@@ -409,3 +409,19 @@ Thread 0x00007fd8aa8f8b80 (most recent call first):
   File "/x/site-packages/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
   File "/a.py", line 5 in f
 """
+
+
+def test_a_rank_that_ended_before_it_said_anything_is_named_and_not_a_rendezvous_that_was_well(run, launch):
+    """torchrun lists it: the nodes have met. An import that fails does so again."""
+    run.agent_log(0).parent.mkdir(parents=True)
+    table = "Root Cause (first observed failure):\n  rank : 1 (local_rank: 1)\n  exitcode : 1 (pid: 4711)\n"
+    run.agent_log(0).write_text(
+        "/venv/bin/python: Error while finding module specification for 'allranks.train' (ModuleNotFoundError: No "
+        f"module named 'allranks')\n{table}"
+    )
+    run.events(0).parent.mkdir(parents=True)
+    found = outcome(at(run, 0), launch, ended(1)).reason
+    assert found.what.startswith("rank 1 (node 0) ended with exit code 1 (pid 4711) before it said anything")
+    assert (found.code, found.who.rank) == ("rank-error", 1)
+    run.agent_log(0).write_text(table)
+    assert outcome(at(run, 0), launch, ended(1)).reason.code == "node-error"

@@ -155,7 +155,7 @@ def test_a_counter_adds_up_connections_of_one_link(monkeypatch):
     counter = LinkCounter()
 
     def info(acked: int, peer: str = "b", segments: int = 0) -> TcpInfo:
-        return TcpInfo("a", peer, acked, segments, 0, 100.0, 0.001)
+        return TcpInfo("a", peer, acked, segments, 0, acked / 100)
 
     told |= {1: info(1000), 2: info(500), 3: info(10**9, peer="a")}
     (link,) = counter.read([7])
@@ -163,6 +163,7 @@ def test_a_counter_adds_up_connections_of_one_link(monkeypatch):
     told |= {1: info(1000), 2: info(501, segments=2)}
     (link,) = counter.read([7])
     assert (link.acked_bytes, link.num_segments) == (1, 2)
+    assert 0.009 < link.carrying_seconds < 0.011
     del told[1]
     told[2] = info(3)  # another connection under the same number
     (link,) = counter.read([7])

@@ -35,6 +35,22 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
     assert stragglers.found == ()
 
 
+def test_one_window_in_which_it_keeps_up_is_not_told() -> None:
+    stragglers = Stragglers()
+    told = []
+    for step in range(1, 100):
+        is_slow = step not in range(40, 45)
+        told += stragglers.read(table(step, [1.0, 2.1 if is_slow else 1.0, 1.0, 0.9]))
+    assert [event.is_slow for event in told] == [True]
+    assert [one.who.rank for one in stragglers.found] == [1]
+
+
+def test_its_work_is_never_more_than_the_step_that_is_told() -> None:
+    """It has just become slow: the usual step is still that of before."""
+    (finding,) = slow_ranks(table(9, [1.0, 3.0], step_seconds=1.5)).values()
+    assert "it works 3 s at its own part of a step of 3 s" in finding.what
+
+
 def test_a_slow_link_is_no_slow_rank() -> None:
     """All wait for what is sent: each step takes long, and nobody works at it."""
     assert slow_ranks(table(9, [1.0, 1.1, 1.0], step_seconds=30.0)) == {}
