@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,11 @@ _INTERLEAVED = 64  # writers to one log, between whose lines those of one are lo
 # Raised by what waits for the program that failed.
 _OF_LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "ProcessExitedException", "RayTaskError")
 _NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError", "GeneratorExit", "StopIteration")
+
+# A library's warning: where nothing fails after it, it may be no more than that. NCCL's WARN is said of what fails.
+_WARNING = re.compile(r"\b(?:[A-Z][a-z]+)?Warning: |\bWARNING\b|\[W\b")
+# The text of a --help tells what may go wrong, and not what went wrong.
+_HELP = re.compile(r"\s*(?:--[a-z][\w-]*[ ,=]|usage: )")
 
 # How well it is supported; the first is best.
 BY_SURE_RULE, BY_LIKELY_RULE, BY_TRACEBACK, BY_LINE = range(4)
@@ -58,7 +64,8 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             if hit.rule.kind == CONSEQUENCE:
                 consequences.append(hit)
                 continue
-            certainty = LIKELY if _is_contradicted(hit, read) else hit.rule.certainty
+            is_weak = _is_contradicted(hit, read) or (_WARNING.search(hit.line.text) and not _fails_after(hit, read))
+            certainty = LIKELY if is_weak else hit.rule.certainty
             support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
             raised = in_tracebacks.get(hit.order)
             candidate = Candidate(hit.rule, hit.line, number, hit.order, support, hit.fields, raised, certainty)
@@ -113,6 +120,8 @@ def _may_be_one(one: Line, other: Line) -> bool:
 def _was_survived(one: Candidate, reads: Sequence[Read]) -> bool:
     """Whether the run went on after it: then it ended of something else, or well."""
     read = reads[one.read]
+    if _HELP.match(one.line.text):
+        return True
     after = [mark for mark in read.marks if mark.order > one.order]
     failed = any(mark.kind == looked_for.ENDED for mark in after) or (
         read.first_failed_at is not None and read.first_failed_at.number > one.order
@@ -130,6 +139,17 @@ def _was_survived(one: Candidate, reads: Sequence[Read]) -> bool:
     if len(going_on) >= (_LINES_OF_OTHERS if ends or failed else 1):
         return True
     return _others_go_on(one, reads)
+
+
+def _fails_after(one: Hit, read: Read) -> bool:
+    """Whether anything says after this line that something failed."""
+    return (
+        any(order > one.order for order, _ in read.tracebacks)
+        or any(order > one.order for order, _, _ in read.exceptions)
+        or any(hit.order > one.order and hit.rule is not one.rule for hit in read.hits)
+        or any(mark.order > one.order for mark in read.marks if mark.kind == looked_for.ENDED)
+        or (read.first_failed_at is not None and read.first_failed_at.number > one.order)
+    )
 
 
 def _others_go_on(one: Candidate, reads: Sequence[Read]) -> bool:

@@ -30,10 +30,11 @@ _OWN = {
     PROGRESS: (
         r"'loss': ?'?-?\d",
         r"\"loss\": ?-?\d",
-        r"\bloss[=:] ?-?\d",
+        r"\bloss[=: ] ?-?\d",
         r"\bglobal_step[=:/ ]+\d",
-        r"\bstep[s]?[=:/ ] ?\d+",
+        r"(?<!job )\bstep[s]?[=:/ ] ?\d+",
         r"tokens/s(?:ec)?",
+        r"100%\|.{0,200} (?:examples|samples)/s",
         r"\biteration +\d+/",
         r"elapsed time per iteration",
         r"\d ?(?:it/s|s/it)\b",
