@@ -40,15 +40,30 @@ def doctor(
     if not named:
         raise UsageError("name a run directory or logs: allranks doctor RUN|LOG…; - reads standard input")
     from allranks.doctor.follow import followed
+    from allranks.doctor.of_run import diagnosis_of_run, is_run
     from allranks.doctor.read_logs import diagnosis_of_logs
     from allranks.doctor.told import lines_of
 
-    told = followed(named) if follow else diagnosis_of_logs(named)
+    if follow:
+        told = followed(named)
+    elif len(named) == 1 and (run := _run(named[0])) is not None and is_run(run):
+        told = diagnosis_of_run(run)
+    else:
+        told = diagnosis_of_logs(named)
     for line in [json.dumps(told.to_message(), indent=1)] if as_json else lines_of(told):
         say(line)
     if not told.is_known:
         raise typer.Exit(FAILED)
     return None
+
+
+def _run(named: Path) -> Path | None:
+    """The folder or bundle that is meant, as other commands that look at a run take it."""
+    if named.suffix in (".yaml", ".yml") and named.is_file():
+        from allranks.cli.run_argument import run_dir
+
+        return run_dir(named).path
+    return named.expanduser() if str(named) != "-" else None
 
 
 def _check(files: list[Path]) -> None:

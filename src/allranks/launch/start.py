@@ -20,6 +20,7 @@ from allranks.config import RunConfig, load_config
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.training_end import stopped_training, training_end
 from allranks.doctor.verdict import Verdict
+from allranks.doctor.with_rules import with_rules
 from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
@@ -187,7 +188,7 @@ class _Training:
         return engine(node.run.config(node.name))
 
     def conclude(self, started: Started, ended: Ended) -> Verdict:
-        return training_end(started, ended, self.cfg)
+        return with_rules(training_end(started, ended, self.cfg), started)
 
     def stopped(self, node: Node, received: signal.Signals) -> Verdict:
         return stopped_training(node.run, node.run_id, node.name, received)

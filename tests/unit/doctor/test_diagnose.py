@@ -321,7 +321,7 @@ def test_the_names_of_logs_tell_rank_and_node(tmp_path):
         (tmp_path / name).write_text("x\n")
     found = {source.path.name: (source.rank, source.local_rank, source.node) for source in sources([tmp_path])}
     assert found == {
-        "rank-00012.log": (12, None, "node-1"),
+        "rank-00012.log": (12, None, "1"),
         "stderr.log": (None, 3, None),
         "slurm-123_4.out": (None, None, None),
         "worker_7.log": (7, None, None),

@@ -75,7 +75,7 @@ def _source(path: Path, shown: Path) -> Source:
         str(path),
         int(rank[1]) if rank else None,
         int(local[1]) if local else None,
-        node[1] if node else None,
+        re.sub(r"^node[-_](?=\d+$)", "", node[1]) if node else None,
     )
 
 

@@ -1,0 +1,213 @@
+"""A run of ours, from all that it left: what its launcher found, events, logs, evidence and the checks before it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from allranks.doctor import causes
+from allranks.doctor.diagnose import diagnose
+from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, SURE, Diagnosis, Restart
+from allranks.doctor.diagnosis import fingerprint as fingerprint_of
+from allranks.doctor.first_failure import first_failure
+from allranks.doctor.ranks import first_of_ranks
+from allranks.doctor.read_logs import our_index, read_log
+from allranks.doctor.reading.scanner import Read, Scanner
+from allranks.doctor.reading.sources import Source, sources
+from allranks.errors import UsageError
+from allranks.findings import Evidence, Finding, from_message
+from allranks.listing import printable
+from allranks.observe import RunDir, read_events
+from allranks.observe.events import ErrorEvent, Event, StepEvent
+from allranks.observe.rundir import has_a_record
+
+# What our launcher knows no more of than that it happened: what the logs word goes before it.
+BARE = frozenset(
+    [
+        causes.RANK_EXIT,
+        causes.RANK_ERROR,
+        causes.RANK_ABORTED,
+        causes.NODE_ERROR,
+        causes.PEER_GONE,
+        causes.STOPPED,
+        causes.LAUNCHER_KILLED,
+    ]
+)
+_MAX_BUNDLE_BYTES = 2**28  # unpacked; `allranks bundle` packs 16 MiB
+_MAX_BUNDLE_FILES = 20_000
+_MAX_RECORD_BYTES = 2**24
+_MOST_EVIDENCE = 6
+_MOST_NOTES = 4
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a run directory of ours, or the bundle of one."""
+    if path.is_dir():
+        return has_a_record(RunDir(path))
+    return path.is_file() and path.name.endswith((".tar.gz", ".tgz")) and tarfile.is_tarfile(path)
+
+
+def diagnosis_of_run(path: Path) -> Diagnosis:
+    """Why this run failed: our own finding where it knows, else what its logs word; with what the checks had said."""
+    with _unpacked(path) as folder:
+        run = RunDir(folder)
+        own = _own_finding(run)
+        reads = [*_logs(run), *_events(run)]
+        told = diagnose(reads)
+        joined = _joined(own, told) if own is not None else told
+        notes = [*joined.notes, *_said_before(run, joined)]
+        if not has_a_record(run):
+            raise UsageError(f"{printable(path)}: no run of allranks is in it")
+    return replace(joined, notes=tuple(notes))
+
+
+def knows_more(own: Finding, told: Diagnosis) -> bool:
+    """Whether a rule knows what `own` only reports. What it names must be of the rank that failed, or of none."""
+    if told.cause in (None, EXCEPTION):
+        return False
+    follows = own.code in (causes.PEER_GONE, causes.RANK_ABORTED, causes.STOPPED)
+    same_rank = own.who.rank is None or told.rank is None or told.rank == own.who.rank
+    return own.code in BARE and (follows or same_rank)
+
+
+def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
+    shown = _evidence_of(own)
+    rank = own.who.rank
+    node = None if own.who.node is None else str(own.who.node)
+    if knows_more(own, told):
+        return replace(
+            told,
+            rank=told.rank if told.rank is not None else rank,
+            node=told.node or own.who.host or node,
+        )
+    verdict = MAY_PASS if causes.may_pass(own.code) else HOPELESS
+    if own.code == causes.NODE_LOST:
+        verdict = OTHER_NODE
+    same = told.rank is None or rank is None or told.rank == rank
+    what, _, more = own.what.partition("\n")
+    return Diagnosis(
+        cause=own.code,
+        title=what,
+        certainty=SURE if causes.is_cause(own.code) and own.code not in BARE else LIKELY,
+        meaning=more.strip(),
+        remedy=own.remedy,
+        not_proven=told.not_proven if same and told.is_known else "",
+        look_at=told.look_at if same and told.is_known else "",
+        rank=rank,
+        node=own.who.host or node,
+        evidence=(*shown, *(told.evidence if same else ()))[:_MOST_EVIDENCE],
+        explained=told.explained,
+        others=(told.cause,) if told.cause and told.cause != EXCEPTION and not same else told.others,
+        restart=Restart(verdict, fingerprint_of(own.code, own.said or what), told.restart.step, node),
+        notes=told.notes,
+    )
+
+
+def _evidence_of(own: Finding) -> tuple[Evidence, ...]:
+    said = own.said.splitlines()[0] if own.said.strip() else ""
+    lines = [Evidence(said)] if said and not own.evidence else []
+    return (*lines, *own.evidence)
+
+
+def _own_finding(run: RunDir) -> Finding | None:
+    """What the launcher ended the run with; else what was found while ranks hung; else the ranks' own errors."""
+    ended = _json(run.live).get("ended")
+    if isinstance(ended, Mapping) and (found := from_message(ended.get("finding"))):
+        return found
+    kept = sorted((run.path / "evidence").glob("*/diagnosis.json"))
+    found_then = [found for path in kept[-1:] if (found := from_message(_json(path)))]
+    events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))
+    of_ranks = first_of_ranks(0, events, "", lambda rank: run.log(0, rank))
+    return first_failure(filter(None, [*found_then, of_ranks]))
+
+
+def _last_start(events: Iterable[Event]) -> list[Event]:
+    ordered = sorted(events, key=lambda event: event.t)
+    return [event for event in ordered if event.run == ordered[-1].run] if ordered else []
+
+
+def _logs(run: RunDir) -> list[Read]:
+    try:
+        found = sources([run.path / "logs"])
+    except UsageError:  # it has none
+        return []
+    return [read_log(source) for source in found]
+
+
+def _events(run: RunDir) -> Iterator[Read]:
+    """The events of each rank as a log has them, so that what a rank said counts beside what it printed."""
+    for path in run.all_events():
+        events = list(read_events(path, last_bytes=2**20))
+        lines = [_line_of(event) for event in events]
+        told = [line for line in lines if line]
+        if told:
+            scanner = Scanner(our_index(), Source(None, str(path), rank=events[0].rank))
+            scanner.feed("\n".join(told).encode(), at_end=True)
+            yield scanner.read
+
+
+def _line_of(event: Event) -> str:
+    if isinstance(event, StepEvent):
+        said = f"step {event.step} loss {event.loss}"
+    elif isinstance(event, ErrorEvent):
+        kind = f"{event.type}: " if event.type else ""
+        said = f"{kind}{event.message[:1500]}"
+    else:
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.t))
+    return f"{when},{int(event.t % 1 * 1000):03d} - {' '.join(said.split())}"
+
+
+def _said_before(run: RunDir, told: Diagnosis) -> list[str]:
+    """What the checks before the start had found of the node that failed."""
+    findings = _json(run.preflight).get("findings")
+    notes = []
+    for message in findings if isinstance(findings, list) else []:
+        found = from_message(message)
+        nodes = message.get("nodes", []) if isinstance(message, Mapping) else []
+        if found is None or found.severity == "note" or not told.is_known:
+            continue
+        where = ", ".join(str(node) for node in nodes[:8])
+        if told.node is None or any(told.node in (str(node), *str(node).strip(")").split()[1:]) for node in nodes):
+            notes.append(
+                f"the checks had found, of {where or 'all nodes'}: {found.what.splitlines()[0]} ({found.code})"
+            )
+    return notes[:_MOST_NOTES]
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = json.loads(file.read(_MAX_RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, Mapping) else {}
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The run's folder; of a bundle, unpacked for as long as it is needed, and nothing beside its own folder."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="allranks-doctor-") as folder:
+        try:
+            with tarfile.open(path) as bundle:
+                total = 0
+                for number, member in enumerate(bundle):
+                    total += member.size
+                    if number >= _MAX_BUNDLE_FILES or total > _MAX_BUNDLE_BYTES:
+                        raise UsageError(f"{printable(path)}: larger than a bundle of allranks")
+                    if member.isfile():
+                        bundle.extract(member, folder, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as why:
+            raise UsageError(f"{printable(path)}: cannot be read as a bundle: {why}") from why
+        inside = [one for one in Path(folder).iterdir() if one.is_dir()]
+        yield inside[0] if len(inside) == 1 and not has_a_record(RunDir(folder)) else Path(folder)

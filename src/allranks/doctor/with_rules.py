@@ -1,0 +1,49 @@
+"""What a rule knows of a failure, added where a launcher knows no more than that a rank failed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import replace
+
+from allranks.doctor.attempt import Started
+from allranks.doctor.diagnosis import EXCEPTION, LIKELY, Diagnosis
+from allranks.doctor.log_tail import read_from
+from allranks.doctor.of_run import BARE, knows_more
+from allranks.doctor.read_logs import diagnosis_of_text
+from allranks.doctor.verdict import Verdict
+from allranks.findings import Finding
+from allranks.listing import printable
+
+_LOOKED_AT = 2**20  # characters at the end of its log
+_LONGEST = 500  # characters of what is added
+
+
+def with_rules(verdict: Verdict, started: Started) -> Verdict:
+    """`verdict` with what its failure means and what to do, by the failed rank's own log: two lines at most."""
+    reason = verdict.reason
+    if reason is None or reason.code not in BARE or not verdict.message or started.node != reason.known_at:
+        return verdict
+    told = None
+    with contextlib.suppress(Exception):  # the verdict is needed, whatever becomes of what would be added to it
+        told = _told(reason, started)
+    if told is None:
+        return verdict
+    first_action = re.split(r"(?<=[.;:]) ", told.remedy)[0].rstrip(";:")
+    word = "perhaps" if told.certainty == LIKELY else "that is"
+    more = f"{word}: {told.title}" if told.title not in verdict.message else ""
+    todo = f"what helps: {first_action}" if first_action and first_action not in verdict.message else ""
+    lines = [printable(" ".join(line.split()), _LONGEST) for line in (more, todo) if line]
+    return replace(verdict, message="\n  ".join([verdict.message, *lines]))
+
+
+def _told(reason: Finding, started: Started) -> Diagnosis | None:
+    """What the rank said of itself goes before what it printed: that has all it ever warned of."""
+    run, node, rank = started.run, started.node, reason.who.rank
+    log = run.log(node, rank) if rank is not None else run.agent_log(node)
+    for text in (reason.said, read_from(log, started.log_start(log))[-_LOOKED_AT:]):
+        told = diagnosis_of_text(text)
+        told = replace(told, rank=None) if rank is not None else told  # a rank's own log is of no other
+        if told.is_known:
+            return told if told.cause != EXCEPTION and knows_more(reason, told) else None
+    return None

@@ -1,0 +1,150 @@
+"""A run of ours: what its launcher found, its events, logs and checks become one answer."""
+
+import json
+import signal
+import tarfile
+
+import pytest
+
+from allranks.doctor import causes
+from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.of_run import diagnosis_of_run, is_run
+from allranks.doctor.program_end import program_end
+from allranks.doctor.with_rules import with_rules
+from allranks.errors import UsageError
+from allranks.findings import Evidence, Finding, Who
+from allranks.observe import RunDir
+
+DISK = "Traceback (most recent call last):\n  File 'x'\nOSError: [Errno 28] No space left on device: '/data/x'\n"
+GLOO = (
+    "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:51858\n"
+)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A run directory with these logs of ranks of node 0 (by rank), ended with a finding, and what checks had found."""
+
+    def make(logs, ended=None, checks=(), events=()):
+        run = RunDir(tmp_path / "run")
+        for rank, text in logs.items():
+            run.log(0, rank).parent.mkdir(parents=True, exist_ok=True)
+            run.log(0, rank).write_text(text)
+        run.manifest.write_text("{}")
+        run.live.write_text(json.dumps({"ended": {"exit_code": 1, "finding": ended and ended.to_message()}}))
+        run.preflight.write_text(json.dumps({"findings": list(checks)}))
+        for event in events:
+            path = run.events(event["rank"])
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps({"v": 1, "t": 1.0, "run": "r"} | event) + "\n")
+        return run.path
+
+    return make
+
+
+def bare(rank=1, code=causes.RANK_EXIT):
+    return Finding(code, f"rank {rank} (node 0) failed first: exit code 1", who=Who(0, rank), known_at=0)
+
+
+def test_a_rule_goes_before_a_bare_exit_code(made):
+    told = diagnosis_of_run(made({0: GLOO, 1: DISK}, bare()))
+    assert (told.cause, told.rank, told.node) == ("disk-full", 1, "0")
+    assert told.evidence[0].file.endswith("rank-00001.log") and told.evidence[0].line == 3
+
+
+def test_what_the_launcher_knows_goes_before_the_logs(made):
+    own = Finding(
+        causes.HANG,
+        "rank 3 never entered all_reduce",
+        who=Who(1, 3),
+        evidence=[Evidence("data.py:33")],
+        remedy="look there",
+    )
+    told = diagnosis_of_run(made({0: "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1)\n"}, own))
+    assert (told.cause, told.rank, told.remedy, told.certainty) == (causes.HANG, 3, "look there", "sure")
+    assert told.evidence[0].text == "data.py:33"
+
+
+def test_of_another_rank_a_rule_is_only_named_as_possible(made):
+    told = diagnosis_of_run(made({0: "step 1\n", 2: DISK}, bare(rank=1)))
+    assert (told.cause, told.rank) == (causes.RANK_EXIT, 1)
+    assert told.others == ("disk-full",)
+
+
+def test_a_rank_that_felt_another_go_is_not_the_cause_that_a_log_names(made):
+    told = diagnosis_of_run(made({0: GLOO, 2: DISK}, bare(rank=0, code=causes.PEER_GONE)))
+    assert (told.cause, told.rank) == ("disk-full", 2)
+
+
+def test_errors_of_ranks_count_where_the_launcher_left_no_word(made):
+    events = [{"rank": 1, "kind": "error", "message": "[Errno 28] No space left on device: '/d/x'", "type": "OSError"}]
+    told = diagnosis_of_run(made({0: "step 1\n"}, events=events))
+    assert (told.cause, told.rank) == ("disk-full", 1)
+
+
+def test_what_the_checks_had_found_of_that_node_is_told(made):
+    found = Finding("gpu.driver", "its driver differs", severity="warning").to_message()
+    checks = [found | {"nodes": ["node 0 (gpu1)"]}, found | {"nodes": ["node 1 (gpu2)"], "what": "another"}]
+    told = diagnosis_of_run(made({1: DISK}, bare(), checks))
+    assert [note for note in told.notes if "checks" in note] == [
+        "the checks had found, of node 0 (gpu1): its driver differs (gpu.driver)"
+    ]
+
+
+def test_a_bundle_is_read_as_its_run_and_nothing_is_written_beside(made, tmp_path):
+    run = made({0: GLOO, 1: DISK}, bare())
+    bundle = tmp_path / "run-bundle.tar.gz"
+    with tarfile.open(bundle, "w:gz") as file:
+        file.add(run, "run-bundle")
+    assert is_run(bundle) and is_run(run)
+    assert diagnosis_of_run(bundle).cause == "disk-full"
+    (tmp_path / "evil").write_text("x")
+    with tarfile.open(bundle, "w:gz") as file:
+        file.add(tmp_path / "evil", "../../evil-outside")
+    with pytest.raises(UsageError):
+        diagnosis_of_run(bundle)
+    assert not (tmp_path.parent.parent / "evil-outside").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe\x00", b"[1]", b'{"ended": {"finding": 3}, "findings": 7}'])
+def test_damaged_records_are_passed_over(made, content):
+    run = made({1: DISK}, bare())
+    for file in ("live.json", "preflight.json", "manifest.json"):
+        (run / file).write_bytes(content)
+    assert diagnosis_of_run(run).cause == "disk-full"
+
+
+@pytest.fixture
+def ended(tmp_path):
+    def of(log, code=1):
+        run = RunDir(tmp_path / "run")
+        run.logs(0).mkdir(parents=True)
+        run.log(0, 1).write_text(log)
+        run.agent_log(0).write_text(
+            "Root Cause (first observed failure):\n[0]:\n"
+            f"  rank      : 1 (local_rank: 1)\n  exitcode  : {code} (pid: 1)\n"
+        )
+        started = Started(run, "r", 0, "torchrun", 2, 2, is_ours=False)
+        before = program_end(started, Ended(1, None, False))
+        return before, with_rules(before, started)
+
+    return of
+
+
+def test_a_run_that_failed_says_what_a_rule_knows(ended):
+    before, after = ended(DISK)
+    added = after.message.removeprefix(before.message).splitlines()
+    assert before.reason == after.reason and before.exit_code == after.exit_code
+    assert [line.strip().split(":")[0] for line in added if line] == ["that is", "what helps"]
+
+
+@pytest.mark.parametrize("log", ["ValueError: bad batch 17\n", GLOO, "", "step 1\n" * 50])
+def test_nothing_is_added_where_no_rule_knows_more(ended, log):
+    before, after = ended(log)
+    assert after == before
+
+
+def test_a_rank_that_was_killed_is_told_by_the_launcher_alone(ended):
+    before, after = ended(DISK, code=-signal.SIGKILL)
+    assert after == before
