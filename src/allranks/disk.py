@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from allranks.errors import AllranksError, DiskError, UsageError
+from allranks.errors import AllranksError, DiskError, RefusedError
 from allranks.listing import si_bytes
 
 _ROOM = "free some room there, or choose another disk"
@@ -116,7 +116,8 @@ def room(path: Path) -> tuple[int, int] | None:
 
 
 def refuse_unwritable(folder: Path, key: str = "output_dir", option: str = "--output-dir") -> None:
-    """Make `folder`, and prove that bytes can be written in it. Raises UsageError, which names `key` and `option`."""
+    """Make `folder`, and prove that bytes can be written in it. Raises RefusedError, which names `key` and
+    `option`."""
     trial = folder / f".writable-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def refuse_unwritable(folder: Path, key: str = "output_dir", option: str = "--ou
             trial.unlink(missing_ok=True)
     except OSError as error:
         place = _room_told(folder) if error.errno in _IS_FULL else ""
-        raise UsageError(
+        raise RefusedError(
             f"{key}: {folder} cannot be written on {socket.gethostname()}: {error.strerror}{place}; choose another "
             f"with {option}"
         ) from None

@@ -12,7 +12,7 @@ import pytest
 
 from allranks import disk, durable
 from allranks.disk import disk_error, disk_told, refuse_unwritable, told_to_user
-from allranks.errors import DataError, DiskError, UsageError
+from allranks.errors import DataError, DiskError, RefusedError
 from allranks.listing import si_bytes
 from tests.small_disk import run_on_small_disk
 
@@ -130,7 +130,7 @@ def test_a_folder_is_tried_by_writing_into_it(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
     with (
         largest_file(100),
-        pytest.raises(UsageError, match=rf"output_dir: {tmp_path} cannot be written on {HOST}: File"),
+        pytest.raises(RefusedError, match=rf"output_dir: {tmp_path} cannot be written on {HOST}: File"),
     ):
         refuse_unwritable(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -147,7 +147,7 @@ def happened(tmp_path_factory):
 
 def test_a_full_disk_is_named_before_anything_starts(happened):
     said, left = happened["full"]
-    assert "UsageError: output_dir: " in said and "No space left on device; 0 bytes of 204.8 kB are free" in said
+    assert "RefusedError: output_dir: " in said and "No space left on device; 0 bytes of 204.8 kB are free" in said
     assert left == ["filling", "run"]
 
 

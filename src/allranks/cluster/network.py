@@ -69,8 +69,8 @@ def network_environment(
     """Render `network` for the ranks of this node, in the light of what `env` says already.
 
     `peer` is where the nodes meet, if there are several. `nics` and `ib_ports` default to this node's.
-    Raises UsageError for an interface or adapter that this node does not have and for a variable whose value NCCL would
-    read as another one; RefusedError where InfiniBand is required and this node has no active port.
+    Raises RefusedError for an interface or adapter that this node does not have, or where InfiniBand is required and it
+    has no active port; UsageError for a variable whose value NCCL would read as another one.
     """
     nics = interfaces() if nics is None else nics
     ib_ports = ports() if ib_ports is None else ib_ports
@@ -145,7 +145,7 @@ def _rendered(network: NetworkSettings, nics: Sequence[Interface]) -> dict[str, 
 def _required_nics(pattern: str, nics: Sequence[Interface]) -> list[Interface]:
     found = select(pattern, nics)
     if not found:
-        raise UsageError(
+        raise RefusedError(
             f"network.interface: {pattern} selects no running interface of this node ({socket.gethostname()}), which "
             f"has {listed(nics)}"
         )
@@ -158,7 +158,7 @@ def _check_gloo(names: str | None, nics: Sequence[Interface]) -> None:
     known = {nic.name for nic in nics}
     missing = [name for name in (names or "").split(",") if name and name not in known]
     if missing:
-        raise UsageError(
+        raise RefusedError(
             f"{GLOO_INTERFACE}={names}: this node ({socket.gethostname()}) has no interface {', '.join(missing)}, but "
             f"{listed(nics)}; gloo takes exact names, without prefixes"
         )
@@ -171,7 +171,7 @@ def _check_infiniband(network: NetworkSettings, env: Mapping[str, str], ib_ports
         hca, _, port = name.partition(":")
         named = [found for found in ib_ports if found.hca == hca and port in ("", str(found.number))]
         if not named:
-            raise UsageError(
+            raise RefusedError(
                 f"network.hcas: {here} has no {name}; its InfiniBand and RoCE ports: {infiniband.listed(ib_ports)}"
             )
         usable += named
@@ -207,7 +207,7 @@ def _check_required(
     names = {nic.name for nic in nics} | {port.hca for port in ib_ports}
     names |= {f"{port.hca}:{port.number}" for port in ib_ports}
     if not names & {name.strip() for name in require.split(",")}:
-        raise UsageError(
+        raise RefusedError(
             f"network.require: {require} is none of {', '.join(REQUIRED_KINDS)}, and no interface or adapter of "
             f"{here}, which has {listed(nics)}; InfiniBand and RoCE ports: {infiniband.listed(ib_ports)}"
         )

@@ -11,6 +11,11 @@ from allranks.cluster.protocol import FINDING_BYTES, FINDING_FD
 from allranks.findings import Finding
 
 
+def has_head() -> bool:
+    """Whether a command of ours started this one, beside those of the other nodes."""
+    return FINDING_FD in os.environ
+
+
 def tell_head(finding: Finding | None) -> None:
     """Leave it on the descriptor that the agent gave this command, if an agent started it."""
     fd = os.environ.pop(FINDING_FD, None)

@@ -17,11 +17,12 @@ from allranks.doctor.first_failure import goes_before
 from allranks.doctor.node_errors import CANNOT_GO_ON, node_error
 from allranks.doctor.pairs import unreachable
 from allranks.doctor.verdict import Verdict, cut_off, failed, left_by, with_elsewhere
-from allranks.errors import AllranksError, RefusedError
+from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding, told
 from allranks.launch.agreement import NothingToAgree, RunAgreement
 from allranks.launch.describe import speaks_for_all
+from allranks.launch.finding_to_head import has_head
 from allranks.launch.node.this_node import Node
 from allranks.launch.preflight.text import of_start
 from allranks.launch.preflight.together import Judged, Preflight
@@ -39,6 +40,7 @@ from allranks.rendezvous import (
     is_here,
     join,
     prove_pairs,
+    tell_all,
     tell_node_0,
 )
 
@@ -238,13 +240,19 @@ def addresses_of_ranks(launch: Launch, variables: Mapping[str, str], is_engine: 
 
 @contextlib.contextmanager
 def refusals_told(launch: Launch | None) -> Iterator[None]:
-    """Within, what this node refuses itself, or its disk, is told to node 0 before it is raised further."""
+    """Within, what this node refuses itself, or its disk, is told to node 0 before it is raised further.
+
+    Node 0 tells those that come to it, unless it is a fault of the config or the command, which are theirs as well, or
+    a command of ours started all nodes: that one ends them.
+    """
     try:
         yield
     except (AllranksError, OSError) as error:
         refusal = told_to_user(error, CANNOT_GO_ON)
         if launch is not None and launch.meets and not _is_host(launch):
             tell_node_0(_who(launch), _terms(launch, run_id=""), str(refusal or error))
+        elif launch is not None and launch.meets and not isinstance(refusal, UsageError) and not has_head():
+            tell_all(_who(launch), _terms(launch, run_id=""), NothingToAgree(), str(refusal or error))
         if refusal in (error, None):
             raise
         raise refusal from error

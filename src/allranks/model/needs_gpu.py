@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from allranks.config import RunConfig
-from allranks.errors import ConfigError
+from allranks.errors import RefusedError
 
 # The driver of AMD's GPUs, which are not counted by NVIDIA's library.
 _OTHER_DRIVER = Path("/dev/kfd")
 
 
 def refuse_without_gpu(cfg: RunConfig, num_gpus: int) -> None:
-    """Raises ConfigError naming the first key of `cfg` that needs a GPU, where this node has none."""
+    """Raises RefusedError naming the first key of `cfg` that needs a GPU, where this node has none."""
     if num_gpus or _OTHER_DRIVER.exists():
         return
     for key, value, way_out in _asked(cfg):
-        raise ConfigError(f"{key}: {value} runs on GPUs only, and none is visible on this node; {way_out}")
+        raise RefusedError(f"{key}: {value} runs on GPUs only, and none is visible on this node; {way_out}")
 
 
 def _asked(cfg: RunConfig) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from allranks.rendezvous.join import join
 from allranks.rendezvous.listen import is_here
 from allranks.rendezvous.pairs import Tried, prove_pairs
 from allranks.rendezvous.participant import Accounts, Agreement, Participant, differences
-from allranks.rendezvous.refusal import tell_node_0
+from allranks.rendezvous.refusal import tell_all, tell_node_0
 from allranks.rendezvous.rendezvous import Rendezvous
 from allranks.rendezvous.terms import Terms
 
@@ -26,5 +26,6 @@ __all__ = [
     "is_here",
     "join",
     "prove_pairs",
+    "tell_all",
     "tell_node_0",
 ]

@@ -87,6 +87,16 @@ class Head(Rendezvous):
         told = [node.hello() for node in self.nodes]
         self._post({"go": {"run": self.run_id, "nodes": told, "notes": for_others}})
 
+    def turn_away(self, reason: str, seconds: float) -> None:
+        """Tell each node that comes within `seconds` that this one refuses to start, and why; less if all have come."""
+        self._start_talking()
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(RefusedError):
+            self._wait(lambda: len(self._peers) + len(self._withdrawn) >= self.own.nnodes - 1, self._missing, deadline)
+            briefly = f"{self.own.name} refused to start; it says why on its own terminal"
+            whole = f"{self.own.name} refused to start: {reason}"
+            self._refuse(whole, lambda peer: briefly if self.hidden else whole)
+
     def round(
         self,
         name: str,

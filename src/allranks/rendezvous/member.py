@@ -17,7 +17,7 @@ from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
 from allranks.rendezvous.newest import fits
-from allranks.rendezvous.not_there import why_not_there
+from allranks.rendezvous.not_there import NeverThere, why_not_there
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
 from allranks.rendezvous.silence import Silence
@@ -27,6 +27,8 @@ from allranks.rendezvous.wire import WireError
 _CONNECT_SECONDS = 3.5
 """A lost SYN is sent again after 1 and 3 s; then another connection is tried."""
 _RETRY_SECONDS = 0.5
+_HOPELESS_SECONDS = 10.0
+"""Beyond the first proof: three or more tries, while something may still be in the making."""
 _MOST_NOTES = 64
 
 
@@ -34,6 +36,7 @@ class Member(Rendezvous):
     def __init__(self, own: Participant, terms: Terms, agreement: Agreement, say: Callable[[str], None]) -> None:
         super().__init__(own, terms, agreement, say)
         self._trouble = "still trying"
+        self._hopeless: float | None = None  # since when it is so that waiting does not mend it
         self._told = ""  # what node 0 last said of our coming
         self._answers: dict[str, Any] = {}  # of node 0, by the name of the round
         self._reached: float | None = None  # when node 0 first took us in
@@ -43,8 +46,16 @@ class Member(Rendezvous):
     def gather(self) -> None:
         self._start_talking()
         started = time.monotonic()
-        if self._wait_for_nodes(lambda: bool(self.nodes), self._waiting, started + self.terms.join_seconds):
+        self._wait_for_nodes(
+            lambda: bool(self.nodes) or self._gives_up, self._waiting, started + self.terms.join_seconds
+        )
+        if self.nodes:
             return
+        if self._gives_up:
+            raise RefusedError(
+                f"{self.own.name} cannot meet {self.terms.host} at {self.terms.endpoint}, and does not wait for what "
+                f"waiting will not mend: {self._trouble}"
+            )
         # Node 0 says who is missing when its own time is over: ours begins where we reached it.
         if self._reached is not None and not self._trouble:
             end = self._reached + self.terms.join_seconds + ANSWER_SECONDS
@@ -56,6 +67,10 @@ class Member(Rendezvous):
             f"{self.own.name} could not meet {self.terms.host} at {self.terms.endpoint} within "
             f"{self.terms.join_seconds:.0f} s: {trouble}{told}"
         )
+
+    @property
+    def _gives_up(self) -> bool:
+        return self._hopeless is not None and time.monotonic() - self._hopeless > _HOPELESS_SECONDS
 
     def round(
         self,
@@ -111,7 +126,8 @@ class Member(Rendezvous):
             try:
                 reader, writer = await self._reach()
             except WireError as error:
-                self._set(_trouble=str(error))
+                since = (self._hopeless or time.monotonic()) if isinstance(error, NeverThere) else None
+                self._set(_trouble=str(error), _hopeless=since)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             try:
@@ -134,7 +150,7 @@ class Member(Rendezvous):
             async with asyncio.timeout(_CONNECT_SECONDS):
                 return await asyncio.open_connection(self.terms.address, self.terms.port, limit=wire.CHUNK_BYTES)
         except OSError as error:
-            raise WireError(await why_not_there(error, self.terms, self.own.host, _CONNECT_SECONDS)) from None
+            raise await why_not_there(error, self.terms, self.own.host, _CONNECT_SECONDS) from None
 
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._set(_trouble=foreign(self.terms))

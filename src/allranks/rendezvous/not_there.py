@@ -9,6 +9,12 @@ import socket
 from allranks.cluster.interfaces import facing, interfaces, is_loopback
 from allranks.cluster.not_reached import why_not_reached
 from allranks.rendezvous.terms import Terms
+from allranks.rendezvous.wire import WireError
+
+
+class NeverThere(WireError):
+    """What waiting does not change: it is so whether or not node 0 has been started."""
+
 
 _OTHER_PORTS = (22, 7)
 """ssh, which firewalls leave open, and echo, which a host without one refuses since nothing listens there."""
@@ -16,44 +22,61 @@ _OTHER_SECONDS = 1.2
 """With one lost SYN."""
 
 
-async def why_not_there(error: OSError, terms: Terms, host: str, seconds: float) -> str:
+async def why_not_there(error: OSError, terms: Terms, host: str, seconds: float) -> WireError:
     """Of the connection from this node, `host`, to node 0, which was tried for `seconds`. It takes at most a little
     more than a second."""
     if isinstance(error, socket.gaierror):
-        return f"the name {terms.address} is not known on {host}: name an address, or put it into /etc/hosts there"
+        return WireError(
+            f"the name {terms.address} is not known on {host}: name an address, or put it into /etc/hosts there"
+        )
+    if leads_back := await asyncio.get_running_loop().run_in_executor(None, _leads_back, terms.address, host):
+        return NeverThere(f"{why_not_reached(error)}: {leads_back}")
     here = await asyncio.get_running_loop().run_in_executor(None, _of_this_node, terms.address, host)
     if isinstance(error, ConnectionRefusedError):
-        return f"connection refused: {here or f'is {terms.host} started, and with this {terms.port_option}?'}"
+        return WireError(
+            f"connection refused: {here or f'is {terms.host} started, and with this {terms.port_option}?'}"
+        )
     if error.errno is None and isinstance(error, TimeoutError):  # ours: the kernel's own comes with a number
-        return f"no answer in {seconds:g} s{f': {here}' if here else await _of_its_machine(terms)}"
-    return f"{why_not_reached(error)}: {here or f'is this the address of {terms.host}?'}"
+        no_answer = f"no answer in {seconds:g} s"
+        return WireError(f"{no_answer}: {here}") if here else await _of_its_machine(terms, no_answer)
+    return WireError(f"{why_not_reached(error)}: {here or f'is this the address of {terms.host}?'}")
 
 
-def _of_this_node(address: str, host: str) -> str:
-    """What is wrong here: a name that leads back, or a link that is down. "" where nothing is."""
+def _leads_back(address: str, host: str) -> str:
+    """That the name of node 0 means this node itself; "" where it does not."""
     with contextlib.suppress(OSError):
         meant = str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
         if is_loopback(meant) and not is_loopback(address):
             return f"the name {address} means {meant} on {host}, which is {host} itself: mend /etc/hosts there"
+    return ""
+
+
+def _of_this_node(address: str, host: str) -> str:
+    """What is wrong here: a link that is down. "" where nothing is."""
+    with contextlib.suppress(OSError):
+        meant = str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
         way = facing(meant, interfaces())
         if way is not None and not way.is_running:
             return f"{way.name} of {host}, which leads there, has no link: look at its cable, and at its switch's port"
     return ""
 
 
-async def _of_its_machine(terms: Terms) -> str:
-    """Whether that port is closed, or nothing answers there. Any answer of another port is one, a refusal too."""
+async def _of_its_machine(terms: Terms, no_answer: str) -> WireError:
+    """Whether that port is closed, or nothing answers there. Any answer of another port is one, a refusal too.
+
+    A port that nobody listens at refuses: that one of a machine that answers says nothing is a firewall's doing.
+    """
     ports = [port for port in _OTHER_PORTS if port != terms.port]
     answers = await asyncio.gather(*(_answers(terms.address, port) for port in ports))
     answering = [port for port, answer in zip(ports, answers, strict=True) if answer]
     if answering:
-        return (
-            f", though port {answering[0]} of {terms.address} answers: a firewall there or on the way drops port "
-            f"{terms.port}; open it from this node to {terms.host}"
+        return NeverThere(
+            f"{no_answer}, though port {answering[0]} of {terms.address} answers: a firewall there or on the way drops "
+            f"port {terms.port}; open it from this node to {terms.host}"
         )
-    return (
-        f", nor from port {ports[0]} of {terms.address}: is that machine up, is this the address of {terms.host}, or "
-        "does a firewall drop all that comes from this node?"
+    return WireError(
+        f"{no_answer}, nor from port {ports[0]} of {terms.address}: is that machine up, is this the address of "
+        f"{terms.host}, or does a firewall drop all that comes from this node?"
     )
 
 

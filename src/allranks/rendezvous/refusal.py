@@ -1,18 +1,22 @@
-"""A node that refuses its own config or options says so to node 0, which would wait for it until its join time-out."""
+"""A node that refuses its own config or options says so to those that would wait for it until their join time-out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
+from allranks.errors import AllranksError
+from allranks.exit_codes import FAILED
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import introduce
-from allranks.rendezvous.participant import Participant
+from allranks.rendezvous.head import Head
+from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.terms import Terms
 
 PATIENCE_SECONDS = 5.0
-"""Started at the same moment, node 0 may listen some seconds later; the user here waits for his message meanwhile."""
+"""Nodes that are started together come some seconds apart; the user here waits for his message meanwhile."""
 _RETRY_SECONDS = 0.3
 
 
@@ -21,6 +25,21 @@ def tell_node_0(own: Participant, terms: Terms, reason: str) -> bool:
     with contextlib.suppress(OSError, TimeoutError, RuntimeError):
         return asyncio.run(_tell(own, terms, reason))
     return False
+
+
+def tell_all(own: Participant, terms: Terms, agreement: Agreement, reason: str) -> None:
+    """The same of node 0: tell the nodes that come, for so long as they may take that were started at the same moment.
+
+    Raises nothing but what interrupts.
+    """
+    try:
+        head = Head(own if own.has_rank else replace(own, node_rank=0), terms, agreement, say=lambda text: None)
+    except (OSError, AllranksError):
+        return  # nobody can come
+    try:
+        head.turn_away(reason, PATIENCE_SECONDS)
+    finally:
+        head.leave(FAILED)
 
 
 async def _tell(own: Participant, terms: Terms, reason: str) -> bool:

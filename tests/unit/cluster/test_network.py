@@ -166,11 +166,11 @@ def test_variables_of_the_user_win_and_are_reported():
 
 
 def test_an_interface_that_is_not_here():
-    with pytest.raises(UsageError, match=r"network.interface: ib selects no running interface .*eth0 \(10.0.0.1\)"):
+    with pytest.raises(RefusedError, match=r"network.interface: ib selects no running interface .*eth0 \(10.0.0.1\)"):
         render(interface="ib")
-    with pytest.raises(UsageError, match=r"eth1 selects no running interface .*eth1 \(10.0.1.1, down\)"):
+    with pytest.raises(RefusedError, match=r"eth1 selects no running interface .*eth1 \(10.0.1.1, down\)"):
         render(interface="eth1")
-    with pytest.raises(UsageError, match=r"GLOO_SOCKET_IFNAME=eth: .*no interface eth, but .*exact names"):
+    with pytest.raises(RefusedError, match=r"GLOO_SOCKET_IFNAME=eth: .*no interface eth, but .*exact names"):
         render({"GLOO_SOCKET_IFNAME": "eth"})
 
 
@@ -207,7 +207,7 @@ def test_required_infiniband(sysfs):
 
 def test_adapters_that_are_not_here(sysfs):
     for name in ("mlx5_7", "mlx5_0:2", "mlx5"):
-        with pytest.raises(UsageError, match=rf"network.hcas: .* has no {name}; .*mlx5_0:1"):
+        with pytest.raises(RefusedError, match=rf"network.hcas: .* has no {name}; .*mlx5_0:1"):
             render(hcas=[name], ib_ports=ports(sysfs))
 
 
@@ -270,5 +270,5 @@ def test_what_is_required_and_cannot_be_had_is_refused_before_the_start(sysfs):
         render(require=require)  # of one node
     for require in ("eth0", "ens9, eth0", "mlx5_0:1"):
         render(peer="127.0.0.2", require=require, ib_ports=ports(sysfs))
-    with pytest.raises(UsageError, match="infiniband is none of ib, roce, gdr, and no interface"):
+    with pytest.raises(RefusedError, match="infiniband is none of ib, roce, gdr, and no interface"):
         render(peer="127.0.0.2", require="infiniband", uses_gpus=False)

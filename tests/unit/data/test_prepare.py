@@ -16,7 +16,7 @@ import pytest
 from allranks.config import load_config
 from allranks.data import prepare
 from allranks.data.fingerprint import fingerprint
-from allranks.errors import ConfigError, DataError, UsageError
+from allranks.errors import ConfigError, DataError, RefusedError
 from tests.unit.data.conftest import make_tokenizer, save_model_folder
 
 
@@ -489,7 +489,7 @@ class TestStore:
 
     def test_a_folder_that_cannot_be_written(self, make_config, chat, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UsageError, match=r"dataset_prepared_path: .* cannot be written .*--dataset-prepared-path"):
+        with pytest.raises(RefusedError, match=r"dataset_prepared_path: .* cannot be written .*--dataset-prep"):
             prepare(make_config(chat, dataset_prepared_path=str(tmp_path / "file" / "sub")))
 
 

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from allranks.errors import UsageError
+from allranks.errors import RefusedError, UsageError
 from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.start import start
 
@@ -36,13 +36,13 @@ def test_deepspeed_that_is_not_installed(config, monkeypatch):
     config.write_text(config.read_text() + "deepspeed: {zero_optimization: {stage: 2}}\n")
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else there(name))
-    with pytest.raises(UsageError, match=r"pip install 'allranks\[deepspeed\]'"):
+    with pytest.raises(RefusedError, match=r"pip install 'allranks\[deepspeed\]'"):
         start(config, {}, LaunchOptions())
 
 
 def test_an_output_directory_that_cannot_be_written(config, tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(UsageError, match=r"output_dir: .* cannot be written on .*: .*--output-dir"):
+    with pytest.raises(RefusedError, match=r"output_dir: .* cannot be written on .*: .*--output-dir"):
         start(config, {}, LaunchOptions())
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.errors import ConfigError
+from allranks.errors import ConfigError, RefusedError
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.model.positions import known_positions, position_warning
 
@@ -75,7 +75,7 @@ def test_what_needs_a_gpu_is_refused_where_there_is_none(keys, monkeypatch, tmp_
     monkeypatch.setattr("allranks.model.needs_gpu._OTHER_DRIVER", tmp_path / "none")
     (key,) = keys
     named = "attn_implementation: flash_attention_2" if key == "flash_attention" else key
-    with pytest.raises(ConfigError, match=f"^{named}.* on GPUs only, and none is visible on this node"):
+    with pytest.raises(RefusedError, match=f"^{named}.* on GPUs only, and none is visible on this node"):
         refuse_without_gpu(config(**keys), 0)
     refuse_without_gpu(config(**keys), 1)
     refuse_without_gpu(config(attn_implementation="sdpa"), 0)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.errors import ConfigError
+from allranks.errors import RefusedError
 from allranks.observe import EventLog, RunDir, read_events
 from allranks.observe.events import CheckpointEvent, EvalEvent, ExitEvent, PhaseEvent, StepEvent, WarningEvent
 from allranks.observe.trackers import Trackers, choice, chosen_trackers, refuse_missing_packages, start
@@ -180,7 +180,7 @@ def test_a_package_that_is_missing_is_refused_with_the_command(tmp_path, monkeyp
     monkeypatch.setitem(choice.PACKAGES, "wandb", "wandb_of_nowhere")
     (tmp_path / "wandb_of_nowhere").mkdir()  # the folder that wandb makes is not the package
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"use_wandb: not installed: .*; pip install wandb_of_nowhere"):
+    with pytest.raises(RefusedError, match=r"use_wandb: not installed: .*; pip install wandb_of_nowhere"):
         refuse_missing_packages(config(wandb_project="p"))
     refuse_missing_packages(config(use_tensorboard=True))
 

@@ -18,7 +18,19 @@ from allranks.cluster.interfaces import Interface
 from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
 from allranks.errors import RefusedError, UsageError
 from allranks.findings import Finding, Who
-from allranks.rendezvous import Participant, Rendezvous, door, head, member, not_there, refusal, tell_node_0, wire
+from allranks.launch.agreement import NothingToAgree
+from allranks.rendezvous import (
+    Participant,
+    Rendezvous,
+    door,
+    head,
+    member,
+    not_there,
+    refusal,
+    tell_all,
+    tell_node_0,
+    wire,
+)
 from allranks.rendezvous.terms import Terms
 from tests.unit.rendezvous.nodes import (
     Nodes,
@@ -244,6 +256,43 @@ def test_a_name_of_node_0_that_means_this_node_is_told() -> None:
     nodes = Nodes(join_seconds=1.0, address="localhost")
     nodes.start(node_of(1))
     assert "connection refused: is node 0 started" in str(nodes.wait()[1])
+
+
+def test_what_waiting_does_not_mend_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "_HOPELESS_SECONDS", 0.1)
+    nodes = Nodes(join_seconds=100.0, address="127.1")
+    nodes.start(node_of(1))
+    said = str(nodes.wait()[1])
+    assert "cannot meet node 0 at 127.1:" in said and "which is host1 itself: mend /etc/hosts there" in said
+
+
+def test_a_port_that_refuses_is_waited_for(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "_HOPELESS_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["allranks.rendezvous.rendezvous"], "_TELL_FIRST_SECONDS", 0.1)
+    nodes.start(node_of(1))
+    until(lambda: any("connection refused" in line for line in nodes.said))
+    nodes.start(node_of(0))
+    assert isinstance(nodes.wait()[1], Rendezvous)
+
+
+def test_node_0_that_refuses_to_start_is_told_of_to_all_that_come() -> None:
+    nodes = Nodes(join_seconds=100.0)
+    for rank in (1, 2):
+        nodes.start(node_of(rank, 3))
+    terms = Terms("127.0.0.1", nodes.terms["port"], "run", is_host=True)
+    tell_all(node_of(0, 3), terms, NothingToAgree(), "its disk is full")
+    told = nodes.wait()
+    for rank in (1, 2):
+        assert isinstance(told[rank], RefusedError)
+        assert "node 0 (host0) refused to start: its disk is full" in str(told[rank])
+
+
+def test_a_node_0_that_refuses_alone_goes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal, "PATIENCE_SECONDS", 0.1)
+    terms = Terms("127.0.0.1", free_port(), "run", is_host=True)
+    tell_all(node_of(0, 3), terms, NothingToAgree(), "its disk is full")
+    with socket.create_server(("127.0.0.1", terms.port)) as taken:
+        tell_all(node_of(0, 3), replace(terms, port=taken.getsockname()[1]), NothingToAgree(), "and nobody can come")
 
 
 def test_a_link_without_a_carrier_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from allranks.errors import ConfigError, UsageError
+from allranks.errors import ConfigError, RefusedError
 from allranks.model.build import build_model
 from allranks.observe import RunDir
 from allranks.train.side_files import make_side_files
@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_refused_before_the_first_step(tmp_path, base,
 def test_a_folder_for_checkpoints_that_is_none_is_refused_before_the_first_step(tmp_path, base):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
-    with pytest.raises(UsageError, match="checkpoints cannot be written"):
+    with pytest.raises(RefusedError, match="checkpoints cannot be written"):
         made(tmp_path, base)
 
 

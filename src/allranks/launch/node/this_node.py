@@ -36,7 +36,7 @@ class Node:
 
 
 def this_node(directory: str | Path, launch: Launch) -> Node:
-    """Make the run's directory and take this node's lock in it. Raises UsageError."""
+    """Make the run's directory and take this node's lock in it. Raises RefusedError."""
     node = unlocked_node(directory, launch)
     refuse_unwritable(node.run.path)
     if launch.node_rank is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from allranks.cluster.network import network_environment
 from allranks.config import RunConfig
 from allranks.disk import refuse_unwritable, told_to_user
-from allranks.errors import AllranksError, UsageError
+from allranks.errors import AllranksError, RefusedError
 from allranks.launch.spec.options import Launch
 from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
@@ -55,6 +55,6 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
 
 
 def refuse_without_deepspeed(cfg: RunConfig) -> None:
-    """Raises UsageError where the config needs it and it is not installed."""
+    """Raises RefusedError where the config needs it and it is not installed."""
     if cfg.deepspeed.stage and importlib.util.find_spec("deepspeed") is None:
-        raise UsageError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")
+        raise RefusedError("deepspeed: the library is not installed here: pip install 'allranks[deepspeed]'")

@@ -3,7 +3,7 @@
 import importlib.util
 
 from allranks.config import RunConfig
-from allranks.errors import ConfigError
+from allranks.errors import RefusedError
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 """Tracker -> the package that it needs, under which it is also an extra of allranks."""
@@ -22,11 +22,11 @@ def chosen_trackers(cfg: RunConfig) -> list[str]:
 
 
 def refuse_missing_packages(cfg: RunConfig) -> None:
-    """Raise ConfigError if a tracker's package is not installed: before data and model are loaded, not after."""
+    """Raise RefusedError if a tracker's package is not installed: before data and model are loaded, not after."""
     missing = [name for name in chosen_trackers(cfg) if not _is_installed(PACKAGES[name])]
     if missing:
         packages = " ".join(PACKAGES[name] for name in missing)
-        raise ConfigError(
+        raise RefusedError(
             f"{' and '.join(f'use_{name}' for name in missing)}: not installed: {packages}; pip install {packages}, or "
             f"switch it off with {' '.join(f'--no-use-{name}' for name in missing)}"
         )
