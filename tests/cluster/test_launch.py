@@ -196,7 +196,7 @@ def test_an_error_of_all_ranks_is_one_clear_message(run, tmp_path):
 def test_an_output_directory_that_cannot_be_written(run, tmp_path):
     blocked = tmp_path / "file"
     blocked.touch()
-    result = run(output_dir=blocked / "run", expect=2)
+    result = run(output_dir=blocked / "run", expect=3)
     assert result.output.startswith("error: output_dir") and "Traceback" not in result.output
 
 
