@@ -15,6 +15,8 @@ from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, SYMPTOM, R
 
 # What a failure to connect is over by, and only that.
 _OF_CONNECTING = {"rendezvous", "network-card", "infiniband", "nccl", "ssh", "launchers", "model"}
+# Told some time before the end, up to which the ranks train on.
+_OF_AN_END_TO_COME = {"spot-reclaimed", "slurm-preempted", "slurm-time-limit", "pbs-walltime"}
 _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
 _LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
 _INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
@@ -54,6 +56,7 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
     found: list[Candidate] = []
     symptoms: list[Candidate] = []
     consequences: list[Hit] = []
+    marks = [_marks(read) for read in reads]
     for number, read in enumerate(reads):
         in_tracebacks = _said_in_tracebacks(read)
         told: set[int] = set()
@@ -69,11 +72,17 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
             raised = in_tracebacks.get(hit.order)
             candidate = Candidate(hit.rule, hit.line, number, hit.order, support, hit.fields, raised, certainty)
-            if _was_survived(candidate, reads):
+            if _was_survived(candidate, reads, marks):
                 continue
             (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
-        found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads)]
+        found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads, marks)]
     return found, symptoms, consequences
+
+
+def _marks(read: Read) -> list[Mark]:
+    """How far it came, but for what a traceback shows of the program's text (`if state.global_step == 2:`)."""
+    code = {number for _, traceback in read.tracebacks for number in traceback.code}
+    return [mark for mark in read.marks if mark.order not in code]
 
 
 def _said_in_tracebacks(read: Read) -> dict[int, Raised]:
@@ -117,12 +126,12 @@ def _may_be_one(one: Line, other: Line) -> bool:
     return one.rank is None or other.rank is None or one.rank == other.rank
 
 
-def _was_survived(one: Candidate, reads: Sequence[Read]) -> bool:
+def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence[Mark]]) -> bool:
     """Whether the run went on after it: then it ended of something else, or well."""
     read = reads[one.read]
     if _HELP.match(one.line.text):
         return True
-    after = [mark for mark in read.marks if mark.order > one.order]
+    after = [mark for mark in marks[one.read] if mark.order > one.order]
     failed = any(mark.kind == looked_for.ENDED for mark in after) or (
         read.first_failed_at is not None and read.first_failed_at.number > one.order
     )
@@ -131,6 +140,8 @@ def _was_survived(one: Candidate, reads: Sequence[Read]) -> bool:
     family = one.rule.family if one.rule else ""
     if family in _OF_CONNECTING and not failed and any(mark.kind == looked_for.CONNECTED for mark in after):
         return True
+    if one.id in _OF_AN_END_TO_COME:
+        return False
     going_on = [mark for mark in after if mark.kind == looked_for.PROGRESS]
     own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]
     if own:

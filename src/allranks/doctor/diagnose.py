@@ -18,6 +18,8 @@ from allranks.findings import Evidence
 _SHOWN = 6  # lines of evidence
 _AT_ONCE_SECONDS = 2.0  # clocks of one cluster agree no better than that, and logs are written late
 _STEP = re.compile(r"(?i)\b(?:global_)?steps?['\"]?[=:/ ]+(\d{1,12})|\| ?(\d{1,12})/\d+ \[|iteration +(\d{1,12})/")
+# What srun, torchrun and DeepSpeed do to the others once one has failed; a cause where nothing had.
+_ENDS_FROM_OUTSIDE = frozenset({"slurm-cancelled", "sigterm-from-outside"})
 _COMM = re.compile(r"commId (0x[0-9a-f]+)|restart_count=(\d+)")
 
 
@@ -26,7 +28,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     found, symptoms, consequences = candidates(reads)
     offsets = _clock_offsets(reads)
     notes = tuple(f"{read.source.name}: {read.broken}" for read in reads if read.broken)
-    found = _unexplained(found)
+    found = _without_ends_that_follow(_unexplained(found), offsets)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)
@@ -93,6 +95,19 @@ def _unexplained(found: list[Candidate]) -> list[Candidate]:
     brought = {id for one in found if one.rule for id in one.rule.explains if id != one.id}
     circular = {one.id for one in found if one.rule and one.id in brought and brought & set(one.rule.explains)}
     return [one for one in found if one.id not in brought or one.id in circular]
+
+
+def _without_ends_that_follow(found: list[Candidate], offsets: Sequence[float]) -> list[Candidate]:
+    """Those that are no end from outside (a signal, a cancelled step) after the program itself had failed."""
+    own = [one for one in found if one.id not in _ENDS_FROM_OUTSIDE and one.support <= BY_TRACEBACK]
+
+    def follows(end: Candidate, failure: Candidate) -> bool:
+        if end.read == failure.read:
+            return failure.order < end.order
+        at, failed_at = _when(end, offsets), _when(failure, offsets)
+        return at is not None and failed_at is not None and failed_at < at
+
+    return [one for one in found if one.id not in _ENDS_FROM_OUTSIDE or not any(follows(one, other) for other in own)]
 
 
 def _first(found: list[Candidate], reads: Sequence[Read], offsets: Sequence[float]) -> _Chosen:

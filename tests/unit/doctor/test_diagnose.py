@@ -333,3 +333,40 @@ def test_what_is_not_there_is_wrong_usage(tmp_path):
         sources([tmp_path / "none.log"])
     with pytest.raises(UsageError, match="no log in it"):
         sources([tmp_path])
+
+
+def test_the_programs_own_text_in_a_traceback_is_no_progress():
+    log = """[rank1]: Traceback (most recent call last):
+[rank1]:   File "/home/ana/train.py", line 16, in training_step
+[rank1]:     if self.state.global_step == 2: raise RuntimeError(loss=2)
+[rank1]:     loss=1.2, global_step=2
+[rank1]: RuntimeError: no sample has the number 64
+"""
+    told = diagnosis_of_text(log)
+    assert (told.cause, told.rank) == ("exception", 1)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "slurmstepd: error: *** STEP 5.0 ON node1 CANCELLED AT 2026-01-01T00:00:00 ***",
+        "W0101 00:00:00.000000 41 torch/distributed/elastic/agent/server/api.py:719] "
+        "Received Signals.SIGTERM death signal, shutting down workers",
+    ],
+)
+def test_an_end_from_outside_is_the_cause_unless_the_program_failed_before_it(end):
+    failed = """Traceback (most recent call last):
+  File "/home/ana/train.py", line 16, in training_step
+    go()
+ValueError: no sample has the number 64
+srun: error: node1: task 1: Exited with exit code 1
+"""
+    assert diagnosis_of_text(f"{failed}{end}\n").cause == "exception"
+    assert diagnosis_of_text(f"{end}\n").cause in ("slurm-cancelled", "sigterm-from-outside")
+
+
+def test_steps_after_a_notice_of_an_end_to_come_do_not_take_it_back():
+    log = """spot-watch: instance-action {"action": "terminate", "time": "2026-04-02T11:04:01Z"}
+[rank3] received SIGTERM at step 900
+"""
+    assert diagnosis_of_text(log).cause == "spot-reclaimed"
