@@ -146,8 +146,8 @@ def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequenc
     own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]
     if own:
         return True
-    ends = one.raised is not None or one.support >= BY_TRACEBACK
-    if len(going_on) >= (_LINES_OF_OTHERS if ends or failed else 1):
+    ends = one.raised is not None and one.support != BY_LINE
+    if len(going_on) >= (_LINES_OF_OTHERS if failed else _LINES_OF_OTHERS - 1 if ends else 1):
         return True
     return _others_go_on(one, reads)
 

@@ -27,18 +27,6 @@ _OWN = {
     TRACEBACK: (re.escape(HEADER),),
     # What is raised, by the end of its type's name: looked at only where it begins the line.
     EXCEPTION: (r"(?:Error|Exception|Interrupt|Timeout|Killed): ", r"(?:Error|Exception|Interrupt)$"),
-    PROGRESS: (
-        r"'loss': ?'?-?\d",
-        r"\"loss\": ?-?\d",
-        r"\bloss[=: ] ?-?\d",
-        r"\bglobal_step[=:/ ]+\d",
-        r"(?<!job )\bstep[s]?[=:/ ] ?\d+",
-        r"tokens/s(?:ec)?",
-        r"100%\|.{0,200} (?:examples|samples)/s",
-        r"\biteration +\d+/",
-        r"elapsed time per iteration",
-        r"\d ?(?:it/s|s/it)\b",
-    ),
     DONE: (
         r"train_runtime",
         r"[Tt]raining (?:is )?(?:completed?|finished|done)\b",
@@ -69,6 +57,13 @@ _OWN = {
     ),
 }
 
+# How far a run has come: ordinary lines, of which the last ones of a piece suffice. They are looked for from its end.
+PROGRESS_NEEDLES = (b"loss", b"step", b"it/s", b"s/it", b"tokens/s", b"samples/s", b"examples/s", b"iteration")
+PROGRESS_LINE = re.compile(
+    r"""['"]loss['"]: ?'?-?\d|\bloss[=: ] ?-?\d|\bglobal_step[=:/ ]+\d|(?<!job )\bsteps?[=:/ ] ?\d"""
+    r"""|\d ?(?:it/s|s/it)\b|tokens/s|100%\|.{0,200} (?:examples|samples)/s|\biteration +\d+/|time per iteration"""
+)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -77,6 +72,23 @@ class Target:
     kind: str
     pattern: Pattern
     rule: Rule | None = None
+
+    def may_match(self, held: bytes, begin: int, stop: int) -> bool:
+        """Whether the raw line may be one: tried before its prefixes are told apart, which takes longer.
+
+        No answer for long lines, and for patterns that begin where the prefixes end.
+        """
+        if self.is_anchored or stop - begin > _SHORT:
+            return True
+        return self.pattern.regex.search(held[begin:stop].decode("utf-8", "replace")) is not None
+
+    @cached_property
+    def is_anchored(self) -> bool:
+        """Whether its pattern asks for the line's own beginning or end, or for what control characters become."""
+        return "^" in self.pattern.text or "$" in self.pattern.text or self.kind == TRACEBACK
+
+
+_SHORT = 2000  # bytes
 
 
 class Index:
@@ -104,12 +116,7 @@ class Index:
         for number, target in enumerate(self.targets):
             for needle in target.pattern.needles:
                 by_needle.setdefault(needle, []).append(number)
-        return Needles(by_needle, self.of_progress)
-
-    @cached_property
-    def of_progress(self) -> frozenset[int]:
-        """Those that ordinary lines have, of which the last ones of a block suffice."""
-        return frozenset(number for number, target in enumerate(self.targets) if target.kind == PROGRESS)
+        return Needles(by_needle)
 
 
 def raised(text: str) -> re.Match[str] | None:

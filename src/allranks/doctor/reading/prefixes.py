@@ -11,41 +11,67 @@ _DAYS_BEFORE = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335]  # of a l
 _MOST = 6  # prefixes of one line: docker's, srun's, torchrun's, the library's own, …
 
 _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d(?:[.,]\d{1,9})?)"
-_PREFIXES = tuple(
-    re.compile(text)
-    for text in (
-        # torchrun's --tee and torch's own excepthook: [rank3]: [default3]: [trainer3]: [Rank 3]:
-        r"\[(?:rank|Rank|RANK)[ :]?(?P<rank>\d{1,6})\]:? ?",
-        r"\[[A-Za-z_]{1,40}(?P<local>\d{1,5})\]: ?",
-        r"(?:rank|Rank|RANK) ?(?P<rank>\d{1,6}): ",
-        # mpirun --tag-output, of Open MPI 4 and 5.
+# By what a line begins with: "[" and "(", a digit, a letter, all else.
+_BRACKET, _DIGIT, _LETTER, _OTHER = range(4)
+_PREFIXES: tuple[list[re.Pattern[str]], ...] = ([], [], [], [])
+for _kinds, _text in (
+    # torchrun's --tee and torch's own excepthook: [rank3]: [default3]: [trainer3]: [Rank 3]:
+    ((_BRACKET,), r"\[(?:rank|Rank|RANK)[ :]?(?P<rank>\d{1,6})\]:? ?"),
+    ((_BRACKET,), r"\[[A-Za-z_]{1,40}(?P<local>\d{1,5})\]: ?"),
+    ((_LETTER,), r"(?:rank|Rank|RANK) ?(?P<rank>\d{1,6}): "),
+    # mpirun --tag-output, of Open MPI 4 and 5.
+    (
+        (_BRACKET,),
         r"\[(?:[^\s\]@]{1,100}@)?\d{1,9},(?P<rank>\d{1,6})\](?:\[[^\s\]]{1,100}\])?<std(?:out|err|diag)>:? ?",
-        # srun -l
-        r" {0,5}(?P<rank>\d{1,6}): ",
-        # Ray
+    ),
+    # srun -l
+    ((_DIGIT, _OTHER), r" {0,5}(?P<rank>\d{1,6}): "),
+    # Ray
+    (
+        (_BRACKET,),
         r"\((?P<stream>[\w.<>]{1,100}(?: ?[\w.()]{1,60})? pid=\d{1,9})(?:, ip=(?P<node>[\w.:-]{1,60}))?\) ",
-        # NCCL: host:pid:tid [device], newer ones with a time before it
-        r"(?P<node>[\w.-]{1,100}):(?P<stream>\d{1,9}):\d{1,9} \[(?P<local>\d{1,3})\] ",
-        # glog of torch's C++ (month without a zero) and of torch.distributed's Python, with and without brackets
+    ),
+    # NCCL: host:pid:tid [device], newer ones with a time before it
+    ((_DIGIT, _LETTER), r"(?P<node>[\w.-]{1,100}):(?P<stream>\d{1,9}):\d{1,9} \[(?P<local>\d{1,3})\] "),
+    # glog of torch's C++ (month without a zero) and of torch.distributed's Python, with and without brackets
+    (
+        (_BRACKET, _LETTER),
         rf"\[?[EWIF](?P<mmdd>\d{{3,4}}) {_CLOCK}(?: +\d{{1,9}})? [\w./<>-]{{1,200}}:\d{{1,6}}\] ?",
+    ),
+    (
+        (_BRACKET,),
         rf"\[[EWIFCD] (?P<y>\d{{4}})-(?P<mo>\d\d)-(?P<d>\d\d) {_CLOCK} [\w./-]{{1,200}}:\d{{1,6}}\] ?",
-        r"\[[EWIF] [\w./-]{1,100}\.(?:cpp|cc|h|hpp|cu):\d{1,6}\] ?",
-        # ISO times: Python's logging, docker, Kubernetes (stdout F), NCCL, DeepSpeed, journald
+    ),
+    ((_BRACKET,), r"\[[EWIF] [\w./-]{1,100}\.(?:cpp|cc|h|hpp|cu):\d{1,6}\] ?"),
+    # ISO times: Python's logging, docker, Kubernetes (stdout F), NCCL, DeepSpeed, journald
+    (
+        (_BRACKET, _DIGIT),
         rf"[\[(]?(?P<y>\d{{4}})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?[\])]?:?"
         r"(?: (?:stdout|stderr) [FP])? ?(?:- )?",
-        # dmesg, plain and with -T, and syslog
-        r"(?:<\d{1,3}>)?\[ {0,6}\d{1,9}\.\d{6}\] ?",
-        rf"\[\w{{3}} (?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} \d{{4}}\] ?",
+    ),
+    # dmesg, plain and with -T, and syslog
+    ((_BRACKET, _OTHER), r"(?:<\d{1,3}>)?\[ {0,6}\d{1,9}\.\d{6}\] ?"),
+    ((_BRACKET,), rf"\[\w{{3}} (?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} \d{{4}}\] ?"),
+    (
+        (_LETTER,),
         rf"(?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} (?P<node>[\w.-]{{1,100}}) (?=[\w./-]+(?:\[\d+\])?: )",
-        rf"\[?{_CLOCK}\]? ?(?:- )?",
-        # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
+    ),
+    ((_BRACKET, _DIGIT), rf"\[?{_CLOCK}\]? ?(?:- )?"),
+    # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
+    (
+        (_BRACKET, _LETTER, _OTHER),
         r"(?:- )?\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=\[|\S)",
-        r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?",
-        r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?",
-        # pdsh, DeepSpeed, clush: a host's name with a digit in it, or an address
+    ),
+    ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?"),
+    ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?"),
+    # pdsh, DeepSpeed, clush: a host's name with a digit in it, or an address
+    (
+        (_DIGIT, _LETTER),
         r"(?P<node>(?=[\w.-]*\d)(?![\w.-]*(?:Error|Exception|Warning|Exit|Errno)\b)[A-Za-z\d][\w.-]{1,100}): (?=\S)",
-    )
-)
+    ),
+):
+    for _kind in _kinds:
+        _PREFIXES[_kind].append(re.compile(_text))
 # Within the line, of torch's C++: [Rank 3], [PG ID 0 PG GUID 0(default_pg) Rank 1], [rank: 3]
 _RANK_WITHIN = re.compile(r"\[(?:PG [^\]]{0,120} )?[Rr]ank:? ?(\d{1,6})\]")
 
@@ -70,7 +96,7 @@ def without_prefixes(text: str) -> Prefixed:
     seconds: float | None = None
     stream, at = "", 0
     for _ in range(_MOST):
-        for prefix in _PREFIXES:
+        for prefix in _PREFIXES[_kind_of(text[at : at + 1])]:
             if (found := prefix.match(text, at)) is not None and found.end() > at:
                 break
         else:
@@ -88,6 +114,14 @@ def without_prefixes(text: str) -> Prefixed:
     if rank is None and (within := _RANK_WITHIN.search(text, at, at + 200)):
         rank = int(within[1])
     return Prefixed(text[at:], rank, local, node, seconds, stream)
+
+
+def _kind_of(char: str) -> int:
+    if char in ("[", "("):
+        return _BRACKET
+    if char.isdigit():
+        return _DIGIT
+    return _LETTER if char.isalpha() else _OTHER
 
 
 def _seconds(told: dict[str, str | None]) -> float | None:

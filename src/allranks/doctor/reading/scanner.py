@@ -22,9 +22,9 @@ _BACK_BYTES = 1 << 12  # of a line before what was found in it; most lines end w
 _MOST_TEXT = 2000  # characters of a line that patterns are tried on: what they may cost grows faster than it
 _KEPT = 4  # lines of one wording and writer: the first, and in the last place the newest
 _MOST_KEPT = 20_000  # lines in all
-_MOST_TRIED = 50_000  # of one wording in one log: then it is an ordinary line there
+_MOST_TRIED = 2_000  # of one wording in one log: then it is an ordinary line there, of which the last one counts
 _TRACEBACK = -1  # where wordings have numbers
-_PROGRESS = 64  # lines that are kept of a piece, and at the end
+_PROGRESS = 32  # lines that are looked at of each wording in a piece
 _TRACEBACK_LINES = 600  # of one writer
 _TIMES_BACK = 30  # lines: of a traceback only the line before it has a time
 _RAW_LINES = 6_000  # of all writers, in which those are looked for
@@ -62,7 +62,7 @@ class Read:
     tracebacks: list[tuple[int, Traceback]] = field(default_factory=list)
     exceptions: list[tuple[int, Line, str]] = field(default_factory=list)
     """Lines that are an exception's; the type."""
-    marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=4 * _PROGRESS))
+    marks: deque[Mark] = field(default_factory=lambda: deque(maxlen=16 * _PROGRESS))
     first_failed: dict[str, str] = field(default_factory=dict)
     """What torchrun's report says of the worker that failed first: rank, host, exitcode, time."""
     first_failed_at: Line | None = None
@@ -99,6 +99,7 @@ class Scanner:
         self._kept: dict[tuple[int, str], int] = {}
         self._last_at: dict[tuple[int, str], int] = {}
         self._tried: dict[int, int] = {}
+        self._ordinary: frozenset[int] = frozenset()  # keys of needles of wordings that are ordinary here
         self._code: set[int] = set()
         self._headers: set[int] = set()
 
@@ -140,37 +141,67 @@ class Scanner:
 
     def _scan(self, held: bytes, since: int, until: int) -> None:
         folded = held[: until + self._index.needles.longest].lower()
-        ordinary: deque[tuple[int, int, Target]] = deque(maxlen=_PROGRESS)
         number_of = _Numbers(held, self._lines)
         seen: set[tuple[int, int]] = set()
-        for place, word in self._index.needles.candidates(folded):
-            for start, end, numbers in self._index.needles.verified(folded, place, word):
-                if not since <= start < until:
+        late: dict[int, tuple[int, int, int]] = {}  # of wordings that are ordinary here, the last of this piece
+        candidates = self._index.needles.candidates(folded)
+        if self._ordinary:
+            last = {key: (place, key) for place, key in candidates if key in self._ordinary}
+            candidates = [one for one in candidates if one[1] not in last or last[one[1]] == one]
+        strings_at = self._index.needles.at
+        for place, key in candidates:
+            for before, needle, numbers in strings_at(key):
+                start = place - before
+                if not since <= start < until or not folded.startswith(needle, start):
                     continue
+                begin, stop = _segment(held, start, start + len(needle))
                 for number in numbers:
-                    target = self._index.targets[number]
-                    if number in self._index.of_progress:
-                        ordinary.append((start, end, target))
-                        continue
-                    tried = self._tried[number] = self._tried.get(number, 0) + 1
-                    if tried > _MOST_TRIED:
-                        continue
-                    begin, stop = _segment(held, start, end)
                     if (begin, number) in seen:
                         continue
                     seen.add((begin, number))
+                    target = self._index.targets[number]
+                    if not target.may_match(held, begin, stop):
+                        continue
+                    if self._is_ordinary(number):
+                        late[number] = (start, begin, stop)
+                        continue
                     line = self._line(held, begin, stop, start, number_of(begin))
                     if target.kind == looked_for.TRACEBACK:
                         if line.number not in self._headers:
                             self._traceback(held, begin, line.number)
                         continue
                     self._take(number, target, line, held, begin, stop)
+        for number, (start, begin, stop) in sorted(late.items(), key=lambda one: one[1]):
+            target = self._index.targets[number]
+            if target.kind != looked_for.TRACEBACK:
+                self._take(number, target, self._line(held, begin, stop, start, number_of(begin)), held, begin, stop)
+        self._progress(held, folded, since, until)
+
+    def _is_ordinary(self, number: int) -> bool:
+        """Whether this wording has been there so often that it is an ordinary one here."""
+        tried = self._tried[number] = self._tried.get(number, 0) + 1
+        if tried == _MOST_TRIED:
+            ordinary = frozenset(one for one, times in self._tried.items() if times >= _MOST_TRIED)
+            self._ordinary = self._index.needles.keys_of_none_but(ordinary)
+        return tried > _MOST_TRIED
+
+    def _progress(self, held: bytes, folded: bytes, since: int, until: int) -> None:
+        """The last lines that tell how far the run has come."""
+        begins: dict[int, tuple[int, int]] = {}
+        for needle in looked_for.PROGRESS_NEEDLES:
+            end = until
+            for _ in range(_PROGRESS):
+                start = folded.rfind(needle, since, end)
+                if start < 0:
+                    break
+                begin, stop = _segment(held, start, start + len(needle))
+                begins.setdefault(begin, (start, stop))
+                end = min(start, begin + len(needle) - 1)
         number_of = _Numbers(held, self._lines)
-        for start, end, target in ordinary:
-            begin, stop = _segment(held, start, end)
+        for begin, (start, stop) in sorted(begins.items())[-2 * _PROGRESS :]:
             line = self._line(held, begin, stop, start, number_of(begin))
-            if target.pattern.regex.search(line.text) and not _NOT_FINITE.search(line.text):
-                self.read.marks.append(Mark(target.kind, line, line.number))
+            if looked_for.PROGRESS_LINE.search(line.text) and not _NOT_FINITE.search(line.text):
+                self.read.marks.append(Mark(looked_for.PROGRESS, line, line.number))
 
     def _line(self, held: bytes, begin: int, stop: int, around: int, number: int) -> Line:
         raw = held[begin:stop]
@@ -198,7 +229,7 @@ class Scanner:
             if begin <= 0:
                 return None
             start = held.rfind(b"\n", max(0, begin - 1 - _BACK_BYTES), begin - 1) + 1
-            told = without_prefixes(decoded(held[start : min(begin, start + 300)]))
+            told = without_prefixes(decoded(held[start : min(begin - 1, start + 300)]))
             if told.seconds is not None:
                 return told.seconds
             if start >= begin - 1:
