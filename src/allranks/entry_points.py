@@ -56,6 +56,7 @@ _OF_OURS = frozenset(
     [
         "allranks.cluster.agent",
         "allranks.cluster.measure.child",
+        "allranks.bundle.of_node",
         "allranks.evidence.node",
         "allranks.launch.node.rank",
         "allranks.launch.node.subreaper",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from allranks.secret_names import is_secret_name
@@ -58,6 +58,15 @@ def without_secrets(text: str, known: Collection[str] = ()) -> str:
         text = text.replace(secret, REMOVED)
     text = _SHAPES.sub(REMOVED, text)
     return _FORTY.sub(lambda found: REMOVED if _is_random(found[0]) else found[0], text)
+
+
+def shaped_secrets(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text has what is a secret by its shape: begin and end of each."""
+    for found in _SHAPES.finditer(text):
+        yield found.span()
+    for found in _FORTY.finditer(text):
+        if _is_random(found[0]):
+            yield found.span()
 
 
 def without_secret_words(words: Sequence[str], known: Collection[str] = ()) -> list[str]:

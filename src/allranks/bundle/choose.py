@@ -16,6 +16,23 @@ MAX_FILES = 4096
 _RECORD_BYTES = 2**21
 _LOG_BYTES = 2**18
 _EVENTS_BYTES = 2**16
+# gzip, bzip2, xz, zstd, lz4, 7z, zip, lzma, compress; zlib; pickles of protocol 2 to 5.
+_MAGIC = (
+    *(
+        b"\x1f\x8b",
+        b"BZh",
+        b"\xfd7zXZ",
+        b"\x28\xb5\x2f\xfd",
+        b"\x04\x22\x4d\x18",
+        b"7z\xbc\xaf",
+        b"PK\x03\x04",
+        b"\x5d\0\0",
+    ),
+    *(b"\x1f\x9d", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"),
+    *(bytes([0x80, protocol]) for protocol in range(2, 6)),
+)
+_CONTROLS = [bytes([sign]) for sign in range(32) if sign not in b"\t\n\r\x08\x0c\x1b"]
+_WRONG_PART = 0.1  # a log with some Latin-1 is text
 _MARGIN_BYTES = 2**15  # before what is kept of a file: a key or token must not lose its beginning, which tells it
 
 
@@ -32,17 +49,18 @@ class Chosen:
     left_out: str = ""
 
 
-def choose(run: RunDir) -> list[Chosen]:
+def choose(run: RunDir, max_bytes: int | None = None) -> list[Chosen]:
     """The files, most important first, bounded in number and bytes; those left out say why."""
     chosen: list[Chosen] = []
-    room = MAX_BYTES
+    max_bytes = MAX_BYTES if max_bytes is None else max_bytes
+    room = max_bytes
     for path, most in _candidates(run):
         name = os.fsdecode(os.fsencode(path.relative_to(run.path))).encode("utf-8", "replace").decode()
         if len(chosen) >= MAX_FILES:
             chosen.append(Chosen("…", left_out=f"more than {MAX_FILES:,} files"))
             break
         if room <= 0:
-            chosen.append(Chosen(name, left_out=f"the bundle has {MAX_BYTES // 2**20} MiB already"))
+            chosen.append(Chosen(name, left_out=f"the bundle has {max_bytes / 2**20:.3g} MiB already"))
             continue
         one = _read(path, name, min(most, room))
         room -= len(one.text)
@@ -89,7 +107,7 @@ def _read(path: Path, name: str, most: int) -> Chosen:
             content = file.read(most + _MARGIN_BYTES)
     except OSError as error:
         return Chosen(name, left_out=f"it cannot be read: {error.strerror}")
-    if b"\0" in content[:8192].strip(b"\0"):
+    if _is_no_text(content):
         return Chosen(name, state.st_size, left_out="it is no text")
     if start > 0:
         content = content.partition(b"\n")[2]  # a line without its beginning
@@ -97,3 +115,12 @@ def _read(path: Path, name: str, most: int) -> Chosen:
     kept = content[margin:].decode("utf-8", "replace")
     before = content[:margin].decode("utf-8", "replace")
     return Chosen(name, state.st_size, before + kept, len(before), start > 0)
+
+
+def _is_no_text(content: bytes) -> bool:
+    """What is packed or pickled may hold anything, where nothing of it can be looked for."""
+    head = content[:8192]
+    if content.startswith(_MAGIC) or b"\0" in head.strip(b"\0"):
+        return True
+    wrong = head.decode("utf-8", "replace").count("\ufffd") + sum(head.count(sign) for sign in _CONTROLS)
+    return wrong > _WRONG_PART * len(head)

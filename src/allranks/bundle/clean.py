@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from allranks.bundle.broken_lines import Joined
 from allranks.secret_names import is_secret_name
 from allranks.secrets import REMOVED, known_secrets, without_secret_words, without_secrets
 
@@ -37,9 +38,13 @@ class Cleaner:
 
     def __init__(self, env: Mapping[str, str] = os.environ) -> None:
         self._known: set[str] = set()
-        for value in known_secrets(env):
-            self._learn(value)
         self._ordered: tuple[str, ...] = ()
+        self.learn_values(known_secrets(env))
+
+    def learn_values(self, secrets: Iterable[str]) -> None:
+        """Take in values that are known to be secrets."""
+        for value in secrets:
+            self._learn(value)
 
     def learn(self, text: str) -> None:
         """Take in what a text calls a secret, as assignments or as JSON or YAML."""
@@ -50,6 +55,8 @@ class Cleaner:
         for value in _structures(text):
             for secret in _named_secrets(value):
                 self._learn(secret)
+        for secret in Joined(text).secrets():
+            self._learn_word(secret)
 
     def clean(self, text: str) -> str:
         """`text` without what is a secret; what is no text for a terminal goes as well."""
@@ -58,6 +65,7 @@ class Cleaner:
         text = without_escapes(text)
         if "PRIVATE KEY-----" in text:
             text = _END_OF_KEY.sub(REMOVED, text)
+        text = Joined(text).without(self._ordered)
         for secret in self._ordered:
             if secret in text:
                 text = text.replace(secret, REMOVED)

@@ -1,18 +1,30 @@
 """The bundle of a run: no secret that was planted anywhere is in it, no link is followed, and it lists what it has."""
 
+import base64
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
+import pickle
 import random
 import string
 import subprocess
 import sys
 import tarfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from allranks.bundle.choose import MAX_FILES
+from allranks.bundle.from_nodes import from_nodes
+from allranks.bundle.of_node import OfNode, lines_of, read_lines
 from allranks.bundle.pack import pack
+from allranks.cluster.nodes import Host
+from allranks.cluster.transports import Transport
 from allranks.observe import RunDir
 
 ALNUM = string.ascii_letters + string.digits
@@ -224,3 +236,135 @@ def test_the_command_prints_the_list_and_writes_for_its_user_alone(tmp_path: Pat
     assert (tmp_path / "b.tar.gz").stat().st_mode & 0o777 == 0o600
     wrong = subprocess.run([*command[:4], str(tmp_path / "nothing")], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
+
+
+def _terminal(text: str, width: int) -> str:
+    return "\n".join(text[at : at + width] for at in range(0, len(text), width))
+
+
+BROKEN = {
+    "by a terminal of 80 columns": lambda before, secret: _terminal(f"{'.' * 60} {before}{secret} and so on", 80),
+    "in the first signs": lambda before, secret: _terminal(f"{'.' * (76 - len(before))}{before}{secret}", 80),
+    "by a printer of structures": lambda before, secret: f"{{'a': ('{before}{secret[:9]}'\n       '{secret[9:]}')}}",
+    "by a shell's backslash": lambda before, secret: f"{before}{secret[:20]}\\\n{secret[20:]}",
+    "behind the prefix of a rank": lambda before, secret: f"[rank3]: {before}{secret[:12]}\n[rank3]:     {secret[12:]}",
+    "quoted in a mail": lambda before, secret: f"> {before}{secret[:15]}\n> {secret[15:]}",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("kind", ["hugging face", "openai", "github fine", "aws id", "wandb", "url", "header", "known"])
+def test_a_secret_that_is_broken_over_lines_goes_with_all_of_its_parts(tmp_path: Path, kind: str, how: str) -> None:
+    chance = random.Random(f"{kind} {how}")
+    secret = word(chance, 40) if kind in ("url", "header", "known") else SHAPED[kind](chance)
+    before = {"url": "https://me:", "header": "Authorization: Bearer "}.get(kind, "x=")
+    written = secret + "@host/x" if kind == "url" else secret
+    run = RunDir(tmp_path / "run")
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 0).write_text(f"a line\n{BROKEN[how](before, written)}\nanother line of 7 words\n")
+    env = {"SOME_TOKEN": secret} if kind == "known" else {}
+    everything, texts = contents(pack(run, tmp_path / "b.tar.gz", env=env).path)
+    together = "".join(everything.split())
+    assert not [secret[at : at + 8] for at in range(4, len(secret) - 8) if secret[at : at + 8] in together], texts
+    assert texts["logs/node-0/rank-00000.log"].startswith("a line\n")
+    assert texts["logs/node-0/rank-00000.log"].endswith("another line of 7 words\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HUB_TOKEN=\\\n  {}\n",
+        "hub_token:\n  {}\n",
+        '"api_key":\n    "{}",\n',
+        "allranks train c.yaml --hub-token \\\n    {} \\\n    --max-steps 2\n",
+        "password = (\n    '{}'\n)\n",
+    ],
+)
+def test_a_secret_on_the_line_below_its_name_goes(tmp_path: Path, text: str) -> None:
+    secret = word(random.Random(text), 14)
+    run = RunDir(tmp_path / "run")
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 0).write_text(f"learning_rate: 0.1\n{text.format(secret)}steps: 10\n")
+    everything, texts = contents(pack(run, tmp_path / "b.tar.gz", env={}).path)
+    assert secret not in everything
+    kept = texts["logs/node-0/rank-00000.log"]
+    assert kept.startswith("learning_rate: 0.1\n") and kept.endswith("steps: 10\n")
+
+
+@pytest.mark.parametrize("pack_it", [gzip.compress, bz2.compress, lzma.compress, zlib.compress, pickle.dumps])
+def test_what_is_compressed_or_pickled_is_left_out(tmp_path: Path, pack_it) -> None:
+    secret = "hf_" + word(random.Random(1), 34)
+    run = RunDir(tmp_path / "run")
+    run.logs(0).mkdir(parents=True)
+    (run.logs(0) / "rank.log").write_bytes(pack_it(secret.encode()))
+    (run.logs(0) / "latin.log").write_bytes("größer als nötig, ".encode("latin-1") + b"and more in plain ASCII\n")
+    with tarfile.open(pack(run, tmp_path / "b.tar.gz", env={}).path) as archive:
+        names = [one.name.partition("/")[2] for one in archive.getmembers()]
+        listed = archive.extractfile(archive.getmembers()[0]).read().decode()  # type: ignore[union-attr]
+    assert "logs/node-0/rank.log" not in names and "logs/node-0/latin.log" in names
+    assert "logs/node-0/rank.log: left out: it is no text" in listed
+
+
+def test_what_other_nodes_have_is_in_it_and_what_one_calls_a_secret_goes_from_all(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    secrets = [word(chance, 20) for _ in range(3)]
+    runs = [RunDir(tmp_path / f"disk{node}" / "run") for node in (0, 1)]
+    for node, run in enumerate(runs):
+        run.logs(node).mkdir(parents=True)
+        run.log(node, node).write_text(f"of node {node}: {' '.join(secrets)}\n")
+        (run.logs(node) / "same.log").write_text("the same\n")
+    (runs[0].logs(0) / "x.yaml").write_text(f"hub_token: {secrets[0]}\n")
+    (runs[1].logs(1) / "x.yaml").write_text(f"hub_token: {secrets[1]}\n")
+    (runs[1].path / "logs" / "node-0").mkdir()
+    (runs[1].logs(0) / "same.log").write_text("the same\n")
+    nodes = {str(node): {"host": f"gpu{node}"} for node in range(4)}
+    runs[0].manifest.write_text(json.dumps({"nodes": nodes}))
+    told = read_lines("gpu1", lines_of(runs[1], 2**20))
+    elsewhere = [replace(told, secrets=(secrets[2],)), OfNode("gpu2", missing="ssh says: no route")]
+    out = io.BytesIO()
+    made = pack(runs[0], out, env={}, elsewhere=elsewhere)
+    assert made.path is None
+    (tmp_path / "b.tar.gz").write_bytes(out.getvalue())
+    everything, texts = contents(tmp_path / "b.tar.gz")
+    assert not any(secret in everything for secret in secrets)
+    assert texts["from-gpu1/logs/node-1/rank-00001.log"].startswith("of node 1: <removed>")
+    assert "from-gpu1/logs/node-0/same.log" not in texts  # on a shared disk it is here, too
+    assert "gpu1: 3 files of its own, in from-gpu1" in made.contents
+    assert "gpu2: nothing: ssh says: no route" in made.contents
+    assert "of these nodes nothing is here, run the same there, or name them by --hosts: 3 (gpu3)" in made.contents
+
+
+@pytest.mark.parametrize("wrong", ["", "x", "AAAA", base64.b64encode(zlib.compress(b'{"files": [{}]}')).decode()])
+def test_an_answer_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        read_lines("gpu1", [wrong])
+
+
+def test_this_machine_as_another_node(tmp_path: Path) -> None:
+    """By the agents that start nodes: here on this machine, as with ssh."""
+    run = RunDir(tmp_path / "run")
+    run.logs(1).mkdir(parents=True)
+    run.log(1, 1).write_text("of node 1\n")
+    hosts = [Host("here"), Host("also")]
+    one, other = from_nodes(hosts, Transport("local"), run.path)
+    assert [chosen.path for chosen in one.chosen] == ["logs/node-1/rank-00001.log"] and other.chosen == one.chosen
+    (missing, _) = from_nodes(hosts, Transport("local"), tmp_path / "nothing")
+    assert missing.missing == f"{tmp_path}/nothing: no run has written anything there"
+    (late, _) = from_nodes(hosts, Transport("local"), run.path, seconds=0.0)
+    assert late.missing == "no answer within 0 s"
+
+
+def test_the_archive_goes_to_standard_output_and_its_list_beside_it(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.logs(0).mkdir(parents=True)
+    run.log(0, 0).write_text("a line\n")
+    command = [sys.executable, "-m", "allranks", "bundle", str(run.path), "-o", "-"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0 and b"rank-00000.log" in done.stderr
+    (tmp_path / "b.tar.gz").write_bytes(done.stdout)
+    assert "logs/node-0/rank-00000.log" in contents(tmp_path / "b.tar.gz")[1]
+    assert not (tmp_path / "-").exists()
+    ours, theirs = os.openpty()
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(theirs), os.close(ours)
+    assert done.returncode == 2 and "is a terminal: name a file" in done.stderr
