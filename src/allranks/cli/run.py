@@ -86,6 +86,10 @@ def run(
     join_timeout: JoinTimeout = 600.0,
     node_timeout: NodeTimeout = 10.0,
     skip_connection_check: SkipConnectionCheck = False,
+    hang_timeout: Annotated[
+        float | None,
+        typer.Option(help="End it when no rank has written anything for so many seconds, and say what each did."),
+    ] = None,
 ) -> None:
     """Start any program that torchrun can start, on this machine or on all nodes: anyone's trainer.
 
@@ -98,7 +102,11 @@ def run(
     if stray or not program:
         found = f", found {' '.join(stray)}" if stray else ""
         raise UsageError(f"the program and its arguments follow a lone `--`{found}: allranks run [OPTIONS] -- train.py")
-    raise typer.Exit(run_program(program, launch_options(ctx), node_options(ctx), output_dir, argv=sys.argv[1:]))
+    raise typer.Exit(
+        run_program(
+            program, launch_options(ctx), node_options(ctx), output_dir, argv=sys.argv[1:], hang_seconds=hang_timeout
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -37,12 +37,16 @@ def run_program(
     output_dir: str | Path,
     *,
     argv: Sequence[str] = (),
+    hang_seconds: float | None = None,
 ) -> int:
     """Start the program that `words` name, with as many ranks as asked for, on this node or on all.
 
     Returns the exit code: 0 if every rank ended with 0, else that of the rank that failed first. Raises AllranksError
-    for what can be refused before any rank starts.
+    for what can be refused before any rank starts. `hang_seconds`: the run ends when no rank has written anything for
+    so long.
     """
+    if hang_seconds is not None and not 1 <= hang_seconds < float("inf"):
+        raise UsageError(f"--hang-timeout {hang_seconds:g}: expected at least 1 second")
     program = anyones(words)
     if options.launcher == "ray":
         raise UsageError("--launcher ray is for `allranks train`: Ray's workers start allranks' own engine only")
@@ -55,7 +59,7 @@ def run_program(
         return start_all_nodes(everywhere, token)
     launch = replace(resolve(options), token=token)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
-    return told_attempt(launch, _AnyProgram(launch, words, program, output_dir, argv))
+    return told_attempt(launch, _AnyProgram(launch, words, program, output_dir, argv, hang_seconds))
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class _AnyProgram:
     what: Program
     output_dir: str | Path
     argv: Sequence[str]
+    hang_seconds: float | None = None
     is_engine: bool = False
 
     def check(self, node: Node) -> Checked:
@@ -77,7 +82,7 @@ class _AnyProgram:
         return None  # there is no config that says what it needs
 
     def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
-        return RunInputs(self.argv, variables=checked.variables)
+        return RunInputs(self.argv, variables=checked.variables, hang_seconds=self.hang_seconds)
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         return None

@@ -52,6 +52,7 @@ class NodeCollector:
         self._progress: dict[int, RankProgress] = {}
         self._gone: dict[int, int] = {}  # rank -> the pid of its process that has ended
         self._bytes: tuple[float, int, int] | None = None
+        self._cpu: dict[int, tuple[float, float]] = {}  # pid -> when it was looked at, and its seconds of CPU then
         self._links = LinkCounter()
 
     def collect(self, processes: Mapping[int, psutil.Process], launcher_pid: int | None = None) -> NodeState:
@@ -85,14 +86,30 @@ class NodeCollector:
     ) -> RankState:
         if process is None:
             return replace(state, process_state=GONE)
-        found, memory = GONE, state.memory_bytes
+        found, memory, cpu = GONE, state.memory_bytes, None
         with contextlib.suppress(psutil.Error, OSError):
             found = _STATES.get(process.status(), "?")
             memory = process.memory_info().rss
+            cpu = self._cpu_use(process)
         busy, held = use.get(process.pid, (None, None))
         return replace(
-            state, pid=process.pid, process_state=found, memory_bytes=memory, gpu_use=busy, gpu_memory_bytes=held
+            state,
+            pid=process.pid,
+            process_state=found,
+            memory_bytes=memory,
+            cpu_use=cpu,
+            gpu_use=busy,
+            gpu_memory_bytes=held,
         )
+
+    def _cpu_use(self, process: psutil.Process) -> float | None:
+        """Cores that it has taken since the last call."""
+        now, seconds = time.monotonic(), sum(process.cpu_times()[:2])
+        before = self._cpu.get(process.pid)
+        self._cpu[process.pid] = now, seconds
+        if before is None or now <= before[0]:
+            return None
+        return max(0.0, seconds - before[1]) / (now - before[0])
 
     def _follower(self, rank: int) -> EventFollower:
         path = self._run.events(rank)

@@ -11,6 +11,7 @@ from allranks.doctor import causes
 from allranks.findings import Finding, Who
 from allranks.listing import few
 from allranks.live.rank_progress import CHECKPOINT, DONE, EVALUATION, EXPORT, TRAIN
+from allranks.live.silence import Silence, silent
 from allranks.live.state import LiveTable, NodeState, RankState
 
 # Of what a collective may take: a hang is to be looked at while it hangs, before a time-out ends the ranks.
@@ -62,11 +63,13 @@ def limits_of(cfg: RunConfig) -> Limits:
     return Limits(**known)
 
 
-def overdue(table: LiveTable, limits: Limits, now: float) -> list[Finding]:
+def overdue(table: LiveTable, limits: Limits | Silence, now: float) -> list[Finding]:
     """Who hangs at `now`, by the table's clock: nobody, or one finding on the ranks that the others wait for.
 
     A rank that makes steps is late at none of them, however slow it is.
     """
+    if isinstance(limits, Silence):
+        return silent(table, limits)
     alive = [_Seen(node, rank, now) for node in table.nodes for rank in node.ranks if _is_alive(rank)]
     late = [one for one in alive if one.key and one.seconds > one.limit(limits)]
     if not late:

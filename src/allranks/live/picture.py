@@ -16,6 +16,7 @@ MAX_ROWS = 24
 _NARROWEST = 40
 _MAX_FINDINGS = 6
 _HELD = {"T": "stopped", "t": "traced", "Z": "dead", "gone": "gone"}
+_RUNS = ("R", "S", "D", "T", "t", "I")
 # A rank that reads from a disk is in this state for moments; only who stays in it is worth a word.
 _DISK_SECONDS = 10.0
 
@@ -67,6 +68,8 @@ def progress(table: LiveTable) -> str:
         parts.append(f"step {table.step:,}" + (f" of {table.num_steps:,}" if table.num_steps is not None else ""))
     elif phases := sorted({rank.phase for rank in table.ranks if rank.phase}):
         parts.append("no step is done yet: " + ", ".join(phases[:3]))
+    elif ages := [rank.output_age_seconds for rank in table.ranks if rank.output_age_seconds is not None]:
+        parts.append(f"no steps are told of; the last output was {_duration(min(ages))} ago")
     else:
         parts.append("no rank has said anything yet")
     if table.loss is not None:
@@ -108,7 +111,7 @@ class _Seen:
         rank = self.rank
         if rank.exit_code is not None:
             return "done" if rank.exit_code == 0 else f"exit {rank.exit_code}"
-        phase = rank.phase or "?"
+        phase = rank.phase or ("runs" if rank.process_state in _RUNS else "?")
         if held := _HELD.get(rank.process_state or ""):
             return f"{phase}, {held}"
         if rank.process_state == "D" and (self.seconds or 0) >= _DISK_SECONDS:
@@ -249,6 +252,7 @@ _COLUMNS: dict[str, tuple[Callable[[_Row, int], str], int]] = {
     "own": (_own(lambda rank: rank.compute_seconds, _seconds), 11),
     "data": (_own(lambda rank: rank.data_seconds, _seconds), 5),
     "wait": (_own(lambda rank: rank.wait_seconds, _seconds), 12),
+    "CPU": (_own(lambda rank: rank.cpu_use if rank.phase is None else None, _percent), 8),
     "mem": (_own(lambda rank: rank.memory_bytes, _short_bytes), 6),
     "GPU": (_own(lambda rank: rank.gpu_use, _percent), 7),
     "GPU mem": (_own(lambda rank: rank.gpu_memory_bytes, _short_bytes), 10),

@@ -55,6 +55,8 @@ class RankState:
     gpu_use: float | None = None
     """From 0 to 1."""
     gpu_memory_bytes: int | None = None
+    cpu_use: float | None = None
+    """Cores that its process has taken since the last look."""
     process_state: str | None = None
     """As proc(5) names it: R, S, D, T, t, Z; or `gone`."""
     output_age_seconds: float | None = None

@@ -23,6 +23,7 @@ from allranks.launch.peers import Peers
 from allranks.live.collect import NodeCollector
 from allranks.live.deadlines import Limits
 from allranks.live.gpu_use import GpuUse
+from allranks.live.silence import Silence
 from allranks.live.state import NodeState
 
 _EVERY_SECONDS = 1.0
@@ -40,7 +41,7 @@ class LiveNode:
         self,
         peers: Peers,
         *,
-        limits: Limits | None,
+        limits: Limits | Silence | None,
         ends: bool,
         num_gpus: int,
         say: Callable[[str], None],

@@ -13,6 +13,7 @@ from allranks.launch.node.live_evidence import explained
 from allranks.launch.peers import Peers
 from allranks.live.deadlines import Limits, overdue
 from allranks.live.live_file import LiveFile
+from allranks.live.silence import Silence
 from allranks.live.slow_links import SlowLinks
 from allranks.live.state import LiveTable, NodeState
 from allranks.live.stragglers import Stragglers
@@ -33,7 +34,7 @@ class LiveTableKeeper:
         self,
         peers: Peers,
         *,
-        limits: Limits | None,
+        limits: Limits | Silence | None,
         ends: bool,
         say: Callable[[str], None],
         explain: Explain = explained,

@@ -31,7 +31,8 @@ from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, addresses_of_ranks
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
-from allranks.live.deadlines import limits_of
+from allranks.live.deadlines import Limits, limits_of
+from allranks.live.silence import Silence
 from allranks.observe import read_events, say
 
 _LAST_EVENTS_BYTES = 2**16  # hundreds of steps
@@ -47,6 +48,8 @@ class RunInputs:
     fingerprint: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
+    hang_seconds: float | None = None
+    """After which anyone's program, which writes nothing, is taken to hang; None where that is not looked for."""
 
 
 def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs) -> Ended:
@@ -86,7 +89,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
     with (
         terminal_path(log_of_rank_0) as terminal,
         own_temporary_folder(compiles=compiles) as temporary,
-        _watched(launch, peers, inputs.cfg, added) as live,
+        _watched(launch, peers, inputs, added) as live,
     ):
         return supervise(
             start.command,
@@ -106,9 +109,13 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
         )
 
 
-def _watched(launch: Launch, peers: Peers, cfg: RunConfig | None, variables: Mapping[str, str]) -> LiveNode:
-    """Without a config there are no phases that could last too long: it is anyone's program."""
-    limits = limits_of(cfg) if cfg is not None else None
+def _watched(launch: Launch, peers: Peers, inputs: RunInputs, variables: Mapping[str, str]) -> LiveNode:
+    """Without a config there are no phases that could last too long: it is anyone's program, which can only be silent
+    for too long."""
+    cfg = inputs.cfg
+    limits: Limits | Silence | None = limits_of(cfg) if cfg is not None else None
+    if cfg is None and inputs.hang_seconds is not None:
+        limits = Silence(inputs.hang_seconds)
     ends = cfg is None or cfg.live.on_hang == "end"
     addresses = addresses_of_ranks(launch, variables, cfg is not None) if launch.max_nodes > 1 else []
     return LiveNode(

@@ -54,5 +54,5 @@ def test_the_bytes_that_count_are_those_of_the_interfaces_of_the_ranks(
     place = {"node_rank": 0, "master_addr": "h"} if nnodes == "2" else {}
     launch = resolve(LaunchOptions(nnodes=nnodes, nproc_per_node=2, **place), num_gpus=0)
     peers = Peers(Node(0, RunDir(tmp_path), "run", "launch", []))
-    live = local._watched(launch, peers, None, {"GLOO_SOCKET_IFNAME": "lo"})
+    live = local._watched(launch, peers, RunInputs([]), {"GLOO_SOCKET_IFNAME": "lo"})
     assert live._collector._interfaces == counted
