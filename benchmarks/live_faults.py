@@ -25,7 +25,7 @@ from benchmarks.contestants.allranks_without import KILL_AFTER_SECONDS
 from benchmarks.live_cost import run_config, steps_of
 from benchmarks.workload import Workload, read
 
-_STEPS, _FAULT_AT = 400, 60
+_STEPS, _FAULT_AT = 250, 30
 # Longer than a node may say nothing (--node-timeout, 10 s by default).
 _FAULT_SECONDS = 15.0
 _DEADLINE_SECONDS = 600.0

@@ -93,7 +93,7 @@ def _of_two_lines(line: str, word: str) -> Iterator[str]:
     """Some shapes have an end, which what follows would hide. `word` begins the line below."""
     last = max(line.rfind(sign) for sign in " \t\"',;")
     head = line[max(0, last - _NAME_OF_HEADER) :]
-    if len(head) - _NAME_OF_HEADER + len(word) < _SHORTEST:
+    if len(line) - last - 1 + len(word) < _SHORTEST:
         return
     for start, end in shaped_secrets(head + word):
         if start < len(head) < end:
