@@ -1,10 +1,13 @@
 """The rules that come with allranks: as data, and tried on the logs that come with each."""
 
+import re
+
 import pytest
 
+from allranks.cli.commands import COMMANDS
 from allranks.doctor.literals import literals, problem_of
 from allranks.doctor.rule_cases import problems_of_rules
-from allranks.doctor.ruleset import rule_files
+from allranks.doctor.ruleset import all_rules, rule_files
 
 GOOD = """
 [[rule]]
@@ -26,6 +29,12 @@ near_misses = ['''there is room enough in /dev/shm''']
 
 def test_all_rules_are_well_formed_and_name_what_their_logs_show():
     assert rule_files() and problems_of_rules() == []
+
+
+def test_commands_of_allranks_that_rules_name_are_there():
+    texts = [text for rule in all_rules() for text in (rule.meaning, rule.remedy, rule.not_proven, rule.look_at)]
+    named = {name for text in texts for name in re.findall(r"`allranks ([a-z][a-z-]*)", text)}
+    assert named and named <= set(COMMANDS), sorted(named - set(COMMANDS))
 
 
 @pytest.mark.parametrize(
