@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,10 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_atte
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _EXPERTS_EACH = ("num_experts_per_tok", "moe_top_k", "moe_topk", "num_experts_per_token", "top_k_experts", "moe_k")
-_MODEL_WIDTHS = ("hidden_size", "n_embd", "d_model", "embed_dim", "word_embed_proj_dim")
+_MODEL_WIDTHS = (
+    *("hidden_size", "hidden_size_global", "n_embd", "d_model", "embed_dim", "word_embed_proj_dim"),
+    *("input_embedding_size", "output_embedding_size"),
+)
 _INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "d_inner")
 _EXPERT_WIDTHS = (
     *("moe_intermediate_size", "shared_expert_intermediate_size", "expert_dim", "intermediate_size_mlp"),
@@ -43,6 +47,7 @@ _OTHERS: dict[str, int] = {
     **dict.fromkeys(("n_group", "num_expert_group", "topk_group"), 1),
     "num_nextn_predict_layers": 0,
     "n_shared_experts": 1,
+    "encoder_hash_byte_group_vocab": 1000,  # numbers of hashes, and none of the tokenizer's
 }
 _NEVER = ("vocab_size", "max_position_embeddings", "n_positions")
 
@@ -138,6 +143,8 @@ def _small(original: dict[str, Any], head_dim: int | None) -> dict[str, Any]:
     if head_dim is not None:
         _shrink_widths(original, small, head_dim)
     _shrink_layers(original, small)
+    if head_dim is not None:
+        _shrink_single_layers(original, small, head_dim)
     return small
 
 
@@ -161,11 +168,26 @@ def _shrink_widths(original: dict[str, Any], small: dict[str, Any], head_dim: in
             small[key] = min(value, 2)
         elif key in widths:
             small[key] = min(value, widths[key])
+    if isinstance(expand := original.get("expand"), int) and "head_dim" in original and "num_heads" in original:
+        small["num_heads"] = expand * small["hidden_size"] // small["head_dim"]  # of a state space, which is wider
     if "qk_rope_head_dim" in original and "head_dim" in original:
         small["head_dim"] = small["qk_rope_head_dim"]  # which heads are rotated by
     for key in ("rope_scaling", "rope_parameters"):
         if isinstance(small.get(key), dict):
             _shrink_rotation(small[key], original, head_dim)
+
+
+def _shrink_single_layers(original: dict[str, Any], small: dict[str, Any], head_dim: int) -> None:
+    """Sizes that single layers have of their own."""
+    for name, value in small.items():
+        if not _is_of_layers(value, sys.maxsize):
+            continue
+        for number, own in value.items():
+            if isinstance(own, dict):
+                whole = {**original, **own}
+                shrunken = copy.deepcopy(whole)
+                _shrink_widths(whole, shrunken, head_dim)
+                small[name][number] = {key: shrunken[key] for key in own}
 
 
 def _shrink_rotation(rope: dict[str, Any], original: dict[str, Any], head_dim: int) -> None:
@@ -195,6 +217,11 @@ def _shrink_layers(original: dict[str, Any], small: dict[str, Any]) -> None:
     for name, value in original.items():
         if isinstance(value, list) and len(value) == total > 0 and name in small:
             small[name] = [value[index] for index in kept]
+    for name, value in original.items():
+        if name in small and _is_of_layers(value, total):
+            # By their numbers, of which json makes strings.
+            numbers = {one: kept.index(int(one)) for one in value if int(one) in kept}
+            small[name] = {type(one)(number): value[one] for one, number in numbers.items()}
     if isinstance(dense := original.get("first_k_dense_replace"), int) and dense > 0:
         small["first_k_dense_replace"] = 1
     for name in ("mlp_only_layers", "no_rope_layers", "cross_attention_layers", "full_attention_idxs"):
@@ -204,6 +231,11 @@ def _shrink_layers(original: dict[str, Any], small: dict[str, Any]) -> None:
         small["num_kv_shared_layers"] = 0
     if isinstance(window := original.get("max_window_layers"), int) and window >= total:
         small["max_window_layers"] = len(kept)
+
+
+def _is_of_layers(value: object, total: int) -> bool:
+    """Whether it is what single layers have of their own."""
+    return isinstance(value, dict) and bool(value) and all(str(k).isdecimal() and int(k) < total for k in value)
 
 
 def _kept_layers(original: dict[str, Any], total: int) -> list[int]:

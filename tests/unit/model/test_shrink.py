@@ -24,6 +24,10 @@ FAMILIES = {
     "gpt-oss": ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}}),
     "deepseek-v3": ("deepseek_v3", {}),
     "gpt2": ("gpt2", {}),
+    "gemma-4": ("gemma4_text", {}),
+    "mamba-2": ("mamba2", {}),
+    "deepseek-v2": ("deepseek_v2", {"n_routed_experts": 160, "num_experts_per_tok": 6, "n_group": 8, "topk_group": 3,
+                    "topk_method": "group_limited_greedy", "num_hidden_layers": 60, "hidden_size": 5120}),
 }  # fmt: skip
 
 
@@ -48,6 +52,23 @@ def test_the_models_own_code_takes_it(name):
 def test_every_kind_of_layer_is_there():
     small = shrink(AutoConfig.for_model("gemma3_text", num_hidden_layers=26, sliding_window_pattern=6)).config
     assert set(small.layer_types) == {"sliding_attention", "full_attention"}
+
+
+def test_sizes_of_single_layers_are_small_too_and_go_with_their_layer():
+    large = AutoConfig.for_model("gemma4_text").to_dict()
+    own = {int(number): sizes for number, sizes in large["per_layer_config"].items()}
+    assert own[5] == {"head_dim": 512} and large["head_dim"] == 256
+    small = shrink(AutoConfig.for_model("gemma4_text")).config
+    assert set(small.layer_types) == set(large["layer_types"])
+    shapes = {name: tuple(one.shape) for name, one in random_model(small).named_parameters()}
+    assert {shape for name, shape in shapes.items() if name.endswith("q_proj.weight")} == {(64, 64)}
+
+
+def test_parts_that_know_of_each_others_width_shrink_together():
+    small = shrink(AutoConfig.for_model("blt")).config.to_dict()
+    assert small["global_config"]["hidden_size"] == small["encoder_config"]["hidden_size_global"] == 64
+    assert small["vocab_size"] == 260 and small["encoder_hash_byte_group_vocab"] == 1000
+    assert sum(one.numel() for one in random_model(AutoConfig.for_model(**small)).parameters()) < 2_000_000
 
 
 def test_heads_share_keys_and_values_as_before():
