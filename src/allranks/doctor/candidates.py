@@ -15,6 +15,8 @@ from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, SYMPTOM, R
 
 # What a failure to connect is over by, and only that.
 _OF_CONNECTING = {"rendezvous", "network-card", "infiniband", "nccl", "ssh", "launchers", "model"}
+# Of sacct and the like: it may be of any job that ever ran.
+_TABLE_ROW = re.compile(r"\s*\d[\w.+\[\]-]*\s{2,}\S")
 # Told some time before the end, up to which the ranks train on.
 _OF_AN_END_TO_COME = {"spot-reclaimed", "slurm-preempted", "slurm-time-limit", "pbs-walltime"}
 _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
@@ -140,7 +142,7 @@ def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequenc
     family = one.rule.family if one.rule else ""
     if family in _OF_CONNECTING and not failed and any(mark.kind == looked_for.CONNECTED for mark in after):
         return True
-    if one.id in _OF_AN_END_TO_COME:
+    if one.id in _OF_AN_END_TO_COME and not _TABLE_ROW.match(one.line.text):
         return False
     going_on = [mark for mark in after if mark.kind == looked_for.PROGRESS]
     own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]

@@ -1,0 +1,28 @@
+"""The exam's first half, healthy logs and near misses: what has been reached is held."""
+
+from collections import Counter
+
+from tests.exam.score import NOT_KNOWN, RIGHT, RIGHT_LIKELY, WRONG_BUT_SURE, graded, healthy, near_misses, questions
+
+
+def test_of_the_first_half_95_percent_are_right_and_none_is_wrong_but_sure():
+    grades = Counter()
+    for question in questions("a"):
+        grade, told = graded(question)
+        assert grade != WRONG_BUT_SURE, (question.id, told.cause, told.evidence)
+        grades[grade] += 1
+    total = sum(grades.values())
+    assert total >= 100 and grades[RIGHT] + grades[RIGHT_LIKELY] >= 0.95 * total, grades
+    assert grades[NOT_KNOWN] <= 0.05 * total
+
+
+def test_of_healthy_logs_no_cause_is_named():
+    told = dict(healthy())
+    assert len(told) >= 40
+    assert {name: (one.cause, one.evidence) for name, one in told.items() if one.cause is not None} == {}
+
+
+def test_of_near_misses_no_cause_is_named_that_they_only_look_like():
+    told = list(near_misses())
+    assert len(told) >= 40
+    assert [(id, one.cause, one.evidence) for id, causes, one in told if one.cause in causes] == []
