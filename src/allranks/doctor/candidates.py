@@ -10,7 +10,7 @@ from allranks.doctor import causes
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.lines import Line
 from allranks.doctor.reading.scanner import Hit, Mark, Read
-from allranks.doctor.reading.tracebacks import Raised
+from allranks.doctor.reading.tracebacks import IN_REPORT, Raised
 from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, SYMPTOM, Rule
 
 # What a failure to connect is over by, and only that.
@@ -98,6 +98,9 @@ def _exceptions(number: int, read: Read, told: set[int]) -> Iterable[Candidate]:
         of_tracebacks |= {raised.said.number for raised in traceback.chain}
         if traceback.was_ignored or any(raised.said.number in told for raised in traceback.chain):
             continue
+        at = read.first_failed_at
+        if at is not None and order < at.number and IN_REPORT.match(traceback.first.text):
+            continue  # of another than the one that failed first
         first = next((one for one in traceback.chain if _may_be_cause(one.type, one.said.text)), None)
         if first is not None and _may_be_cause(traceback.chain[-1].type, ""):
             yield Candidate(None, first.said, number, order, BY_TRACEBACK, {}, first)

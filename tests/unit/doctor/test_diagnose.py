@@ -370,3 +370,26 @@ def test_steps_after_a_notice_of_an_end_to_come_do_not_take_it_back():
 [rank3] received SIGTERM at step 900
 """
     assert diagnosis_of_text(log).cause == "spot-reclaimed"
+
+
+def test_torchruns_report_shows_what_the_first_raised_and_what_the_others_did():
+    def entry(rank, raised):
+        return f"""[{rank}]:
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : 1 (pid: 4{rank})
+  traceback : Traceback (most recent call last):
+    File "/home/ana/train.py", line 3, in main
+      step()
+  {raised}
+
+"""
+
+    report = (
+        "train.py FAILED\nFailures:\n"
+        + entry(0, "TypeError: no batch came")
+        + "Root Cause (first observed failure):\n"
+        + entry(1, "ValueError: no sample has the number 64")
+    )
+    told = diagnosis_of_text(report)
+    assert (told.cause, told.rank) == ("exception", 1)
+    assert "no sample has the number 64" in told.evidence[0].text

@@ -16,6 +16,8 @@ ORPHAN = re.compile(
     r"(?:[A-Za-z_]\w{0,60}\.){0,12}(?P<type>[A-Z]\w{0,100}(?:Error|Exception|Interrupt|Timeout|Killed))"
     r"(?:: ?(?P<message>.*)|\s*$)"
 )
+# In torchrun's report of all that failed it stands under the worker's other fields, as far to the right as they do.
+IN_REPORT = re.compile(r"\s+traceback : ")
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _IGNORED = re.compile(r"Exception ignored in")
 # Not the user's own code.
@@ -68,9 +70,11 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
     frames: list[Frame] = []
     first: Line | None = None
     inside = False
-    message_lines = 0
+    message_lines = margin = 0
     for line in lines:
         text = line.text
+        if margin and text[:margin].isspace():
+            text = text[margin:]
         if HEADER in text:
             if first is not None and not inside and not chain:
                 break
@@ -79,6 +83,8 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
             first = first or line
             headers.add(line.number)
             inside, frames, message_lines = True, [], 0
+            if IN_REPORT.match(text):
+                margin = len(text) - len(text.lstrip())
             continue
         if first is None:
             return None
