@@ -99,7 +99,8 @@ class Scanner:
         self._kept: dict[tuple[int, str], int] = {}
         self._last_at: dict[tuple[int, str], int] = {}
         self._tried: dict[int, int] = {}
-        self._ordinary: frozenset[int] = frozenset()  # keys of needles of wordings that are ordinary here
+        self._capped: frozenset[int] = frozenset()  # wordings that are ordinary here
+        self._ordinary: frozenset[int] = frozenset()  # keys of needles of none but those
         self._code: set[int] = set()
         self._headers: set[int] = set()
 
@@ -143,7 +144,7 @@ class Scanner:
         folded = held[: until + self._index.needles.longest].lower()
         number_of = _Numbers(held, self._lines)
         seen: set[tuple[int, int]] = set()
-        late: dict[int, tuple[int, int, int]] = {}  # of wordings that are ordinary here, the last of this piece
+        late: dict[int, int] = {}  # of wordings that are ordinary here, where the last of this piece stands
         candidates = self._index.needles.candidates(folded)
         if self._ordinary:
             last = {key: (place, key) for place, key in candidates if key in self._ordinary}
@@ -154,36 +155,39 @@ class Scanner:
                 start = place - before
                 if not since <= start < until or not folded.startswith(needle, start):
                     continue
+                numbers_here = numbers if not self._capped else [one for one in numbers if one not in self._capped]
+                if len(numbers_here) < len(numbers):
+                    late |= {one: start for one in numbers if one in self._capped}
+                    if not numbers_here:
+                        continue
                 begin, stop = _segment(held, start, start + len(needle))
-                for number in numbers:
+                for number in numbers_here:
                     if (begin, number) in seen:
                         continue
                     seen.add((begin, number))
                     target = self._index.targets[number]
                     if not target.may_match(held, begin, stop):
                         continue
-                    if self._is_ordinary(number):
-                        late[number] = (start, begin, stop)
-                        continue
+                    self._count(number)
                     line = self._line(held, begin, stop, start, number_of(begin))
                     if target.kind == looked_for.TRACEBACK:
                         if line.number not in self._headers:
                             self._traceback(held, begin, line.number)
                         continue
                     self._take(number, target, line, held, begin, stop)
-        for number, (start, begin, stop) in sorted(late.items(), key=lambda one: one[1]):
+        for number, start in sorted(late.items(), key=lambda one: one[1]):
             target = self._index.targets[number]
+            begin, stop = _segment(held, start, start + 1)
             if target.kind != looked_for.TRACEBACK:
                 self._take(number, target, self._line(held, begin, stop, start, number_of(begin)), held, begin, stop)
         self._progress(held, folded, since, until)
 
-    def _is_ordinary(self, number: int) -> bool:
-        """Whether this wording has been there so often that it is an ordinary one here."""
-        tried = self._tried[number] = self._tried.get(number, 0) + 1
-        if tried == _MOST_TRIED:
-            ordinary = frozenset(one for one, times in self._tried.items() if times >= _MOST_TRIED)
-            self._ordinary = self._index.needles.keys_of_none_but(ordinary)
-        return tried > _MOST_TRIED
+    def _count(self, number: int) -> None:
+        """A wording that has been there so often is an ordinary one here."""
+        times = self._tried[number] = self._tried.get(number, 0) + 1
+        if times >= _MOST_TRIED:
+            self._capped |= {number}
+            self._ordinary = self._index.needles.keys_of_none_but(self._capped)
 
     def _progress(self, held: bytes, folded: bytes, since: int, until: int) -> None:
         """The last lines that tell how far the run has come."""
