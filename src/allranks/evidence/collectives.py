@@ -304,8 +304,8 @@ def _stuck(group: _Group, sequence: int) -> Stall | None:
         STUCK,
         (),
         False,
-        f"all ranks of {group} entered {one} (number {sequence}) and {who}: what carries it does not get on, the "
-        "network between them or a device",
+        f"{group if str(group) == 'all ranks' else f'all ranks of {group}'} entered {one} (number {sequence}) and "
+        f"{who}: what carries it does not get on, the network between them or a device",
         group.group,
         sequence,
         one.operation,

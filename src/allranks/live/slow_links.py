@@ -77,21 +77,23 @@ class SlowLinks:
             return []
         self._before = table
         uses = _uses(before, table)
-        slow = {ends: why for ends, use in uses.items() if (why := self._why(ends, uses, table))}
+        step_seconds = (table.t - before.t) / (table.step - before.step)
+        waiting = _waiting(table, step_seconds)
+        slow = {ends: why for ends in uses if waiting >= _WAITING and (why := self._why(ends, uses))}
         self._seen = {ends: self._seen.get(ends, 0) + 1 for ends in slow}
         for ends, use in uses.items():
             if use.rate is not None and ends not in slow:
                 self._usual[ends] = max(use.rate, self._usual.get(ends, 0.0))
         told = {ends: why for ends, why in slow.items() if self._seen[ends] >= _AGREEING}
         known = bool(self.found)
-        self.found = (_finding(told, uses, table),) if told else ()
+        self.found = (
+            (_finding(told, uses, table, f"{100 * waiting:.0f} % of a step of {step_seconds:.3g} s"),) if told else ()
+        )
         return [] if known else list(self.found)
 
-    def _why(self, ends: _Ends, uses: Mapping[_Ends, _Use], table: LiveTable) -> str:
-        """What shows that a link is slow; "" for one that is not, or for which nobody waits."""
+    def _why(self, ends: _Ends, uses: Mapping[_Ends, _Use]) -> str:
+        """What shows that a link is slow; "" for one that is not."""
         use = uses[ends]
-        if _waiting(table) < _WAITING:
-            return ""
         if use.lost > _LOST:
             return f"{100 * use.lost:.0f} % of what is sent has to be sent again"
         if use.rate is None or use.busy < _BUSY:
@@ -105,15 +107,11 @@ class SlowLinks:
         return "no network for training is so slow" if use.rate < _LEAST and use.busy > _BUSY_ALONE else ""
 
 
-def _waiting(table: LiveTable) -> float:
+def _waiting(table: LiveTable, step_seconds: float) -> float:
     """The part of their steps in which the ranks wait: of the one that waits least. Where their own work is not known,
     as on GPUs, all of it may be waiting."""
-    parts = [
-        1.0 - rank.median_compute_seconds / rank.median_step_seconds
-        for rank in table.ranks
-        if rank.median_compute_seconds is not None and rank.median_step_seconds
-    ]
-    return min(parts, default=1.0)
+    works = [rank.median_compute_seconds for rank in table.ranks if rank.median_compute_seconds is not None]
+    return max(0.0, 1.0 - max(works, default=0.0) / step_seconds)
 
 
 def _uses(before: LiveTable, after: LiveTable) -> dict[_Ends, _Use]:
@@ -142,7 +140,7 @@ def _use(seconds: float, was: LinkState, link: LinkState) -> _Use:
     )
 
 
-def _finding(told: Mapping[_Ends, str], uses: Mapping[_Ends, _Use], table: LiveTable) -> Finding:
+def _finding(told: Mapping[_Ends, str], uses: Mapping[_Ends, _Use], table: LiveTable, waiting: str) -> Finding:
     pairs = list(dict.fromkeys(tuple(sorted(ends, key=str)) for ends in told))
     shared = set(pairs[0]).intersection(*pairs[1:]) if len(pairs) > 1 else set()
     nodes = {node.node: node for node in table.nodes}
@@ -156,15 +154,9 @@ def _finding(told: Mapping[_Ends, str], uses: Mapping[_Ends, _Use], table: LiveT
         whose = f"the link {both[0]} is slow" if len(both) == 1 else f"the links {few(both, _NAMED)} are slow"
     use = uses[worst]
     how = f"it carries {_rate(use.rate)}, and " if use.rate is not None else ""
-    steps = [rank.median_step_seconds for rank in table.ranks if rank.median_step_seconds]
-    waits = (
-        f"; all ranks wait for it, {100 * _waiting(table):.0f} % of a step of {statistics.median(steps):.3g} s"
-        if steps
-        else ""
-    )
     return Finding(
         SLOW_LINK,
-        f"{whose}: {how}{told[worst]}{waits}",
+        f"{whose}: {how}{told[worst]}; all ranks wait, for {waiting}",
         severity="warning",
         who=Who(),
         remedy="no rank is slow by itself: look at the cables, at the speed that the interfaces came up with (ethtool) "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Mapping
 
 from allranks.findings import Finding, Who, printed
@@ -16,6 +17,8 @@ _TIMES = 1.7
 _PART = 0.2
 # Looks at other steps that agree: other work of a moment passes, and a burst of slow steps leaves the median.
 _STEPS_APART, _AGREEING = 5, 2
+# Looks at the states of processes, one each second, and those in which a rank that makes steps was stopped.
+_LOOKS, _STOPPED_LOOKS, _STOPPED = 10, 3, ("T", "t")
 
 
 class Stragglers:
@@ -26,13 +29,16 @@ class Stragglers:
         self._seen: dict[int, int] = {}  # rank -> windows running in which it was slow
         self._fine: dict[int, int] = {}  # of those that are found: windows running in which it was not
         self._step = 0
+        self._stopped: dict[int, deque[bool]] = {}  # by rank: in which of the newest looks it was stopped
 
     def read(self, table: LiveTable) -> list[StragglerEvent]:
         """Take in a table; what is new: each event's `message` is to be told."""
+        for rank in table.ranks:
+            self._stopped.setdefault(rank.rank, deque(maxlen=_LOOKS)).append(rank.process_state in _STOPPED)
         if table.step is None or abs(table.step - self._step) < _STEPS_APART:
             return []
         self._step = table.step
-        slow = slow_ranks(table)
+        slow = {**self._often_stopped(table), **slow_ranks(table)}
         self._seen = {rank: self._seen.get(rank, 0) + 1 for rank in slow}
         before = {one.who.rank: one.who for one in self.found}
         self._fine = {rank: self._fine.get(rank, 0) + 1 for rank in before if rank is not None and rank not in slow}
@@ -46,6 +52,21 @@ class Stragglers:
             for rank, who in sorted(before.items(), key=str)
             if rank not in now
         ]
+
+    def _often_stopped(self, table: LiveTable) -> dict[int, Finding]:
+        """Ranks that are stopped and let go on, as cpulimit or a batch system's suspending does: neither works then."""
+        found = {}
+        for node in table.nodes:
+            for rank in node.ranks:
+                looks = self._stopped.get(rank.rank, ())
+                if sum(looks) >= _STOPPED_LOOKS and not all(looks):
+                    what = (
+                        f"{_named(node, rank)} is slow by itself: it was stopped (state T) in {sum(looks)} of the last "
+                        f"{len(looks)} looks, a second apart, and let go on each time"
+                    )
+                    remedy = "all others wait for it in every step: look there for who stops it (cpulimit, a debugger)"
+                    found[rank.rank] = _straggler(node, rank, what, remedy)
+        return found
 
 
 def _event(who: Who, table: LiveTable, message: str, *, is_slow: bool = True) -> StragglerEvent:
@@ -79,13 +100,17 @@ def _finding(node: NodeState, rank: RankState, seconds: float, usual: float, num
     # The usual step is of more steps than the newest work, which may have become longer since.
     step_seconds = max(seconds, rank.step_seconds or 0.0, rank.median_step_seconds or 0.0)
     what = (
-        f"rank {rank.rank} (node {node.node}{f', {node.host}' if node.host else ''}) is slow by itself: it works "
-        f"{seconds:.3g} s at its own part of a step of {step_seconds:.3g} s, and {others} {usual:.3g} s"
+        f"{_named(node, rank)} is slow by itself: it works {seconds:.3g} s at its own part of a step of "
+        f"{step_seconds:.3g} s, and {others} {usual:.3g} s"
     )
-    return Finding(
-        STRAGGLER,
-        what,
-        severity="warning",
-        who=Who(node.node, rank.rank, node.host or None),
-        remedy="all others wait for it in every step: look there for other programs, limits of CPUs, a hot or slow CPU",
-    )
+    remedy = "all others wait for it in every step: look there for other programs, limits of CPUs, a hot or slow CPU"
+    return _straggler(node, rank, what, remedy)
+
+
+def _straggler(node: NodeState, rank: RankState, what: str, remedy: str) -> Finding:
+    who = Who(node.node, rank.rank, node.host or None)
+    return Finding(STRAGGLER, what, severity="warning", who=who, remedy=remedy)
+
+
+def _named(node: NodeState, rank: RankState) -> str:
+    return f"rank {rank.rank} (node {node.node}{f', {node.host}' if node.host else ''})"

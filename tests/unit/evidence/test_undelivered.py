@@ -21,7 +21,7 @@ def test_both_ends_are_named_with_their_nodes():
     found = diagnose([about(0, socket(one, other, 65536, 6)), about(1, socket(other, one))])
     assert found.what.startswith(
         "what rank 0 (node 0, gpu0) sends to rank 1 (node 1, gpu1) does not arrive (65536 bytes, sent again and "
-        "again); all ranks of all ranks entered all_reduce of 8 float (number 7) and none left it"
+        "again); all ranks entered all_reduce of 8 float (number 7) and none left it"
     )
     assert "firewalls, routes, cables" in found.remedy
     assert (found.who.node, found.who.rank) == (None, None)

@@ -77,7 +77,7 @@ def test_a_link_that_becomes_slow_is_named_within_twenty_steps():
     run.rates[0] = 2e6
     told = run.first_word(slow)
     assert told.startswith("the link between node 0 (gpu0) and node 1 (gpu1) is slow: it carries 2 MB/s, and it has ")
-    assert "it has carried 1,000 MB/s; all ranks wait for it" in told
+    assert "it has carried 1,000 MB/s; all ranks wait, for 84 % of a step of 0.624 s" in told
     assert [one.code for one in slow.found] == ["slow-link"]
     run.rates[0] = 1e9
     for _ in range(60):

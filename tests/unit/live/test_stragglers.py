@@ -1,6 +1,9 @@
 """Who is slow by itself, by the table alone."""
 
 import random
+from dataclasses import replace
+
+import pytest
 
 from allranks.live import LiveTable, NodeState, RankState
 from allranks.live.stragglers import Stragglers, slow_ranks
@@ -33,6 +36,25 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
         told += stragglers.read(table(step, [1.0, 1.0, 1.0, 0.9]))
     assert [(one.message, one.is_slow) for one in told[1:]] == [("rank 1 keeps up with the others again", False)]
     assert stragglers.found == ()
+
+
+@pytest.mark.parametrize(
+    ("states", "is_named"), [("TTRTT", True), ("TRRRR", False), ("TTTTT", False), ("SSRSD", False)]
+)
+def test_a_rank_that_is_stopped_and_let_go_on_again_and_again_is_slow_by_itself(states, is_named) -> None:
+    """As by cpulimit: while it is stopped it does not work. One that stays stopped hangs."""
+    stragglers = Stragglers()
+    told = []
+    for step in range(1, 21):
+        seen = table(step, [1.0, 1.0, 1.0])
+        first, second, third = seen.nodes
+        rank = replace(second.ranks[0], process_state=states[step % 5])
+        told += stragglers.read(replace(seen, nodes=(first, replace(second, ranks=(rank,)), third)))
+    assert [event.of_rank for event in told] == [1] * is_named
+    if is_named:
+        assert (
+            "rank 1 (node 1, host1) is slow by itself: it was stopped (state T) in 8 of the last 10" in told[0].message
+        )
 
 
 def test_one_window_in_which_it_keeps_up_is_not_told() -> None:
