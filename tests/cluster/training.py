@@ -46,9 +46,10 @@ class Training:
 
     def wait_for_step(self, step: int, process: Any) -> None:
         """Wait until rank 0 has done that step."""
-        self._wait(lambda: max(self.losses(), default=0) >= step, process)
+        self.wait_until(lambda: max(self.losses(), default=0) >= step, process)
 
-    def _wait(self, condition: Callable[[], bool], process: Any) -> None:
+    def wait_until(self, condition: Callable[[], bool], process: Any) -> None:
+        """Wait for a condition while the process runs."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             if process.poll() is not None or time.monotonic() > deadline:

@@ -23,6 +23,7 @@ _HELD = {
     "t": "is held by a debugger",
     "D": "waits in the kernel, for storage or a device",
 }
+_KERNEL = "look at the file systems and the kernel's log on that node (dmesg): what it waits for does not answer"
 _REMEDIES = {
     ABSENT: "look at what that rank does at the place named: all ranks have to enter each collective",
     MISMATCH: "all ranks have to enter the same collectives, of equal shapes, in one order: look for a condition on "
@@ -92,11 +93,12 @@ def ranks_of(summaries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, A
 
 
 def frames_of(about: Mapping[str, Any]) -> list[Frame]:
-    """The frames of the thread that trains, the newest first; where that waits for the one that makes its batches, of
-    that one."""
+    """The frames of the thread that trains, the newest first; where that waits for the one that makes its batches, or
+    for a save behind the training, of that one."""
     threads = about.get("threads")
     training: list[Frame] = []
     making: list[Frame] = []
+    saving: list[Frame] = []
     for thread in threads if isinstance(threads, list) else []:
         if isinstance(thread, Mapping) and isinstance(thread.get("frames"), list):
             frames = [
@@ -106,14 +108,19 @@ def frames_of(about: Mapping[str, Any]) -> list[Frame]:
             ]
             if thread.get("trains") is True:
                 training = training or frames
-            elif _is_at(frames, "make"):
+            elif _is_at(frames, "feed", "make"):
                 making = frames
-    return making if making and _is_at(training, "batches_of") else training
+            elif _is_at(frames, "checkpoint", "write_data", "finish"):
+                saving = frames
+    if saving and _is_at(training, "checkpoint", "wait", "save"):
+        return saving
+    return making if making and _is_at(training, "feed", "batches_of") else training
 
 
-def _is_at(frames: Sequence[Frame], function: str) -> bool:
-    """Of train/feed.py, where the batches of a step come from."""
-    return any(frame.file.endswith("/allranks/train/feed.py") and frame.function == function for frame in frames)
+def _is_at(frames: Sequence[Frame], module: str, *functions: str) -> bool:
+    """Of train/feed.py, where the batches of a step come from, or train/checkpoint.py."""
+    file = f"/allranks/train/{module}.py"
+    return any(frame.file.endswith(file) and frame.function in functions for frame in frames)
 
 
 def recording_of(about: Mapping[str, Any]) -> Recording | None:
@@ -128,7 +135,8 @@ def _told(
     if held:
         how = few([f"{named([rank])} {_HELD[state]} (state {state})" for rank, state in held.items()], 4)
         also = f"; {stall.what}" if stall is not None and set(stall.ranks) <= set(held) and stall.ranks else ""
-        return f"{how}{also}", tuple(held), ""
+        where = "".join(f"; {named([rank])} {at}" for rank in list(held)[:_NAMED_RANKS] if (at := _at([rank], places)))
+        return f"{how}{also}{where}", tuple(held), _KERNEL if "D" in held.values() else ""
     if stall is None:
         away = tuple(rank for rank, told in frames.items() if not waits_in_collective(told))
         if away and len(away) < len(frames):
@@ -185,6 +193,9 @@ def _who(blamed: Sequence[int], ranks: Mapping[int, Mapping[str, Any]]) -> Who |
 
 
 def _state(about: Mapping[str, Any]) -> str:
+    """As proc(5) names it, of the thread that trains; D also where another thread of it is held in the kernel."""
+    if isinstance(held := about.get("held_threads"), list) and held:
+        return "D"
     process = about.get("process")
     return str(process.get("state", "")) if isinstance(process, Mapping) else ""
 
@@ -199,6 +210,10 @@ def _surroundings(
         process = about.get("process")
         if rank in blamed and isinstance(process, Mapping) and process.get("wchan"):
             lines.append(f"rank {rank}: state {process.get('state')}, waits in the kernel at {process['wchan']}")
+        held = about.get("held_threads")
+        for thread in (held if isinstance(held, list) else [])[:2]:
+            if isinstance(thread, Mapping) and thread.get("wchan"):
+                lines.append(f"rank {rank}: its thread {thread.get('comm')} waits in the kernel at {thread['wchan']}")
         for key in ("no_stacks", "no_recorder"):
             if isinstance(about.get(key), str) and (rank in blamed or len(lines) < _LINES):
                 lines.append(

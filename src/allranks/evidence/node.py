@@ -19,7 +19,7 @@ from typing import Any
 from allranks.cluster.probe.children import Ask, Found, Reporter, ask_all
 from allranks.entry_points import refuse_by_hand
 from allranks.evidence.machine import look_at_gpus, look_at_kernel, look_at_nccl
-from allranks.evidence.processes import children, memory_events, process_state, sockets
+from allranks.evidence.processes import children, held_threads, memory_events, process_state, sockets
 from allranks.evidence.py_spy import py_spy_threads
 from allranks.evidence.python_stacks import Thread, threads_of
 from allranks.evidence.rank_memory import CannotAsk, RankProcess, flight_recorder, python_stacks, ranks_here, start_time
@@ -89,7 +89,7 @@ def _short(rank: Mapping[str, Any], entries: int, threads: int, frames: int) -> 
     if "recorder" in rank:
         short["recording"] = _recording(rank["recorder"]).newest(entries).to_message() if entries else None
     if not frames:
-        short = {key: short[key] for key in ("rank", "pid", "process") if key in short}
+        short = {key: short[key] for key in ("rank", "pid", "process", "held_threads") if key in short}
     return short
 
 
@@ -127,6 +127,7 @@ def _look_at(one: RankProcess, deadline: float, reporter: Reporter) -> Iterator[
     thread = one.said.native_thread if one.said else None
     yield {"rank": {"process": process_state(one.pid, thread)}}
     yield {"rank": {"memory": dict(memory_events(one.pid)), "sockets": sockets(one.pid), "children": children(one.pid)}}
+    yield {"rank": {"held_threads": held_threads(one.pid)}}
     reporter.doing("its Python stacks")
     # A part of the time for each, so that one that does not come leaves some for the next.
     left = deadline - time.monotonic()

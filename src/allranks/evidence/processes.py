@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,36 @@ def process_state(pid: int, thread: int | None = None) -> dict[str, Any]:
             if line.startswith(("VmRSS:", "Threads:")):
                 name, value = line.split(":")
                 found["memory_bytes" if name == "VmRSS" else "num_threads"] = _number(value)
+    return found
+
+
+def held_threads(pid: int, seconds: float = 0.5) -> list[dict[str, Any]]:
+    """The threads of a process that wait in the kernel (state D), for storage or a device, and for `seconds` have come
+    no further: name and wait channel. A busy disk lets each of them go on now and then."""
+    before = _in_kernel(pid)
+    if not before:
+        return []
+    time.sleep(seconds)
+    after = _in_kernel(pid)
+    found = []
+    for thread in [thread for thread, switches in before.items() if after.get(thread) == switches][:_MAX_SOCKETS]:
+        folder = Path(f"/proc/{pid}/task/{thread}")
+        about: dict[str, Any] = {"thread": thread}
+        for name in ("comm", "wchan"):
+            with contextlib.suppress(OSError):
+                about[name] = (folder / name).read_text(errors="replace").strip()[:200]
+        found.append(about)
+    return found
+
+
+def _in_kernel(pid: int) -> dict[int, str]:
+    """Threads in state D, each with how often it has let go of its CPU."""
+    found = {}
+    for folder in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "D":
+                lines = (folder / "status").read_text(errors="replace").splitlines()
+                found[int(folder.name)] = " ".join(line for line in lines if "ctxt_switches" in line)
     return found
 
 

@@ -82,7 +82,7 @@ class StepEvent(Event):
     gc_seconds: float = 0.0
     """This rank collected Python's garbage."""
     compute_seconds: float | None = None
-    """This rank worked itself, without waiting for others; None where that is not known, as on a GPU."""
+    """This rank worked itself, without waiting for others; on a GPU in layers' forward passes. None: not known."""
     router_loss: float | None = None
     """Of a mixture of experts, without its coefficient."""
 

@@ -2,9 +2,11 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
-from allranks.evidence.processes import memory_events, process_state, sockets
+from allranks.evidence.processes import held_threads, memory_events, process_state, sockets
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -76,3 +78,36 @@ def test_states_and_processes_that_are_gone():
     assert process_state(gone) == {}
     assert sockets(gone) == []
     assert memory_events(gone) == {}
+
+
+HELD = """
+import os, sys, threading
+
+# The child waits for its standard input, a FIFO that nobody opens, and the thread that begins it for the child: in D.
+actions = [(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)]
+threading.Thread(target=os.posix_spawn, args=("/bin/true", ["true"], {}), kwargs={"file_actions": actions}).start()
+print("begun", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_thread_that_waits_in_the_kernel_is_found_beside_one_that_waits_for_it(tmp_path):
+    """As one that writes to a dead disk behind the training, for which the training waits."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen([sys.executable, "-c", HELD, str(fifo)], stdout=subprocess.PIPE) as held:
+        try:
+            assert held.stdout.readline() == b"begun\n"
+            while not (found := held_threads(held.pid, seconds=0.01)):
+                assert held.poll() is None
+            assert [set(one) >= {"thread", "comm"} for one in found] == [True]
+            assert found[0]["thread"] != held.pid
+            assert process_state(held.pid)["state"] == "S"
+        finally:
+            os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
+            held.kill()
+
+
+def test_threads_that_run_or_sleep_are_not_held():
+    assert held_threads(os.getpid(), seconds=0.01) == []
+    assert held_threads(2**22 + 1) == []
