@@ -68,6 +68,9 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
         kind, what = causes.RANK_EXIT, f"{where} failed first: exit code {code}"
         if causes.code_of_error("\n".join(lines)) == causes.PEER_GONE:
             kind = causes.PEER_GONE
+            what = f"{where} lost another rank, and ended with exit code {code}"
+            if waited := next((line for line in reversed(lines) if causes.waited_in_vain(line)), ""):
+                what = f"{where} waited in vain for another rank, and ended with exit code {code}: {waited.strip()}"
     return Finding(
         kind,
         what,

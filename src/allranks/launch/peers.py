@@ -109,6 +109,15 @@ class Peers:
         known = self.lost()
         return known if known is not None and goes_before(known, self.finding) else self.finding
 
+    def tell_cause(self, finding: Finding) -> None:
+        """Tell the others what began here, where another node has failed of it first."""
+        if self.rendezvous is not None:
+            self.rendezvous.tell_cause(finding)
+
+    @property
+    def own_host(self) -> str:
+        return self.rendezvous.own.host if self.rendezvous else socket.gethostname()
+
     def parting(self) -> bool:
         """Whether another node has said good-bye: its launcher, and all that it started, has ended."""
         return self.rendezvous.parting if self.rendezvous else False

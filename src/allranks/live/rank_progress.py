@@ -89,5 +89,8 @@ class RankProgress:
             compute_seconds=work,
             wait_seconds=None if work is None else max(0.0, event.seconds - work),
             median_compute_seconds=statistics.median(self._work) if len(self._work) >= _FEWEST_WORK_STEPS else None,
+            low_compute_seconds=sorted(self._work)[len(self._work) // 5]
+            if len(self._work) >= _FEWEST_WORK_STEPS
+            else None,
             memory_bytes=event.memory_bytes or None,
         )

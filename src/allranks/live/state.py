@@ -70,6 +70,8 @@ class RankState:
     """Of the newest steps."""
     median_compute_seconds: float | None = None
     """Of its own work in the newest steps; None until there are enough."""
+    low_compute_seconds: float | None = None
+    """The same, that all but a fifth of the newest steps had at least."""
     mfu: float | None = None
     """Of all ranks together, from 0 to 1."""
     attempt: int | None = None

@@ -13,10 +13,13 @@ from allranks.observe.events import StragglerEvent
 STRAGGLER = "straggler"
 # Ranks differ by some tens of per cent: lengths of documents, cores that share caches.
 _TIMES = 1.7
+# Who is slow by itself is so in nearly every step; one that is only held up now and then, beside other programs on the
+# same CPUs, also has steps like those of the others.
+_TIMES_EACH = 1.4
 # Of the step, before it is worth a line.
 _PART = 0.2
 # Looks at other steps that agree: other work of a moment passes, and a burst of slow steps leaves the median.
-_STEPS_APART, _AGREEING = 5, 2
+_STEPS_APART, _AGREEING = 5, 3
 # Looks at the states of processes, one each second, and those in which a rank that makes steps was stopped.
 _LOOKS, _STOPPED_LOOKS, _STOPPED = 10, 3, ("T", "t")
 
@@ -90,7 +93,9 @@ def slow_ranks(table: LiveTable) -> Mapping[int, Finding]:
         if not others or not rank.median_step_seconds:
             continue
         usual = statistics.median(others)
-        if seconds > _TIMES * usual and seconds - usual > _PART * rank.median_step_seconds:
+        low = seconds if rank.low_compute_seconds is None else rank.low_compute_seconds
+        is_slow = seconds > _TIMES * usual and low > _TIMES_EACH * usual
+        if is_slow and seconds - usual > _PART * rank.median_step_seconds:
             found[rank.rank] = _finding(node, rank, seconds, usual, len(others))
     return found
 

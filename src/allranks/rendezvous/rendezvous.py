@@ -148,6 +148,12 @@ class Rendezvous(ABC):
             return None  # that one follows from ours
         return self._first
 
+    def tell_cause(self, finding: Finding) -> None:
+        """Tell the others of what another node's failure, of which all know, follows from. Waits for nobody."""
+        if goes_before(finding, self._first):
+            self._set(_first=finding)
+            self._tell_failure(finding)
+
     def _hear(self, name: str, said: object, node: int | str | None = None) -> bool:
         """Called by the talking thread: the node `name` failed, with a finding in its message, or none.
 

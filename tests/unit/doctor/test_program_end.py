@@ -85,3 +85,19 @@ def test_a_killed_launcher(node, lost):
     found = outcome(node, "", 128 + signal.SIGKILL, lost=lost)
     assert found.message.startswith("error: torchrun, the launcher of node 0, was killed by SIGKILL")
     assert found.reason.code == "launcher-killed" and found.exit_code == 1
+
+
+def test_a_rank_that_has_waited_in_vain_is_not_called_the_first_to_fail(node):
+    node.log(0, 1).write_text(
+        "of the start before\n[rank1]: RuntimeError: [unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation "
+        "to complete\n"
+    )
+    found = outcome(node, TORCHRUN.format(1), 1)
+    assert found.message.startswith(
+        "error: rank 1 (node 0) waited in vain for another rank, and ended with exit code 1: [rank1]: RuntimeError: "
+    )
+    assert found.reason.code == "peer-gone"
+    node.log(0, 1).write_text("of the start before\nRuntimeError: Connection closed by peer\n")
+    assert (
+        "rank 1 (node 0) lost another rank, and ended with exit code 1" in outcome(node, TORCHRUN.format(1), 1).message
+    )

@@ -26,13 +26,13 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
     for step in range(1, 21):
         told += stragglers.read(table(step, [1.0, 2.1, 1.0, 0.9]))
     (event,) = told
-    assert (event.of_rank, event.is_slow, event.node, event.host, event.step) == (1, True, 1, "host1", 10)
+    assert (event.of_rank, event.is_slow, event.node, event.host, event.step) == (1, True, 1, "host1", 15)
     assert event.message.startswith(
         "warning: rank 1 (node 1, host1) is slow by itself: it works 2.1 s at its own part of a step of 2.52 s, and "
         "the median of the others 1 s\n  all others wait for it in every step"
     )
     assert [(one.code, one.who.rank, one.who.node) for one in stragglers.found] == [("straggler", 1, 1)]
-    for step in range(21, 40):
+    for step in range(21, 45):
         told += stragglers.read(table(step, [1.0, 1.0, 1.0, 0.9]))
     assert [(one.message, one.is_slow) for one in told[1:]] == [("rank 1 keeps up with the others again", False)]
     assert stragglers.found == ()
@@ -81,6 +81,15 @@ def test_a_slow_link_is_no_slow_rank() -> None:
 def test_work_that_is_little_of_the_step_does_not_count() -> None:
     assert slow_ranks(table(9, [1.0, 3.0], step_seconds=20.0)) == {}
     assert list(slow_ranks(table(9, [1.0, 3.0], step_seconds=4.0))) == [1]
+
+
+def test_a_rank_that_is_only_held_up_now_and_then_is_not_slow_by_itself() -> None:
+    """Beside other programs its usual step may take twice as long; those between them do not."""
+    seen = table(9, [1.0, 2.0, 1.0])
+    first, second, third = seen.nodes
+    for low, named in ((0.9, []), (1.9, [1])):
+        rank = replace(second.ranks[0], low_compute_seconds=low)
+        assert list(slow_ranks(replace(seen, nodes=(first, replace(second, ranks=(rank,)), third)))) == named
 
 
 def test_what_is_not_known_says_nothing() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import psutil
+
 from allranks import durable
 from allranks.cluster.account import NodeStart
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED_WORLD_SIZE
@@ -28,6 +30,7 @@ from allranks.launch.node.supervise import supervise
 from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node
+from allranks.launch.node.waited_for import WaitedFor
 from allranks.launch.peers import Peers, addresses_of_ranks
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
@@ -91,6 +94,12 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
         own_temporary_folder(compiles=compiles) as temporary,
         _watched(launch, peers, inputs, added) as live,
     ):
+        waited_for = WaitedFor(peers)
+
+        def seen(ranks: Sequence[psutil.Process]) -> None:
+            live.seen(ranks)
+            waited_for.seen(ranks)
+
         return supervise(
             start.command,
             _without_launchers_variables(os.environ) | temporary | added | {"ALLRANKS_TERMINAL": terminal},
@@ -99,13 +108,13 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
             grace_seconds=launch.grace_seconds,
             num_ranks=launch.nproc_per_node,
             keep_open=node.locks,
-            lost=lambda: peers.lost() or live.hang(),
+            lost=lambda: waited_for.explained(peers.lost() or live.hang()),
             parting=peers.parting,
             describe=partial(_stopped, node),
             report=peers.stopped.update,
             asked=peers.asked,
             stopping=peers.stopping,
-            seen=live.seen,
+            seen=seen,
         )
 
 
