@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from dataclasses import replace
@@ -32,6 +33,8 @@ from allranks.observe import RunDir, read_events
 from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEvent, PhaseEvent, StepEvent
 
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
+
+_LEAST_ROOM_BYTES = 2**16  # an event with its traceback
 
 # Of a rank that ended before it could tell of itself: no second start mends what is installed.
 _IMPORT_FAILED = re.compile(r"(?:^|\()(?:ModuleNotFoundError|ImportError|SyntaxError): ", re.MULTILINE)
@@ -149,6 +152,8 @@ def _failure(started: Started, ended: Ended, events: list[Event], tail: str, cfg
     run, node = started.run, started.node
     found = _first(started, ended, events, tail)
     logs = f"all logs: {run.logs(node)}, events: {run.path / 'events'}"
+    if found is None and (full := _full_disk(started)) is not None:
+        return full
     if found is None:
         return Finding(
             causes.NODE_ERROR,
@@ -187,6 +192,23 @@ def _record_gone(started: Started) -> Finding:
         "its mount went away, so that nothing tells how the ranks ended"
     )
     return Finding(causes.DISK, what, who=Who(started.node), known_at=started.node)
+
+
+def _full_disk(started: Started) -> Finding | None:
+    """That the ranks could not write what they failed of; None where there is room."""
+    try:
+        disk = os.statvfs(started.run.path)
+    except OSError:
+        return None
+    free = disk.f_bavail * disk.f_frsize
+    if free >= _LEAST_ROOM_BYTES and (disk.f_favail or not disk.f_files):
+        return None
+    what = (
+        f"the ranks of node {started.node} ended without a word, and the disk of {started.run.path} is full ({free} "
+        f"bytes and {disk.f_favail} files are free there): they could not write what they failed of"
+    )
+    remedy = "free some room there, or set output_dir to another disk, on that node"
+    return Finding(causes.DISK, what, who=Who(started.node), remedy=remedy, known_at=started.node)
 
 
 def _never_started(started: Started, tail: str, memory: str | None) -> Finding:

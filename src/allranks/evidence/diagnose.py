@@ -23,6 +23,8 @@ _HELD = {
     "t": "is held by a debugger",
     "D": "waits in the kernel, for storage or a device",
 }
+# Of torch, which saves behind the training in a thread of its own.
+_SAVES = re.compile(r"/torch/distributed/checkpoint/state_dict_saver\.py$")
 _KERNEL = "look at the file systems and the kernel's log on that node (dmesg): what it waits for does not answer"
 _REMEDIES = {
     ABSENT: "look at what that rank does at the place named: all ranks have to enter each collective",
@@ -110,7 +112,7 @@ def frames_of(about: Mapping[str, Any]) -> list[Frame]:
                 training = training or frames
             elif _is_at(frames, "feed", "make"):
                 making = frames
-            elif _is_at(frames, "checkpoint", "write_data", "finish"):
+            elif any(_SAVES.search(frame.file) for frame in frames):
                 saving = frames
     if saving and _is_at(training, "checkpoint", "wait", "save"):
         return saving

@@ -20,7 +20,7 @@ from allranks.rendezvous.newest import fits
 from allranks.rendezvous.not_there import NeverThere, why_not_there
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
-from allranks.rendezvous.silence import Silence
+from allranks.rendezvous.silence import Silence, gone
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
@@ -138,7 +138,9 @@ class Member(Rendezvous):
                 if self.nodes:
                     if self._leaving is None and self._first is None:
                         host = self.nodes[0]
-                        self._set(_first=node_lost(host.id, host.host, f"{host.name} was lost: {how}", self.own.id))
+                        self._set(
+                            _first=node_lost(host.id, host.host, f"{host.name} was lost: {gone(how)}", self.own.id)
+                        )
                     return
                 self._set(_trouble=how)
             finally:

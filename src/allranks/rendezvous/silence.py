@@ -7,10 +7,17 @@ import contextlib
 import socket
 import struct
 
+from allranks.rendezvous.wire import CLOSED
+
 # In struct tcp_info, include/uapi/linux/tcp.h: what was sent and is not acknowledged, and all segments that came.
 _UNACKED_AT, _SEGMENTS_IN_AT, _INFO_BYTES = 24, 140, 144
 # What was under way when it fell silent is here by then.
 _SETTLED_SECONDS = 2.5
+
+
+def gone(how: str) -> str:
+    """What to say of a node whose connection ended by `how`."""
+    return f"{how}: its launcher was killed, or its machine went down" if how == CLOSED else how
 
 
 class Silence:

@@ -15,6 +15,7 @@ STRANGERS_BYTES = 64 * 2**10
 """The longest line from somebody of whom nothing is known: who it is and its proof take some hundred bytes."""
 CHUNK_BYTES = 64 * 2**10
 PULSE_SECONDS = 1.0
+CLOSED = "the connection was closed"
 HANDSHAKE_SECONDS = 10.0
 
 
@@ -56,7 +57,7 @@ class Lines:
                 break
             chunk = await self._reader.read(CHUNK_BYTES)
             if not chunk:
-                raise WireError("the connection was closed")
+                raise WireError(CLOSED)
             self._buffer += chunk
         if end < 0 or end > self.limit:
             raise WireError(f"sent a line of more than {self.limit // 1024} KiB")
@@ -76,7 +77,7 @@ async def receive_line(lines: Lines, seconds: float | None = None) -> bytes:
         async with asyncio.timeout(seconds) as limit:
             return await lines.next()
     except ConnectionResetError:
-        raise WireError("the connection was closed") from None
+        raise WireError(CLOSED) from None
     except OSError as error:  # the kernel's own time-out is a TimeoutError too, whatever we have set
         if isinstance(error, TimeoutError) and limit.expired():
             raise WireError(f"no sign of life for {seconds:.0f} s") from None

@@ -89,8 +89,8 @@ def test_a_killed_launcher(node, lost):
 
 def test_a_rank_that_has_waited_in_vain_is_not_called_the_first_to_fail(node):
     node.log(0, 1).write_text(
-        "of the start before\n[rank1]: RuntimeError: [unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation "
-        "to complete\n"
+        "of the start before\n[rank1]: RuntimeError: [unbound_buffer.cc:78] Timed out waiting 20000ms for recv "
+        "operation to complete\n"
     )
     found = outcome(node, TORCHRUN.format(1), 1)
     assert found.message.startswith(

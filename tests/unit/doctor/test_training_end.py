@@ -1,3 +1,4 @@
+import os
 import signal
 from dataclasses import replace
 
@@ -425,3 +426,17 @@ def test_a_rank_that_ended_before_it_said_anything_is_named_and_not_a_rendezvous
     assert (found.code, found.who.rank) == ("rank-error", 1)
     run.agent_log(0).write_text(table)
     assert outcome(at(run, 0), launch, ended(1)).reason.code == "node-error"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "files", "is_full"), [(0, 9, True), (10**6, 0, True), (10**6, 9, False), (15, 9, True)]
+)
+def test_ranks_that_ended_without_a_word_on_a_full_disk(run, launch, monkeypatch, blocks, files, is_full):
+    """Nothing of theirs could be written: neither events nor logs."""
+    events(run, 0, ("step", {"step": 1}))
+    run.agent_log(0).parent.mkdir(parents=True)
+    told = os.statvfs_result((4096, 4096, 10**9, blocks, blocks, 100, files, files, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: told)
+    found = outcome(at(run, 0), launch, ended(1)).reason
+    assert (found.code == "disk") == is_full
+    assert ("the disk of" in found.what) == is_full and (found.who.node == 0)
