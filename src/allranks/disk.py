@@ -135,9 +135,22 @@ def refuse_unwritable(folder: Path, key: str = "output_dir", option: str = "--ou
 
 def _room_told(place: Path | None, needed: int | None = None, reclaimed: int = 0) -> str:
     told = [f"{si_bytes(needed)} are needed there"] if needed is not None else []
-    if place is not None and (found := room(place)) is not None:
+    if place is not None and (num_files := _files_when_none_is_left(place)):
+        told.append(
+            f"it takes no further file, for all its {num_files:,} inodes are in use (df -i): remove small files"
+        )
+    elif place is not None and (found := room(place)) is not None:
         told.append(f"{si_bytes(found[0] + reclaimed)} of {si_bytes(found[1])} are free")
     return "".join(f"; {text}" for text in told)
+
+
+def _files_when_none_is_left(path: Path) -> int:
+    """How many files the file system at `path` holds, where it can hold no more; else 0."""
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            usage = os.statvfs(folder)
+            return usage.f_files if usage.f_files and not usage.f_favail else 0
+    return 0
 
 
 def _size(folder: Path) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,16 @@ def test_a_folder_is_tried_by_writing_into_it(tmp_path):
     ):
         refuse_unwritable(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts in a namespace of its own, which takes root")
+def test_a_disk_without_room_for_another_file_is_not_called_full_of_bytes(tmp_path):
+    code = "import sys; from pathlib import Path; from allranks.disk import refuse_unwritable; "
+    code += "refuse_unwritable(Path(sys.argv[1]) / 'run')"
+    few = f"mount -t tmpfs -o size=100M,nr_inodes=2 tmpfs {tmp_path} && touch {tmp_path}/one"
+    words = ["unshare", "--mount", "sh", "-c", f'{few} && exec "$@"', "sh", sys.executable, "-c", code, str(tmp_path)]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60).stderr
+    assert "it takes no further file, for all its 2 inodes are in use (df -i)" in said and "are free" not in said
 
 
 @pytest.fixture(scope="module")

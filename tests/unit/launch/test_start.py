@@ -46,6 +46,13 @@ def test_an_output_directory_that_cannot_be_written(config, tmp_path):
         start(config, {}, LaunchOptions())
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_written_is_found_before_the_first_is(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").touch()
+    with pytest.raises(RefusedError, match=r"output_dir: .*/checkpoints cannot be written on "):
+        start(config, {}, LaunchOptions())
+
+
 def test_checkpoints_of_an_earlier_run(config, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
     checkpoint.mkdir(parents=True)

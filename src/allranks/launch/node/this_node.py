@@ -38,11 +38,19 @@ class Node:
 def this_node(directory: str | Path, launch: Launch) -> Node:
     """Make the run's directory and take this node's lock in it. Raises RefusedError."""
     node = unlocked_node(directory, launch)
-    refuse_unwritable(node.run.path)
+    refuse_unwritable_run(node.run)
     if launch.node_rank is None:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return node
     return replace(node, locks=[lock_node(node.run.logs(launch.node_rank))])
+
+
+def refuse_unwritable_run(run: RunDir) -> None:
+    """Raises RefusedError where the run's directory cannot be written, or the folder of its checkpoints, which may be a
+    mount or a link of its own."""
+    refuse_unwritable(run.path)
+    if run.checkpoints.exists():
+        refuse_unwritable(run.checkpoints)
 
 
 def unlocked_node(directory: str | Path, launch: Launch) -> Node:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from allranks.cluster.network import network_environment
 from allranks.config import RunConfig
-from allranks.disk import refuse_unwritable, told_to_user
+from allranks.disk import told_to_user
 from allranks.errors import AllranksError, RefusedError
+from allranks.launch.node.this_node import refuse_unwritable_run
 from allranks.launch.spec.options import Launch
 from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
+from allranks.observe import RunDir
 from allranks.observe.trackers import refuse_missing_packages
 
 
@@ -50,7 +51,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
 
     refusals.keep(network)
     # The last: on a mount that does not answer it never ends.
-    refusals.keep(lambda: refuse_unwritable(Path(cfg.checkpoint.output_dir)))
+    refusals.keep(lambda: refuse_unwritable_run(RunDir(cfg.checkpoint.output_dir)))
     return variables
 
 
