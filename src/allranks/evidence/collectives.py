@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from allranks.evidence.python_stacks import named
+from allranks.evidence.rank_groups import RankGroup, groups_of
 from allranks.evidence.recording import Entry, Group, Recording
 from allranks.listing import few
 
@@ -29,8 +29,6 @@ _EQUAL_SIZES = frozenset(
 
 # Times that an operation has followed on another, after which a rank that does something else stands out.
 _OFTEN = 2
-
-_Key = tuple[str, tuple[int, ...]]  # by name alone, groups that split one mesh may be taken for one
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def analyse(recordings: Mapping[int, Recording | None], places: Mapping[int, str
     `recordings` by rank, None for one that told nothing; `places` says where ranks are (from their stacks) that are
     known to run and to be at that place.
     """
-    groups = _groups(recordings)
+    groups = groups_of(recordings)
     waiting = {rank for group in groups for rank in group.waiting} | _awaiting_messages(recordings)
     found: list[Stall] = []
     for group in groups:
@@ -76,77 +74,6 @@ def _order(stall: Stall) -> tuple[int, int]:
     return kinds[stall.kind], min((entry.created_ns for entry in stall.entries.values()), default=0)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """One process group, as its ranks have told of it."""
-
-    group: Group
-    members: tuple[int, ...]
-    is_known: bool
-    """Whether its ranks are known, not only those that have used it."""
-    entries: Mapping[int, Mapping[int, Entry]]
-    """By rank and sequence number."""
-    entered: Mapping[int, int]
-    """How many collectives each rank has entered, at least."""
-    unsure_of: frozenset[int]
-    """Ranks whose last entries here may have been overwritten."""
-
-    @cached_property
-    def first(self) -> int | None:
-        """The first collective that some rank has not left."""
-        waits = [sequence for own in self.entries.values() for sequence, entry in own.items() if not entry.is_done]
-        return min(waits, default=None)
-
-    @cached_property
-    def waiting(self) -> tuple[int, ...]:
-        return tuple(rank for rank, own in self.entries.items() if any(not entry.is_done for entry in own.values()))
-
-    @cached_property
-    def absent(self) -> tuple[int, ...]:
-        """Of those that told, who has not entered the first collective that some rank waits in."""
-        return tuple(rank for rank in self.entries if self.entered[rank] < (self.first or 0))
-
-    @cached_property
-    def silent(self) -> tuple[int, ...]:
-        return tuple(rank for rank in self.members if rank not in self.entries)
-
-    def at(self, sequence: int) -> dict[int, Entry]:
-        return {rank: own[sequence] for rank, own in self.entries.items() if sequence in own}
-
-    def __str__(self) -> str:
-        desc = self.group.desc
-        if self.group.name == "0" or desc == "default_pg":
-            return "all ranks" if self.is_known else "the default group"
-        return f"group {desc if desc and desc != 'undefined' else self.group.name} ({named(self.members)})"
-
-
-def _groups(recordings: Mapping[int, Recording | None]) -> list[_Group]:
-    told = {rank: one for rank, one in recordings.items() if one is not None}
-    keys: dict[_Key, Group] = {}
-    of_rank: dict[int, dict[str, _Key]] = {}
-    for rank, one in told.items():
-        names = {entry.group for entry in one.entries if not entry.is_message} | set(one.groups)
-        for name in names:
-            group = one.groups.get(name, Group(name))
-            key = (name, group.ranks)
-            keys.setdefault(key, group)
-            of_rank.setdefault(rank, {})[name] = key
-    found = []
-    for key, group in keys.items():
-        users = [rank for rank, own in of_rank.items() if own.get(key[0]) == key]
-        members = group.ranks or tuple(users)
-        entries, entered, unsure = {}, {}, set()
-        for rank in (rank for rank in members if rank in told):
-            own = {e.sequence: e for e in told[rank].entries if e.group == key[0] and not e.is_message}
-            entries[rank] = own if of_rank.get(rank, {}).get(key[0]) == key else {}
-            counted = told[rank].enqueued.get(key[0])
-            entered[rank] = max([*entries[rank], counted or 0])
-            if told[rank].dropped and counted is None and not entries[rank]:
-                unsure.add(rank)
-        found.append(_Group(group, tuple(members), bool(group.ranks), entries, entered, frozenset(unsure)))
-    return found
-
-
 def _awaiting_messages(recordings: Mapping[int, Recording | None]) -> set[int]:
     return {
         rank
@@ -155,7 +82,7 @@ def _awaiting_messages(recordings: Mapping[int, Recording | None]) -> set[int]:
     }
 
 
-def _mismatch(group: _Group) -> Stall | None:
+def _mismatch(group: RankGroup) -> Stall | None:
     """The first collective that ranks do not agree on."""
     sequences = sorted({sequence for own in group.entries.values() for sequence in own})
     for sequence in sequences:
@@ -204,7 +131,7 @@ def _usual(kinds: Iterable[Sequence[int]], entries: Mapping[int, Entry]) -> list
     return list(old[0]) if len(old) == 1 and all(max(before[one]) == 0 for one in before if one != old[0]) else None
 
 
-def _not_entered(group: _Group, sequence: int, waiting: set[int], places: Mapping[int, str]) -> Stall | None:
+def _not_entered(group: RankGroup, sequence: int, waiting: set[int], places: Mapping[int, str]) -> Stall | None:
     absent = tuple(rank for rank in group.absent if rank not in waiting)
     if not absent:
         return None
@@ -235,7 +162,7 @@ def _not_entered(group: _Group, sequence: int, waiting: set[int], places: Mappin
     )
 
 
-def _circle(groups: list[_Group]) -> Stall | None:
+def _circle(groups: list[RankGroup]) -> Stall | None:
     """Ranks that wait for each other in several groups, as where they take them in different orders."""
     waits_for: dict[int, set[int]] = {}
     for one in groups:
@@ -251,7 +178,7 @@ def _circle(groups: list[_Group]) -> Stall | None:
     if not ring:
         return None
     where = []
-    held: list[tuple[_Group, int, tuple[int, ...]]] = []
+    held: list[tuple[RankGroup, int, tuple[int, ...]]] = []
     for one in groups:
         waits = tuple(rank for rank in one.waiting if rank in ring)
         if waits and one.first is not None and ring & set(one.absent):
@@ -273,7 +200,7 @@ def _circle(groups: list[_Group]) -> Stall | None:
     )
 
 
-def _silent(group: _Group, sequence: int) -> Stall | None:
+def _silent(group: RankGroup, sequence: int) -> Stall | None:
     if not group.silent or group.absent:
         return None
     entries = group.at(sequence)
@@ -292,7 +219,7 @@ def _silent(group: _Group, sequence: int) -> Stall | None:
     )
 
 
-def _stuck(group: _Group, sequence: int) -> Stall | None:
+def _stuck(group: RankGroup, sequence: int) -> Stall | None:
     if group.absent:
         return None  # they wait elsewhere: another group has the cause
     entries = group.at(sequence)
