@@ -1,6 +1,8 @@
 """Which of all that went wrong was the cause: with rules of the test's own, so that others do not change the answer."""
 
+import bz2
 import gzip
+import lzma
 import random
 
 import pytest
@@ -307,6 +309,24 @@ def test_gz_and_what_is_cut_off_are_read_as_far_as_it_goes(index, tmp_path):
         read = read_log(source, index)
         assert [hit.rule.id for hit in read.hits] == ["out-of-memory"]
         assert bool(read.broken) == (name == "cut.log.gz")
+
+
+@pytest.mark.parametrize(("end", "pack"), [("xz", lzma.compress), ("bz2", bz2.compress)])
+def test_other_packed_logs_are_read_too_as_far_as_they_go(index, tmp_path, end, pack):
+    packed = pack(b"step 1\nCUDA out of memory\n" + random.Random(0).randbytes(10_000))
+    (tmp_path / f"whole.log.{end}").write_bytes(packed)
+    (tmp_path / f"cut.log.{end}").write_bytes(packed[:-20])
+    cut, whole = (read_log(source, index) for source in sources([tmp_path]))
+    assert [hit.line.number for hit in whole.hits] == [2]
+    assert not whole.broken
+    assert cut.broken
+
+
+@pytest.mark.parametrize(("begin", "told"), [(b"\x28\xb5\x2f\xfd", "zstdcat"), (b"PK\x03\x04", "unzip -p")])
+def test_what_cannot_be_unpacked_here_is_told_with_what_unpacks_it(index, tmp_path, begin, told):
+    (tmp_path / "a.log").write_bytes(begin + bytes(100))
+    with pytest.raises(UsageError, match=told):
+        read_log(sources([tmp_path / "a.log"])[0], index)
 
 
 def test_the_names_of_logs_tell_rank_and_node(tmp_path):

@@ -108,3 +108,14 @@ def test_needles_are_found_wherever_they_stand(noise, before, pattern):
     }
     places = {match.start() for match in re.finditer(re.escape(needle), folded)}
     assert places and {(place, needle) for place in places} <= found
+
+
+def test_of_an_endless_line_made_of_one_wording_little_is_looked_at_and_what_else_it_says_is_found():
+    made_so = b"aRuntimeError " * 40_000
+    scanner = Scanner(our_index(), Source(None, "log"))
+    scanner.feed(made_so + b"\nOSError: [Errno 28] No space left on device: '/data/x'\n" + made_so, at_end=True)
+    assert "disk-full" in {hit.rule.id for hit in scanner.read.hits}
+    folded = made_so.lower()
+    candidates = our_index().needles.candidates(folded)
+    assert len(candidates) > 40_000
+    assert len(scanner._fewer(candidates, folded)) < 20_000

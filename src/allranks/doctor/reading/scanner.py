@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ _MOST_TEXT = 2000  # characters of a line that patterns are tried on: what they 
 _KEPT = 4  # lines of one wording and writer: the first, and in the last place the newest
 _MOST_KEPT = 20_000  # lines in all
 _MOST_TRIED = 2_000  # of one wording in one log: then it is an ordinary line there, of which the last one counts
+_OFTEN = 1 << 14  # of one key in a piece: no wording is in every 200th byte
 _TRACEBACK = -1  # where wordings have numbers
 _PROGRESS = 32  # lines that are looked at of each wording in a piece
 _TRACEBACK_LINES = 600  # of one writer
@@ -150,7 +151,7 @@ class Scanner:
             last = {key: (place, key) for place, key in candidates if key in self._ordinary}
             candidates = [one for one in candidates if one[1] not in last or last[one[1]] == one]
         strings_at = self._index.needles.at
-        for place, key in candidates:
+        for place, key in self._fewer(candidates, folded):
             for before, needle, numbers in strings_at(key):
                 start = place - before
                 if not since <= start < until or not folded.startswith(needle, start):
@@ -181,6 +182,22 @@ class Scanner:
             if target.kind != looked_for.TRACEBACK:
                 self._take(number, target, self._line(held, begin, stop, start, number_of(begin)), held, begin, stop)
         self._progress(held, folded, since, until)
+
+    def _fewer(self, candidates: list[tuple[int, int]], folded: bytes) -> list[tuple[int, int]]:
+        """The same where hardly any is everywhere. Of what is (an endless line made so), the strings themselves are
+        looked for, which Python does fast; those that are ordinary here by their last place only."""
+        often = {key for key, times in Counter(key for _, key in candidates).items() if times > _OFTEN}
+        if not often:
+            return candidates
+        found = {one for one in candidates if one[1] not in often}
+        for key in often:
+            for before, needle, numbers in self._index.needles.at(key):
+                if self._capped.issuperset(numbers):
+                    places = [folded.rfind(needle)] if needle in folded else []
+                else:
+                    places = [one.start() for one in re.finditer(re.escape(needle), folded)]
+                found.update((start + before, key) for start in places)
+        return sorted(found)
 
     def _count(self, number: int) -> None:
         """A wording that has been there so often is an ordinary one here."""

@@ -1,12 +1,14 @@
-"""The logs that are named, as streams of bytes: files, folders, .gz, standard input."""
+"""The logs that are named, as streams of bytes: files, folders, .gz/.xz/.bz2, standard input."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +18,21 @@ from allranks.errors import UsageError
 from allranks.listing import printable
 
 STDIN = "-"
-_GZIP = b"\x1f\x8b"
+_PACKED: dict[bytes, Callable[[BinaryIO], object]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"BZh": bz2.open,
+}
+_UNPACK_FIRST = {b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"), b"PK\x03\x04": ("zip", "unzip -p")}
 _MOST_FILES = 20_000  # of a folder: 64 nodes with 8 ranks have some thousand
 # Of a folder: what programs write logs to. A run's folder also has checkpoints, data and pictures.
 _LOGS = re.compile(
-    r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.gz)?$"
+    r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.(?:gz|xz|bz2))?$"
 )
 _RANK = re.compile(r"(?:^|[/_.-])(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})(?=[/_.-]|$)", re.IGNORECASE)
 _TORCHRUN = re.compile(r"/attempt_\d+/(\d{1,5})/std(?:out|err)\.log$")
 _NODE = re.compile(r"(?:^|[/_.-])(node[-_]?\w{1,40}?|host[-_]?\d{1,6})(?=[/.]|[_-]rank|$)", re.IGNORECASE)
-_UNREADABLE = (OSError, EOFError, zlib.error)
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,13 @@ def opened(source: Source) -> Iterator[BinaryIO]:
         raise UsageError(f"{printable(source.name)}: cannot be read: {why.strerror or why}") from why
     with file:
         # A pipe cannot be looked into without taking from it.
-        packed = source.path.is_file() and file.peek(2)[:2] == _GZIP
-        yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
+        begins = file.peek(8)[:8] if source.path.is_file() else b""
+        for magic, (form, command) in _UNPACK_FIRST.items():
+            if begins.startswith(magic):
+                shown = printable(source.name)
+                raise UsageError(f"{shown}: packed as {form}: {command} FILE | allranks doctor -")
+        unpack = next((one for magic, one in _PACKED.items() if begins.startswith(magic)), None)
+        yield unpack(file) if unpack else file  # type: ignore[misc]
 
 
 def read_some(file: BinaryIO, size: int) -> tuple[bytes, str]:
