@@ -27,6 +27,7 @@ _OFTEN = 1 << 14  # of one key in a piece: no wording is in every 200th byte
 _TRACEBACK = -1  # where wordings have numbers
 _PROGRESS = 32  # lines that are looked at of each wording in a piece
 _TRACEBACK_LINES = 600  # of one writer
+_LONGEST_LINE = 1 << 16  # bytes of one within a traceback; what goes on longer is none of its lines
 _TIMES_BACK = 30  # lines: of a traceback only the line before it has a time
 _RAW_LINES = 6_000  # of all writers, in which those are looked for
 _SEPARATORS = re.compile(rb"[\r\n]")
@@ -318,8 +319,8 @@ class Scanner:
         for _ in range(_RAW_LINES):
             if begin >= len(held):
                 return
-            newline = held.find(b"\n", begin)
-            stop = newline if newline >= 0 else len(held)
+            newline = held.find(b"\n", begin, begin + _LONGEST_LINE)
+            stop = newline if newline >= 0 else min(len(held), begin + _LONGEST_LINE)
             yield self._line(held, begin, max(begin, stop - (held[stop - 1 : stop] == b"\r")), begin, number)
             begin, number = stop + 1, number + 1
 
