@@ -123,3 +123,6 @@ def test_each_node_gets_its_place(tmp_path, nodes):
         tmp_path / "c", tmp_path, "t", num_nodes=2, words=("--rdzv-backend", "c10d"), nproc_per_node=1
     )
     assert all("--rdzv-endpoint" in one.args and "--node-rank" not in one.args for one in by_c10d)
+    words = ("--launcher", "torchrun", "--rdzv-backend", "c10d", "--resume")
+    (alone,) = train_commands(tmp_path / "c", tmp_path, "t", num_nodes=1, words=words, nproc_per_node=1)
+    assert "c10d" not in alone.args and alone.args[-3:] == ("--launcher", "torchrun", "--resume")
