@@ -198,8 +198,8 @@ def _first_failed_rank(reads: Sequence[Read]) -> int | None:
 
 
 def _shown(first: Candidate, same: list[Candidate], reads: Sequence[Read]) -> list[Candidate]:
-    rest = [one for one in same if one is not first and one.line.text != first.line.text]
-    return [first, *rest[: _SHOWN - 1]]
+    rest = {one.line.place: one for one in same if one.line.text != first.line.text}  # several wordings are of one line
+    return [first, *list(rest.values())[: _SHOWN - 1]]
 
 
 def _is_after(one: Candidate, first: Candidate) -> bool:

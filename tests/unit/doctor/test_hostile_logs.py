@@ -119,3 +119,9 @@ def test_of_an_endless_line_made_of_one_wording_little_is_looked_at_and_what_els
     candidates = our_index().needles.candidates(folded)
     assert len(candidates) > 40_000
     assert len(scanner._fewer(candidates, folded)) < 20_000
+
+
+def test_a_line_that_several_wordings_of_a_cause_match_is_shown_once():
+    said = "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.\n"
+    told = diagnosis_of_text("1 Workers (tasks / actors) killed due to memory pressure (OOM)\n" + said)
+    assert [one.line for one in told.evidence] == [1, 2]
