@@ -12,7 +12,7 @@ from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates, newe
 from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
-from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, SURE
+from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, RETRIED, SURE
 from allranks.findings import Evidence
 
 _SHOWN = 6  # lines of evidence
@@ -29,6 +29,8 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     offsets = _clock_offsets(reads)
     notes = tuple(f"{read.source.name}: {read.broken}" for read in reads if read.broken)
     found = _without_ends_that_follow(_unexplained(found), offsets)
+    if not found:
+        found = _still_retried(symptoms)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)
@@ -61,7 +63,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
         )
     certainty = LIKELY if chosen.is_doubtful else first.certainty
     return Diagnosis(
-        cause=rule.id,
+        cause=rule.answer,
         title=_filled(rule.title, first),
         certainty=certainty,
         meaning=_filled(rule.meaning, first),
@@ -75,12 +77,18 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
         others=chosen.rivals,
         restart=Restart(
             rule.restart,
-            fingerprint(rule.id, first.line.text, where),
+            fingerprint(rule.answer, first.line.text, where),
             step,
             node if rule.restart == OTHER_NODE else None,
         ),
         notes=notes,
     )
+
+
+def _still_retried(symptoms: list[Candidate]) -> list[Candidate]:
+    """What was tried again and again, to the end of the logs; where several things were, what was tried last."""
+    retried = [one for one in symptoms if one.rule and one.rule.kind == RETRIED]
+    return [one for one in retried if one.id == retried[-1].id]
 
 
 @dataclass(frozen=True)

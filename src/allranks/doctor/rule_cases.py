@@ -8,7 +8,7 @@ from pathlib import Path
 from allranks.doctor.diagnosis import Diagnosis
 from allranks.doctor.read_logs import diagnosis_of_text
 from allranks.doctor.reading.index import Index
-from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, Rule, all_rules, load_rules, problems_of_files, rule_files
+from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, RETRIED, Rule, all_rules, load_rules, problems_of_files, rule_files
 
 
 def problems_of_rules(files: Sequence[Path] = ()) -> list[str]:
@@ -34,14 +34,14 @@ def _on_its_logs(file: Path, rule: Rule, index: Index) -> list[str]:
             problems.append(f"{where}: case {number}: the answer is {_answer(told)}")
     for number, near_miss in enumerate(rule.near_misses, 1):
         told = diagnosis_of_text(near_miss.strip("\n"), index)
-        if rule.id in (told.cause, told.symptom) or (rule.kind == CONSEQUENCE and _names(told, rule)):
+        if rule.answer in (told.cause, told.symptom) or (rule.kind == CONSEQUENCE and _names(told, rule)):
             problems.append(f"{where}: near miss {number}: it is named: {_answer(told)}")
     return problems
 
 
 def _names(told: Diagnosis, rule: Rule) -> bool:
-    if rule.kind == CAUSE:
-        return told.cause == rule.id
+    if rule.kind in (CAUSE, RETRIED):
+        return told.cause == rule.answer
     if rule.kind == CONSEQUENCE:
         return any(one.id == rule.id for one in told.explained)
     return told.cause is None and told.symptom == rule.id

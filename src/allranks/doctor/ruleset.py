@@ -13,19 +13,19 @@ from allranks.doctor.literals import literals, problem_of
 from allranks.errors import ConfigError
 
 RULES = Path(__file__).parent / "rules"
-CAUSE, SYMPTOM, CONSEQUENCE = "cause", "symptom", "consequence"
+CAUSE, RETRIED, SYMPTOM, CONSEQUENCE = "cause", "retried", "symptom", "consequence"
 SURE, LIKELY = "sure", "likely"
 HOPELESS, MAY_PASS, OTHER_NODE = "hopeless", "may-pass", "other-node"
 
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_TEXTS = ("id", "kind", "title", "certainty", "meaning", "remedy", "not_proven", "look_at", "restart")
+_TEXTS = ("id", "cause", "kind", "title", "certainty", "meaning", "remedy", "not_proven", "look_at", "restart")
 _PATTERNS = ("patterns", "unless", "context", "contradicted_by")
 _LISTS = (*_PATTERNS, "explains", "sources", "cases", "near_misses")
 _REQUIRED = ("id", "kind", "title", "patterns", "meaning", "sources", "cases", "near_misses")
 _OF_CAUSES = ("remedy", "not_proven", "look_at", "restart")  # what a user is told who has one
 _WITHIN = 50  # lines, in which a context is looked for
 _CHOICES = {
-    "kind": (CAUSE, SYMPTOM, CONSEQUENCE),
+    "kind": (CAUSE, RETRIED, SYMPTOM, CONSEQUENCE),
     "certainty": (SURE, LIKELY),
     "restart": (HOPELESS, MAY_PASS, OTHER_NODE),
 }
@@ -46,7 +46,10 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of failure: how logs word it, what it means, what to do. The keys are those of rules/*.toml."""
+    """One kind of failure: how logs word it, what it means, what to do. The keys are those of rules/*.toml.
+
+    What is RETRIED is harmless where anything follows, and the cause where the logs end with it.
+    """
 
     id: str
     kind: str
@@ -67,6 +70,12 @@ class Rule:
     cases: tuple[str, ...] = ()
     near_misses: tuple[str, ...] = ()
     family: str = ""
+    cause: str = ""
+    """The id that is answered, where another rule words the same failure: `id` is left to that one."""
+
+    @property
+    def answer(self) -> str:
+        return self.cause or self.id
 
     def match(self, line: str) -> re.Match[str] | None:
         """Where `line` (without its prefix) words this."""
