@@ -8,7 +8,16 @@ from pathlib import Path
 from allranks.doctor.diagnosis import Diagnosis
 from allranks.doctor.read_logs import diagnosis_of_text
 from allranks.doctor.reading.index import Index
-from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, RETRIED, Rule, all_rules, load_rules, problems_of_files, rule_files
+from allranks.doctor.ruleset import (
+    CAUSE,
+    CONSEQUENCE,
+    RETRIED,
+    Rule,
+    all_rules,
+    load_rules,
+    problems_of_files,
+    rule_files,
+)
 
 
 def problems_of_rules(files: Sequence[Path] = ()) -> list[str]:

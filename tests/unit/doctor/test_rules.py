@@ -40,7 +40,7 @@ def test_commands_of_allranks_that_rules_name_are_there():
 @pytest.mark.parametrize(
     "was, becomes, told",
     [
-        ('kind = "cause"', 'kind = "cuase"', "kind is 'cuase': cause, symptom, consequence are known"),
+        ('kind = "cause"', 'kind = "cuase"', "kind is 'cuase': cause, retried, symptom, consequence are known"),
         ('restart = "hopeless"', "", "restart is missing"),
         ('restart = "hopeless"', 'restrat = "hopeless"', "restrat: no key of a rule"),
         ('sources = ["https://example.org/525"]', "sources = []", "sources is missing"),
