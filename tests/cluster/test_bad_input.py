@@ -1,4 +1,4 @@
-"""Bad input through the real command line: exit 2, one screen that says where and what to do, nothing half-written."""
+"""Bad input through the real command line: exit 2 or 3, one screen that says where and what to do, nothing left."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ RECORD = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "as
 def refused(run, tmp_path):
     """Run `allranks train` with `keys` on top of a good config; it must be refused, with all `parts` in the message."""
 
-    def refuse(*parts: str, arguments: tuple[str, ...] = (), **keys: object) -> None:
+    def refuse(*parts: str, arguments: tuple[str, ...] = (), code: int = 2, **keys: object) -> None:
         prepared = tmp_path / "prepared"
-        output = run(*arguments, expect=2, **{"dataset_prepared_path": str(prepared), **keys}).output
+        output = run(*arguments, expect=code, **{"dataset_prepared_path": str(prepared), **keys}).output
         lines = output.splitlines()
         assert len(lines) <= SCREEN_LINES, output
         assert "Traceback" not in output
@@ -99,7 +99,8 @@ def test_a_wrong_layer_class(refused, ranks):
 
 def test_an_output_directory_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").touch()
-    refused("output_dir", "file/run", "cannot be written", "--output-dir", output_dir=tmp_path / "file" / "run")
+    output_dir = tmp_path / "file" / "run"
+    refused("output_dir", "file/run", "cannot be written", "--output-dir", code=3, output_dir=output_dir)
 
 
 @pytest.mark.parametrize("key", ["base_model", "tokenizer_config"])

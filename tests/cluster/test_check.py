@@ -18,6 +18,7 @@ from tests.cluster.training import Training, make_training
 from tests.patience import TIMEOUT_SECONDS
 
 CHECK = (sys.executable, "-m", "allranks", "check", "c.yaml", "--nproc-per-node", 1, "--join-timeout", 20)
+QUICK = "--quick"  # without measuring links and devices, which finds none of these faults
 PORT = 29541
 BY_HAND = (*CHECK, "--nnodes", 2, "--master-addr", "node0", "--master-port", PORT)
 # Values of one node are shown on the others to nodes that know each other only.
@@ -208,8 +209,8 @@ FAULTS = (
 def test_a_fault_of_one_node_is_told_on_every_terminal(lab: Lab, checked: Training, fault: Fault) -> None:
     fault.arrange(lab)
     started = [
-        checked.start(0, (*BY_HAND, "--node-rank", 0), **TOKEN),
-        checked.start(1, (*BY_HAND, "--node-rank", 1, *fault.words), **TOKEN, **fault.env),
+        checked.start(0, (*BY_HAND, QUICK, "--node-rank", 0), **TOKEN),
+        checked.start(1, (*BY_HAND, QUICK, "--node-rank", 1, *fault.words), **TOKEN, **fault.env),
     ]
     for output in checked.finish(started, expect=[3, 3]):
         told = [line for line in output.splitlines() if f"[{fault.check}]" in line and line.startswith("error: ")]
@@ -247,7 +248,7 @@ UNREACHED = {
 def test_nodes_that_cannot_take_part_are_asked_by_themselves(lab: Lab, checked: Training, fault: str) -> None:
     arrange, says = UNREACHED[fault]
     arrange(lab)
-    output = from_node_0(checked)
+    output = from_node_0(checked, QUICK)
     (told,) = [line for line in output.splitlines() if line.startswith("error: ") and "node1" in line]
     assert all(words in told for words in says), output
 
@@ -262,7 +263,7 @@ DOUBTFUL = {
 def test_what_this_run_does_not_need_is_told_and_refuses_nothing(lab: Lab, checked: Training, doubt: str) -> None:
     arrange, says = DOUBTFUL[doubt]
     arrange(lab)
-    started = [checked.start(rank, (*BY_HAND, "--node-rank", rank), **TOKEN) for rank in (0, 1)]
+    started = [checked.start(rank, (*BY_HAND, QUICK, "--node-rank", rank), **TOKEN) for rank in (0, 1)]
     for output in checked.finish(started):
         told = [line for line in output.splitlines() if line.startswith(("warning: ", "note: "))]
         assert any(all(words in line for words in says) for line in told), output
@@ -282,7 +283,15 @@ def test_an_ordinary_user_checks_all_but_what_only_root_may_read(lab: Lab, check
 
     def told(mode: int, expect: int) -> list[str]:
         weights.chmod(mode)
-        command = (*ORDINARY_USER, *BY_HAND, "--output-dir", "/tmp/run", "--dataset-prepared-path", "/tmp/prepared")
+        command = (
+            *ORDINARY_USER,
+            *BY_HAND,
+            QUICK,
+            "--output-dir",
+            "/tmp/run",
+            "--dataset-prepared-path",
+            "/tmp/prepared",
+        )
         started = [checked.start(rank, (*command, "--node-rank", rank), **TOKEN) for rank in (0, 1)]
         return checked.finish(started, expect=[expect, expect])
 
@@ -294,7 +303,7 @@ def test_an_ordinary_user_checks_all_but_what_only_root_may_read(lab: Lab, check
 
 
 def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Training) -> None:
-    words = (*CHECK, "--join-timeout", 5, "--nnodes", 2, "--master-port", PORT)
+    words = (*CHECK, QUICK, "--join-timeout", 5, "--nnodes", 2, "--master-port", PORT)
     nobody = "10.77.0.99"
     started = [
         checked.start(rank, (*words, "--node-rank", rank, "--master-addr", address), **TOKEN)
@@ -326,7 +335,7 @@ def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:
 
     def in_pbs() -> str:
         script = f"#PBS -l select=2:ncpus=1 -l place=scatter\n#PBS -j oe -o {folder}/log\n"
-        script += f"cd {folder} && {' '.join(map(str, CHECK))} --json; echo exit code $?\n"
+        script += f"cd {folder} && {' '.join(map(str, CHECK))} {QUICK} --json; echo exit code $?\n"
         job = lab.node(0).run(["qsub"], input=script, check=True, cwd=folder).stdout.strip()
         pbs.wait(job, timeout=TIMEOUT_SECONDS)
         return (folder / "log").read_text()
@@ -336,7 +345,7 @@ def test_in_a_job_all_its_nodes_are_asked(lab: Lab, checked: Training) -> None:
     assert "exit code 0" in log and said["passing"] == ["node0", "node1"], log
 
     _without(lab, Path(allranks.__file__).parent)
-    (output,) = checked.finish([checked.start(0, ("salloc", "-Q", "-N", 2, *CHECK))], expect=[3])
+    (output,) = checked.finish([checked.start(0, ("salloc", "-Q", "-N", 2, *CHECK, QUICK))], expect=[3])
     (told,) = [line for line in output.splitlines() if line.startswith("error: ") and "[start.refused]" in line]
     assert "node1: " in told and "has no allranks" in told, output
     log = in_pbs()

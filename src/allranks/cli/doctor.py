@@ -14,7 +14,7 @@ def doctor(
     named: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN|LOG…",
+            metavar="RUN|LOG",
             help="A run directory, or logs of any trainer: files, folders, .gz; - is standard input.",
         ),
     ] = None,

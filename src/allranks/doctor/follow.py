@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from allranks import interrupt
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import Diagnosis
 from allranks.doctor.read_logs import our_index
@@ -27,26 +28,35 @@ def followed(
 ) -> Diagnosis:
     """The answer as soon as one stands for `stands_seconds`; at the latest when standard input ends, if that is all.
 
-    Files are followed as they grow, and for ever where nothing fails. Raises UsageError.
+    Files are followed as they grow, and for ever where nothing fails; Ctrl-C asks what there is to tell of them so
+    far. Raises UsageError.
     """
     with ExitStack() as stack:
         logs = [(stack.enter_context(opened(one)), Scanner(our_index(), one)) for one in sources(named)]
-        ended: set[int] = set()
-        told, since = diagnose([]), clock()
-        while True:
-            came = False
-            for number, (file, scanner) in enumerate(logs):
-                if number not in ended:
-                    came |= _read(file, scanner, number, ended)
-            if came or len(ended) == len(logs):
-                now = diagnose([scanner.so_far() for _, scanner in logs])
-                if (now.cause, now.rank, now.node) != (told.cause, told.rank, told.node):
-                    since = clock()
-                told = now
-            if len(ended) == len(logs) or (told.is_known and clock() - since >= stands_seconds):
-                return told
-            if not came and not _readable(logs[0][0], logs[0][1].read.source.path):
-                time.sleep(_POLL_SECONDS)
+        try:
+            return _answer(logs, stands_seconds, clock)
+        except KeyboardInterrupt:
+            interrupt.answered()
+            return diagnose([scanner.so_far() for _, scanner in logs])
+
+
+def _answer(logs: Sequence[tuple[BinaryIO, Scanner]], stands_seconds: float, clock: Callable[[], float]) -> Diagnosis:
+    ended: set[int] = set()
+    told, since = diagnose([]), clock()
+    while True:
+        came = False
+        for number, (file, scanner) in enumerate(logs):
+            if number not in ended:
+                came |= _read(file, scanner, number, ended)
+        if came or len(ended) == len(logs):
+            now = diagnose([scanner.so_far() for _, scanner in logs])
+            if (now.cause, now.rank, now.node) != (told.cause, told.rank, told.node):
+                since = clock()
+            told = now
+        if len(ended) == len(logs) or (told.is_known and clock() - since >= stands_seconds):
+            return told
+        if not came and not _readable(logs[0][0], logs[0][1].read.source.path):
+            time.sleep(_POLL_SECONDS)
 
 
 def _read(file: BinaryIO, scanner: Scanner, number: int, ended: set[int]) -> bool:

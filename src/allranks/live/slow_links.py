@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from allranks.findings import Finding, Who
-from allranks.listing import few
+from allranks.listing import few, si_bytes
 from allranks.live.state import LinkState, LiveTable, NodeState
 
 SLOW_LINK = "slow-link"
@@ -172,5 +172,4 @@ def _named(node: int | str, nodes: Mapping[int | str, NodeState]) -> str:
 
 
 def _rate(num_bytes: float | None) -> str:
-    megabytes = (num_bytes or 0.0) / 1e6
-    return f"{megabytes:,.0f} MB/s" if megabytes >= 100 else f"{megabytes:.3g} MB/s"
+    return f"{si_bytes(num_bytes or 0.0)}/s"

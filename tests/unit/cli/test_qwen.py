@@ -58,7 +58,7 @@ def test_the_config_it_stands_for_can_be_seen_and_started_again(allranks, tmp_pa
 def test_an_output_directory_that_cannot_be_written(allranks, tmp_path):
     (tmp_path / "file").touch()
     done = allranks("qwen", "lora", *BASE, "--output-dir", "file/out")
-    assert done.returncode == 2 and "output_dir: file/out cannot be written" in done.stderr
+    assert done.returncode == 3 and "output_dir: file/out cannot be written" in done.stderr
 
 
 def test_it_shards_as_the_script_does(allranks, tmp_path):

@@ -76,8 +76,8 @@ def test_a_link_that_becomes_slow_is_named_within_twenty_steps():
     run.settle(slow)
     run.rates[0] = 2e6
     told = run.first_word(slow)
-    assert told.startswith("the link between node 0 (gpu0) and node 1 (gpu1) is slow: it carries 2 MB/s, and it has ")
-    assert "it has carried 1,000 MB/s; all ranks wait, for 84 % of a step of 0.624 s" in told
+    assert told.startswith("the link between node 0 (gpu0) and node 1 (gpu1) is slow: it carries 2.0 MB/s, and it has ")
+    assert "it has carried 1.0 GB/s; all ranks wait, for 84 % of a step of 0.624 s" in told
     assert [one.code for one in slow.found] == ["slow-link"]
     run.rates[0] = 1e9
     for _ in range(60):
@@ -92,8 +92,8 @@ def test_a_link_that_is_slower_than_the_others_from_the_start_is_named():
         run.rates[node] = 5e6 * 25
     run.work = 0.001
     told = run.first_word(slow, within=400)
-    assert "between node 2 (gpu2) and node 3 (gpu3) is slow: it carries 50 MB/s" in told
-    assert "the median of the others carries 125 MB/s" in told
+    assert "between node 2 (gpu2) and node 3 (gpu3) is slow: it carries 50.0 MB/s" in told
+    assert "the median of the others carries 125.0 MB/s" in told
 
 
 def test_the_node_that_all_slow_links_have_in_common_is_named():
