@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from allranks.config import load_config
 from allranks.launch.preflight.sizes import Sizes, sizes
-from allranks.model.stored_size import num_stored_elements
+from allranks.plan.stored_size import num_stored_elements
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks.config import RunConfig
-from allranks.launch.preflight.strategies import planned_steps
-from allranks.model.adapter_size import model_config, num_adapter_elements
-from allranks.model.stored_size import num_stored_elements, stored_shapes
+from allranks.plan.adapter_size import model_config, num_adapter_elements
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
+from allranks.plan.stored_size import num_stored_elements, stored_shapes
+from allranks.plan.strategies import planned_steps
 
 _FILES_OF_A_RANK = 2  # its part of a checkpoint, and its state of random numbers
 _FILES_OF_A_CHECKPOINT = 10  # the folder itself, what says what is in it, and the marker

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from allranks.launch.preflight.sizes import sizes
 from allranks.model.adapter import adapter_tensors
-from allranks.model.adapter_size import num_adapter_elements
 from allranks.model.build import build_model
+from allranks.plan.adapter_size import num_adapter_elements
 from allranks.train.saved_size import saved_bytes
 from allranks.train.strategies import make_strategy
 from tests.tiny_models import ARCHITECTURES, config_for, make_batch, one_process, saved_model

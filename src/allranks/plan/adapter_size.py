@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from allranks.config.sections.adapter import AdapterConfig
-from allranks.model.stored_size import stored_shapes
+from allranks.plan.stored_size import stored_shapes
 
 # In files, experts lie one by one, and models put them together; routers are a class of their own in most models.
 _NO_LINEAR_LAYER = re.compile(r"(^|\.)(experts\.|\w*emb\w*|wte$|wpe$|(\w+_)?gate$|(\w+_)?router(\.|$))")

@@ -1,0 +1,129 @@
+"""What one rank will do: everything that its memory and the time of its steps depend on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from allranks.plan.step_traffic import Layout
+
+Method = Literal["full", "lora", "qlora"]
+Attention = Literal["flash", "sdpa", "eager"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder as its config.json tells it.
+
+    `tensors`: name -> shape of each, tied ones once. `intermediate` is the width of a dense layer's or of one expert's
+    hidden part, `mlp_matrices` how many matrices that has (3 where it is gated). `window`: positions that attention
+    looks back, in `num_windowed_layers`.
+    """
+
+    num_layers: int
+    hidden: int
+    intermediate: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tensors: Mapping[str, tuple[int, ...]] = field(repr=False)
+    is_tied: bool = False
+    mlp_matrices: int = 3
+    num_experts: int = 0
+    experts_per_token: int = 0
+    shared_intermediate: int = 0
+    num_dense_layers: int = 0
+    window: int | None = None
+    num_windowed_layers: int = 0
+
+
+@dataclass(frozen=True)
+class ElementBytes:
+    """Bytes of one element, by what it is. `state`: of the optimizer, a master copy left out, which is `master`."""
+
+    compute: float
+    frozen: float
+    trained: float
+    gradient: float
+    master: float
+    state: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A config on so many ranks. `num_trained` elements are trained; with an adapter they come beside the model's.
+
+    `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
+    `labelled` is the part of them that has a label. `adapted`: module -> (rows, columns) of each matrix that LoRA
+    adds `lora_rank` to.
+    """
+
+    name: str
+    shape: ModelShape
+    method: Method
+    layout: Layout
+    num_ranks: int
+    ranks_per_node: int
+    num_trained: int
+    micro_batch_size: int
+    num_micro_batches: int
+    tokens: int
+    element: ElementBytes
+    labelled: float = 1.0
+    lora_rank: int = 0
+    adapted: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    trains_embeddings: bool = True
+    recomputes: bool = False
+    offloads_activations: bool = False
+    offloads_optimizer: bool = False
+    offloads_parameters: bool = False
+    attention: Attention = "sdpa"
+    chunks_logits: bool = True
+    is_compiled: bool = False
+    on_cpu: bool = False
+    optimizer: str = "adamw_torch_fused"
+    foreach: bool = True
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes that a rank holds when it holds most, by what they are; `reserve` is what the allocator and the driver
+    need beside. `host`: of the node's memory, all of its ranks together."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    communication: float
+    reserve: float
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        parts = (self.parameters, self.gradients, self.optimizer, self.activations, self.logits, self.communication)
+        return sum(parts) + self.reserve
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step of all ranks, by what they go into. `exposed`: what of `communication` is not
+    hidden behind computing."""
+
+    matmul: float
+    attention: float
+    memory_bound: float
+    optimizer: float
+    communication: float
+    exposed: float
+    overhead: float = 0.0
+
+    @property
+    def compute(self) -> float:
+        return self.matmul + self.attention + self.memory_bound + self.optimizer + self.overhead
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.exposed
