@@ -17,8 +17,9 @@ class ModelShape:
     """A decoder as its config.json tells it.
 
     `tensors`: name -> shape of each, tied ones once. `intermediate` is the width of a dense layer's or of one expert's
-    hidden part, `mlp_matrices` how many matrices that has (3 where it is gated). `window`: positions that attention
-    looks back, in `num_windowed_layers`.
+    hidden part, `mlp_matrices` how many matrices that has (3 where it is gated); `dense_intermediate` is that of layers
+    without experts. `head_dim` is of queries and keys, `value_head_dim` of values. `window`: positions that attention
+    looks back, in `num_windowed_layers`. `family`: config.json's `model_type`.
     """
 
     num_layers: int
@@ -37,6 +38,9 @@ class ModelShape:
     num_dense_layers: int = 0
     window: int | None = None
     num_windowed_layers: int = 0
+    dense_intermediate: int = 0
+    value_head_dim: int = 0
+    family: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""The tensors that a config.json tells of are those that the model's own code makes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from allranks.plan.model_shape import UnknownShapeError, num_parameters, shape_of
+
+SMALL = {
+    "num_hidden_layers": 3,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+DEEPSEEK = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "num_key_value_heads": 4,
+}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    ("mistral", {}),
+    ("granite", {}),
+    ("smollm3", {}),
+    ("qwen2", {}),
+    ("qwen2", {"tie_word_embeddings": True}),
+    ("qwen3", {"head_dim": 32}),
+    ("gemma", {"head_dim": 32}),
+    ("gemma2", {"head_dim": 32}),
+    ("gemma3_text", {"head_dim": 32}),
+    ("olmo2", {}),
+    ("olmo3", {}),
+    ("phi3", {}),
+    ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 96, "decoder_sparse_step": 2}),
+    ("qwen3_moe", {**EXPERTS, "head_dim": 32, "mlp_only_layers": [1]}),
+    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    ("deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
+    ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None}),
+    ("deepseek_v3", DEEPSEEK),
+]
+
+
+@pytest.mark.parametrize(("kind", "keys"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_parameters_are_as_many_as_the_models_code_makes(kind, keys):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(kind, **{**SMALL, **keys, "pad_token_id": 0})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = shape_of({"model_type": kind, **SMALL, **keys})
+    assert num_parameters(shape) == sum(one.numel() for one in model.parameters())
+    # Tensors that both have under one name are of one shape; experts lie together in the model.
+    made = {name: tuple(one.shape) for name, one in model.named_parameters()}
+    both = [name for name in shape.tensors if name in made]
+    assert [made[name] for name in both] == [shape.tensors[name] for name in both]
+    assert len(both) > len(made) / 2
+
+
+def config_of(
+    kind: str, hidden: int, inner: int, heads: int, layers: int, vocabulary: int, **more: int
+) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "vocab_size": vocabulary,
+        **more,
+    }
+
+
+# The number of parameters as their pages at huggingface.co tell it, with their config.json.
+KNOWN = {
+    "Qwen/Qwen-7B": (7_721_324_544, config_of("qwen", 4096, 22016, 32, 32, 151936)),
+    "Qwen/Qwen-1_8B": (1_836_828_672, config_of("qwen", 2048, 11008, 16, 24, 151936)),
+    "meta-llama/Meta-Llama-3-8B": (
+        8_030_261_248,
+        config_of("llama", 4096, 14336, 32, 32, 128256, num_key_value_heads=8),
+    ),
+    "Qwen/Qwen2.5-72B": (
+        72_706_203_648,
+        config_of("qwen2", 8192, 29568, 64, 80, 152064, num_key_value_heads=8),
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        46_702_792_704,
+        config_of("mixtral", 4096, 14336, 32, 32, 32000, num_local_experts=8, num_experts_per_tok=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_models_have_their_number_of_parameters(name):
+    published, config = KNOWN[name]
+    assert num_parameters(shape_of(config)) == published
+
+
+def test_of_a_family_that_is_not_known_the_files_tell():
+    config = {"model_type": "brandnew", **SMALL}
+    with pytest.raises(UnknownShapeError, match=r"'brandnew'.*safetensors"):
+        shape_of(config)
+    stored = {
+        "model.embed_tokens.weight": (320, 64),
+        "model.layers.0.self_attn.q_proj.weight": (64, 64),
+        "model.layers.3.self_attn.q_proj.weight": (64, 64),  # a fourth layer, of the three that the model has
+        "lm_head.weight": (320, 64),
+    }
+    shape = shape_of({**config, "tie_word_embeddings": True}, stored)
+    assert num_parameters(shape) == 320 * 64 + 64 * 64
+    assert shape.num_layers == 3 and shape.hidden == 64
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(UnknownShapeError, match="num_hidden_layers"):
+        shape_of({"model_type": "llama", "hidden_size": 64})
+    with pytest.raises(UnknownShapeError, match="text"):
+        shape_of({"model_type": "gemma3", "vision_config": {}})
+
+
+def test_layers_without_experts_and_windows_are_counted():
+    mixture = shape_of({"model_type": "deepseek_v3", **SMALL, **DEEPSEEK})
+    assert (mixture.num_dense_layers, mixture.num_experts, mixture.experts_per_token) == (1, 8, 2)
+    assert (mixture.head_dim, mixture.value_head_dim, mixture.shared_intermediate) == (24, 16, 96)
+    gemma = shape_of({"model_type": "gemma2", **SMALL, "sliding_window": 128})
+    assert (gemma.window, gemma.num_windowed_layers) == (128, 2)
+    of_experts = [name for name in mixture.tensors if ".experts." in name]
+    assert sum(math.prod(mixture.tensors[name]) for name in of_experts) == 2 * 8 * 3 * 48 * 64
