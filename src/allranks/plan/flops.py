@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-# Dense peak of the matrix units in operations a second, (bfloat16/float16, float32 through TF32), from the vendors'
-# data sheets (figures "with sparsity" halved). The first name that is part of the device's name counts.
-_PEAK: tuple[tuple[str, float, float], ...] = (
-    ("B200", 2250e12, 1125e12),
-    ("GH200", 989e12, 494e12),
-    ("H200", 989e12, 494e12),
-    ("H100 PCIe", 756e12, 378e12),
-    ("H100 NVL", 835e12, 417e12),
-    ("H100", 989e12, 494e12),
-    ("A100", 312e12, 156e12),
-    ("A800", 312e12, 156e12),
-    ("L40S", 362e12, 183e12),
-    ("L4", 121e12, 60e12),
-    ("A10", 125e12, 62.5e12),
-    ("RTX 4090", 165e12, 82.6e12),
-    ("RTX 3090", 71e12, 35.6e12),
-    ("V100", 125e12, 15.7e12),
-)
+from allranks.plan.hardware import find_reported
 
 
 def peak_flops(device_name: str, *, half: bool) -> float | None:
     """Operations a second that the named device reaches at best, or None where it is not known."""
-    for name, half_peak, float_peak in _PEAK:
-        if name in device_name:
-            return half_peak if half else float_peak
-    return None
+    device = find_reported(device_name)
+    return device.peak(half=half) if device is not None else None
 
 
 def training_flops_per_token(num_parameters: int, num_trainable: int) -> float:
