@@ -59,17 +59,37 @@ def _run(app: object, arguments: list[str] | None) -> int:
         if isinstance(error, MemoryError):
             error.__traceback__ = None  # what it still holds is needed to tell it
         elif told := told_to_user(error, "a file cannot be read or written"):
-            say(f"error: {printable(told, _LONGEST)}", file=sys.stderr)
+            message = printable(told, _LONGEST)
+            say(f"error: {message}", file=sys.stderr)
+            _tell_program(message, told.exit_code, arguments)
             return told.exit_code
         if shortage(error):
-            say(f"error: out of memory on this host; {_NEEDS}", file=sys.stderr)
+            message = f"out of memory on this host; {_NEEDS}"
+            say(f"error: {message}", file=sys.stderr)
+            _tell_program(message, FAILED, arguments)
             return FAILED
         if isinstance(error, BrokenPipeError):  # the reader (`| head`) has gone
             return FAILED
         if isinstance(error, SystemExit) and isinstance(error.code, int):
+            usage = getattr(error.__context__, "format_message", None)  # click's: its words are on stderr already
+            if usage is not None:
+                _tell_program(printable(usage(), _LONGEST), error.code, arguments)
             return error.code
         raise
     return DONE
+
+
+def _tell_program(message: str, code: int, arguments: list[str] | None) -> None:
+    """For a program that asked for JSON: the same as an object on stdout, so that there always is one."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--json" not in words[: words.index("--") if "--" in words else None]:
+        return
+    import json
+
+    from allranks.exit_codes import REFUSED
+    from allranks.observe.enduring import say
+
+    say(json.dumps({"error": message, "exit_code": code, "refused": code == REFUSED}))
 
 
 def main_of(command: str) -> NoReturn:

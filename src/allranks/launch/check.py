@@ -6,18 +6,17 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.cluster.account import NodeAccount
 from allranks.cluster.environments import network_settings
 from allranks.cluster.node_report import NodeReport
 from allranks.config import RunConfig, load_config
-from allranks.errors import RefusedError, UsageError
+from allranks.errors import UsageError
 from allranks.exit_codes import DONE, REFUSED
 from allranks.launch.all_nodes.check import check_all_nodes
 from allranks.launch.describe import speaks_for_all
@@ -69,7 +68,7 @@ def check(
         raise UsageError(_NOT_RAY)
     token = take_token()
     everywhere, launch, notes = where_to_start(nodes, options, argv, token)
-    with _stdout_for_json(asked.as_json) as answer:
+    with _stdout_for_a_program(asked.as_json):
         with refusals_told(launch):
             cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
             if cfg.launch.use_ray:
@@ -78,16 +77,11 @@ def check(
             tell(notes)
             if launch is not None:
                 refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks check`")
-        try:
-            if everywhere is not None:
-                judged = check_all_nodes(everywhere, token, cfg, policy, options.join_seconds)
-            else:
-                assert launch is not None
-                judged = _check_this_node(_for_all_to_meet(launch), cfg, policy, asked)
-        except RefusedError as error:
-            if asked.as_json:
-                answer(json.dumps({"refused": True, "error": str(error)}))
-            raise
+        if everywhere is not None:
+            judged = check_all_nodes(everywhere, token, cfg, policy, options.join_seconds)
+        else:
+            assert launch is not None
+            judged = _check_this_node(_for_all_to_meet(launch), cfg, policy, asked)
     if asked.hosts_folder is not None:
         write_host_lists(asked.hosts_folder, judged, everywhere.hosts if everywhere else ())
     if asked.as_json:
@@ -173,9 +167,6 @@ def _for_all_to_meet(launch: Launch) -> Launch:
     return replace(launch, min_nodes=launch.max_nodes, max_restarts=0)
 
 
-@contextlib.contextmanager
-def _stdout_for_json(wanted: bool) -> Iterator[Any]:
-    """Within, what is told on the way goes to stderr, if stdout is for a program; yields what writes there."""
-    stdout = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
-        yield lambda text: say(text, file=stdout)
+def _stdout_for_a_program(wanted: bool) -> contextlib.AbstractContextManager[object]:
+    """Within, what is told on the way goes to stderr, if stdout is for a program."""
+    return contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext()

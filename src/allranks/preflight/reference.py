@@ -103,10 +103,7 @@ _BY_HAND = (
     ),
     (
         "`iperf3` between the nodes",
-        (
-            "`reach.speed` and `reach.interface-slow` compare what the links are; the rate that they reach "
-            "is not measured here"
-        ),
+        "`measured.bandwidth` and `measured.latency`, in both directions; `reach.speed`, `reach.interface-slow`",
     ),
     (
         "write down the command, the commit, the config and `env \\| grep NCCL`",

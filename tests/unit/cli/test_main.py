@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -76,6 +77,26 @@ def test_wrong_usage_is_exit_2():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: trian: no such command; did you mean `allranks train`? `allranks --help` lists all\n"
     assert allranks("--no-such-option").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("check", "missing.yaml", "--json"), "missing.yaml: no such file"),
+        (("verify", "--json"), "Missing argument"),
+        (("status", "missing", "--json"), "missing is no folder"),
+    ],
+)
+def test_a_program_that_asks_for_json_reads_of_an_error_too(words, told, tmp_path):
+    done = allranks(*words, cwd=tmp_path)
+    said = json.loads(done.stdout)
+    assert done.returncode == said["exit_code"] == 2 and not said["refused"]
+    assert told in said["error"] and told in done.stderr
+
+
+def test_what_is_not_ours_asks_for_no_json(tmp_path):
+    done = allranks("run", "--no-such-option", "--", "missing.py", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
