@@ -29,9 +29,28 @@ def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     config, stored = model_config(folder), stored_shapes(folder)
     if stored is None or config is None or "vision_config" in config or "audio_config" in config:
         return None  # of such a model's files only the part for text is read
+    return num_elements(stored, config, options) or None
+
+
+def num_elements(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig) -> int:
+    """The same for a model with tensors of these shapes, whose config.json says `config`."""
     rank = options.lora_r or 1  # which the config has to give
-    of_layers = _of_layers(_modules(stored, config), options, config, rank)
-    return of_layers + _of_parameters(stored, options, rank) + _of_whole_modules(stored, options) or None
+    matrices = adapted_matrices(shapes, config, options).values()
+    of_layers = sum(rank * (rows + columns) + (rows if options.peft_use_dora else 0) for rows, columns in matrices)
+    return of_layers + _of_parameters(shapes, options, rank) + _of_whole_modules(shapes, options)
+
+
+def adapted_matrices(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig
+) -> dict[str, tuple[int, int]]:
+    """Module -> (rows, columns) of each matrix that gets a pair of its own."""
+    vocabulary, is_asked, in_layers = config.get("vocab_size"), _asked(options.lora_target_modules), _in_layers(options)
+    adapted = {}
+    for module, (rows, columns) in _modules(shapes, config).items():
+        linear = options.lora_target_linear and vocabulary not in (rows, columns) and is_linear(module)
+        if (linear or is_asked(module)) and in_layers(module):
+            adapted[module] = (rows, columns)
+    return adapted
 
 
 def model_config(folder: Path) -> dict[str, Any] | None:
@@ -55,19 +74,8 @@ def _modules(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -
     return modules
 
 
-def _of_layers(
-    modules: Mapping[str, tuple[int, ...]], options: AdapterConfig, config: Mapping[str, Any], rank: int
-) -> int:
-    vocabulary, elements = config.get("vocab_size"), 0
-    is_asked, in_layers = _asked(options.lora_target_modules), _in_layers(options)
-    for module, (rows, columns) in modules.items():
-        linear = options.lora_target_linear and vocabulary not in (rows, columns) and _is_linear(module)
-        if (linear or is_asked(module)) and in_layers(module):
-            elements += rank * (rows + columns) + (rows if options.peft_use_dora else 0)
-    return elements
-
-
-def _is_linear(module: str) -> bool:
+def is_linear(module: str) -> bool:
+    """Whether a module of this name is a linear layer, an output layer too; experts and routers are none."""
     return _NO_LINEAR_LAYER.search(module) is None
 
 
@@ -76,7 +84,7 @@ def _asked(wanted: str | list[str] | None) -> Callable[[str], bool]:
     if not isinstance(wanted, str):
         return lambda module: _ends_in(module, wanted or ())
     if wanted == "all-linear":
-        return _is_linear
+        return is_linear
     try:
         pattern = re.compile(wanted)
     except re.error:

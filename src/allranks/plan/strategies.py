@@ -18,7 +18,7 @@ from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes
 
-_OF_STRATEGIES = {
+OF_STRATEGIES = {
     *("fsdp", "fsdp_version", "fsdp_config", "dp_shard_size", "dp_replicate_size", "deepspeed"),
     *("ddp_comm_hook", "ddp_comm_state_option", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
     "ddp_find_unused_parameters",
@@ -54,18 +54,18 @@ def planned_steps(
     world_size = num_nodes * num_processes
     nodes = [rank // num_processes for rank in range(world_size)]
     found: dict[tuple[Layout, float], PlannedStep] = {}
-    for name, other in _candidates(cfg):
+    for name, _, other in candidates(cfg):
         try:
             kind, _, num_shards = strategy(other, world_size, num_processes)
         except ConfigError:
             continue  # so many ranks cannot be divided so
-        element = _ElementBytes(other, is_zero=kind == "zero", on_cpu=on_cpu)
-        layout = _layout(other, kind, num_shards, sum(map(math.prod, shapes.values())))
-        if layout is None or (layout, element.gradient) in found:
+        element = ElementTypes(other, is_zero=kind == "zero", on_cpu=on_cpu)
+        layout = layout_of(other, kind, num_shards, sum(map(math.prod, shapes.values())))
+        if not _is_known(other, kind) or (layout, element.gradient) in found:
             continue
         numbers = _sizes(other, shapes, num_trained, element, world_size)
         found[layout, element.gradient] = PlannedStep(
-            name or _own_name(other, kind, num_shards, world_size),
+            name or strategy_name(other, kind, num_shards, world_size),
             not name,
             node_sends_bytes(layout, numbers, nodes, "gloo" if on_cpu else "nccl"),
             _flops(other, shapes, num_trained, model_config, numbers.num_micro_batches),
@@ -74,21 +74,19 @@ def planned_steps(
     return sorted(found.values(), key=lambda one: (not one.is_own, one.node_sends_bytes))
 
 
-def _candidates(cfg: RunConfig) -> Iterator[tuple[str, RunConfig]]:
-    """The config itself, without a name, and with each other strategy that the rules of configs allow."""
-    yield "", cfg
-    # What travels of weights in 4 or 8 bits depends on how each is packed; only what is trained is known.
-    packed = cfg.adapter.quantized_bits is not None
-    plain = {key: value for key, value in cfg.flat().items() if key not in _OF_STRATEGIES}
+def candidates(cfg: RunConfig) -> Iterator[tuple[str, Mapping[str, Any], RunConfig]]:
+    """The config itself, without a name, and with each other strategy that the rules of configs allow, by its keys."""
+    yield "", {}, cfg
+    plain = {key: value for key, value in cfg.flat().items() if key not in OF_STRATEGIES}
     for name, keys in _OTHERS.items():
-        if (packed and keys) or ("deepspeed" in keys and importlib.util.find_spec("deepspeed") is None):
+        if "deepspeed" in keys and importlib.util.find_spec("deepspeed") is None:
             continue
         with contextlib.suppress(ConfigError):
-            yield name, resolve_mapping({**plain, **keys})
+            yield name, keys, resolve_mapping({**plain, **keys})
 
 
-class _ElementBytes:
-    """Bytes of one element, by what it is."""
+class ElementTypes:
+    """Bytes of one element, by what it is; `gradient` is one as it travels."""
 
     def __init__(self, cfg: RunConfig, *, is_zero: bool, on_cpu: bool) -> None:
         asked = cfg.precision.compute
@@ -102,24 +100,28 @@ class _ElementBytes:
 _IN_16_BITS = ("bf16", "fp16")
 
 
-def _layout(cfg: RunConfig, kind: str, num_shards: int, num_parameters: int) -> Layout | None:
-    """None where what it sends is not known beforehand."""
+def _is_known(cfg: RunConfig, kind: str) -> bool:
+    """Whether what a strategy sends is known beforehand."""
+    if kind == "zero":
+        packed = cfg.adapter.quantized_bits is not None
+        return not packed and not any(cfg.deepspeed.zero.get(key) for key in _QUANTIZED_TRAFFIC)
+    if kind == "fsdp":
+        return cfg.adapter.quantized_bits is None
+    return cfg.parallel.ddp_comm_hook not in ("power_sgd", "batched_power_sgd")
+
+
+def layout_of(cfg: RunConfig, kind: str, num_shards: int, num_parameters: int) -> Layout:
+    """How the strategy of this `kind` spreads a model of so many parameters."""
     parallel, zero = cfg.parallel, cfg.deepspeed.zero
     if kind == "fsdp":
-        if cfg.adapter.quantized_bits is not None:
-            return None
         settings = parallel.fsdp_settings
         kept = settings.reshard_after_forward is False
         return Layout("fsdp", num_shards, keeps_gathered=kept, reduces_each=settings.sync_each_batch)
     if kind == "zero":
-        if cfg.adapter.quantized_bits is not None or any(zero.get(key) for key in _QUANTIZED_TRAFFIC):
-            return None
         held = min(_number(zero, key, _HELD_ELEMENTS) for key in ("stage3_max_live_parameters", _REUSE))
         hpz = int(_number(zero, "zero_hpz_partition_size", 1))
         # Backwards, all of it comes again within the distance in which it is kept.
         return Layout("zero", stage=cfg.deepspeed.stage, keeps_gathered=2 * num_parameters <= held, hpz=max(1, hpz))
-    if parallel.ddp_comm_hook in ("power_sgd", "batched_power_sgd"):
-        return None
     return Layout("ddp")
 
 
@@ -128,7 +130,7 @@ _QUANTIZED_TRAFFIC = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
 def _sizes(
-    cfg: RunConfig, shapes: Mapping[str, tuple[int, ...]], num_trained: int, element: _ElementBytes, world_size: int
+    cfg: RunConfig, shapes: Mapping[str, tuple[int, ...]], num_trained: int, element: ElementTypes, world_size: int
 ) -> StepSizes:
     num_stored = sum(map(math.prod, shapes.values()))
     # An adapter's tensors come beside those of the model.
@@ -182,7 +184,7 @@ def _flops(
 _NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
-def _state_bytes(cfg: RunConfig, layout: Layout, sizes: StepSizes, element: _ElementBytes, world_size: int) -> float:
+def _state_bytes(cfg: RunConfig, layout: Layout, sizes: StepSizes, element: ElementTypes, world_size: int) -> float:
     """Without activations, buffers and what is gathered for the moment, and with nothing offloaded: at least this."""
     if cfg.deepspeed.offloads or cfg.parallel.fsdp_settings.offload_params:
         return 0.0
@@ -204,7 +206,7 @@ def _state_bytes(cfg: RunConfig, layout: Layout, sizes: StepSizes, element: _Ele
     )
 
 
-def _own_name(cfg: RunConfig, kind: str, num_shards: int, world_size: int) -> str:
+def strategy_name(cfg: RunConfig, kind: str, num_shards: int, world_size: int) -> str:
     if kind == "zero":
         return f"ZeRO-{cfg.deepspeed.stage}"
     if kind != "fsdp":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from allranks.plan.step_traffic import Layout
 
@@ -45,7 +45,12 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class ElementBytes:
-    """Bytes of one element, by what it is. `state`: of the optimizer, a master copy left out, which is `master`."""
+    """Bytes of one element, by what it is.
+
+    `frozen`: of a weight that is not trained, and not packed; `packed`: of one in 4 or 8 bits, its scales included.
+    `gradient` is one as it travels; it is held as `trained` is. `state`: of the optimizer, without a master copy of the
+    weight, which is `master`.
+    """
 
     compute: float
     frozen: float
@@ -53,15 +58,19 @@ class ElementBytes:
     gradient: float
     master: float
     state: float
+    packed: float = 0.0
 
 
 @dataclass(frozen=True)
 class Workload:
     """A config on so many ranks. `num_trained` elements are trained; with an adapter they come beside the model's.
 
+    `changes`: what to write into the config to get this one, key -> value, or None for a key to take out.
+
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
     `labelled` is the part of them that has a label. `adapted`: module -> (rows, columns) of each matrix that LoRA
-    adds `lora_rank` to.
+    adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits. `bucket_bytes`: of DDP's buckets;
+    `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings of that meaning.
     """
 
     name: str
@@ -77,7 +86,9 @@ class Workload:
     element: ElementBytes
     labelled: float = 1.0
     lora_rank: int = 0
+    lora_dropout: bool = False
     adapted: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    num_packed: int = 0
     trains_embeddings: bool = True
     recomputes: bool = False
     offloads_activations: bool = False
@@ -89,6 +100,12 @@ class Workload:
     on_cpu: bool = False
     optimizer: str = "adamw_torch_fused"
     foreach: bool = True
+    bucket_bytes: float = 25 * 2**20
+    bucket_elements: int = 500_000_000
+    prefetch_elements: int = 50_000_000
+    persistent_below: int = 100_000
+    is_own: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
