@@ -15,6 +15,7 @@ from allranks.doctor.diagnosis import Diagnosis
 from allranks.doctor.read_logs import our_index
 from allranks.doctor.reading.scanner import PIECE_BYTES, Scanner
 from allranks.doctor.reading.sources import opened, read_some, sources
+from allranks.errors import UsageError
 
 _POLL_SECONDS = 0.5
 STANDS_SECONDS = 5.0  # a cause: ranks that end take others with them, and each says something
@@ -32,7 +33,13 @@ def followed(
     far. Raises UsageError.
     """
     with ExitStack() as stack:
-        logs = [(stack.enter_context(opened(one)), Scanner(our_index(), one)) for one in sources(named)]
+        logs: list[tuple[BinaryIO, Scanner]] = []
+        for one in sources(named):
+            try:
+                logs.append((stack.enter_context(opened(one)), Scanner(our_index(), one)))
+            except UsageError:
+                if one.is_named:
+                    raise  # of a folder the others are followed
         try:
             return _answer(logs, stands_seconds, clock)
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import Diagnosis
@@ -12,6 +13,7 @@ from allranks.doctor.reading.index import Index
 from allranks.doctor.reading.scanner import PIECE_BYTES, Read, Scanner
 from allranks.doctor.reading.sources import Source, opened, read_some, sources
 from allranks.doctor.ruleset import all_rules
+from allranks.errors import UsageError
 
 
 def diagnosis_of_logs(named: Sequence[str | Path]) -> Diagnosis:
@@ -27,18 +29,27 @@ def diagnosis_of_text(text: str | bytes, index: Index | None = None, name: str =
 
 
 def read_log(source: Source, index: Index | None = None) -> Read:
-    """One log to its end."""
+    """One log to its end. Raises UsageError where one that was named cannot be read; of a folder the others are."""
     scanner = Scanner(index or our_index(), source)
-    with opened(source) as file:
-        while True:
-            piece, broken = read_some(file, PIECE_BYTES)
-            if broken:
-                scanner.read.broken = broken
-            if not piece:
-                break
-            scanner.feed(piece)
+    try:
+        with opened(source) as file:
+            _read(file, scanner)
+    except UsageError as why:
+        if source.is_named:
+            raise
+        scanner.read.broken = str(why).removeprefix(f"{source.name}: ")
     scanner.feed(b"", at_end=True)
     return scanner.read
+
+
+def _read(file: BinaryIO, scanner: Scanner) -> None:
+    while True:
+        piece, broken = read_some(file, PIECE_BYTES)
+        if broken:
+            scanner.read.broken = broken
+        if not piece:
+            return
+        scanner.feed(piece)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Which of all that went wrong was the cause: with rules of the test's own, so that others do not change the answer."""
 
 import bz2
+import codecs
 import gzip
 import lzma
 import random
@@ -327,6 +328,21 @@ def test_what_cannot_be_unpacked_here_is_told_with_what_unpacks_it(index, tmp_pa
     (tmp_path / "a.log").write_bytes(begin + bytes(100))
     with pytest.raises(UsageError, match=told):
         read_log(sources([tmp_path / "a.log"])[0], index)
+    (tmp_path / "b.log").write_text("CUDA out of memory\n")
+    (_, why), (hits, well) = (
+        (read.hits, read.broken) for read in (read_log(one, index) for one in sources([tmp_path]))
+    )
+    assert told in why and hits and not well, "of a folder the others are read, and what was not is told"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_logs_in_utf_16_are_read(index, tmp_path, encoding, pack):
+    text = "".join(f"step {step} \u2014 \U0001f600\r\n" for step in range(40_000)) + "CUDA out of memory\r\n"
+    written = (codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding)
+    (tmp_path / "a.log").write_bytes(pack(written))
+    [read] = (read_log(source, index) for source in sources([tmp_path / "a.log"]))
+    assert [(hit.rule.id, hit.line.number) for hit in read.hits] == [("out-of-memory", 40_001)]
 
 
 def test_the_names_of_logs_tell_rank_and_node(tmp_path):

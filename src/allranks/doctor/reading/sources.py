@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import lzma
 import re
@@ -10,9 +11,9 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from allranks.errors import UsageError
 from allranks.listing import printable
@@ -23,6 +24,7 @@ _PACKED: dict[bytes, Callable[[BinaryIO], object]] = {
     b"\xfd7zXZ\0": lzma.open,
     b"BZh": bz2.open,
 }
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UNPACK_FIRST = {b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"), b"PK\x03\x04": ("zip", "unzip -p")}
 _MOST_FILES = 20_000  # of a folder: 64 nodes with 8 ranks have some thousand
 # Of a folder: what programs write logs to. A run's folder also has checkpoints, data and pictures.
@@ -44,6 +46,8 @@ class Source:
     rank: int | None = None
     local_rank: int | None = None
     node: str | None = None
+    is_named: bool = True
+    """By the user, and not found in a folder that he named."""
 
 
 def sources(named: Sequence[str | Path]) -> list[Source]:
@@ -71,7 +75,7 @@ def sources(named: Sequence[str | Path]) -> list[Source]:
 
 def _of_folder(folder: Path) -> list[Source]:
     logs = sorted(path for path in folder.rglob("*") if _LOGS.search(path.name) and path.is_file())
-    return [_source(path, path.relative_to(folder)) for path in logs[:_MOST_FILES]]
+    return [replace(_source(path, path.relative_to(folder)), is_named=False) for path in logs[:_MOST_FILES]]
 
 
 def _source(path: Path, shown: Path) -> Source:
@@ -104,7 +108,26 @@ def opened(source: Source) -> Iterator[BinaryIO]:
                 shown = printable(source.name)
                 raise UsageError(f"{shown}: packed as {form}: {command} FILE | allranks doctor -")
         unpack = next((one for magic, one in _PACKED.items() if begins.startswith(magic)), None)
-        yield unpack(file) if unpack else file  # type: ignore[misc]
+        unpacked: Any = unpack(file) if unpack else file
+        try:
+            begins = unpacked.peek(2)[:2] if unpack else begins[:2]
+        except _UNREADABLE:
+            begins = b""  # reading says what is wrong with it
+        yield _FromUtf16(unpacked) if begins in _UTF_16 else unpacked  # type: ignore[misc]
+
+
+class _FromUtf16:
+    """A log in UTF-16, as Windows' shells write what they redirect, in the bytes that all other logs are in."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._read1 = getattr(file, "read1", file.read)
+        self._decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+
+    def read(self, size: int) -> bytes:
+        while piece := self._read1(size):
+            if text := self._decoder.decode(piece):
+                return text.encode(errors="replace")
+        return b""
 
 
 def read_some(file: BinaryIO, size: int) -> tuple[bytes, str]:
