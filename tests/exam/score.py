@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--halves", default="ab", help="a, b or ab")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
+    parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
     options = parser.parse_args(arguments)
     counts: Counter[tuple[str, str, str]] = Counter()
     for question in questions(options.halves):
@@ -110,6 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"near misses: {len(missed)}, of which {len(fooled)} are named")
     for id, _, told in fooled:
         print(f"  {id}: {told.cause} ({told.certainty}) {told.evidence[0].text[:120]}")
+    if options.nvrx:
+        from tests.exam.nvrx import print_beside
+
+        print_beside(options.nvrx, options.halves)
     return 1 if bad or named or fooled else 0
 
 
