@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from dataclasses import fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -47,9 +48,15 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+@cache
+def parsed(page):
+    """Of all pages, by every process that collects these tests: once each."""
+    return MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+
+
 def blocks(page):
     """Language, first line and text of each block of code."""
-    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+    for token in parsed(page):
         if token.type in ("fence", "code_block"):
             yield token.info.strip(), token.map[0] + 1, token.content
 
@@ -65,15 +72,14 @@ def all_blocks(language):
 
 def anchors(page):
     """Of its headings, as GitHub makes them."""
-    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    tokens = parsed(page)
     titles = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_link_leads_somewhere(page):
-    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
-    inline = [child for token in tokens if token.children for child in token.children]
+    inline = [child for token in parsed(page) if token.children for child in token.children]
     for target in [str(child.attrs.get("href") or child.attrs.get("src") or "") for child in inline if child.attrs]:
         if re.match(r"[a-z]+:", target):
             continue
@@ -147,8 +153,7 @@ def test_every_command_that_is_shown_is_understood(line):
 
 
 def inline_code(page):
-    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
-    return [child.content for token in tokens for child in token.children or [] if child.type == "code_inline"]
+    return [child.content for token in parsed(page) for child in token.children or [] if child.type == "code_inline"]
 
 
 # Of sbatch(1) and srun(1), those that both know.
