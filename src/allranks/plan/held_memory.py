@@ -1,0 +1,105 @@
+"""What a rank holds of parameters, gradients and optimizer state, from one step to the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from allranks.plan.model_shape import num_parameters
+from allranks.plan.workload import Workload
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes. `gradients` are all there are at the step; `gradients_between` those that are there during a forward pass;
+    `gradients_of_layers` those that there are when the backward pass reaches the first layer. `step`: what the
+    optimizer's step takes for itself."""
+
+    parameters: float
+    gradients: float
+    gradients_between: float
+    gradients_of_layers: float
+    optimizer: float
+    step: float
+
+
+def held(workload: Workload) -> Held:
+    """Of rank 0, which has no less than any other."""
+    layout, element = workload.layout, workload.element
+    trained, frozen = workload.num_trained, num_parameters(workload.shape)
+    frozen -= trained if workload.method == "full" else 0
+    frozen_bytes = workload.num_packed * element.packed + (frozen - workload.num_packed) * element.frozen
+    if layout.kind == "zero":
+        return _of_zero(workload, trained, frozen_bytes)
+    shards = layout.num_shards if layout.kind == "fsdp" else 1
+    part = _padding(workload, shards) / shards
+    gradients = trained * element.trained * part
+    is_held = layout.kind == "ddp" and workload.num_ranks > 1  # in DDP's buckets, from its first step to its last
+    accumulates = workload.num_micro_batches > 1
+    whole = accumulates and layout.kind == "fsdp" and not layout.reduces_each
+    between = trained * max(element.gradient, element.compute) if whole else gradients
+    state, first = trained * element.state * part, _first_elements(workload)
+    return Held(
+        parameters=0.0 if workload.offloads_parameters else trained * element.trained * part + frozen_bytes * part,
+        gradients=0.0 if workload.offloads_parameters else gradients,
+        gradients_between=between if is_held or accumulates else 0.0,
+        gradients_of_layers=0.0 if workload.offloads_parameters else gradients - first * element.trained * part,
+        optimizer=0.0 if workload.offloads_optimizer else state,
+        # Without a fused step, AdamW makes the denominators of all parameters at once (torch.optim.adamw, foreach).
+        step=gradients if workload.foreach and element.state else 0.0,
+    )
+
+
+def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
+    """DeepSpeed's: whole parameters below stage 3, pieces of the float32 weights and of their optimizer's state.
+
+    Stages 1 and 2 keep float32 pieces of their own, also of float32 weights (`single_partition_of_fp32_groups`); stage
+    3 does without then, and keeps its pieces of the gradients in one buffer for good.
+    """
+    layout, element, ranks = workload.layout, workload.element, workload.num_ranks
+    part = 1 / ranks
+    small = sum(size for size in map(math.prod, workload.shape.tensors.values()) if size < workload.persistent_below)
+    weights = trained * element.trained
+    if layout.stage == 3:
+        master = trained * element.master * part
+        persistent = small * element.compute * (1 - part)
+        parameters = (weights + frozen_bytes) * part + persistent
+        gradients = between = trained * element.trained * part
+        step = trained * _FLOAT * part if element.master else 0.0
+    else:
+        master = trained * _FLOAT * part
+        parameters = weights + frozen_bytes
+        gradients = weights * (part if layout.stage == 2 else 1.0)
+        between = gradients if workload.num_micro_batches > 1 or layout.stage == 1 else 0.0
+        step = trained * _FLOAT * part
+    optimizer = master + trained * element.state * part
+    return Held(
+        parameters=0.0 if workload.offloads_parameters else parameters,
+        gradients=gradients,
+        gradients_between=between,
+        gradients_of_layers=gradients if layout.stage == 3 else gradients - _first_elements(workload) * part,
+        optimizer=0.0 if workload.offloads_optimizer else optimizer,
+        step=0.0 if workload.offloads_optimizer else step,
+    )
+
+
+def _padding(workload: Workload, shards: int) -> float:
+    """How much more rank 0 holds than a part of all: FSDP2 cuts first dimensions, rounded up."""
+    if shards == 1:
+        return 1.0
+    shapes = workload.shape.tensors.values()
+    whole = sum(map(math.prod, shapes))
+    own = sum(math.ceil(shape[0] / shards) * math.prod(shape[1:]) for shape in shapes)
+    return own * shards / whole
+
+
+def _first_elements(workload: Workload) -> float:
+    """Of what has its gradient last: the first layer, and the embedding unless it shares the output layer's."""
+    shape = workload.shape
+    if workload.method != "full":
+        return workload.num_trained / shape.num_layers
+    end = shape.vocabulary * shape.hidden
+    layers = num_parameters(shape) - (1 if shape.is_tied else 2) * end
+    return layers / shape.num_layers + (0 if shape.is_tied else end)

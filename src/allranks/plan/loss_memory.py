@@ -1,0 +1,53 @@
+"""What making the loss takes: logits, and the gradients that are made with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from allranks.plan.workload import Workload
+
+_FLOAT = 4
+# As model.chunked has them: numbers of a chunk, and chunks at most.
+_CHUNK_NUMBERS, _MOST_CHUNKS = 2**24, 20
+
+
+@dataclass(frozen=True)
+class LossMemory:
+    """Bytes: `making`, at its fullest; `kept`, from then until the backward pass has left the output layer."""
+
+    making: float
+    kept: float
+
+
+def loss_memory(workload: Workload) -> LossMemory:
+    """Of one micro-batch."""
+    return _in_chunks(workload) if workload.chunks_logits else _in_full(workload)
+
+
+def _in_chunks(workload: Workload) -> LossMemory:
+    """The engine's own: logits of labels only, a chunk at a time, whose gradients are made at once."""
+    shape, element = workload.shape, workload.element
+    labels = workload.tokens * workload.micro_batch_size * workload.labelled
+    rows = min(labels, max(1, _CHUNK_NUMBERS // shape.vocabulary, math.ceil(labels / _MOST_CHUNKS)))
+    is_rounded = element.compute < _FLOAT
+    # In 16 bits the product and its float32 copy are there together, later the gradient and its rounded copy.
+    chunk = rows * shape.vocabulary * (_FLOAT + (element.compute if is_rounded else 0))
+    head = shape.vocabulary * shape.hidden
+    of_weight = head * _FLOAT if workload.trains_embeddings else 0.0
+    autocasts = workload.layout.kind == "ddp" and element.compute != element.trained
+    cast = head * element.compute if autocasts and workload.method == "full" else 0.0
+    product = head * element.compute if is_rounded and of_weight else 0.0
+    # Hidden states of labels, and their gradient; torch's own function, which makes it in float32, has one more.
+    chosen = labels * shape.hidden * element.compute
+    copies = 3 if of_weight and not is_rounded else 2
+    return LossMemory(making=max(chunk, product) + of_weight + cast + copies * chosen, kept=of_weight + chosen)
+
+
+def _in_full(workload: Workload) -> LossMemory:
+    """Transformers' own: logits of every position, a float32 copy, and in the backward pass the gradient of that.
+
+    The softmax's logarithm is kept for the gradient; labels are shifted by a copy of the logits.
+    """
+    logits = workload.tokens * workload.micro_batch_size * workload.shape.vocabulary
+    return LossMemory(making=logits * 4 * _FLOAT, kept=logits * (2 * _FLOAT))

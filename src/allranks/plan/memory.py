@@ -1,0 +1,78 @@
+"""The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
+
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of four moments: the loss at
+the end of the forward pass, the first and the last layer of the backward pass, and the optimizer's step; the largest
+counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from allranks.plan.activations import Activations, activations
+from allranks.plan.communication_memory import Gathered, gathered
+from allranks.plan.hardware import Device
+from allranks.plan.held_memory import Held, held
+from allranks.plan.host_memory import host_memory
+from allranks.plan.loss_memory import LossMemory, loss_memory
+from allranks.plan.reserve import reserve
+from allranks.plan.workload import RankMemory, Workload
+
+
+def rank_memory(workload: Workload, device: Device | None = None) -> RankMemory:
+    """Of rank 0 of `workload`, on a GPU of the kind `device` (for the driver's share; None: a usual one)."""
+    largest = max(_moments(_Parts.of(workload)), key=lambda moment: moment.total)
+    return replace(largest, reserve=reserve(workload, largest.total, device), host=host_memory(workload))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    workload: Workload
+    held: Held
+    kept: Activations
+    loss: LossMemory
+    gathered: Gathered
+
+    @classmethod
+    def of(cls, workload: Workload) -> _Parts:
+        return cls(workload, held(workload), activations(workload), loss_memory(workload), gathered(workload))
+
+    @property
+    def all_layers(self) -> float:
+        """What the graph of a forward pass holds, its ends apart."""
+        layers = self.workload.shape.num_layers
+        if self.workload.offloads_activations:
+            return 0.0
+        if self.workload.recomputes:
+            return layers * self.kept.input
+        return (layers - 1) * self.kept.layer + self.kept.first_layer + self.kept.casts
+
+    @property
+    def layer_again(self) -> float:
+        """What a layer that is computed again holds beside its input."""
+        return max(0.0, self.kept.layer - self.kept.input) if self.workload.recomputes else 0.0
+
+
+def _moments(parts: _Parts) -> Iterator[RankMemory]:
+    own, kept, loss, buffers = parts.held, parts.kept, parts.loss, parts.gathered
+    base = RankMemory(own.parameters, own.gradients_between, own.optimizer, 0, 0, 0, 0)
+    yield replace(
+        base,
+        activations=parts.all_layers + kept.ends + (kept.casts if parts.workload.recomputes else 0.0),
+        logits=loss.making,
+        communication=buffers.at_loss,
+    )
+    yield replace(
+        base,
+        activations=parts.all_layers + parts.layer_again + kept.working,
+        logits=loss.kept,
+        communication=buffers.backward,
+    )
+    yield replace(
+        base,
+        gradients=max(own.gradients_between, own.gradients_of_layers),
+        activations=kept.input + parts.layer_again + kept.working,
+        communication=buffers.backward_end,
+    )
+    yield replace(base, gradients=own.gradients, optimizer=own.optimizer + own.step, communication=buffers.step)

@@ -1,0 +1,121 @@
+"""The memory of a rank in closed form: what must hold whatever the numbers are."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from allranks.config.load import resolve_mapping
+from allranks.plan.memory import rank_memory
+from allranks.plan.model_shape import num_parameters
+from allranks.plan.workload import RankMemory, Workload
+from allranks.plan.workloads import workloads
+
+MODEL = {
+    "model_type": "llama",
+    "num_hidden_layers": 12,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
+MIXTURE = {
+    **MODEL,
+    "model_type": "qwen3_moe",
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 768,
+}
+KEYS = {
+    "base_model": "model",
+    "datasets": [{"path": "data.jsonl", "type": "completion"}],
+    "output_dir": "out",
+    "learning_rate": 0.1,
+    "sequence_len": 1024,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+}
+LORA = {"adapter": "lora", "lora_r": 16, "lora_alpha": 32, "lora_target_linear": True}
+FSDP, ZERO2, ZERO3 = (
+    {"fsdp_version": 2},
+    {"deepspeed": {"zero_optimization": {"stage": 2}}},
+    {"deepspeed": {"zero_optimization": {"stage": 3}}},
+)
+
+
+def made(ranks: int = 8, model=MODEL, **keys) -> Workload:
+    return workloads(resolve_mapping({**KEYS, **keys}), model, num_nodes=1, gpus_per_node=ranks)[0]
+
+
+def every(model=MODEL) -> list[Workload]:
+    return workloads(resolve_mapping(KEYS), model, num_nodes=2, gpus_per_node=4)
+
+
+@pytest.mark.parametrize("model", [MODEL, MIXTURE], ids=["dense", "mixture"])
+def test_parts_are_sums_and_none_is_negative(model):
+    for workload in every(model):
+        memory = rank_memory(workload)
+        parts = [getattr(memory, part.name) for part in fields(RankMemory) if part.name != "host"]
+        assert min(parts) >= 0 and sum(parts) == pytest.approx(memory.total)
+        assert memory.host > 0
+
+
+@pytest.mark.parametrize("model", [MODEL, MIXTURE], ids=["dense", "mixture"])
+def test_more_tokens_and_larger_micro_batches_never_need_less(model):
+    for workload in every(model):
+        longer = replace(workload, tokens=2 * workload.tokens)
+        larger = replace(workload, micro_batch_size=2 * workload.micro_batch_size)
+        assert rank_memory(workload).total < rank_memory(longer).total
+        assert rank_memory(workload).total < rank_memory(larger).total
+
+
+def test_recomputation_needs_less_and_offloading_less_still():
+    plain, again = made(gradient_checkpointing=False), made(gradient_checkpointing=True)
+    offloaded = made(gradient_checkpointing="offload")
+    assert rank_memory(offloaded).total < rank_memory(again).total < rank_memory(plain).total
+    assert rank_memory(offloaded).host > rank_memory(again).host
+
+
+def test_a_single_process_holds_sixteen_bytes_of_each_parameter_and_its_activations():
+    """Float32 weights, gradients and two states of AdamW."""
+    workload = made(ranks=1)
+    memory = rank_memory(workload)
+    elements = num_parameters(workload.shape)
+    assert memory.parameters == memory.gradients == 4 * elements  # it accumulates
+    assert memory.optimizer == 8 * elements
+
+
+@pytest.mark.parametrize(("keys", "part"), [(FSDP, "parameters"), (FSDP, "optimizer"), (ZERO3, "optimizer")])
+def test_shards_divide_what_is_held(keys, part):
+    two, eight = (getattr(rank_memory(made(ranks=ranks, **keys)), part) for ranks in (2, 8))
+    assert two == pytest.approx(4 * eight, rel=0.01)
+
+
+def test_what_a_strategy_shards_it_needs_less_of():
+    ddp, zero2, zero3, fsdp = (rank_memory(made(**keys)) for keys in ({}, ZERO2, ZERO3, FSDP))
+    assert fsdp.parameters < ddp.parameters and zero3.parameters < zero2.parameters
+    assert zero2.optimizer < ddp.optimizer and fsdp.optimizer < ddp.optimizer
+    kept = rank_memory(made(fsdp_version=2, fsdp_config={"reshard_after_forward": False}))
+    assert kept.communication > fsdp.communication
+
+
+def test_an_adapter_has_gradients_and_states_of_its_own_only():
+    lora, full = rank_memory(made(ranks=1, **LORA)), rank_memory(made(ranks=1))
+    assert lora.gradients < 0.1 * full.gradients and lora.optimizer < 0.1 * full.optimizer
+    packed = rank_memory(made(ranks=1, **{**LORA, "adapter": "qlora"}))
+    assert packed.parameters < 0.6 * lora.parameters
+
+
+def test_logits_of_all_positions_need_more_than_those_of_a_chunk():
+    chunked, full = made(ranks=1), made(ranks=1, chunked_cross_entropy=False)
+    assert rank_memory(full).logits > rank_memory(chunked).logits
+    few = replace(chunked, labelled=0.1)
+    assert rank_memory(few).logits < rank_memory(chunked).logits
+
+
+def test_a_gpu_has_a_driver_and_a_cpu_none():
+    assert rank_memory(made()).reserve > 5e8
+    on_cpu = workloads(resolve_mapping(KEYS), MODEL, num_nodes=1, gpus_per_node=1, on_cpu=True)[0]
+    assert rank_memory(on_cpu).reserve == 0
