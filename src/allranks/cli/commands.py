@@ -19,6 +19,10 @@ COMMANDS = {
     "check": ("allranks.cli.check", "Check all nodes before a run, and start nothing."),
     "verify": ("allranks.cli.verify", "Is a run really distributed, and what was asked: ranks, GPUs, network, data."),
     "rehearse": ("allranks.cli.rehearse", "Rehearse a run of several nodes on this CPU, with a shrunken model."),
+    "bench-scaling": (
+        "allranks.cli.bench_scaling",
+        "Time a config on 1, 2, 4 nodes: how it scales, what it loses where.",
+    ),
     "stacks": ("allranks.cli.stacks", "Where every rank of a running run is now: Python stacks, folded."),
     "doctor": ("allranks.cli.doctor", "Why it failed: the first cause in a run's record or in anyone's logs."),
     "submit": ("allranks.cli.submit", "Submit a batch job of Slurm or PBS that trains; --dry-run prints it."),
@@ -50,6 +54,7 @@ UNDONE = {
     "qwen": "no rank was started; checkpoints are as they were",
     "check": "the nodes were not checked; nothing was started",
     "rehearse": "nothing was rehearsed",
+    "bench-scaling": "nothing was timed",
     "submit": "no job was submitted",
     "bundle": f"no bundle was written; {_AS_IT_WAS}",
     "preprocess": "the data set was not prepared; those that were prepared before are kept",

@@ -1,8 +1,11 @@
 """The options about nodes and launchers, which `train` and `run` have in common."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import typer
+
+from allranks.cli.train_words import is_given
 
 Hosts = Annotated[
     str | None, typer.Option(help="Start on all these nodes, over ssh: node[0-3],gpu7. The first is node 0.")
@@ -63,3 +66,18 @@ def node_options(ctx: typer.Context) -> Any:
     return NodeOptions(
         asked["hosts"], asked["hostfile"], asked["remote_start"], asked["python"], tuple(asked["export"] or ())
     )
+
+
+def words_given(ctx: typer.Context, names: Collection[str]) -> list[str]:
+    """Those of these parameters that the running command was given, as the words for another command of ours."""
+    words: list[str] = []
+    for param in ctx.command.params:
+        if param.name not in names or not is_given(ctx, param.name):
+            continue
+        value = ctx.params[param.name]
+        if isinstance(value, bool):
+            words.append(param.opts[0])
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [param.opts[0], str(one)]
+    return words

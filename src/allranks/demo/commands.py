@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,35 @@ def log_tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
     except OSError:
         return "(no log)"
     return "\n".join(text[-lines:]) or "(empty)"
+
+
+def first_error(commands: Sequence[Command]) -> str:
+    """From the first line with `error:` on, in the log of the first command that has one; "" where none has."""
+    for command in commands:
+        lines = log_tail(command.log, 200).splitlines()
+        first = next((number for number, line in enumerate(lines) if line.startswith("error:")), None)
+        if first is not None:
+            found = [lines[first].removeprefix("error: "), *lines[first + 1 : first + 12]]
+            return f"{command.title}: " + "\n  ".join(found) + f"\n  $ {command.as_typed}"
+    return ""
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Within, a signal that ends this process ends its commands and removes its files first."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

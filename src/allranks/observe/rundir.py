@@ -30,6 +30,11 @@ class RunDir:
         return self.path / "smoke"
 
     @property
+    def scaling(self) -> Path:
+        """The run directories of `allranks bench-scaling`, one a number of nodes; it removes them."""
+        return self.path / "bench-scaling"
+
+    @property
     def certificate(self) -> Path:
         """What the last smoke run that ended well proved."""
         return self.path / "certificate.json"

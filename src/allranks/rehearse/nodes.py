@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from allranks.demo.commands import Command, log_tail, run
+from allranks.demo.commands import Command, first_error, run
 from allranks.errors import AllranksError
 from allranks.exit_codes import FAILED
 from allranks.launch.node.starters.threads import usable_cores
@@ -27,7 +27,7 @@ def run_phase(commands: Sequence[Command]) -> None:
     try:
         run(commands, timeout_seconds=_TIMEOUT_SECONDS)
     except AllranksError as error:
-        failed = PhaseError(_words(commands) or str(error))
+        failed = PhaseError(first_error(commands) or str(error))
         failed.exit_code = error.exit_code if error.exit_code > 0 else FAILED
         raise failed from None
 
@@ -83,17 +83,6 @@ def is_saved(run_dir: RunDir, step: int) -> bool:
     """Whether rank 0 says that the checkpoint of that step is complete."""
     events = read_events(run_dir.events(0))
     return any(isinstance(one, CheckpointEvent) and one.step == step and one.state == "committed" for one in events)
-
-
-def _words(commands: Sequence[Command]) -> str:
-    """From the first line with `error:` on, in the log of the first node that has one."""
-    for command in commands:
-        lines = log_tail(command.log, 200).splitlines()
-        first = next((number for number, line in enumerate(lines) if line.startswith("error:")), None)
-        if first is not None:
-            found = [lines[first].removeprefix("error: "), *lines[first + 1 : first + 12]]
-            return f"{command.title}: " + "\n  ".join(found) + f"\n  $ {command.as_typed}"
-    return ""
 
 
 def inherited(env: dict[str, str]) -> None:

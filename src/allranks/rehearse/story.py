@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from allranks import interrupt
 from allranks.config import RunConfig, load_config
 from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
-from allranks.demo.commands import Command
+from allranks.demo.commands import Command, ended_in_order
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.exit_codes import DONE
@@ -93,7 +92,7 @@ def rehearse(asked: Rehearsal) -> int:
     for line in cfg.remarks:
         say(line, file=sys.stderr)
     inherited(rehearsal_environment(asked.world_size))
-    with _ended_in_order(), _folder(asked.keep) as folder:
+    with ended_in_order(), _folder(asked.keep) as folder:
         told = _Told(lambda text: say(text, file=shown))
         code = _Story(asked, cfg, folder, told).play()
         if asked.as_json:
@@ -103,24 +102,6 @@ def rehearse(asked: Rehearsal) -> int:
 
 def _kept(asked: Rehearsal) -> str | None:
     return str(asked.keep) if asked.keep else None
-
-
-@contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Within, a signal that ends this process ends its nodes and removes its folder first."""
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ class Loop:
 
     `pad_blocks_to`: tokens that each block of a micro-batch is padded to, or None for no padding.
 
+    `saves`: False where nothing is to be kept, not even when a signal ends the run.
+
     `after_step`: called with the number of steps done, before the first one and after each.
 
     `full_speed`: tokens per second of all ranks at their devices' peak; None where that is not known.
@@ -84,6 +86,7 @@ class Loop:
     full_speed: float | None = None
     traffic: TrafficCounter | None = None
     proof: Proving | None = None
+    saves: bool = True
     own_work: OwnWork = field(default_factory=CpuWork)
     # What changes from step to step.
     step: int = 0
@@ -256,7 +259,7 @@ def _finish_saving(loop: Loop) -> None:
 
 
 def _save_before_leaving(loop: Loop) -> None:
-    if not _is_saved(loop):
+    if loop.saves and not _is_saved(loop):
         save(loop)
     _finish_saving(loop)
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from allranks import interrupt
 from allranks.checkpoint.state import read_state
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, check_world_size
 from allranks.cluster.identity import Identity, identify
+from allranks.cluster.timed import TIMED
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
@@ -167,6 +168,9 @@ class _Rank:
             stop_request=stop_request,
             warn=self._warn,
         )
+        if os.environ.get(TIMED):
+            loop.saves, loop.step_schedule = False, replace(loop.step_schedule, save_at=frozenset())
+            self._say(f"only to be timed ({TIMED} is set): nothing is saved")
         loop.time_limit.begin()
         left_trajectory = False
         if resume is not None and state is not None:
@@ -196,7 +200,7 @@ class _Rank:
                 write_evidence(loop, identity, self.run_dir, storage, load)
                 self._enter("done")
                 return ended
-        written = None if ended.reason == "preempted" else self._write_result(loop, storage)
+        written = None if ended.reason == "preempted" or not loop.saves else self._write_result(loop, storage)
         self._enter("done")
         if identity.rank == 0:
             seconds = time.monotonic() - self.started

@@ -1,0 +1,121 @@
+"""`allranks bench-scaling`: time a config on several numbers of nodes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.launch_options import (
+    AccelerateConfig,
+    Export,
+    Hostfile,
+    Hosts,
+    JoinTimeout,
+    Launcher,
+    MasterAddr,
+    MasterPort,
+    Nnodes,
+    NodeRank,
+    NodeTimeout,
+    NprocPerNode,
+    Python,
+    RemoteStart,
+    SkipConnectionCheck,
+    node_options,
+    words_given,
+)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+_FOR_TRAIN = ("launcher", "accelerate_config", "join_timeout", "node_timeout", "skip_connection_check")
+_FOR_NODES = ("remote_start", "python", "export", "nproc_per_node", "master_addr")
+
+
+@app.command(
+    cls=ConfigKeysCommand,
+    options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
+    epilog="Example: allranks bench-scaling config.yaml --nodes 1,2,4 --hosts node[0-3]",
+)
+def bench_scaling(
+    ctx: typer.Context,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.")],
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes, the first ones that there are: 1,2,4.")] = "1",
+    steps: Annotated[int, typer.Option(help="Steps that are timed of each, after 5 of warm-up.")] = 30,
+    keep_batch: Annotated[
+        bool,
+        typer.Option(
+            "--keep-batch",
+            help="Keep the global batch of most nodes: fewer accumulate more. Default: each rank keeps its batch.",
+        ),
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table here too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the run directories in OUTPUT_DIR/bench-scaling.")
+    ] = False,
+    hosts: Hosts = None,
+    hostfile: Hostfile = None,
+    remote_start: RemoteStart = "auto",
+    python: Python = None,
+    export: Export = None,
+    nproc_per_node: NprocPerNode = None,
+    nnodes: Nnodes = None,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = None,
+    launcher: Launcher = None,
+    accelerate_config: AccelerateConfig = None,
+    join_timeout: JoinTimeout = 600.0,
+    node_timeout: NodeTimeout = 10.0,
+    skip_connection_check: SkipConnectionCheck = False,
+    ignore_unsupported: Annotated[
+        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
+    ] = False,
+) -> None:
+    """Time a few steps of CONFIG on each number of nodes: tokens/s, efficiency, and where the rest is lost.
+
+    From one node with --hosts or --hostfile, inside a job of Slurm or PBS without them, or by hand on each node.
+    Nothing is saved or evaluated. A size that fails is named, and the others are told all the same.
+    """
+    from allranks.config.overrides import parse_overrides
+    from allranks.launch.spec.options import LaunchOptions
+    from allranks.scaling import ScalingBench
+    from allranks.scaling import bench_scaling as bench
+    from allranks.scaling.sizes import parse_sizes
+
+    asked = ScalingBench(
+        config,
+        parse_overrides(given(ctx).config),
+        sizes=parse_sizes(nodes),
+        steps=steps,
+        keep_batch=keep_batch,
+        keep=keep,
+        csv=csv,
+        as_json=as_json,
+        ignore_unsupported=ignore_unsupported,
+        launch=LaunchOptions(
+            nnodes=nnodes,
+            node_rank=node_rank,
+            nproc_per_node=nproc_per_node,
+            master_addr=master_addr,
+            master_port=master_port,
+            launcher=launcher,
+            accelerate_config=accelerate_config,
+            join_seconds=join_timeout,
+            silence_seconds=node_timeout,
+            skip_connection_check=skip_connection_check,
+        ),
+        nodes=node_options(ctx),
+        words=words_given(ctx, _FOR_TRAIN),
+        node_words=words_given(ctx, _FOR_NODES),
+        argv=sys.argv[1:],
+    )
+    raise typer.Exit(bench(asked))
+
+
+if __name__ == "__main__":
+    from allranks.cli.main import main_of
+
+    main_of("bench-scaling")

@@ -1,0 +1,137 @@
+"""What a run on some nodes came to, read from its record: tokens a second, and what a step's time went into."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_type_hints
+
+from allranks.errors import AllranksError
+from allranks.json_types import is_a
+from allranks.live.from_events import table_of
+from allranks.observe import RunDir, read_events
+from allranks.observe.events import CommunicationEvent, MemoryEvent, StepEvent
+
+_TRIMMED = 0.1
+"""Of the steps, at each end: what another program or a full page cache did to a few of them says nothing of scaling."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over the steps that count, `steps` of them: those after the warm-up but for the fastest and the slowest
+    tenth. `all_seconds` is the mean with these.
+
+    `compute` is the median over the ranks of their own work, `stragglers` what the slowest rank works longer, `data`
+    what the slowest waits for data, `waiting` the rest of the step: communication that nothing hides, and what Python
+    does between steps. None where the ranks' own work is not known; on a GPU it is the layers' forward passes.
+    """
+
+    nodes: int
+    ranks: int
+    on_gpu: bool
+    steps: int
+    tokens: float
+    seconds: float
+    all_seconds: float
+    fastest: float
+    slowest: float
+    data: float
+    compute: float | None
+    stragglers: float | None
+    waiting: float
+    node_sends_bytes: float | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    def to_message(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Measured:
+        """Raises ValueError for what is none."""
+        kinds = get_type_hints(cls)
+        values: dict[str, Any] = {each.name: message.get(each.name) for each in fields(cls)}
+        for name, value in values.items():
+            if not is_a(value, kinds[name]):
+                raise ValueError(f"{name} is {value!r}")
+        return cls(**values)
+
+
+def measured(run: RunDir, nodes: int, *, warm_up: int) -> Measured:
+    """The newest start in `run`, whose rank 0 was on this node, without its first `warm_up` steps.
+
+    Ranks whose disks are not seen here count by the medians that node 0 was told. Raises AllranksError where no step
+    was recorded.
+    """
+    table = table_of(run)
+    by_rank = {rank: _steps(run, rank, table.run_id, warm_up) for rank in range(len(table.ranks))}
+    first = by_rank.get(0)
+    if not first:
+        raise AllranksError(f"{run.events(0)}: no step after the {warm_up} of the warm-up was recorded there")
+    counted = _without_extremes(first)
+    own, data = [], []
+    for number, event in counted.items():
+        # A rank's own seconds of this step, else its usual ones.
+        here = {rank: steps[number] for rank, steps in by_rank.items() if number in steps}
+        far = [state for state in table.ranks if state.rank not in here]
+        works = [one.compute_seconds for one in here.values()] + [one.median_compute_seconds for one in far]
+        known = [work for work in works if work is not None]
+        own.append((statistics.median(known), max(known)) if known else None)
+        waits = [one.data_seconds for one in here.values()] + [one.data_seconds or 0.0 for one in far]
+        data.append(min(max(waits), event.seconds))
+    seconds = statistics.mean(event.seconds for event in counted.values())
+    works_known = [one for one in own if one is not None]
+    compute = stragglers = None
+    if len(works_known) == len(own):
+        compute = statistics.mean(usual for usual, _ in works_known)
+        stragglers = statistics.mean(most - usual for usual, most in works_known)
+    waited = statistics.mean(data)
+    every = [event.seconds for event in first.values()]
+    return Measured(
+        nodes=nodes,
+        ranks=len(table.ranks),
+        on_gpu=_on_gpu(run, table.run_id),
+        steps=len(counted),
+        tokens=statistics.mean(float(event.tokens) for event in counted.values()),
+        seconds=seconds,
+        all_seconds=statistics.mean(every),
+        fastest=min(every),
+        slowest=max(every),
+        data=waited,
+        compute=compute,
+        stragglers=stragglers,
+        waiting=max(0.0, seconds - waited - (compute or 0.0) - (stragglers or 0.0)),
+        node_sends_bytes=_node_sends(run, table.run_id),
+    )
+
+
+def _steps(run: RunDir, rank: int, run_id: str, warm_up: int) -> dict[int, StepEvent]:
+    return {
+        event.step: event
+        for event in _events(run, rank, run_id)
+        if isinstance(event, StepEvent) and event.step > warm_up
+    }
+
+
+def _events(run: RunDir, rank: int, run_id: str) -> list[Any]:
+    return [event for event in read_events(run.events(rank)) if event.run == run_id]
+
+
+def _without_extremes(steps: Mapping[int, StepEvent]) -> dict[int, StepEvent]:
+    by_time = sorted(steps.values(), key=lambda event: event.seconds)
+    cut = int(_TRIMMED * len(by_time))
+    return {event.step: event for event in by_time[cut : len(by_time) - cut]}
+
+
+def _node_sends(run: RunDir, run_id: str) -> float | None:
+    """Of the node that sends most in a step; None where that was not counted, or there is one rank only."""
+    counted = [event for event in _events(run, 0, run_id) if isinstance(event, CommunicationEvent) and event.counted]
+    return float(max(counted[-1].node_sends_bytes)) if counted and counted[-1].node_sends_bytes else None
+
+
+def _on_gpu(run: RunDir, run_id: str) -> bool:
+    return any(isinstance(event, MemoryEvent) and event.device == "cuda" for event in _events(run, 0, run_id))
