@@ -69,7 +69,7 @@ def choose(run: RunDir, max_bytes: int | None = None) -> list[Chosen]:
 
 
 def _candidates(run: RunDir) -> Iterator[tuple[Path, int]]:
-    for name in ("manifest", "preflight", "live", "proof", "certificate", "deepspeed"):
+    for name in ("manifest", "preflight", "live", "proof", "failures", "certificate", "deepspeed"):
         path = getattr(run, name, None)
         if path is not None and os.path.lexists(path):
             yield path, _RECORD_BYTES

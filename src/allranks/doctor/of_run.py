@@ -14,8 +14,8 @@ from typing import Any
 
 from allranks.doctor import causes
 from allranks.doctor.diagnose import diagnose
-from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, SURE, Diagnosis, Restart
-from allranks.doctor.diagnosis import fingerprint as fingerprint_of
+from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnosis
+from allranks.doctor.failures import failures_of, restart_of, told_of_before
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.ranks import first_of_ranks
 from allranks.doctor.read_logs import our_index, read_log
@@ -62,6 +62,7 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         reads = [*_logs(run), *_events(run)]
         told = diagnose(reads)
         joined = _joined(own, told) if own is not None else told
+        joined = _seen_before(run, joined)
         notes = [*joined.notes, *_said_before(run, joined)]
         if not has_a_record(run):
             raise UsageError(f"{printable(path)}: no run of allranks is in it")
@@ -87,9 +88,6 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
             rank=told.rank if told.rank is not None else rank,
             node=told.node or own.who.host or node,
         )
-    verdict = MAY_PASS if causes.may_pass(own.code) else HOPELESS
-    if own.code == causes.NODE_LOST:
-        verdict = OTHER_NODE
     same = told.rank is None or rank is None or told.rank == rank
     what, _, more = own.what.partition("\n")
     return Diagnosis(
@@ -105,9 +103,20 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
         evidence=(*shown, *(told.evidence if same else ()))[:_MOST_EVIDENCE],
         explained=told.explained,
         others=(told.cause,) if told.cause and told.cause != EXCEPTION and not same else told.others,
-        restart=Restart(verdict, fingerprint_of(own.code, own.said or what), told.restart.step, node),
+        restart=restart_of(own, told.restart.step),
         notes=told.notes,
     )
+
+
+def _seen_before(run: RunDir, told: Diagnosis) -> Diagnosis:
+    """`told`, where the start before this one had failed in the same way at the same step."""
+    kept = failures_of(run)
+    if not kept or kept[-1].restart.verdict != HOPELESS or kept[-1].run_id != _json(run.live).get("run_id"):
+        return told
+    if not told.is_known or told.restart.verdict == HOPELESS:
+        return told
+    note = told_of_before(kept[-1].restart, kept[:-1])
+    return replace(told, restart=replace(told.restart, verdict=HOPELESS), notes=(*told.notes, note))
 
 
 def _evidence_of(own: Finding) -> tuple[Evidence, ...]:

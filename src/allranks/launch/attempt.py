@@ -19,6 +19,7 @@ from allranks.cluster.account import NodeAccount
 from allranks.cluster.environments import network_settings
 from allranks.cluster.gather import gather_account
 from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.failures import seen_before
 from allranks.doctor.training_end import own_end
 from allranks.doctor.verdict import Verdict
 from allranks.launch.describe import end_of_node, what_came_before_ranks
@@ -128,7 +129,8 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             inputs = work.prepare(checked, peers)
             stop_if_asked()
             if (code := work.alone(node, inputs, stop_if_asked)) is not None:
-                verdict = own_end(_started(launch, work, peers, log_starts), code)
+                started = _started(launch, work, peers, log_starts)
+                verdict = seen_before(own_end(started, code), started)
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
                 return verdict
             ended = run_local(launch, work.program(node), peers, inputs)
@@ -136,6 +138,7 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             verdict = peers.ended(work.conclude(started, ended), started, ended)
             tell_head(peers.first_failure())
             if peers.keeps_the_record:
+                verdict = seen_before(verdict, started)
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
     except Stopped as stop:
         verdict = work.stopped(node, stop.received)

@@ -44,6 +44,11 @@ class RunDir:
         """What every rank said of itself after the first step of the last start."""
         return self.path / "proof.json"
 
+    @property
+    def failures(self) -> Path:
+        """Why each start that failed did, a JSON object a line, and whether one before it had failed alike."""
+        return self.path / "failures.jsonl"
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"
