@@ -24,7 +24,7 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?) ?([mg])(?:bit|b)(?:ps|/s)?")
 @dataclass(frozen=True)
 class Device:
     """Operations a second are dense peaks; `bandwidth` is that of its memory in bytes a second. `link`: the name of
-    what joins the devices of one node. `title` is for people."""
+    what joins the devices of one node. `matmul`: the part of the peak that the best matrix product reaches."""
 
     name: str
     title: str
@@ -34,6 +34,7 @@ class Device:
     tf32: float
     fp32: float
     link: str
+    matmul: float
     reported: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""
@@ -177,12 +178,13 @@ def _table(file: Path, key: str) -> Mapping[str, Any]:
 
 def _device(file: Path, name: str, given: Mapping[str, Any]) -> Device:
     at = f"{file}: [devices.{name}]"
-    _refuse_unknown(at, given, ("title", "aliases", "reported", "memory_gib", *_RATES, "link", "source"))
+    _refuse_unknown(at, given, ("title", "aliases", "reported", "memory_gib", *_RATES, "matmul", "link", "source"))
     bandwidth, bf16, tf32, fp32 = (_number(at, given, key) for key in _RATES)
     return Device(
         *(name, str(given.get("title", name)), _number(at, given, "memory_gib") * _GIB),
         *(bandwidth, bf16, tf32, fp32),
         link=str(given.get("link", "pcie4")),
+        matmul=_number(at, given, "matmul") if "matmul" in given else _USUAL_MATMUL,
         reported=_words(at, given, "reported"),
         aliases=_words(at, given, "aliases"),
         source=str(given.get("source", "")),
@@ -190,6 +192,7 @@ def _device(file: Path, name: str, given: Mapping[str, Any]) -> Device:
 
 
 _RATES = ("bandwidth", "bf16", "tf32", "fp32")
+_USUAL_MATMUL = 0.8
 
 
 def _link(file: Path, name: str, given: Mapping[str, Any]) -> Link:

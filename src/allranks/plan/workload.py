@@ -10,6 +10,7 @@ from allranks.plan.step_traffic import Layout
 
 Method = Literal["full", "lora", "qlora"]
 Attention = Literal["flash", "sdpa", "eager"]
+Packing = Literal["bitsandbytes", "gptq"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Workload:
 
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
     `labelled` is the part of them that has a label. `adapted`: module -> (rows, columns) of each matrix that LoRA
-    adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits. `bucket_bytes`: of DDP's buckets;
+    adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
+    trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
     `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings of that meaning.
     """
 
@@ -89,6 +91,7 @@ class Workload:
     lora_dropout: bool = False
     adapted: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     num_packed: int = 0
+    packing: Packing = "bitsandbytes"
     trains_embeddings: bool = True
     recomputes: bool = False
     offloads_activations: bool = False

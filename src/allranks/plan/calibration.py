@@ -1,0 +1,178 @@
+"""What was measured on this machine: rates that take the place of data sheets, and what earlier runs took.
+
+Kept as one JSON file a device in the user's cache, and read by every later plan for the same device of the same host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from allranks import durable
+from allranks.plan.hardware import Link
+from allranks.plan.rates import FITTED, Rates
+from allranks.plan.workload import StepTime, Workload
+
+_VERSION = 1
+_MOST_RUNS = 200
+_OF_LATEST = 5  # runs of the same workload: machines change
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run of a workload: seconds of its steps as they were predicted by the calibrated rates alone, and as they were.
+    `same` and `like` are digests of all that decides on the time, and of model and method only."""
+
+    same: str
+    like: str
+    predicted: float
+    measured: float
+    when: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of one device of one host, measured with one process on `num_cores` cores where it is a CPU.
+
+    `products`: (cube root of rows x columns x depth, operations a second); `small`: (bytes of a tensor, bytes a second
+    that an operation on it reads and writes); both with the smallest first. `logits`: bytes a second in the cross
+    entropy, at 30 for each logit; `kernel_seconds`: of an operation on nothing. `within`: bytes a second and seconds
+    of latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
+    """
+
+    host: str
+    device: str
+    on_cpu: bool = True
+    num_cores: int = 1
+    element_bytes: int = 4
+    products: Sequence[tuple[float, float]] = ()
+    small: Sequence[tuple[float, float]] = ()
+    attention: float = 0.0
+    logits: float = 0.0
+    optimizer: float = 0.0
+    kernel_seconds: float = 0.0
+    within: Link | None = None
+    runs: Sequence[PastRun] = ()
+    when: float = 0.0
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.products and self.small and self.kernel_seconds)
+
+    def rates(self, rates: Rates, *, half: bool, num_ranks: int) -> Rates:
+        """The measured rates in place of the data sheet's, for `num_ranks` on this node at a time.
+
+        On a GPU products were measured for a moment and alone, so the fitted part of them is what training keeps up.
+        """
+        if not self.is_measured or half is not (self.element_bytes == 2):
+            return rates
+        share = min(1.0, self.num_cores / num_ranks) if self.on_cpu else 1.0
+        kept = 1.0 if self.on_cpu else FITTED.matmul
+        return replace(
+            rates,
+            products=[(size, rate * kept * share) for size, rate in self.products],
+            small=[(size, rate * share) for size, rate in self.small],
+            attention=self.attention * kept * share,
+            logits=self.logits * share,
+            optimizer=self.optimizer * share,
+            bandwidth=self.small[-1][1] * share,
+            kernel_seconds=self.kernel_seconds / share,
+            micro_batch_seconds=0.0 if self.on_cpu else rates.micro_batch_seconds,
+            step_seconds=0.0 if self.on_cpu else rates.step_seconds,
+            by_volume=True,
+            is_serial=self.on_cpu,
+        )
+
+    def corrected(self, predicted: StepTime, workload: Workload) -> StepTime:
+        """By what earlier runs took against what was predicted of them: the same workload's latest, else the same model
+        and method, else all on this device."""
+        factor = self.factor(workload)
+        return StepTime(**{name: value * factor for name, value in asdict(predicted).items()})
+
+    def factor(self, workload: Workload) -> float:
+        same, like = digests(workload)
+        for found in (
+            [run for run in self.runs if run.same == same][-_OF_LATEST:],
+            [run for run in self.runs if run.like == like],
+            self.runs,
+        ):
+            if found:
+                return statistics.median(run.measured / run.predicted for run in found)
+        return 1.0
+
+    def with_run(self, workload: Workload, *, predicted: float, measured: float) -> Calibration:
+        """`predicted` without the correction by earlier runs."""
+        run = PastRun(*digests(workload), predicted, measured, time.time())
+        return replace(self, runs=[*self.runs, run][-_MOST_RUNS:])
+
+
+def digests(workload: Workload) -> tuple[str, str]:
+    """Of all that decides on a workload's time, and of its model and method."""
+    shape = workload.shape
+    model = [getattr(shape, name) for name in ("num_layers", "hidden", "intermediate", "num_heads", "vocabulary")]
+    like = [*model, shape.num_experts, workload.method, workload.element.compute, workload.on_cpu]
+    rest = {
+        name: value
+        for name, value in vars(workload).items()
+        if name not in ("name", "shape", "adapted", "is_own", "changes", "layout", "element")
+    }
+    same = [like, asdict(workload.layout), asdict(workload.element), len(workload.adapted), rest]
+    return _digest(same), _digest(like)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load(device: str, host: str | None = None, environment: Mapping[str, str] = os.environ) -> Calibration | None:
+    """What is kept of this device; None where nothing is, or what is kept cannot be read: it is measured anew then."""
+    host = host or socket.gethostname()
+    try:
+        read = json.loads(_file(device, host, environment).read_text(encoding="utf-8"))
+        if read.pop("version") != _VERSION:
+            return None
+        return _from_json(read)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def keep(calibration: Calibration, environment: Mapping[str, str] = os.environ) -> Path:
+    """Write it for later plans; returns the file."""
+    file = _file(calibration.device, calibration.host, environment)
+    durable.write(file, json.dumps({"version": _VERSION, **asdict(calibration)}, indent=1) + "\n", make_parents=True)
+    return file
+
+
+def record_run(
+    workload: Workload, device: str, *, predicted: float, measured: float, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Add what a run took, for later plans. A cache that cannot be written is no reason for a run to fail."""
+    if not (predicted > 0 and measured > 0):
+        return
+    kept = load(device, environment=environment)
+    kept = kept or Calibration(socket.gethostname(), device, on_cpu=workload.on_cpu)
+    with suppress(OSError):
+        keep(kept.with_run(workload, predicted=predicted, measured=measured), environment)
+
+
+def _from_json(read: dict[str, Any]) -> Calibration:
+    within = Link(**read.pop("within")) if read.get("within") else read.pop("within", None)
+    runs = [PastRun(**run) for run in read.pop("runs")]
+    products, small = ([(float(a), float(b)) for a, b in read.pop(name)] for name in ("products", "small"))
+    return Calibration(**read, products=products, small=small, runs=runs, within=within)
+
+
+def _file(device: str, host: str, environment: Mapping[str, str]) -> Path:
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{host} {device}".lower()).strip("-")
+    return cache / "allranks" / "plan" / f"{name}.json"

@@ -1,0 +1,132 @@
+"""How long a step's collectives take, and how much of that computing does not hide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allranks.plan.communication import Collective, sent_to_other_nodes
+from allranks.plan.hardware import Link
+from allranks.plan.step_traffic import collectives_of_step
+from allranks.plan.workload import Workload
+from allranks.plan.workloads import step_sizes
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Seconds of a step. `exposed`: in which nothing is computed."""
+
+    seconds: float
+    exposed: float
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A collective of a step: seconds of one call over the whole model, sent in `pieces`."""
+
+    op: str
+    seconds: float
+    pieces: int
+    calls: int
+    num_ranks: int
+
+
+def exchange(workload: Workload, within: Link, between: Link | None, *, forward: float, backward: float) -> Exchange:
+    """`forward` and `backward`: seconds in which one micro-batch is computed; `within` joins a node's devices,
+    `between` the nodes.
+
+    FSDP2 and ZeRO-3 gather a layer while the one before is computed and reduce while the next is; DDP reduces buckets
+    in the last backward pass; ZeRO-1 and 2 wait for theirs (DeepSpeed's `overlap_comm` is off there). The first and
+    last piece of each pass find nothing to hide behind.
+    """
+    if workload.num_ranks == 1:
+        return Exchange(0.0, 0.0)
+    kinds = list(_kinds(workload, within, between))
+    total = sum(kind.seconds * kind.calls for kind in kinds)
+    kind, stage = workload.layout.kind, workload.layout.stage
+    if kind == "zero" and stage < 3:
+        return Exchange(total, total)
+    if kind == "ddp":
+        return Exchange(total, sum(_behind(one.seconds, one.pieces, backward) for one in kinds))
+    return Exchange(total, _sharded(workload, kinds, forward, backward))
+
+
+def _sharded(workload: Workload, kinds: Sequence[_Kind], forward: float, backward: float) -> float:
+    micro_batches = workload.num_micro_batches
+    gathers = [one for one in kinds if one.op == "all_gather" and one.calls >= micro_batches]
+    once = [one for one in kinds if one.calls < micro_batches or (one.op == "all_reduce" and one.calls == 1)]
+    reduces = [one for one in kinds if one not in gathers]
+    gather = sum(one.seconds for one in gathers)
+    twice = any(one.calls >= 2 * micro_batches for one in gathers)
+    pieces = max((one.pieces for one in kinds), default=1)
+    of_all = sum(one.seconds for one in reduces)
+    always = sum(one.seconds for one in reduces if one not in once)
+    exposed = micro_batches * _behind(gather, pieces, forward)
+    usual = (gather if twice else 0.0) + always
+    exposed += (micro_batches - 1) * _behind(usual, pieces, backward)
+    return exposed + _behind((gather if twice else 0.0) + of_all, pieces, backward)
+
+
+def _behind(seconds: float, pieces: int, computing: float) -> float:
+    """What is left of it when all but one piece go on beside computing."""
+    first = seconds / pieces
+    return first + max(0.0, seconds - first - computing)
+
+
+def _kinds(workload: Workload, within: Link, between: Link | None) -> list[_Kind]:
+    backend = "gloo" if workload.on_cpu else "nccl"
+    nodes = [rank // workload.ranks_per_node for rank in range(workload.num_ranks)]
+    per_node = range(min(workload.ranks_per_node, workload.num_ranks))
+    sizes = step_sizes(workload)
+    of_ranks = [
+        list(collectives_of_step(workload.layout, sizes, rank, workload.num_ranks, backend)) for rank in per_node
+    ]
+    found = []
+    for same in zip(*of_ranks, strict=True):
+        one, calls = same[0]
+        if len(one.ranks) < 2 or not one.num_bytes or not calls:
+            continue
+        sent = sum(sent_to_other_nodes(each, rank, nodes) for rank, (each, _) in zip(per_node, same, strict=True))
+        pieces = _pieces(workload, one)
+        seconds = _seconds(one, sent, nodes, within, between) + pieces * _latency(one, nodes, within, between)
+        found.append(_Kind(one.op, seconds, pieces, calls, len(one.ranks)))
+    return found
+
+
+def _seconds(one: Collective, sent: float, nodes: Sequence[int], within: Link, between: Link | None) -> float:
+    """Of the bytes alone: over the slower of the links that a ring goes over, which work side by side."""
+    places = [nodes[rank] for rank in one.ranks]
+    ring = (len(places) - 1) / len(places) * one.num_bytes * (2 if one.op == "all_reduce" else 1)
+    seconds = 0.0
+    if len(set(places)) < len(places):
+        seconds = ring / (within.bytes_per_second * within.achieved)
+    if sent and between is not None:
+        seconds = max(seconds, sent / (between.bytes_per_second * between.achieved))
+    return seconds
+
+
+def _latency(one: Collective, nodes: Sequence[int], within: Link, between: Link | None) -> float:
+    """Of one call: a hop for each step of the ring, or of the tree where that is shorter (NCCL, graph/tuning.cc)."""
+    places = [nodes[rank] for rank in one.ranks]
+    num_nodes = len(set(places))
+    per_node = len(places) / num_nodes
+    far = between.latency_seconds if between is not None and num_nodes > 1 else 0.0
+    near = within.latency_seconds if per_node > 1 else 0.0
+    steps = 2 if one.op == "all_reduce" else 1
+    crossing = num_nodes if num_nodes > 1 else 0
+    ring = steps * ((len(places) - 1 - max(0, crossing - 1)) * near + max(0, crossing - 1) * far)
+    if one.op != "all_reduce" or one.backend == "gloo":
+        return ring
+    tree = 2 * ((per_node - 1) * near + math.log2(num_nodes) * far)
+    return min(ring, tree)
+
+
+def _pieces(workload: Workload, one: Collective) -> int:
+    """FSDP2 and ZeRO-3 take a layer at a time, and the ends; the others buckets."""
+    kind, stage = workload.layout.kind, workload.layout.stage
+    if kind == "ddp":
+        return max(1, math.ceil(one.num_bytes / workload.bucket_bytes))
+    if kind == "zero" and stage < 3:
+        return max(1, math.ceil(one.num_bytes / (workload.bucket_elements * workload.element.gradient)))
+    return workload.shape.num_layers + 1

@@ -1,0 +1,111 @@
+"""At which rate devices really work: one set of constants for all GPUs, or what was measured on one machine."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allranks.plan.hardware import Device
+from allranks.plan.work import Product, Work
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Parts of what a device can do at best, and seconds.
+
+    `matmul`: of the device's own (`Device.matmul`); `attention`: of the same; `memory`: of the memory's bandwidth.
+    `half_tokens`: a product with so few tokens reaches half of the rate. `kernel_seconds`: the host starts a kernel in
+    this time; `hook_seconds`: what DeepSpeed's ZeRO-3 adds for each module it gathers. `micro_batch_seconds`,
+    `step_seconds`: what is done once for each.
+    """
+
+    matmul: float
+    attention: float
+    memory: float
+    half_tokens: float
+    kernel_seconds: float
+    hook_seconds: float
+    micro_batch_seconds: float
+    step_seconds: float
+
+
+FITTED = Constants(
+    matmul=0.80,
+    # 165 to 190 TFLOP/s of an A100 forward and 130 to 165 backward, causal, heads of 128, sequences of 2 to 16 thousand
+    # (FlashAttention-2, arXiv 2307.08691, figures 5 and 6), against 271 of its best product.
+    attention=0.63,
+    memory=0.81,
+    # Round figures, not fitted: what is left over where everything else is short.
+    half_tokens=64,
+    micro_batch_seconds=3e-3,
+    step_seconds=20e-3,
+    kernel_seconds=19.3e-6,
+    hook_seconds=554e-6,
+)
+"""By `python -m benchmarks.plan_rows --fit`, on every second row of each table of benchmarks/plan_rows.toml."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one device in one type of numbers, in operations and bytes a second. Pairs have the smallest first, and the
+    rate is on a straight line between them.
+
+    `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second); `small`:
+    (bytes of a tensor, bytes a second). `logits`, `optimizer`: where these are known to have other rates than the
+    memory's `bandwidth`. `is_serial`: a CPU computes while it starts an operation, a GPU beside it.
+    """
+
+    products: Sequence[tuple[float, float]]
+    attention: float
+    bandwidth: float
+    kernel_seconds: float
+    hook_seconds: float
+    micro_batch_seconds: float
+    step_seconds: float
+    small: Sequence[tuple[float, float]] = ()
+    logits: float = 0.0
+    optimizer: float = 0.0
+    by_volume: bool = False
+    is_serial: bool = False
+
+    def product_seconds(self, one: Product, element_bytes: float) -> float:
+        """Of all its repetitions: limited by the matrix units or by reading and writing."""
+        flops = 2.0 * one.tokens * one.rows * one.columns
+        size = (flops / 2) ** (1 / 3) if self.by_volume else one.tokens
+        moved = element_bytes * (one.tokens * (one.rows + one.columns) + one.rows * one.columns)
+        return one.count * max(flops / _between(self.products, size), moved / self.bandwidth)
+
+    def moved_seconds(self, work: Work) -> float:
+        of_logits = work.logits_bytes / (self.logits or self.bandwidth)
+        return of_logits + sum(
+            one.num_bytes / (_between(self.small, one.tensor_bytes) if self.small else self.bandwidth)
+            for one in work.moved
+        )
+
+
+def _between(points: Sequence[tuple[float, float]], size: float) -> float:
+    at = bisect.bisect_left(points, (size, 0.0))
+    if at == 0:
+        return points[0][1]
+    if at == len(points):
+        return points[-1][1]
+    (low, slow), (high, fast) = points[at - 1], points[at]
+    return slow + (fast - slow) * (size - low) / (high - low)
+
+
+_TOKENS = [2**power for power in range(4, 18)]
+
+
+def rates_of(device: Device, *, half: bool, constants: Constants = FITTED) -> Rates:
+    """From the device's data sheet, by the constants."""
+    best = device.peak(half=half) * device.matmul
+    return Rates(
+        [(tokens, best * constants.matmul * tokens / (tokens + constants.half_tokens)) for tokens in _TOKENS],
+        attention=best * constants.attention,
+        bandwidth=device.bandwidth * constants.memory,
+        kernel_seconds=constants.kernel_seconds,
+        hook_seconds=constants.hook_seconds,
+        micro_batch_seconds=constants.micro_batch_seconds,
+        step_seconds=constants.step_seconds,
+    )

@@ -1,0 +1,122 @@
+"""How long a step takes: computing by part at rates that devices reach, and communication that it does not hide.
+
+The parts are counted from shapes (`plan.work`), the rates come from data sheets and one set of fitted constants, or
+from what was measured on the machine itself (`plan.calibration`). Seconds everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allranks.plan.calibration import Calibration
+from allranks.plan.hardware import Device, Link, find_link
+from allranks.plan.model_shape import num_parameters
+from allranks.plan.overlap import exchange
+from allranks.plan.rates import FITTED, Constants, Rates, rates_of
+from allranks.plan.work import Work, backward, forward, optimizer_bytes, useful_flops
+from allranks.plan.workload import StepTime, Workload
+
+_HOST_BYTES_PER_SECOND = 200e9
+"""Of a node's processors, all together, at Adam's step: a billion parameters in 0.13 s (ZeRO-Offload, arXiv 2101.06840,
+table 4)."""
+_PCIE_BYTES_PER_SECOND = 20e9
+"""Between a GPU and pinned memory of its node, over PCIe 4."""
+
+
+def step_time(
+    workload: Workload,
+    device: Device,
+    link: Link | None = None,
+    calibration: Calibration | None = None,
+    *,
+    constants: Constants = FITTED,
+) -> StepTime:
+    """Of one optimizer step; `link` joins the nodes, `device.link` the devices of one.
+
+    With a `calibration` of this device its rates take the place of the data sheet's; what earlier runs on the same
+    machines took corrects the whole.
+    """
+    half = workload.element.compute <= 2
+    rates = rates_of(device, half=half, constants=constants)
+    if calibration is not None:
+        rates = calibration.rates(rates, half=half, num_ranks=workload.ranks_per_node)
+    within = find_link(device.link)
+    if calibration is not None and calibration.within is not None:
+        within = calibration.within
+    ahead, back = _Pass.of(forward(workload), workload, rates), _Pass.of(backward(workload), workload, rates)
+    told = exchange(workload, within, link, forward=ahead.seconds, backward=back.seconds)
+    micro_batches = workload.num_micro_batches
+    found = StepTime(
+        matmul=micro_batches * (ahead.matmul + back.matmul),
+        attention=micro_batches * (ahead.attention + back.attention),
+        memory_bound=micro_batches * (ahead.memory_bound + back.memory_bound + _offloaded_seconds(workload)),
+        optimizer=_optimizer_seconds(workload, rates),
+        communication=told.seconds,
+        exposed=told.exposed,
+        overhead=micro_batches * (ahead.waiting + back.waiting + rates.micro_batch_seconds) + rates.step_seconds,
+    )
+    return found if calibration is None else calibration.corrected(found, workload)
+
+
+def tokens_per_second(workload: Workload, time: StepTime) -> float:
+    """Of all ranks, padding included."""
+    of_rank = workload.micro_batch_size * workload.tokens * workload.num_micro_batches
+    return of_rank * workload.num_ranks / time.total
+
+
+def utilisation(workload: Workload, device: Device, time: StepTime) -> float:
+    """Model FLOPs utilisation: useful operations of a rank against the peak of its data sheet."""
+    peak = device.peak(half=workload.element.compute <= 2)
+    return useful_flops(workload) * workload.num_micro_batches / (time.total * peak)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Of one micro-batch, forward or backward. `waiting`: the device waits for the host to start its next kernel."""
+
+    matmul: float
+    attention: float
+    memory_bound: float
+    waiting: float
+
+    @property
+    def seconds(self) -> float:
+        return self.matmul + self.attention + self.memory_bound + self.waiting
+
+    @classmethod
+    def of(cls, work: Work, workload: Workload, rates: Rates) -> _Pass:
+        matmul = sum(rates.product_seconds(one, workload.element.compute) for one in work.products)
+        attention, memory = work.attention_flops / rates.attention, rates.moved_seconds(work)
+        starting = work.kernels * rates.kernel_seconds + _hook_seconds(workload, rates)
+        on_device = matmul + attention + memory
+        return cls(matmul, attention, memory, starting if rates.is_serial else max(0.0, starting - on_device))
+
+
+def _hook_seconds(workload: Workload, rates: Rates) -> float:
+    """DeepSpeed's hooks at each module gather its parameters and let them go, in Python."""
+    if workload.layout.kind != "zero" or workload.layout.stage < 3:
+        return 0.0
+    modules = sum(name.endswith(".weight") for name in workload.shape.tensors) + 2 * len(workload.adapted)
+    return modules * rates.hook_seconds
+
+
+def _optimizer_seconds(workload: Workload, rates: Rates) -> float:
+    """Each rank steps what it holds the state of."""
+    layout = workload.layout
+    holders = {"ddp": 1, "fsdp": layout.num_shards, "zero": workload.num_ranks}[layout.kind]
+    moved = optimizer_bytes(workload, workload.num_trained / holders)
+    if not workload.offloads_optimizer:
+        return moved / (rates.optimizer or rates.bandwidth)
+    travelling = workload.num_trained / holders * (workload.element.gradient + workload.element.compute)
+    return moved / (_HOST_BYTES_PER_SECOND / workload.ranks_per_node) + travelling / _PCIE_BYTES_PER_SECOND
+
+
+def _offloaded_seconds(workload: Workload) -> float:
+    """What leaves the device for each micro-batch and comes back, as if computing hid nothing of it."""
+    moved = 0.0
+    if workload.offloads_activations:
+        width = workload.shape.num_layers * workload.shape.hidden * workload.element.compute
+        moved += 2.0 * workload.micro_batch_size * workload.tokens * width
+    if workload.offloads_parameters:
+        moved += 2.0 * num_parameters(workload.shape) * workload.element.compute / max(1, workload.layout.num_shards)
+    return moved / _PCIE_BYTES_PER_SECOND
