@@ -110,13 +110,13 @@ def test_one_rank_talks_to_nobody() -> None:
     assert step_time(alone, H100).communication == 0
 
 
-def test_more_nodes_are_faster_together_and_never_more_than_in_proportion() -> None:
+def test_more_nodes_are_faster_nearly_in_proportion() -> None:
     rates = []
     for nodes in (1, 2, 4, 8):
         there = replace(FULL, num_ranks=8 * nodes, layout=Layout("fsdp", 8 * nodes))
         rates.append(tokens_per_second(there, step_time(there, H100, NDR)) / nodes)
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] * 8 > rates[0]
+    # What each holds of the optimizer's state gets less, what it waits for the others more.
+    assert all(0.9 < rate / rates[0] < 1.02 for rate in rates)
 
 
 def test_experts_take_their_part_of_the_tokens() -> None:
