@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
@@ -22,9 +22,9 @@ class Measured:
     """Means over the steps that count, `steps` of them: those after the warm-up but for the fastest and the slowest
     tenth. `all_seconds` is the mean with these.
 
-    `compute` is the median over the ranks of their own work, `stragglers` what the slowest rank works longer, `data`
-    what the slowest waits for data, `waiting` the rest of the step: communication that nothing hides, and what Python
-    does between steps. None where the ranks' own work is not known; on a GPU it is the layers' forward passes.
+    Of a step, `compute` is the usual rank's own work, `stragglers` what the rank that is busy longest works more, and
+    `data` what that one waits for data. `waiting` is the rest: communication that nothing hides, and what Python does
+    between steps. None where the ranks' own work is not known; on a GPU it is the layers' forward passes.
     """
 
     nodes: int
@@ -73,23 +73,19 @@ def measured(run: RunDir, nodes: int, *, warm_up: int) -> Measured:
     if not first:
         raise AllranksError(f"{run.events(0)}: no step after the {warm_up} of the warm-up was recorded there")
     counted = _without_extremes(first)
-    own, data = [], []
-    for number, event in counted.items():
-        # A rank's own seconds of this step, else its usual ones.
+    parts = []
+    for number in counted:
+        # A rank's own figures of this step, else its usual ones.
         here = {rank: steps[number] for rank, steps in by_rank.items() if number in steps}
         far = [state for state in table.ranks if state.rank not in here]
-        works = [one.compute_seconds for one in here.values()] + [one.median_compute_seconds for one in far]
-        known = [work for work in works if work is not None]
-        own.append((statistics.median(known), max(known)) if known else None)
-        waits = [one.data_seconds for one in here.values()] + [one.data_seconds or 0.0 for one in far]
-        data.append(min(max(waits), event.seconds))
+        ranks = [(one.compute_seconds, one.data_seconds) for one in here.values()]
+        parts.append(_parts([*ranks, *((one.median_compute_seconds, one.data_seconds or 0.0) for one in far)]))
     seconds = statistics.mean(event.seconds for event in counted.values())
-    works_known = [one for one in own if one is not None]
+    data = statistics.mean(waited for _, _, waited in parts)
     compute = stragglers = None
-    if len(works_known) == len(own):
-        compute = statistics.mean(usual for usual, _ in works_known)
-        stragglers = statistics.mean(most - usual for usual, most in works_known)
-    waited = statistics.mean(data)
+    if all(usual is not None for usual, _, _ in parts):
+        compute = statistics.mean(usual or 0.0 for usual, _, _ in parts)
+        stragglers = statistics.mean(more for _, more, _ in parts)
     every = [event.seconds for event in first.values()]
     return Measured(
         nodes=nodes,
@@ -101,12 +97,23 @@ def measured(run: RunDir, nodes: int, *, warm_up: int) -> Measured:
         all_seconds=statistics.mean(every),
         fastest=min(every),
         slowest=max(every),
-        data=waited,
+        data=data,
         compute=compute,
         stragglers=stragglers,
-        waiting=max(0.0, seconds - waited - (compute or 0.0) - (stragglers or 0.0)),
+        waiting=seconds - data - (compute or 0.0) - (stragglers or 0.0),
         node_sends_bytes=_node_sends(run, table.run_id),
     )
+
+
+def _parts(ranks: Sequence[tuple[float | None, float]]) -> tuple[float | None, float, float]:
+    """Of the ranks' own work and waiting for data in a step: the usual work, what the rank that is busy longest works
+    more, and what that one waits for data. It is the one that the others wait for."""
+    known = [work for work, _ in ranks if work is not None]
+    if not known:
+        return None, 0.0, max(waited for _, waited in ranks)
+    usual = statistics.median(known)
+    work, waited = max(((work, waited) for work, waited in ranks if work is not None), key=sum)
+    return min(work, usual), max(0.0, work - usual), waited
 
 
 def _steps(run: RunDir, rank: int, run_id: str, warm_up: int) -> dict[int, StepEvent]:

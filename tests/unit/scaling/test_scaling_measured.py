@@ -36,8 +36,8 @@ def test_means_leave_out_the_warm_up_and_the_extremes(tmp_path):
 def test_the_slowest_rank_is_who_the_others_wait_for(tmp_path):
     run = RunDir(tmp_path)
     record(run, 0, [1.0] * 12, [0.4] * 12)
-    record(run, 1, [1.0] * 12, [0.4] * 12, data=0.05)
-    record(run, 2, [1.0] * 12, [0.7] * 12)
+    record(run, 1, [1.0] * 12, [0.4] * 12, data=0.2)
+    record(run, 2, [1.0] * 12, [0.7] * 12, data=0.05)
     log = EventLog(run.events(0), 0, run_id="this")
     log.write(CommunicationEvent(step=3, counted=True, between_nodes_bytes=30, node_sends_bytes=(12, 10, 8)))
     found = measured(run, 3, warm_up=2)
@@ -47,6 +47,16 @@ def test_the_slowest_rank_is_who_the_others_wait_for(tmp_path):
         pytest.approx(0.05),
     )
     assert found.waiting == pytest.approx(0.25) and found.node_sends_bytes == 12
+
+
+def test_a_rank_that_waits_for_data_keeps_the_others_waiting(tmp_path):
+    run = RunDir(tmp_path)
+    record(run, 0, [1.0] * 12, [0.4] * 12)
+    record(run, 1, [1.0] * 12, [0.4] * 12)
+    record(run, 2, [1.0] * 12, [0.3] * 12, data=0.5)
+    found = measured(run, 3, warm_up=2)
+    assert (found.compute, found.stragglers, found.data) == (pytest.approx(0.3), 0.0, pytest.approx(0.5))
+    assert found.waiting == pytest.approx(0.2)
 
 
 def test_ranks_on_other_disks_count_by_what_node_0_was_told(tmp_path):
