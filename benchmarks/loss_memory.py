@@ -10,6 +10,8 @@ resident memory, less what was there before and less the gradients that every wa
 Part of `make bench`. The full logits of 150,000 x 4,096 in one piece take about 8 GB.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import json
@@ -19,9 +21,15 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import report
+from benchmarks.parts.part import is_installed
+
+if TYPE_CHECKING:
+    import torch
 
 WAYS = {
     "full": "in one piece (F.cross_entropy)",
@@ -29,7 +37,19 @@ WAYS = {
     "recomputed": "in chunks, computed twice",
     "torch": "PyTorch's chunks (F.linear_cross_entropy)",
     "torch-rows": "PyTorch's, in chunks of our size",
+    "liger": "Liger's (liger-kernel)",
 }
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes of an output layer and its labels, and where and in what type they are."""
+
+    labels: int
+    vocabulary: int
+    hidden: int
+    device: str
+    dtype: str
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,26 +65,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        print(json.dumps(_measure(options)))
+        sizes = options.labels, int(options.vocabulary), options.hidden
+        print(json.dumps(measured(options.one, Case(*sizes, options.device, options.dtype))))
         return
 
     rows = []
     chosen = options.ways.split(",")
     if unknown := set(chosen) - set(WAYS):
         parser.error(f"no such way: {', '.join(sorted(unknown))}; choose from {', '.join(WAYS)}")
-    ways = [way for way in chosen if not way.startswith("torch") or torch_has_one()]
+    ways = [way for way in chosen if lack(way, options.device) is None]
     for vocabulary in map(int, options.vocabulary.split(",")):
         logits = options.labels * vocabulary * 4
         rounds: list[dict[str, tuple[int, float]]] = []
         for number in range(options.rounds):
             # Each round begins with another: nobody is always the one after the same neighbour's heat.
             order = [*ways[number % len(ways) :], *ways[: number % len(ways)]]
-            measured = {}
+            found = {}
             for way in order:
-                measured[way] = _in_a_process(way, vocabulary, options)
-                told = f"{measured[way][0] / 1e9:.2f} GB, {measured[way][1]:.2f} s"
+                found[way] = _in_a_process(way, vocabulary, options)
+                told = f"{found[way][0] / 1e9:.2f} GB, {found[way][1]:.2f} s"
                 print(f"round {number + 1}, {vocabulary:,}: {WAYS[way]}: {told}", flush=True)
-            rounds.append(measured)
+            rounds.append(found)
         for way in ways:
             peaks = [one[way][0] for one in rounds]
             cells = [f"{logits / 1e9:.2f}", f"{statistics.median(peaks) / 1e9:.2f}"]
@@ -80,11 +101,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"report: {_write_report(options, lines)}")
 
 
-def torch_has_one() -> bool:
-    """Whether this torch has a linear_cross_entropy that makes chunks."""
+def lack(way: str, device: str) -> str | None:
+    """Why a way cannot be had here; None if it can."""
     import torch
 
-    return hasattr(torch.nn, "LinearCrossEntropyOptions")
+    if way.startswith("torch") and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        return f"torch {torch.__version__} has no linear_cross_entropy that makes chunks"
+    if way == "liger" and (device != "cuda" or not is_installed("liger_kernel")):
+        return "liger-kernel runs on CUDA only" if device != "cuda" else "liger-kernel is not installed"
+    return None
 
 
 def _in_a_process(way: str, vocabulary: int, options: argparse.Namespace) -> tuple[int, float]:
@@ -98,8 +123,18 @@ def _in_a_process(way: str, vocabulary: int, options: argparse.Namespace) -> tup
     return peak, seconds
 
 
-def _measure(options: argparse.Namespace) -> tuple[int, float]:
-    """Peak bytes beyond inputs and gradients, and seconds, of one forward and backward pass."""
+def inputs(case: Case) -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]:
+    """An output layer, hidden states that want a gradient, and labels."""
+    import torch
+
+    device, dtype = torch.device(case.device), getattr(torch, case.dtype)
+    layer = torch.nn.Linear(case.hidden, case.vocabulary, bias=False, device=device, dtype=dtype)
+    hidden = torch.randn(case.labels, case.hidden, device=device, dtype=dtype, requires_grad=True)
+    return layer, hidden, torch.randint(0, case.vocabulary, (case.labels,), device=device)
+
+
+def loss_by(way: str, layer: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The sum of cross entropy over `labels`, made that way."""
     import torch
     import torch.nn.functional as F
 
@@ -110,43 +145,52 @@ def _measure(options: argparse.Namespace) -> tuple[int, float]:
         rows_of_a_chunk,
     )
 
-    vocabulary, device, dtype = int(options.vocabulary), torch.device(options.device), getattr(torch, options.dtype)
-    layer = torch.nn.Linear(options.hidden, vocabulary, bias=False, device=device, dtype=dtype)
-    hidden = torch.randn(options.labels, options.hidden, device=device, dtype=dtype, requires_grad=True)
-    labels = torch.randint(0, vocabulary, (options.labels,), device=device)
+    copies = RECOMPUTED_COPIES if way == "recomputed" else 1
+    rows = rows_of_a_chunk(len(labels), layer.out_features, None, copies=copies)
+    if way == "full":
+        return F.cross_entropy(layer(hidden).float(), labels, reduction="sum")
+    if way == "chunked":
+        return linear_cross_entropy(hidden, layer.weight, None, labels, rows=rows)
+    if way.startswith("torch"):
+        how = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows if way == "torch-rows" else None)
+        return F.linear_cross_entropy(hidden, layer.weight, labels, reduction="sum", options=how)
+    if way == "liger":
+        from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+        made = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+        return made(layer.weight, hidden, labels)
+    return module_cross_entropy(layer, hidden, labels, rows=rows)
+
+
+def measured(way: str, case: Case, repeats: int = 1) -> tuple[int, float]:
+    """Peak bytes beyond inputs and gradients, and seconds (the median), of one forward and backward pass."""
+    import torch
+
+    layer, hidden, labels = inputs(case)
+    on_gpu = case.device == "cuda"
 
     def run(count: int) -> None:
-        copies = RECOMPUTED_COPIES if options.one == "recomputed" else 1
-        rows = rows_of_a_chunk(count, vocabulary, None, copies=copies)
-        given, targets = hidden[:count], labels[:count]
-        if options.one == "full":
-            loss = F.cross_entropy(layer(given).float(), targets, reduction="sum")
-        elif options.one == "chunked":
-            loss = linear_cross_entropy(given, layer.weight, None, targets, rows=rows)
-        elif options.one.startswith("torch"):
-            how = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows if options.one == "torch-rows" else None)
-            loss = F.linear_cross_entropy(given, layer.weight, targets, reduction="sum", options=how)
-        else:
-            loss = module_cross_entropy(layer, given, targets, rows=rows)
-        (loss / count).backward()
+        (loss_by(way, layer, hidden[:count], labels[:count]) / count).backward()
         hidden.grad = layer.weight.grad = None
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
 
-    run(16)  # libraries allocate at their first call
+    run(min(16, case.labels))  # libraries allocate at their first call
     gradients = sum(tensor.numel() * tensor.element_size() for tensor in (hidden, layer.weight))
-    if device.type == "cuda":
+    if on_gpu:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    started = clock()
-    run(options.labels)
-    seconds = clock() - started
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
-    return peak - before - gradients, seconds
+    clock = time.perf_counter if on_gpu else time.process_time
+    times = []
+    for _ in range(repeats):
+        started = clock()
+        run(case.labels)
+        times.append(clock() - started)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
+    return peak - before - gradients, statistics.median(times)
 
 
 def _resident(name: str) -> int:

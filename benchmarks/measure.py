@@ -27,6 +27,7 @@ class Measurement:
     phases: dict[str, float] = field(default_factory=dict)  # seconds; together they are first_step_seconds
     device_memory_bytes: int = 0  # peak that torch allocated on the GPU
     load_average: float = 0.0  # of the machine when it started: 0 means that nothing else ran
+    step_seconds: float = 0.0  # of a steady step, in the mean
 
 
 def measure(
@@ -65,13 +66,15 @@ def measure(
     first_step = steps[0][0] - spawned
     phases["first step"] = first_step - sum(phases.values())
     before, measured = steps[workload.warmup_steps - 1], steps[workload.warmup_steps :]
+    seconds = measured[-1][0] - before[0]
     return Measurement(
-        tokens_per_second=sum(tokens for _, tokens in measured) / (measured[-1][0] - before[0]),
+        tokens_per_second=sum(tokens for _, tokens in measured) / seconds,
         peak_memory_bytes=usage.ru_maxrss * 1024,  # Linux counts it in KiB
         first_step_seconds=first_step,
         phases=phases,
         device_memory_bytes=device_bytes,
         load_average=load,
+        step_seconds=seconds / len(measured),
     )
 
 

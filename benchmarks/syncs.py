@@ -28,23 +28,27 @@ def main(arguments: list[str] | None = None) -> None:
 
     if not torch.cuda.is_available():
         parser.exit(2, "error: no CUDA device: on a CPU there is nothing to wait for\n")
-    workload = Workload(device="cuda", warmup_steps=0, measured_steps=options.steps)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        directory = Path(folder) / "workload"
-        write(workload, directory)
-        flat = allranks_config(workload, directory, Path(folder))
+        flat = config_to_watch(Path(folder), options.steps)
         for entry in options.keys:
             key, _, value = entry.partition("=")
             flat[key] = json.loads(value)
-        found = _syncs(flat)
+        found = syncs(flat)
     for (file, line), count in found.most_common():
         print(f"{count:5} x  {file}:{line}")
     print(f"{sum(found.values())} waits in {options.steps} steps")
     sys.exit(1 if found else 0)
 
 
-def _syncs(flat: dict[str, Any]) -> collections.Counter[tuple[str, int]]:
-    """File and line of each warning of torch about a synchronisation within `train`."""
+def config_to_watch(folder: Path, steps: int) -> dict[str, Any]:
+    """A run of so many steps of the benchmark's model, which is written to `folder`."""
+    workload = Workload(device="cuda", warmup_steps=0, measured_steps=steps)
+    write(workload, folder / "workload")
+    return allranks_config(workload, folder / "workload", folder)
+
+
+def syncs(flat: dict[str, Any]) -> collections.Counter[tuple[str, int]]:
+    """File and line of each warning of torch about a synchronisation within `train`, of a run in this process."""
     import torch
 
     import allranks.train.main as engine

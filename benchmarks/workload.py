@@ -4,6 +4,10 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 UNSUPERVISED = -100  # the label that every contestant leaves out of the loss
 
@@ -81,13 +85,11 @@ def _documents(workload: Workload) -> list[dict[str, list[int]]]:
     return documents
 
 
-def _write_model(workload: Workload, directory: Path) -> int:
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+def model_config(workload: Workload) -> "PreTrainedConfig":
+    """The configuration of the workload's model, as transformers has it."""
+    from transformers import AutoConfig
 
-    torch.manual_seed(workload.seed)
-    config = AutoConfig.for_model(
+    return AutoConfig.for_model(
         workload.model_type,
         vocab_size=workload.vocab_size,
         hidden_size=workload.hidden_size,
@@ -102,6 +104,15 @@ def _write_model(workload: Workload, directory: Path) -> int:
         pad_token_id=0,
         dtype=workload.dtype,
     )
+
+
+def _write_model(workload: Workload, directory: Path) -> int:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(workload.seed)
+    config = model_config(workload)
     with torch.device(workload.device):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, workload.dtype))
     model.save_pretrained(directory)
