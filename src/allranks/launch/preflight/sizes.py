@@ -32,7 +32,7 @@ class Sizes:
 def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: bool) -> Sizes:
     """Of a run of `num_processes` ranks a node. Only of a model that is on this disk, in a folder or in the Hub's
     cache; of one that is trained in part without an adapter only the number of files."""
-    folder = _folder(cfg)
+    folder = model_folder(cfg)
     files = None if num_processes is None else _FILES_OF_A_CHECKPOINT + _FILES_OF_A_RANK * num_processes
     if cfg.optimizer.unfrozen_parameters or folder is None:
         return Sizes(checkpoint_files=files)
@@ -58,7 +58,7 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
     return replace(found, steps=steps)
 
 
-def _folder(cfg: RunConfig) -> Path | None:
+def model_folder(cfg: RunConfig) -> Path | None:
     """The model's, if its files are here already."""
     folder = Path(cfg.model.base_model).expanduser()
     if folder.is_dir():
