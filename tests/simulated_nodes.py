@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,9 @@ from allranks.cluster.measure.values import Link, Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.rank_addresses import RankAddress
 from allranks.doctor.pairs import Place
+from allranks.plan.fit import Expected
 from allranks.preflight.check import ClockOffset, Pairs, Subject, Wanted
+from tests.planned import LORA, SMALL, expected
 
 GIB, MIB, TB = 2**30, 2**20, 10**12
 KINDS = ("infiniband", "roce", "ethernet", "cpu", "amd")
@@ -159,6 +162,13 @@ def measured_of(rng, cluster: Cluster) -> Measurements:
     return Measurements(links if len(names) > 1 else (), devices, sum(map(len, devices.values())))
 
 
+@functools.cache
+def _model(is_gpu):
+    if is_gpu:
+        return expected(**LORA, sequence_len=2048, gradient_checkpointing=True).workload
+    return expected(on_cpu=True, model=SMALL, sequence_len=256, **LORA).workload
+
+
 class _Draw:
     """What is the same on all nodes of a cluster is drawn once, the rest for each node."""
 
@@ -205,6 +215,19 @@ class _Draw:
             num_checkpoints=self.rng.choice((1, 4)),
             checkpoint_files=self.rng.choice((None, 40)),
             load_bytes=self.rng.choice((None, 15 * GIB)),
+            expected=self.expected(is_gpu),
+        )
+
+    def expected(self, is_gpu):
+        """A run whose memory is enough: a model of eight billion parameters with LoRA on GPUs, a small one on CPUs."""
+        if (own := random.Random(repr((self.names, self.kind, "plan")))).random() < 0.6:
+            return None
+        model = _model(is_gpu)
+        ranks = self.gpus_each or 1
+        tokens = own.choice((128, 1024, model.tokens))
+        return Expected(
+            replace(model, ranks_per_node=ranks, num_ranks=ranks * len(self.names), tokens=tokens),
+            own.choice((1, tokens)),
         )
 
     def address(self, number):

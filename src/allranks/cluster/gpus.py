@@ -3,6 +3,9 @@
 import contextlib
 import os
 from collections.abc import Mapping
+from typing import Any
+
+from allranks.cluster.node_report import Gpu
 
 
 def count_gpus(env: Mapping[str, str] = os.environ) -> int:
@@ -12,6 +15,32 @@ def count_gpus(env: Mapping[str, str] = os.environ) -> int:
         return 0
     total = _installed_gpus()
     return total if visible is None else _visible_gpus(visible, total)
+
+
+def installed_gpus() -> list[Gpu]:
+    """Model and memory of each NVIDIA GPU of this node, by the driver; none without one."""
+    import pynvml
+
+    found = []
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+                name, uuid = (str(read(handle)) for read in (pynvml.nvmlDeviceGetName, pynvml.nvmlDeviceGetUUID))
+                found.append(Gpu(index=index, model=name, uuid=uuid, memory=memory, mig=_mig(pynvml, handle)))
+        finally:
+            pynvml.nvmlShutdown()
+    return found
+
+
+def _mig(pynvml: Any, handle: Any) -> str | None:
+    """Whether the GPU is cut into instances, in nvidia-smi's words; those that cannot be cut tell nothing."""
+    try:
+        return "Enabled" if pynvml.nvmlDeviceGetMigMode(handle)[0] else "Disabled"
+    except pynvml.NVMLError:
+        return None
 
 
 def _visible_gpus(visible: str, total: int) -> int:

@@ -38,6 +38,7 @@ TASKS = {
     "Use DeepSpeed ZeRO": "deepspeed",
     "Choose how the loss is made, and kernels of other libraries": "kernels",
     "Steer NCCL and InfiniBand": "network",
+    "Start without predicting the memory of a rank": "plan",
     "Accept what the checks before a run find, or be stricter": "preflight",
     "Set the batch, the number of steps, the optimizer and the learning rate": "optimizer",
     "Save, keep and resume": "checkpoint",

@@ -21,6 +21,7 @@ from allranks.config.sections.model import ModelConfig
 from allranks.config.sections.network import NetworkConfig
 from allranks.config.sections.optimizer import OptimizerConfig
 from allranks.config.sections.parallel import ParallelConfig
+from allranks.config.sections.plan import PlanConfig
 from allranks.config.sections.precision import PrecisionConfig
 from allranks.config.sections.preflight import PreflightConfig
 from allranks.config.sections.section import Section
@@ -40,6 +41,7 @@ class RunConfig:
     kernels: KernelConfig
     deepspeed: DeepspeedConfig
     network: NetworkConfig
+    plan: PlanConfig
     preflight: PreflightConfig
     optimizer: OptimizerConfig
     checkpoint: CheckpointConfig

@@ -62,7 +62,7 @@ VALUES: dict[str, dict[str, Any]] = {
 NO_OF_YAML = ("save_strategy", "eval_strategy", "ddp_comm_hook")
 """Keys with the value `no`, which YAML 1.1 reads as false."""
 
-ON_OFF_OF_YAML = (("network", "infiniband"),)
+ON_OFF_OF_YAML = (("network", "infiniband"), ("plan",))
 """Paths with the values `on` and `off`, which YAML 1.1 reads as true and false."""
 
 LISTS_AS_TEXT = (

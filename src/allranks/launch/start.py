@@ -32,6 +32,7 @@ from allranks.launch.node.live_alone import watched_alone
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, refusals_told
+from allranks.launch.preflight.alone import refuse_too_large
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.refusals import refuse_without_deepspeed
@@ -129,6 +130,7 @@ class _Training:
             clear_earlier_smoke(node.run)
         if not launch.meets:  # else node 0 refuses, for all nodes at once
             _refuse_to_mix_runs(cfg, node.run)
+            refuse_too_large(cfg, launch)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
             refuse_missing_packages(cfg)
         for line in cfg.remarks:

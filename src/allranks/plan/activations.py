@@ -54,6 +54,7 @@ class _Inventory:
         # DDP and one process compute under autocast; FSDP and ZeRO give the layers weights of the computed type.
         self.autocasts = workload.layout.kind == "ddp" and element.compute != element.trained
         self.is_full = workload.method == "full"
+        self.adapted = {_short(module) for module in workload.adapted}
         # Under autocast, float32 embeddings and norms make a float32 stream between the layers.
         self.stream = _FLOAT if self.autocasts and self.is_full else self.compute
 
@@ -101,16 +102,13 @@ class _Inventory:
         if self.is_full:
             copies = len(names) if self.autocasts and self.stream == _FLOAT and not is_alone else 1
             return copies * width * self.compute
-        adapted = sum(self._is_adapted(name) for name in names)
+        adapted = sum(name in self.adapted for name in names)
         if not adapted:
             return 0.0
         ranks = adapted * self.workload.lora_rank * self.compute
         dropped = adapted * width * (self.compute + 1) if self.workload.lora_dropout else 0.0
         copies = adapted if self.autocasts else 1
         return (dropped or copies * width * self.compute) + ranks
-
-    def _is_adapted(self, name: str) -> bool:
-        return name in {_short(module) for module in self.workload.adapted}
 
     def _attention(self) -> float:
         """Projections, rotation and the attention itself, which keeps queries, keys, values and what it returns."""

@@ -76,6 +76,16 @@ def workloads(
     return list(_once(found))
 
 
+def own_workload(
+    cfg: RunConfig, model_config: Mapping[str, Any], *, num_nodes: int, gpus_per_node: int, on_cpu: bool
+) -> Workload:
+    """The first of `workloads` alone, with the same errors."""
+    shape = shape_of(model_config)
+    tokens = cfg.data.sequence_len
+    made = _workload(cfg, model_config, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled=1.0)
+    return replace(made, is_own=True)
+
+
 def step_sizes(workload: Workload) -> StepSizes:
     """What `step_traffic` asks of a workload. Weights in 4 or 8 bits travel as they are held."""
     element, frozen = workload.element, num_frozen(workload)

@@ -12,6 +12,7 @@ from allranks.cluster.measure.values import Measurements
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.pairs import Unreached
 from allranks.doctor.pairs import Place
+from allranks.plan.fit import Expected
 from allranks.plan.step import PlannedStep
 from allranks.preflight.folding import natural
 
@@ -46,6 +47,8 @@ class Wanted:
     """Memory of the host that the ranks of one node need at once to load the model."""
     steps: Sequence[PlannedStep] = ()
     """What a step will be, under the config's strategy and under others."""
+    expected: Expected | None = None
+    """What a rank will do, under the config's strategy."""
     output_shared: bool | None = None
     """Whether the nodes' output directories must be one (True), must not be (False), or may be either (None)."""
     packages: Collection[str] = ("allranks", "torch")

@@ -10,7 +10,9 @@ from typing import Any
 from allranks.cluster.pairs import Unreached
 from allranks.cluster.rank_addresses import RankAddress
 from allranks.doctor.pairs import Place
+from allranks.plan.fit import Expected
 from allranks.preflight.check import ClockOffset, Pairs
+from tests.planned import expected
 from tests.simulated_nodes import GIB, MIB, Cluster
 
 Change = Callable[[Cluster, str], object]
@@ -658,9 +660,9 @@ DISKS = [
     Case(
         "disks.memory",
         "cpu",
-        both(wants(load_bytes=15 * GIB), put("memory", {"total": 256 * GIB, "cgroup_limit": 8 * GIB})),
+        both(wants(load_bytes=15 * GIB, expected=None), put("memory", {"total": 256 * GIB, "cgroup_limit": 8 * GIB})),
         both(
-            wants(load_bytes=15 * GIB),
+            wants(load_bytes=15 * GIB, expected=None),
             put("memory", {"total": 256 * GIB, "cgroup_limit": 16 * GIB, "cgroup_used": 15 * GIB}),
         ),
         "its cgroup allows 8.6 GB",
@@ -668,7 +670,7 @@ DISKS = [
     Case(
         "disks.memory",
         "cpu",
-        both(wants(load_bytes=15 * GIB), put("memory", {"total": 64 * GIB, "available": 2 * GIB})),
+        both(wants(load_bytes=15 * GIB, expected=None), put("memory", {"total": 64 * GIB, "available": 2 * GIB})),
         both(wants(load_bytes=None), put("memory", {"total": 64 * GIB, "available": 2 * GIB})),
         "2.1 GB are available",
         "warning",
@@ -713,4 +715,47 @@ ENVIRONMENT = [
     ),
 ]  # fmt: skip
 
-CASES = [*DISKS, *ENVIRONMENT, *REACH, *PARITY, *REPORTS, *LIMITS, *CLOCK]
+
+def gpus_of(size: int) -> Change:
+    def change(cluster: Cluster, node: str) -> None:
+        for each in cluster.nodes:
+            for gpu in cluster.reports[each]["gpus"]:
+                gpu.update(memory=size, used=0)
+
+    return everywhere(change)
+
+
+WHOLE_MODEL, ITS_PARTS = expected(1, 1), expected(8, 8, fsdp_version=2, gradient_checkpointing=True)
+"""Some 130 GB of weights, gradients and state; the same over 64 ranks."""
+LARGE_HOSTS = everywhere(put("memory", {"total": 1024 * GIB}))
+PLAN = [
+    Case(
+        "plan.memory",
+        "infiniband",
+        both(gpus_of(80 * GIB), wants(expected=WHOLE_MODEL)),
+        both(gpus_of(80 * GIB), wants(expected=ITS_PARTS)),
+        "a rank will hold",
+        all_nodes=True,
+    ),
+    Case(
+        "plan.memory",
+        "ethernet",
+        # Without packing rows may be shorter than sequence_len: it is not certain.
+        both(gpus_of(40 * GIB), wants(expected=Expected(ITS_PARTS.workload, 1))),
+        both(gpus_of(40 * GIB), wants(expected=None)),
+        "rows are taken to be as long as sequence_len",
+        "warning",
+        all_nodes=True,
+    ),
+    Case(
+        "plan.memory",
+        "cpu",
+        both(LARGE_HOSTS, wants(expected=expected(1, 1, on_cpu=True)), put("memory", {"total": 64 * GIB})),
+        both(LARGE_HOSTS, wants(expected=expected(1, 1, on_cpu=True)), put("memory", {"total": None})),
+        "and has",
+        "warning",
+        {"nproc_per_node": 1},
+    ),
+]
+
+CASES = [*DISKS, *ENVIRONMENT, *REACH, *PARITY, *REPORTS, *LIMITS, *CLOCK, *PLAN]

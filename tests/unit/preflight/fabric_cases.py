@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.simulated_nodes import GIB, MIB, Cluster
-from tests.unit.preflight.cases import Case, Change, both, everywhere, put, variable
+from tests.unit.preflight.cases import Case, Change, both, everywhere, put, variable, wants
 
 
 def ports(number: int = 0, **values: Any) -> Change:
@@ -227,7 +227,7 @@ GPUS = [
     Case(
         "gpus.memory",
         "amd",
-        gpu(memory=16 * GIB),
+        both(wants(expected=None), gpu(memory=16 * GIB)),
         lambda cluster, node: every_gpu(memory=cluster.reports[node]["gpus"][0]["memory"] - 40 * MIB)(cluster, node),
         "16 GiB",
         "warning",

@@ -16,6 +16,7 @@ from allranks.config.yaml_lines import read_yaml
 from allranks.errors import ConfigError
 from allranks.launch.preflight.sizes import Sizes, sizes
 from allranks.launch.spec.options import Launch
+from allranks.plan.fit import Expected
 from allranks.preflight.catalogue import CHECKS, named
 from allranks.preflight.check import Wanted
 from allranks.preflight.judge import Policy
@@ -70,7 +71,7 @@ def needed_packages(cfg: RunConfig) -> tuple[str, ...]:
     return (*_NEEDED, *(name for name, wanted in more.items() if wanted))
 
 
-def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
+def wanted_of(cfg: RunConfig, launch: Launch, expected: Expected | None = None) -> Wanted:
     """What the nodes must be able to do, but for `sizes_of`."""
     network = cfg.network.settings
     on_gpus = launch.num_gpus > 0
@@ -84,6 +85,7 @@ def wanted_of(cfg: RunConfig, launch: Launch) -> Wanted:
         hcas=tuple(network.hcas or ()),
         gid_index=network.gid_index,
         packages=needed_packages(cfg),
+        expected=expected,
     )
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks.config import RunConfig
+from allranks.errors import AllranksError
 from allranks.plan.adapter_size import model_config, num_adapter_elements
+from allranks.plan.fit import Expected
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.stored_size import num_stored_elements, stored_shapes
 from allranks.plan.strategies import planned_steps
+from allranks.plan.workloads import own_workload
 
 _FILES_OF_A_RANK = 2  # its part of a checkpoint, and its state of random numbers
 _FILES_OF_A_CHECKPOINT = 10  # the folder itself, what says what is in it, and the marker
@@ -27,22 +30,27 @@ class Sizes:
     """Of one node's memory."""
     steps: Sequence[PlannedStep] = ()
     """Of the config's strategy and of others, where there are several nodes."""
+    expected: Expected | None = None
+    """What a rank will do, for what it will hold."""
 
 
 def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: bool) -> Sizes:
     """Of a run of `num_processes` ranks a node. Only of a model that is on this disk, in a folder or in the Hub's
     cache; of one that is trained in part without an adapter only the number of files."""
-    folder = model_folder(cfg)
+    folder = folder_of_model(cfg)
     files = None if num_processes is None else _FILES_OF_A_CHECKPOINT + _FILES_OF_A_RANK * num_processes
     if cfg.optimizer.unfrozen_parameters or folder is None:
         return Sizes(checkpoint_files=files)
+    will = None
+    if num_processes is not None:
+        will = expected(cfg, folder, num_nodes=num_nodes, num_processes=num_processes, on_cpu=on_cpu)
     each = 2 if cfg.precision.low_precision_weights else 4
     elements = num_stored_elements(folder)
     trained = num_adapter_elements(folder, cfg.adapter) if cfg.adapter.adapter else elements
     # Shards of all nodes together are at least one model; on GPUs it is not the host's memory that holds them.
     is_loaded = on_cpu and elements is not None and not cfg.adapter.adapter
     load = elements * each // num_nodes if is_loaded and elements is not None else None
-    found = Sizes(_checkpoint_bytes(cfg, trained, each), files, load)
+    found = Sizes(_checkpoint_bytes(cfg, trained, each), files, load, expected=will)
     shapes = stored_shapes(folder)
     if trained is None or shapes is None or num_nodes < 2 or num_processes is None:
         return found
@@ -58,7 +66,26 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
     return replace(found, steps=steps)
 
 
-def model_folder(cfg: RunConfig) -> Path | None:
+def expected(cfg: RunConfig, folder: Path, *, num_nodes: int, num_processes: int, on_cpu: bool) -> Expected | None:
+    """What a rank will do, with rows as long as they may be; None where that is not known, or `plan: off`."""
+    described = model_config(folder)
+    if not cfg.plan.predicts or described is None or cfg.optimizer.unfrozen_parameters:
+        return None
+    try:
+        own = own_workload(
+            cfg,
+            {**described, **(cfg.model.overrides_of_model_config or {})},
+            num_nodes=num_nodes,
+            gpus_per_node=num_processes,
+            on_cpu=on_cpu,
+        )
+    except AllranksError:
+        return None  # a strategy that cannot be on so many ranks is refused elsewhere
+    is_full = cfg.data.sample_packing or cfg.data.pad_to_sequence_len
+    return Expected(own, own.tokens if is_full else 1)
+
+
+def folder_of_model(cfg: RunConfig) -> Path | None:
     """The model's, if its files are here already."""
     folder = Path(cfg.model.base_model).expanduser()
     if folder.is_dir():

@@ -121,6 +121,7 @@ class Preflight:
             checkpoint_files=known.checkpoint_files,
             load_bytes=known.load_bytes,
             steps=known.steps,
+            expected=known.expected,
         )
 
     def report(self) -> NodeReport | None:
