@@ -16,6 +16,7 @@ from allranks.cli.help import HelpContext, with_our_help
 COMMANDS = {
     "init": ("allranks.cli.init", "Write a first config: looks at your data, asks for what is not given."),
     "train": ("allranks.cli.train", "Train: alone, on several processes, or as one node of several."),
+    "plan": ("allranks.cli.plan", "Does it fit, how fast, what does it cost: every strategy on these nodes."),
     "check": ("allranks.cli.check", "Check all nodes before a run, and start nothing."),
     "verify": ("allranks.cli.verify", "Is a run really distributed, and what was asked: ranks, GPUs, network, data."),
     "rehearse": ("allranks.cli.rehearse", "Rehearse a run of several nodes on this CPU, with a shrunken model."),

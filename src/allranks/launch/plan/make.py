@@ -1,0 +1,111 @@
+"""A whole plan: from a config, the nodes and the prepared data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from allranks.launch.plan.machines import Asked, machines_of
+from allranks.launch.plan.source import Source, lengths_of, num_steps, source_of
+from allranks.listing import si_bytes
+from allranks.plan.config_lines import changed, lines, replaced
+from allranks.plan.cost import RunCost, run_cost
+from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
+from allranks.plan.lengths import Lengths
+from allranks.plan.model_shape import num_parameters
+from allranks.plan.over_nodes import over_nodes
+from allranks.plan.remedies import remedies
+from allranks.plan.report import Plan
+from allranks.plan.table import Machines, Row, rows
+from allranks.plan.workload import ModelShape
+from allranks.plan.workloads import workloads
+
+
+def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignore_unsupported: bool = False) -> Plan:
+    """Raises ConfigError or UsageError for a config, a model or a device that cannot be planned."""
+    if asked.batch is not None:
+        overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
+    source = source_of(config, overrides, ignore_unsupported=ignore_unsupported)
+    machines, on_cpu = machines_of(asked)
+    lengths = lengths_of(source)
+    candidates = workloads(
+        source.cfg,
+        source.config_json,
+        num_nodes=machines.num_nodes,
+        gpus_per_node=machines.ranks_per_node,
+        on_cpu=on_cpu,
+        labelled=lengths.labelled,
+    )
+    found = rows(candidates, machines, _wanted(source, machines), lengths)
+    best, own = found[0], next(one for one in found if one.is_own)
+    changes = best.workload.changes
+    return Plan(
+        model=_model(source, own.workload.shape),
+        machines=machines,
+        lengths=lengths,
+        rows=found,
+        own=own,
+        lines=lines(changes) if source.usual is None else changed(source.usual, changes),
+        replaced=replaced(changes, source.given),
+        cost=_cost(best, source, lengths, asked),
+        own_cost=_cost(own, source, lengths, asked),
+        scaling=over_nodes(best, machines, lengths),
+        remedies=()
+        if own.fits
+        else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
+        assumptions=_assumptions(machines, lengths),
+        remarks=source.cfg.remarks,
+    )
+
+
+def _wanted(source: Source, machines: Machines) -> int:
+    """The effective batch that the config asks for on these nodes."""
+    settings = source.cfg.optimizer
+    return settings.batch_size or (
+        settings.micro_batch_size * settings.gradient_accumulation_steps * machines.num_ranks
+    )
+
+
+def _model(source: Source, shape: ModelShape) -> str:
+    """What is known of it, in words."""
+    elements = num_parameters(shape)
+    experts = f", {shape.experts_per_token} of {shape.num_experts} experts for a token" if shape.num_experts else ""
+    return f"{source.cfg.model.base_model}: {elements / 1e9:.2f} billion parameters, {shape.num_layers} layers{experts}"
+
+
+def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost | None:
+    steps = num_steps(source.cfg, one.batch.wanted, lengths)
+    if steps is None:
+        return None
+    saving = source.cfg.checkpoint
+    every = (
+        saving.save_steps if isinstance(saving.save_steps, int) else math.ceil(steps / source.cfg.optimizer.num_epochs)
+    )
+    return run_cost(
+        one.workload,
+        one.time,
+        num_steps=steps,
+        num_checkpoints=0 if saving.save_strategy == "no" else math.ceil(steps / every),
+        saves_beside=saving.save_async is not False,
+        price_per_gpu_hour=asked.price_per_gpu_hour,
+    )
+
+
+def _assumptions(machines: Machines, lengths: Lengths) -> list[str]:
+    device, link = machines.device, machines.link
+    found = [
+        f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}, at worst of what they were compared "
+        "with",
+        f"{device.title}: {si_bytes(device.memory_bytes)} of memory, {device.bf16 / 1e12:,.0f} TFLOP/s in bfloat16, "
+        f"{device.bandwidth / 1e12:.2f} TB/s" + (f"; from {device.source}" if device.source else ""),
+    ]
+    if machines.num_nodes > 1:
+        found.append(
+            f"{link.title}: each node sends {link.bytes_per_second * 8 / 1e9:,.0f} Gbit/s, of which collectives reach "
+            f"{link.achieved:.0%}"
+        )
+    if lengths.num_blocks is None:
+        found.append("every block is full and every token has a label: real data takes less of both")
+    found.append("all nodes are alike, nothing else runs on them, and the data comes faster than it is computed")
+    return found

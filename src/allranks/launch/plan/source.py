@@ -1,0 +1,134 @@
+"""What a plan is made from: the config, its model's config.json, the prepared data. Needs neither torch nor weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allranks.config import RunConfig, load_config
+from allranks.config.load import resolve_mapping
+from allranks.config.yaml_lines import parse_yaml, read_yaml
+from allranks.errors import AllranksError, UsageError
+from allranks.launch.preflight.sizes import folder_of_model
+from allranks.plan.lengths import Lengths, full, of_blocks
+
+_PLACEHOLDER = "DATA"
+"""Where a config of a model alone names its data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """`config_json` is what is in the model's. `given`: the keys that the user's file has; `usual`: where there is none
+    but the model, those that stand for it."""
+
+    cfg: RunConfig
+    config_json: Mapping[str, Any]
+    given: frozenset[str] = frozenset()
+    usual: Mapping[str, Any] | None = None
+
+
+def source_of(path: Path, overrides: Mapping[str, str], *, ignore_unsupported: bool = False) -> Source:
+    """Of a YAML config whose model is on this disk, or of a model alone: its config.json, or the folder that has it.
+
+    Raises ConfigError for a config that is wrong, UsageError where no config.json is found.
+    """
+    if path.is_dir() or path.suffix == ".json":
+        folder = path if path.is_dir() else path.parent
+        usual = _of_model_alone(folder, overrides)
+        cfg = resolve_mapping(usual, str(path), overrides)
+        file = folder / "config.json" if path.is_dir() else path
+        return Source(cfg, _read(file, cfg), usual=_with(usual, overrides))
+    cfg = load_config(path, overrides, ignore_unsupported=ignore_unsupported)
+    at = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder_of_model(cfg)
+    if at is None:
+        raise UsageError(
+            f"{path}: base_model: {cfg.model.base_model} is neither a folder here nor in the Hub's cache. A plan needs "
+            f"its config.json alone, no weights: `hf download {cfg.model.base_model} config.json`, or give a folder "
+            "that has it by --base-model"
+        )
+    data, _ = read_yaml(path)
+    given = {str(key) for key in data} | {key.partition(".")[0].replace("-", "_") for key in overrides}
+    return Source(cfg, _read(at / "config.json" if at.is_dir() else at, cfg), frozenset(given))
+
+
+def _of_model_alone(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """A usual config: full blocks, FSDP2, the whole model trained in bfloat16, or what the options say."""
+    usual: dict[str, Any] = {
+        "base_model": str(folder),
+        "datasets": [{"path": _PLACEHOLDER, "type": "chat_template"}],
+        "sequence_len": 2048,
+        "sample_packing": True,
+        "learning_rate": 1e-5,
+        "bf16": "auto",
+    }
+    named = {key.partition(".")[0].replace("-", "_") for key in overrides}
+    if not named & {"deepspeed", "fsdp", "fsdp_version", "dp_shard_size", "ddp_comm_hook"}:
+        usual["fsdp_version"] = 2
+    if not named & {"micro_batch_size", "gradient_accumulation_steps", "batch_size"}:
+        usual["gradient_accumulation_steps"] = 4
+    if "adapter" in named:
+        usual |= {"lora_r": 16, "lora_alpha": 32, "lora_target_linear": True}
+    return usual
+
+
+def _with(usual: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The usual keys, with those of the options."""
+    keys = dict(usual)
+    for dotted, text in overrides.items():
+        value, _ = parse_yaml(text, dotted)
+        first, *rest = dotted.replace("-", "_").split(".")
+        for key in reversed(rest):
+            value = {key: value}
+        keys[first] = {**keys[first], **value} if rest and isinstance(keys.get(first), dict) else value
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _read(file: Path, cfg: RunConfig) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read as JSON: {error}; a plan needs the model's config.json") from None
+    if not isinstance(read, dict) or not ("model_type" in read or "hidden_size" in read):
+        raise UsageError(f"{file}: is no model's config.json: it has no model_type")
+    return {**read, **(cfg.model.overrides_of_model_config or {})}
+
+
+def lengths_of(source: Source) -> Lengths:
+    """Of the prepared data where it is there, else full blocks. Nothing is prepared, and the Hub is not asked."""
+    data = source.cfg.data
+    if source.usual is None and (counts := _prepared_counts(source.cfg)) is not None:
+        of_blocks_, targets = counts
+        size = source.cfg.optimizer.micro_batch_size
+        return of_blocks(of_blocks_, targets, size, padded_to=data.sequence_len if data.pad_to_sequence_len else None)
+    return full(data.sequence_len)
+
+
+def _prepared_counts(cfg: RunConfig) -> tuple[list[int], int] | None:
+    """Tokens of each block, and how many of all have a label."""
+    folder = Path(cfg.data.dataset_prepared_path).expanduser()
+    specs = [*cfg.data.datasets, *(cfg.data.test_datasets or ())]
+    if not any(folder.glob("*/manifest.json")) or not all(Path(one.path).expanduser().exists() for one in specs):
+        return None
+    from allranks.data.fingerprint import fingerprint
+    from allranks.data.store import folder_of, open_prepared
+
+    try:
+        known = fingerprint(cfg)
+    except AllranksError:
+        return None  # data or tokenizer that is not there: the start says so
+    prepared = open_prepared(folder_of(cfg.data.dataset_prepared_path, known), known, lambda _: None)
+    if prepared is None or not len(prepared.train):
+        return None
+    return prepared.train.token_counts.tolist(), int(prepared.train.target_counts.sum())
+
+
+def num_steps(cfg: RunConfig, wanted: int, lengths: Lengths) -> int | None:
+    """Optimizer steps of the run, as `train.step_schedule` counts them; None where nobody knows how many blocks there
+    are."""
+    if cfg.optimizer.max_steps or lengths.num_blocks is None:
+        return cfg.optimizer.max_steps
+    return -(-max(1, math.ceil(cfg.optimizer.num_epochs * lengths.num_blocks - 1e-6)) // wanted)

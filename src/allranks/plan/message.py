@@ -1,0 +1,81 @@
+"""A plan for programs: one JSON object, in bytes and seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from allranks.plan.cost import RunCost, checkpoint_bytes
+from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
+from allranks.plan.report import Plan
+from allranks.plan.table import Row
+
+
+def to_json(plan: Plan) -> str:
+    """What `allranks plan --json` prints; docs/plan.md has its fields."""
+    machines = plan.machines
+    return json.dumps(
+        {
+            "model": plan.model,
+            "nodes": machines.num_nodes,
+            "ranks_per_node": machines.ranks_per_node,
+            "device": machines.device.name,
+            "device_memory_bytes": machines.device.memory_bytes,
+            "link": machines.link.name if machines.num_nodes > 1 else None,
+            "lengths": asdict(plan.lengths),
+            "rows": [_row(one) for one in plan.rows],
+            "best": {"keys": dict(plan.lines), "replaces": list(plan.replaced), "run": _run(plan.cost)},
+            "own": {"run": _run(plan.own_cost)},
+            "scaling": [
+                {
+                    "nodes": one.num_nodes,
+                    "same_batch": _row(one.same),
+                    "growing_batch": _row(one.grown),
+                    "speedup": one.speedup,
+                    "efficiency": one.efficiency,
+                    "growing_efficiency": one.grown_efficiency,
+                }
+                for one in plan.scaling
+            ],
+            "remedies": [
+                {
+                    "keys": dict(one.keys),
+                    "otherwise": one.others,
+                    "memory_bytes": one.memory.total,
+                    "fits": one.is_enough,
+                }
+                for one in plan.remedies
+            ],
+            "assumptions": list(plan.assumptions),
+            "error_bounds": {"memory": MEMORY_ERROR, "time": TIME_ERROR},
+        },
+        indent=1,
+    )
+
+
+def _row(one: Row) -> dict[str, Any]:
+    workload = one.workload
+    return {
+        "strategy": workload.name,
+        "method": workload.method,
+        "is_own": one.is_own,
+        "micro_batch_size": one.batch.micro_batch_size,
+        "accumulation": one.batch.accumulation,
+        "effective_batch": one.batch.effective,
+        "wanted_batch": one.batch.wanted,
+        "recomputes": workload.recomputes,
+        "fits": one.fits,
+        "is_certain": one.is_certain,
+        "limit": one.limit,
+        "memory_bytes": {**asdict(one.memory), "total": one.memory.total},
+        "step_seconds": {**asdict(one.time), "total": one.time.total},
+        "tokens_per_second": one.tokens_per_second,
+        "mfu": one.mfu,
+        "checkpoint_bytes": checkpoint_bytes(workload),
+        "changes": dict(workload.changes),
+    }
+
+
+def _run(run: RunCost | None) -> dict[str, Any] | None:
+    return None if run is None else asdict(run)

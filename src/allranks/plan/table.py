@@ -1,0 +1,136 @@
+"""Every strategy, method and useful micro-batch size of a config on given nodes, the best first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from allranks.plan.batch import Batch
+from allranks.plan.calibration import Calibration
+from allranks.plan.error_bounds import MEMORY_ERROR
+from allranks.plan.hardware import Device, Link
+from allranks.plan.lengths import Lengths
+from allranks.plan.memory import rank_memory
+from allranks.plan.time import step_time, utilisation
+from allranks.plan.workload import RankMemory, StepTime, Workload
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Equal nodes. `link` joins them; what joins the devices of one is the device's own."""
+
+    num_nodes: int
+    ranks_per_node: int
+    device: Device
+    link: Link
+    calibration: Calibration | None = None
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.ranks_per_node
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train. `memory` is at the longest micro-batch, `time` of a step of the usual ones."""
+
+    workload: Workload
+    memory: RankMemory
+    time: StepTime
+    batch: Batch
+    device: Device
+    is_own: bool
+    tokens_of_step: float
+    mfu: float | None
+    """Useful operations of a step, as part of what the devices could do at best; None on CPUs."""
+
+    @property
+    def used(self) -> float:
+        """Part of the device's memory."""
+        return self.memory.total / self.device.memory_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.used <= 1
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it fits, or does not, beyond what the prediction may be wrong by."""
+        return self.used * (1 + MEMORY_ERROR) <= 1 or self.used > 1 + MEMORY_ERROR
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens_of_step / self.time.total
+
+    @property
+    def limit(self) -> str:
+        """What it ends at: memory where it does not fit, else the part of a step that takes longest."""
+        if not self.fits:
+            return f"memory: {out_of(self.memory.total, self.device.memory_bytes)}"
+        parts = {
+            "communication": self.time.exposed,
+            "matrix products": self.time.matmul,
+            "attention": self.time.attention,
+            "memory bandwidth": self.time.memory_bound,
+            "optimizer": self.time.optimizer,
+            "launching kernels": self.time.overhead,
+        }
+        part = max(parts, key=lambda name: parts[name])
+        return f"{part}: {100 * parts[part] / self.time.total:.0f} % of a step"
+
+
+def out_of(size: float, whole: float) -> str:
+    """Two sizes, "93 of 80 GB", with as many decimals as tell them apart."""
+    decimals = next((number for number in range(3) if round(size / 1e9, number) != round(whole / 1e9, number)), 3)
+    return f"{size / 1e9:.{decimals}f} of {whole / 1e9:.{decimals}f} GB"
+
+
+def rows(workloads: Sequence[Workload], machines: Machines, wanted: int, lengths: Lengths) -> list[Row]:
+    """One for each workload, of which the first is the config's own; `wanted` is the effective batch of all. The best
+    come first."""
+    own = workloads[0]
+    found = [row(one, machines, _batch(one, machines, wanted), lengths, is_own=one is own) for one in workloads]
+    return sorted(found, key=lambda each: _rank(each, own))
+
+
+def _batch(one: Workload, machines: Machines, wanted: int) -> Batch:
+    return Batch(wanted, one.micro_batch_size, one.num_micro_batches, machines.num_nodes, machines.ranks_per_node)
+
+
+def row(workload: Workload, machines: Machines, of: Batch, lengths: Lengths, *, is_own: bool = False) -> Row:
+    """What a workload takes on these machines."""
+    longest, usual = replace(workload, tokens=lengths.longest), replace(workload, tokens=lengths.usual)
+    time = step_time(usual, machines.device, machines.link, machines.calibration)
+    memory = rank_memory(longest, machines.device)
+    mfu = None if workload.on_cpu else utilisation(usual, machines.device, time)
+    return Row(workload, memory, time, of, machines.device, is_own, of.wanted * lengths.mean, mfu)
+
+
+def best_of_each(found: Iterable[Row]) -> list[Row]:
+    """The best of each strategy and method, and the config's own: what is worth showing first. In the same order."""
+    shown: list[Row] = []
+    seen: set[tuple[str, str]] = set()
+    for one in found:
+        key = (one.workload.name, one.workload.method)
+        if key not in seen or one.is_own:
+            shown.append(one)
+        seen.add(key)
+    return shown
+
+
+_METHODS = ("full", "lora", "qlora")
+_SAME_TIME = 0.02
+"""Times that differ by less are the same: predictions are not that exact."""
+
+
+def _rank(one: Row, own: Workload) -> tuple[float, ...]:
+    """What fits before what does not, the method that is asked for before others, which train something else, then the
+    fastest; of the equally fast the config's own strategy, what needs no other library, the smallest. Of those that do
+    not fit, the smallest."""
+    first = (not one.fits, one.workload.method != own.method, _METHODS.index(one.workload.method))
+    if not one.fits:
+        return (*first, one.memory.total)
+    steps = math.floor(math.log(one.time.total) / math.log1p(_SAME_TIME))
+    is_other = one.workload.layout != own.layout
+    return (*first, steps, is_other, one.workload.layout.kind == "zero", one.memory.total)

@@ -1,0 +1,185 @@
+"""A plan for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+from allranks.listing import si_bytes
+from allranks.plan.config_lines import as_yaml, inline
+from allranks.plan.cost import RunCost, checkpoint_bytes
+from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
+from allranks.plan.report import Plan
+from allranks.plan.table import Row, best_of_each
+from allranks.plan.workload import RankMemory
+
+_METHODS = {"full": "full", "lora": "LoRA", "qlora": "Q-LoRA"}
+
+
+def in_full(plan: Plan, *, shows_all: bool = False) -> str:
+    """The table, then what the best and the config's own take, then what is assumed."""
+    parts = [_head(plan), _table(plan.rows if shows_all else best_of_each(plan.rows), hidden=len(plan.rows))]
+    parts.append(_lines(plan))
+    parts.append(_memory(plan))
+    if plan.remedies:
+        parts.append(_remedies(plan))
+    if len(plan.scaling) > 1:
+        parts.append(_scaling(plan))
+    parts.append(_whole(plan))
+    parts.append("\n".join(["assumed:", *(f"  - {sentence}" for sentence in plan.assumptions)]))
+    return "\n\n".join(parts)
+
+
+def _head(plan: Plan) -> str:
+    machines = plan.machines
+    between = f", {machines.link.title} between the nodes" if machines.num_nodes > 1 else ""
+    of = "node" if machines.num_nodes == 1 else "nodes"
+    return "\n".join(
+        [
+            f"{'model:':<12}{plan.model}",
+            f"{'nodes:':<12}{machines.num_nodes} {of} x {machines.ranks_per_node} {machines.device.title}{between}",
+            f"{'data:':<12}{_data(plan)}",
+            f"{'batch:':<12}{plan.own.batch.told()}",
+        ]
+    )
+
+
+def _data(plan: Plan) -> str:
+    lengths = plan.lengths
+    if lengths.num_blocks is None:
+        return f"not prepared yet: every block is taken to be full, {lengths.longest:,} tokens"
+    return (
+        f"prepared: {lengths.num_blocks:,} blocks of {lengths.mean:,.0f} tokens in the mean, {lengths.longest:,} in "
+        f"the longest, {lengths.labelled:.0%} of them with a label"
+    )
+
+
+_COLUMNS = ("", "strategy", "method", "micro x acc.", "memory", "step", "tokens/s", "MFU", "limited by")
+_SHORT = {" with reshard_after_forward: false": ", no reshard", " (dp_shard_size: node)": ""}
+
+
+def _table(shown: Sequence[Row], *, hidden: int) -> str:
+    table = [_COLUMNS, *(_cells(one) for one in shown)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
+    left = {0, 1, 2, len(_COLUMNS) - 1}
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    more = f"; {hidden - len(shown):,} more with --all" if hidden > len(shown) else ""
+    return "\n".join([*lines, f"* this config. ~ nearer to the limit than the prediction is exact{more}"])
+
+
+def _cells(one: Row) -> tuple[str, ...]:
+    workload = one.workload
+    name = workload.name
+    for long, short in _SHORT.items():
+        name = name.replace(long, short)
+    name += ", offloads" if workload.offloads_activations else ", recomputes" * workload.recomputes
+    size = one.memory.total / 1e9
+    return (
+        "*" if one.is_own else "",
+        name,
+        _METHODS[workload.method],
+        f"{one.batch.micro_batch_size} x {one.batch.accumulation}",
+        f"{'' if one.is_certain else '~'}{size:.{0 if size >= 9.95 else 1}f} GB",
+        duration(one.time.total),
+        f"{one.tokens_per_second:,.0f}",
+        "" if one.mfu is None else f"{one.mfu:.0%}",
+        one.limit,
+    )
+
+
+def _lines(plan: Plan) -> str:
+    best = plan.best
+    if best.is_own:
+        return "the best: this config as it is" if best.fits else "nothing of this fits"
+    if not best.fits:
+        return "nothing of this fits"
+    text = as_yaml(plan.lines).rstrip()
+    removed = f", in place of what it says of {', '.join(plan.replaced)}" if plan.replaced else ""
+    return f"the best, as lines of the config{removed}:\n\n" + "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _memory(plan: Plan) -> str:
+    shown = [("the best", plan.best.memory)]
+    if not plan.best.is_own:
+        shown.append(("this config", plan.own.memory))
+    names = [part.name for part in fields(RankMemory) if part.name != "host"]
+    lines = [f"memory of a rank, in GB of {plan.machines.device.memory_bytes / 1e9:.1f} (give or take {_ERROR})"]
+    for title, memory in shown:
+        parts = ", ".join(f"{name} {getattr(memory, name) / 1e9:.1f}" for name in names if getattr(memory, name))
+        lines.append(f"  {title}: {memory.total / 1e9:.1f} = {parts}")
+        if memory.host:
+            lines.append(f"    and {si_bytes(memory.host)} of each node's own memory")
+    return "\n".join(lines)
+
+
+_ERROR = f"{MEMORY_ERROR:.0%}"
+
+
+def _remedies(plan: Plan) -> str:
+    whole = plan.machines.device.memory_bytes / 1e9
+    lines = [f"this config does not fit: {plan.own.memory.total / 1e9:.1f} of {whole:.1f} GB. What would be"]
+    for one in plan.remedies:
+        text = " and ".join(filter(None, [one.others, inline(one.keys)]))
+        fits = "fits" if one.is_enough else "too much"
+        lines.append(f"  {one.memory.total / 1e9:7.1f} GB, {fits}: {text}")
+    if not any(one.is_enough for one in plan.remedies):
+        lines.append("  nothing tried fits: a smaller model, a shorter sequence_len, or GPUs with more memory")
+    return "\n".join(lines)
+
+
+def _scaling(plan: Plan) -> str:
+    lines = [
+        f"with more nodes ({plan.best.workload.name}, {_METHODS[plan.best.workload.method]}, give or take "
+        f"{TIME_ERROR:.0%} of the times)",
+        "  nodes  GPUs  batch  step      tokens/s  speed-up  efficiency | where the batch grows: batch  efficiency",
+    ]
+    lines += _scaling_rows(plan)
+    return "\n".join(lines)
+
+
+def _scaling_rows(plan: Plan) -> Iterator[str]:
+    for one in plan.scaling:
+        same, grown = one.same, one.grown
+        head = f"  {one.num_nodes:>5}  {same.workload.num_ranks:>4}  {same.batch.wanted:>5}"
+        if one.speedup is None or one.efficiency is None or one.grown_efficiency is None:
+            yield f"{head}  does not fit ({same.limit})"
+            continue
+        yield (
+            f"{head}  {duration(same.time.total):<8}  {same.tokens_per_second:>8,.0f}  {one.speedup:>7.2f}x  "
+            f"{one.efficiency:>10.0%} | {grown.batch.wanted:>28}  {one.grown_efficiency:>10.0%}"
+        )
+
+
+def _whole(plan: Plan) -> str:
+    shown = [("the best", plan.best, plan.cost)]
+    if not plan.best.is_own and plan.own.fits:
+        shown.append(("this config", plan.own, plan.own_cost))
+    return "\n".join(["the whole run", *(f"  {title}: {_run(one, run)}" for title, one, run in shown)])
+
+
+def _run(one: Row, run: RunCost | None) -> str:
+    num_bytes = checkpoint_bytes(one.workload)
+    if run is None:
+        return (
+            f"a checkpoint is {si_bytes(num_bytes)}; how many steps there are is known once the data is prepared "
+            "(`allranks preprocess`), or by --max-steps"
+        )
+    cost = "" if run.cost is None else f", costs {run.cost:,.2f}"
+    return (
+        f"{run.num_steps:,} steps in {duration(3600 * run.hours)} ({run.gpu_hours:,.1f} GPU-hours){cost}; a checkpoint "
+        f"is {si_bytes(num_bytes)}, {duration(run.checkpoint_seconds)} at 1 GB/s a node"
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the unit that is read best."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1e3:.1f} ms"

@@ -1,0 +1,120 @@
+"""`allranks plan`: what it prints, what a program reads, and that it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from allranks.config import load_config
+from allranks.errors import AllranksError
+from allranks.launch.plan.machines import Asked
+from allranks.launch.plan.make import make_plan
+from allranks.plan.message import to_json
+from allranks.plan.text import in_full
+from tests.planned import CONFIG, FSDP2, MODEL
+
+TWO_NODES = Asked(num_nodes=2, gpus_per_node=8, gpu="h100-80gb", link="8xib-ndr", price_per_gpu_hour=2.5)
+MIXTURE = {
+    "model_type": "qwen3_moe",
+    **{key: value for key, value in MODEL.items() if key != "model_type"},
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 1536,
+    "num_hidden_layers": 4,
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, model):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **FSDP2, "base_model": str(model), "max_steps": 1000}))
+    return path
+
+
+def planned(config, asked=TWO_NODES, **overrides):
+    return make_plan(config, overrides, asked)
+
+
+def test_torch_is_not_loaded_for_it_and_the_text_says_what_is_best(config):
+    code = (
+        "import atexit, sys\n"
+        "from allranks.cli.main import main\n"
+        "slow = ('torch', 'numpy', 'transformers')\n"
+        "atexit.register(lambda: print([name for name in slow if name in sys.modules], file=sys.stderr))\n"
+        "main()"
+    )
+    words = ["plan", str(config), "--nodes", "2", "--gpu", "h100-80gb", "--link", "8xib-ndr"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "8.19 billion parameters, 36 layers" in done.stdout
+    assert "64 = 1 (micro_batch_size) x 4 (accumulation) x 2 (nodes) x 8 (ranks a node)" in done.stdout
+    assert "the best, as lines of the config" in done.stdout and "assumed:" in done.stdout
+
+
+def test_the_lines_that_are_printed_make_the_best_of_the_config(config, tmp_path):
+    plan = planned(config)
+    shown = in_full(plan).partition("the best, as lines of the config")[2]
+    lines = yaml.safe_load(shown.partition("\n\n")[2].partition("\n\nmemory")[0])
+    assert lines == dict(plan.lines)
+    mine = yaml.safe_load(config.read_text())
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump({**{k: v for k, v in mine.items() if k not in plan.replaced}, **lines}))
+    load_config(changed)
+    again = planned(changed)
+    assert again.best.is_own and again.best.memory == plan.best.memory
+
+
+def test_a_program_reads_the_same(config):
+    plan = planned(config)
+    read = json.loads(to_json(plan))
+    assert read["rows"][0]["memory_bytes"]["total"] == plan.best.memory.total
+    assert {"parameters", "gradients", "optimizer", "activations", "logits"} < set(read["rows"][0]["memory_bytes"])
+    assert read["best"]["run"]["num_steps"] == 1000
+    assert read["best"]["run"]["cost"] == pytest.approx(16 * 2.5 * read["best"]["run"]["hours"])
+    assert [one["nodes"] for one in read["scaling"]] == [1, 2]
+    assert read["error_bounds"]["memory"] > 0 and read["assumptions"]
+
+
+def test_what_cannot_fit_says_what_would(config):
+    plan = planned(config, Asked(num_nodes=1, gpus_per_node=2, gpu="l40s"))
+    assert not plan.own.fits and any(one.is_enough for one in plan.remedies)
+    text = in_full(plan)
+    assert "this config does not fit: " in text
+    assert "gradient_checkpointing: true" in text and "Q-LoRA" in text and "nodes" in text
+
+
+def test_a_batch_is_kept_on_other_nodes_or_it_is_said_that_it_cannot(config):
+    assert planned(config, Asked(2, 8, "h100-80gb", "8xib-ndr", batch=256)).own.batch.told().startswith("256 = 1 ")
+    uneven = planned(config, Asked(3, 8, "h100-80gb", "8xib-ndr", batch=256))
+    assert "`batch_size: 256` keeps it" in in_full(uneven)
+
+
+def test_a_mixture_of_experts_is_planned_from_its_config_alone(model):
+    (model / "config.json").write_text(json.dumps(MIXTURE))
+    plan = planned(model / "config.json")
+    assert "8 of 128 experts for a token" in plan.model
+    assert yaml.safe_load(in_full(plan).partition("as lines of the config:")[2].partition("\n\nmemory")[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked(gpu="h1000"), "no device 'h1000' is known"),
+        (Asked(gpu="h100-80gb", link="fast"), "no link 'fast' is known"),
+    ],
+)
+def test_names_that_are_not_known_are_told(config, asked, said):
+    with pytest.raises(AllranksError, match=said):
+        planned(config, asked)

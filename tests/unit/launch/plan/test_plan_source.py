@@ -1,0 +1,87 @@
+"""What a plan is made from: a config and its model's config.json, a model alone, the data that is prepared."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from allranks.config import load_config
+from allranks.data import prepare
+from allranks.errors import ConfigError, UsageError
+from allranks.launch.plan.source import lengths_of, num_steps, source_of
+from allranks.plan.lengths import Lengths, of_blocks
+from tests.unit.data.conftest import make_tokenizer, save_model_folder
+
+MODEL = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 2}
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    return folder
+
+
+def written(tmp_path, model, **keys):
+    path = tmp_path / "c.yaml"
+    data = [{"path": str(tmp_path / "d.jsonl"), "type": "completion"}]
+    own = {"base_model": str(model), "datasets": data, "learning_rate": 1e-4, "sequence_len": 32}
+    own["dataset_prepared_path"] = str(tmp_path / "prepared")
+    path.write_text(yaml.safe_dump({**own, **keys}))
+    return path
+
+
+def test_a_model_alone_is_a_usual_config_with_the_options(model):
+    for path in (model, model / "config.json"):
+        source = source_of(path, {"sequence-len": "512", "fsdp_config.reshard_after_forward": "false"})
+        assert source.config_json["hidden_size"] == 64
+        assert source.cfg.data.sequence_len == 512 and not source.cfg.parallel.fsdp_settings.reshard_after_forward
+        assert source.usual["sequence_len"] == 512
+        assert source.usual["fsdp_config"] == {"reshard_after_forward": False}
+    assert source_of(model, {"adapter": "qlora"}).cfg.adapter.quantized_bits == 4
+
+
+def test_of_a_config_the_keys_that_it_has_are_known_and_the_models_are_changed_as_it_says(tmp_path, model):
+    path = written(tmp_path, model, fsdp_version=2, overrides_of_model_config={"num_hidden_layers": 7})
+    source = source_of(path, {"micro-batch-size": "2"})
+    assert source.usual is None and {"fsdp_version", "micro_batch_size"} <= source.given
+    assert "adapter" not in source.given
+    assert source.config_json["num_hidden_layers"] == 7
+
+
+def test_what_is_no_model_is_told(tmp_path, model):
+    with pytest.raises(UsageError, match=r"hf download org/none config\.json"):
+        source_of(written(tmp_path, "org/none"), {})
+    with pytest.raises(UsageError, match="cannot be read"):
+        source_of(tmp_path, {})
+    (model / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="no model_type"):
+        source_of(model, {})
+    with pytest.raises(ConfigError, match="did you mean"):
+        source_of(model, {"sequence-length": "3"})
+
+
+def test_the_lengths_of_prepared_data_are_its_own_and_full_blocks_are_assumed_before(tmp_path):
+    model = save_model_folder(tmp_path / "model", make_tokenizer())
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": "ab " * n}) + "\n" for n in (1, 2, 3, 8)))
+    path = written(tmp_path, model, micro_batch_size=2, num_epochs=3)
+    before = lengths_of(source_of(path, {}))
+    assert before == Lengths(32, 32, 32.0)
+    assert num_steps(load_config(path), 2, before) is None
+    assert num_steps(load_config(path, {"max_steps": "9"}), 2, before) == 9
+    prepared = prepare(load_config(path))
+    found = lengths_of(source_of(path, {}))
+    counts = prepared.train.token_counts.tolist()
+    assert found == of_blocks(counts, int(prepared.train.target_counts.sum()), 2, padded_to=None)
+    assert found.num_blocks == 4 and found.longest < 32 and found.mean == sum(counts) / 4
+    assert num_steps(load_config(path), 2, found) == 6
+    padded = lengths_of(source_of(path, {"pad_to_sequence_len": "true"}))
+    assert (padded.longest, padded.usual, padded.mean) == (32, 32, found.mean)
+
+
+def test_a_micro_batch_is_at_most_as_long_as_the_longest_blocks():
+    found = of_blocks([10, 4, 6, 4], 12, 2, padded_to=None)
+    assert found == Lengths(longest=8, usual=6, mean=6.0, labelled=0.5, num_blocks=4)
