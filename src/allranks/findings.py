@@ -34,7 +34,8 @@ class Evidence:
 class Finding:
     """`code` says the kind of thing in one word (see doctor/causes.py), `what` in a sentence, `remedy` the next action.
 
-    `known_at` is the node that knew it first. `said` are a rank's own words, with which `what` then ends.
+    `known_at` is the node that knew it first. `said` are a rank's own words, with which `what` then ends. `is_certain`:
+    False where what was seen speaks for it and does not prove it.
     """
 
     code: str
@@ -45,6 +46,7 @@ class Finding:
     remedy: str = ""
     known_at: int | str | None = None
     said: str = ""
+    is_certain: bool = True
 
     def to_message(self) -> dict[str, Any]:
         """Plain JSON types, bounded in size."""
@@ -60,6 +62,7 @@ class Finding:
             "remedy": self.remedy[:MAX_TEXT],
             "known_at": self.known_at,
             "said": self.said[:MAX_TEXT],
+            "is_certain": self.is_certain,
         }
 
 
@@ -90,6 +93,7 @@ def from_message(message: object) -> Finding | None:
         remedy=_text(message.get("remedy")),
         known_at=_name(message.get("known_at")),
         said=_text(message.get("said")),
+        is_certain=message.get("is_certain") is not False,
     )
 
 

@@ -11,6 +11,7 @@ FULL = Finding(
     evidence=(Evidence("last words", "rank-00003.log", 7), Evidence("and more")),
     remedy="its log: rank-00003.log\nall logs: logs/node-1",
     known_at=1,
+    is_certain=False,
 )
 
 

@@ -93,7 +93,7 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
     return Diagnosis(
         cause=own.code,
         title=what,
-        certainty=SURE if causes.is_cause(own.code) and own.code not in BARE else LIKELY,
+        certainty=SURE if own.is_certain and causes.is_cause(own.code) and own.code not in BARE else LIKELY,
         meaning=more.strip(),
         remedy=own.remedy,
         not_proven=told.not_proven if same and told.is_known else "",

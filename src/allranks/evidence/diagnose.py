@@ -69,6 +69,7 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
         evidence=tuple(Evidence(printable(line, 400)) for line in lines[:60]),
         remedy="\n".join(filter(None, [remedy, first.remedy if first and not remedy else "", _kept(summaries)])),
         known_at=who.node,
+        is_certain=bool(held) or stall is None or stall.sure or not stall.ranks,
     )
 
 

@@ -322,11 +322,13 @@ def _check(loop: Loop, stats: StepStats) -> None:
     """Raise AllranksError for a loss that is not finite, or that the watchdog has seen too high for too long."""
     if stats.bad_ranks:
         ranks = few(stats.bad_ranks)
-        raise AllranksError(
+        error = AllranksError(
             f"step {stats.step}: the loss is not finite ({stats.loss}) on "
             f"rank{'s' if len(stats.bad_ranks) > 1 else ''} {ranks}; stopped before a checkpoint could be made of it. "
             "Resume from the last checkpoint with a lower learning_rate or more warmup_steps"
         )
+        error.ranks = stats.bad_ranks
+        raise error
     if not math.isfinite(stats.grad_norm) and not loop.strategy.skips_overflows:
         raise AllranksError(
             f"step {stats.step}: the gradient's norm is {stats.grad_norm} although the loss ({stats.loss:.4f}) is "

@@ -66,6 +66,11 @@ def test_what_the_launcher_knows_goes_before_the_logs(made):
     assert told.evidence[0].text == "data.py:33"
 
 
+def test_what_was_only_perhaps_so_stays_likely(made):
+    perhaps = Finding(causes.HANG, "perhaps: rank 1: broadcast; rank 0: all_reduce", who=Who(1, 1), is_certain=False)
+    assert diagnosis_of_run(made({0: "step 1\n"}, perhaps)).certainty == "likely"
+
+
 def test_of_another_rank_a_rule_is_only_named_as_possible(made):
     told = diagnosis_of_run(made({0: "step 1\n", 2: DISK}, bare(rank=1)))
     assert (told.cause, told.rank) == (causes.RANK_EXIT, 1)
@@ -81,6 +86,12 @@ def test_errors_of_ranks_count_where_the_launcher_left_no_word(made):
     events = [{"rank": 1, "kind": "error", "message": "[Errno 28] No space left on device: '/d/x'", "type": "OSError"}]
     told = diagnosis_of_run(made({0: "step 1\n"}, events=events))
     assert (told.cause, told.rank) == ("disk-full", 1)
+
+
+def test_of_a_loss_that_is_no_number_the_rank_is_named_that_had_it(made):
+    said = "error (rank {}): step 4: the loss is not finite (nan) on rank 1; stopped before a checkpoint\n"
+    told = diagnosis_of_run(made({0: said.format(0), 1: said.format(1)}, bare(code=causes.RANK_ERROR)))
+    assert (told.cause, told.rank) == ("nan-loss", 1)
 
 
 def test_what_the_checks_had_found_of_that_node_is_told(made):
