@@ -84,14 +84,20 @@ def log_tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
 
 
 def first_error(commands: Sequence[Command]) -> str:
-    """From the first line with `error:` on, in the log of the first command that has one; "" where none has."""
+    """The `error_in` the log of the first command that has one, with what was started; "" where none has."""
     for command in commands:
-        lines = log_tail(command.log, 200).splitlines()
-        first = next((number for number, line in enumerate(lines) if line.startswith("error:")), None)
-        if first is not None:
-            found = [lines[first].removeprefix("error: "), *lines[first + 1 : first + 12]]
-            return f"{command.title}: " + "\n  ".join(found) + f"\n  $ {command.as_typed}"
+        if error := error_in(command.log):
+            return f"{command.title}: {error}\n  $ {command.as_typed}"
     return ""
+
+
+def error_in(log: Path) -> str:
+    """From the first line with `error:` on, in a log; "" where there is none."""
+    lines = log_tail(log, 200).splitlines()
+    first = next((number for number, line in enumerate(lines) if line.startswith("error:")), None)
+    if first is None:
+        return ""
+    return "\n  ".join([lines[first].removeprefix("error: "), *lines[first + 1 : first + 12]])
 
 
 @contextlib.contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from allranks.cluster.nodes import Host
-from allranks.demo.commands import Command, first_error, log_tail
+from allranks.demo.commands import Command, log_tail
 from allranks.exit_codes import DONE, FAILED
 from allranks.launch.all_nodes.start import Everywhere
 from allranks.scaling.child import run_child
@@ -47,19 +46,22 @@ def _line(host: Host) -> str:
 
 
 def _told(command: Command, nodes: int) -> Outcome | None:
-    """What node 0 said of the size; None where it said nothing."""
+    """What the start or its node 0 said of the size; None where they said nothing."""
     for line in reversed(log_tail(command.log, 100).splitlines()):
-        if line.startswith("{"):
-            try:
-                [size] = json.loads(line)["sizes"]
-                found = Outcome.from_message(size)
-            except (ValueError, KeyError, TypeError):
-                continue
-            return found if found.nodes == nodes else None
+        if not line.startswith("{"):
+            continue
+        try:
+            read = json.loads(line)
+            if "error" in read:  # it was refused
+                return Outcome(nodes, None, str(read["error"]), int(read["exit_code"]))
+            [size] = read["sizes"]
+            found = Outcome.from_message(size)
+        except (ValueError, KeyError, TypeError):
+            continue
+        return found if found.nodes == nodes else None
     return None
 
 
 def _failed(command: Command, nodes: int, code: int) -> Outcome:
     last = "\n".join(f"  {line}" for line in log_tail(command.log, 5).splitlines())
-    error = first_error([command]) or f"it said nothing of its end:\n{last}\n  $ {shlex.join(command.args)}"
-    return Outcome(nodes, None, error, code if code > DONE else FAILED)
+    return Outcome(nodes, None, f"it said nothing of its end:\n{last}", code if code > DONE else FAILED)

@@ -10,7 +10,7 @@ from pathlib import Path
 from allranks import durable
 from allranks.cluster.timed import TIMED
 from allranks.config import RunConfig
-from allranks.demo.commands import Command, first_error, log_tail
+from allranks.demo.commands import Command, error_in, log_tail
 from allranks.errors import AllranksError
 from allranks.exit_codes import DONE, FAILED
 from allranks.launch.short_run import short_run
@@ -88,7 +88,7 @@ def _run(
     command = Command(f"node {node}", tuple(place), run.path / f"node-{node}.log", {TIMED: "1"})
     code = run_child(command, seconds_to_end=_END_SECONDS)
     if code != DONE:
-        error = first_error([command]) or f"exit code {code}; the last lines:\n{log_tail(command.log, 5)}"
+        error = error_in(command.log) or f"it said nothing of its end:\n{log_tail(command.log, 5)}"
         return Outcome(nodes, None, error, code if code > 0 else FAILED)
     if node:
         return Outcome(nodes)
