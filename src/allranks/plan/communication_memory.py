@@ -92,12 +92,12 @@ def _of_zero(workload: Workload) -> Gathered:
     if layout.stage < 3:
         # Of the first backward pass of a step, until its end. Stage 2 reduces in buckets that are copies.
         largest = max(_trained_sizes(workload), default=0) * element.trained
-        during = bucket + largest
-        return Gathered(0.0 if workload.num_micro_batches == 1 else bucket, during, during, bucket)
+        return Gathered(0.0 if workload.num_micro_batches == 1 else bucket, bucket, bucket + largest, 0.0)
     total = num_parameters(workload.shape)
     layer, _, _ = _units(workload)
     live = min(total, _REUSE_ELEMENTS / 2 + layer + workload.prefetch_elements)
-    whole = _traveling(workload, live) + bucket
+    # On one rank its piece is the parameter.
+    whole = bucket + (_traveling(workload, live) if workload.num_ranks > 1 else 0.0)
     largest = max(_trained_sizes(workload), default=0) * element.trained
     return Gathered(whole, whole + largest, whole + largest, bucket)
 

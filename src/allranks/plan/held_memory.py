@@ -9,6 +9,8 @@ from allranks.plan.model_shape import num_parameters
 from allranks.plan.workload import Workload
 
 _FLOAT = 4
+_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's default of `sub_group_size`: stage 3 steps on so many elements at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,30 @@ def held(workload: Workload) -> Held:
         gradients_of_layers=0.0 if workload.offloads_parameters else gradients - first * element.trained * part,
         optimizer=0.0 if workload.offloads_optimizer else state,
         # Without a fused step, AdamW makes the denominators of all parameters at once (torch.optim.adamw, foreach).
-        step=gradients if workload.foreach and element.state else 0.0,
+        step=trained * element.trained * part * workload.foreach_copies if workload.foreach and element.state else 0.0,
     )
 
 
 def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
-    """DeepSpeed's: whole parameters below stage 3, pieces of the float32 weights and of their optimizer's state.
+    """DeepSpeed's: whole parameters below stage 3; pieces of the float32 weights, also where the weights are float32
+    (`single_partition_of_fp32_groups`, `fp32_partitioned_groups_flat`), and of their optimizer's state.
 
-    Stages 1 and 2 keep float32 pieces of their own, also of float32 weights (`single_partition_of_fp32_groups`); stage
-    3 does without then, and keeps its pieces of the gradients in one buffer for good.
+    Its step lays gradients end to end, and makes float32 of them: stage 3 of a group at a time.
     """
-    layout, element, ranks = workload.layout, workload.element, workload.num_ranks
-    part = 1 / ranks
+    layout, element, part = workload.layout, workload.element, 1 / workload.num_ranks
     small = sum(size for size in map(math.prod, workload.shape.tensors.values()) if size < workload.persistent_below)
     weights = trained * element.trained
+    stepped = trained * part
     if layout.stage == 3:
-        master = trained * element.master * part
-        persistent = small * element.compute * (1 - part)
-        parameters = (weights + frozen_bytes) * part + persistent
-        gradients = between = trained * element.trained * part
-        step = trained * _FLOAT * part if element.master else 0.0
+        stepped = min(stepped, _GROUP_ELEMENTS)
+        parameters = (weights + frozen_bytes) * part + small * element.compute * (1 - part)
+        gradients = between = weights * part
     else:
-        master = trained * _FLOAT * part
         parameters = weights + frozen_bytes
         gradients = weights * (part if layout.stage == 2 else 1.0)
         between = gradients if workload.num_micro_batches > 1 or layout.stage == 1 else 0.0
-        step = trained * _FLOAT * part
-    optimizer = master + trained * element.state * part
+    step = stepped * (_FLOAT + (element.trained if element.trained < _FLOAT else 0))
+    optimizer = trained * (_FLOAT + element.state) * part
     return Held(
         parameters=0.0 if workload.offloads_parameters else parameters,
         gradients=gradients,

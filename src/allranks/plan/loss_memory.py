@@ -45,9 +45,17 @@ def _in_chunks(workload: Workload) -> LossMemory:
 
 
 def _in_full(workload: Workload) -> LossMemory:
-    """Transformers' own: logits of every position, a float32 copy, and in the backward pass the gradient of that.
+    """As PyTorch makes it: logits, their float32 copy and the softmax's logarithm, from which the gradients come back.
 
-    The softmax's logarithm is kept for the gradient; labels are shifted by a copy of the logits.
+    Other trainers make them of every position, and shift labels by a copy of the logits.
     """
-    logits = workload.tokens * workload.micro_batch_size * workload.shape.vocabulary
-    return LossMemory(making=logits * 4 * _FLOAT, kept=logits * (2 * _FLOAT))
+    element, shape = workload.element, workload.shape
+    tokens = workload.tokens * workload.micro_batch_size
+    positions = tokens if workload.shifts_logits else tokens * workload.labelled
+    upcasts = workload.upcasts_logits and element.compute < _FLOAT
+    made = element.compute * (2 if workload.shifts_logits else 1)
+    of_softmax = _FLOAT if workload.upcasts_logits else element.compute
+    forward = made + of_softmax * (2 if upcasts else 1)
+    backward = 3 * of_softmax  # the logarithm, its gradient, and that of what went into it
+    hidden = 2 * positions * shape.hidden * element.compute
+    return LossMemory(making=positions * shape.vocabulary * max(forward, backward) + hidden, kept=0.0)

@@ -22,8 +22,13 @@ from allranks.plan.workload import RankMemory, Workload
 
 def rank_memory(workload: Workload, device: Device | None = None) -> RankMemory:
     """Of rank 0 of `workload`, on a GPU of the kind `device` (for the driver's share; None: a usual one)."""
-    largest = max(_moments(_Parts.of(workload)), key=lambda moment: moment.total)
+    largest = fullest(workload)
     return replace(largest, reserve=reserve(workload, largest.total, device), host=host_memory(workload))
+
+
+def fullest(workload: Workload) -> RankMemory:
+    """The moment in which tensors take most; without a reserve."""
+    return max(_moments(_Parts.of(workload)), key=lambda moment: moment.total)
 
 
 @dataclass(frozen=True)

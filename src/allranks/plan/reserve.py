@@ -5,17 +5,21 @@ from __future__ import annotations
 from allranks.plan.hardware import Device
 from allranks.plan.workload import Workload
 
-_CONTEXT_BYTES = 0.6e9
-"""CUDA's context with PyTorch's and cuBLAS' kernels and workspaces."""
+# Fitted on half of the rows that others measured on an A100 (docs/plan-accuracy.md), where memory is all that a process
+# has taken of the GPU.
+CONTEXT_BYTES = 1.9e9
+"""CUDA's context with the kernels of PyTorch, cuBLAS and FlashAttention, and their workspaces."""
+FRAGMENTED = 0.06
+"""Of what tensors take at their fullest: blocks that PyTorch's caching allocator keeps and cannot give to others."""
 _NCCL_BYTES = 0.4e9
-"""NCCL's channels and buffers of one communicator within a node and one between nodes."""
-_FRAGMENTED = 0.04
-"""Of what is allocated: blocks that PyTorch's caching allocator holds and cannot give to another size."""
+"""Channels and buffers of NCCL's communicators within a node and between nodes. Not measured here."""
 
 
 def reserve(workload: Workload, allocated: float, device: Device | None = None) -> float:
-    """Bytes of the driver, the communication library and the allocator's remainders beside `allocated` ones."""
+    """Bytes of the driver, the communication library and the allocator beside `allocated` ones in tensors.
+
+    The same on every `device`: what a newer driver takes was not measured here.
+    """
     if workload.on_cpu:
         return 0.0
-    library = _NCCL_BYTES if workload.num_ranks > 1 else 0.0
-    return _CONTEXT_BYTES + library + _FRAGMENTED * allocated
+    return CONTEXT_BYTES + (_NCCL_BYTES if workload.num_ranks > 1 else 0.0) + FRAGMENTED * allocated

@@ -72,7 +72,9 @@ class Workload:
     `labelled` is the part of them that has a label. `adapted`: module -> (rows, columns) of each matrix that LoRA
     adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
     trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
-    `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings of that meaning.
+    `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether in float32, and of a copy of them
+    (other trainers'). `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step
+    (PyTorch 2.0: two). `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
     """
 
     name: str
@@ -99,10 +101,13 @@ class Workload:
     offloads_parameters: bool = False
     attention: Attention = "sdpa"
     chunks_logits: bool = True
+    upcasts_logits: bool = True
+    shifts_logits: bool = False
     is_compiled: bool = False
     on_cpu: bool = False
     optimizer: str = "adamw_torch_fused"
     foreach: bool = True
+    foreach_copies: int = 1
     bucket_bytes: float = 25 * 2**20
     bucket_elements: int = 500_000_000
     prefetch_elements: int = 50_000_000

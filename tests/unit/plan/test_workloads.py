@@ -60,7 +60,8 @@ def test_the_configs_own_is_first_and_every_strategy_and_method_comes_once():
 
 def test_changes_make_the_config_that_they_belong_to():
     given = {"fsdp_version": 2, **LORA}
-    for one in found(**given):
+    # Of each strategy and method the plainest, and some of their micro-batches.
+    for one in found(**given)[::5]:
         keys = {**given, **one.changes}
         changed = config(**{key: value for key, value in keys.items() if value is not None})
         again = workloads(changed, MODEL, num_nodes=2, gpus_per_node=4)[0]
