@@ -47,6 +47,9 @@ def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only what every start of several nodes checks by itself.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every byte of the model's weights, however large they are.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
     write_hosts: Annotated[
         Path | None,
@@ -92,7 +95,7 @@ def check(
         parse_overrides(words.config),
         options,
         node_options(ctx),
-        CheckOptions(quick, as_json, write_hosts),
+        CheckOptions(quick, deep, as_json, write_hosts),
         argv=sys.argv[1:],
         ignore_unsupported=ignore_unsupported,
     )

@@ -35,16 +35,18 @@ from allranks.launch.spec.from_environment import tell
 from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.start import refuse_nested_launch, where_to_start
+from allranks.model.files import model_files
 from allranks.observe import RunDir, libraries_aside, say
 from allranks.preflight.judge import Policy
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """`quick`: what every start of several nodes does, and no more. `hosts_folder`: for lists of the nodes that pass
-    and fail."""
+    """`quick`: what every start of several nodes does, and no more. `deep`: every byte of the model's weights is
+    compared. `hosts_folder`: for lists of the nodes that pass and fail."""
 
     quick: bool = False
+    deep: bool = False
     as_json: bool = False
     hosts_folder: Path | None = None
 
@@ -64,6 +66,8 @@ def check(
     Returns 0 where the run could start, 3 where a check fails. Raises UsageError, and RefusedError where the nodes do
     not meet.
     """
+    if asked.quick and asked.deep:
+        raise UsageError("--quick and --deep exclude each other: one leaves out what takes long, one adds to it")
     if options.launcher == "ray":
         raise UsageError(_NOT_RAY)
     token = take_token()
@@ -132,6 +136,8 @@ def _account(
     # Else what it has is not known, and no part of it is compared. The data too is looked for only where it answers.
     if same and not asked.quick and (report := preflight.report()) is not None and _data_answers(report):
         same |= _data(cfg, refusals)
+        if asked.deep:
+            same |= model_files(cfg, every_byte=True)
     return NodeAccount(must_match=dict(same), network=network_settings({**os.environ, **variables})), variables
 
 

@@ -38,11 +38,12 @@ CANNOT_BE_READ = "cannot be read: "
 """How the description of such a file begins."""
 
 
-def model_files(cfg: RunConfig, *, from_hub: bool = False) -> dict[str, str]:
+def model_files(cfg: RunConfig, *, from_hub: bool = False, every_byte: bool = False) -> dict[str, str]:
     """`KEY: FILE` -> size and digest, for every folder that the config names a model, tokenizer or adapter in.
 
     A name of the Hub counts only with `from_hub`, and then what lies of it in this machine's cache: before a download
-    one node has it and another has not. A file that cannot be read is said as its value.
+    one node has it and another has not. A file that cannot be read is said as its value. `every_byte`: of large
+    weights, too, which takes as long as reading them does.
     """
     found: dict[str, str] = {}
     for key, name in {
@@ -55,7 +56,7 @@ def model_files(cfg: RunConfig, *, from_hub: bool = False) -> dict[str, str]:
         if name and from_hub and folder is not None and not folder.is_dir():
             folder = _cached_snapshot(name, cfg.model.revision_of_model)
         if folder is not None and folder.is_dir():
-            found |= {f"{key}: {file}": described for file, described in _described(folder).items()}
+            found |= {f"{key}: {file}": described for file, described in _described(folder, every_byte).items()}
     return found
 
 
@@ -70,10 +71,10 @@ def stored_config(cfg: RunConfig) -> dict[str, Any]:
     return {**found, **(cfg.model.overrides_of_model_config or {})} if isinstance(found, dict) else {}
 
 
-def _described(folder: Path) -> dict[str, str]:
+def _described(folder: Path, every_byte: bool) -> dict[str, str]:
     files = sorted({file for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()})
     weights = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
-    return {file.name: _describe(file, whole=weights <= WHOLE_BYTES) for file in files}
+    return {file.name: _describe(file, whole=every_byte or weights <= WHOLE_BYTES) for file in files}
 
 
 def _describe(file: Path, *, whole: bool) -> str:

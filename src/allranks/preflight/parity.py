@@ -78,7 +78,8 @@ CHECKS = (
         "The ranks begin with other weights, and what they average is no model.",
         "Copy the model anew to the nodes named",
         "error",
-        MAJORITY + "Weights over 2 GiB are compared by samples of every tensor, all else by every byte.",
+        MAJORITY + "Weights over 2 GiB are compared by samples of every tensor, all else by every byte; with "
+        "`allranks check --deep` weights, too.",
         _of_what_must_match("model", "no folder of a model is named"),
     ),
     Check(

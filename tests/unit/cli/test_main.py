@@ -83,6 +83,7 @@ def test_wrong_usage_is_exit_2():
     ("words", "told"),
     [
         (("check", "missing.yaml", "--json"), "missing.yaml: no such file"),
+        (("check", "missing.yaml", "--json", "--quick", "--deep"), "--quick and --deep exclude each other"),
         (("verify", "--json"), "Missing argument"),
         (("status", "missing", "--json"), "missing is no folder"),
     ],

@@ -94,6 +94,17 @@ def test_of_large_weights_every_tensor_is_sampled(model, tensor, monkeypatch):
     assert model_files(config(model))["base_model: model.safetensors"] != before
 
 
+def test_a_bit_between_the_samples_shows_where_every_byte_is_asked_for(model, monkeypatch):
+    monkeypatch.setattr(files, "WHOLE_BYTES", 1000)
+    weights, name = model / "model.safetensors", "base_model: model.safetensors"
+    before = model_files(config(model))[name], model_files(config(model), every_byte=True)[name]
+    content = bytearray(weights.read_bytes())
+    content[-(300 * 700 * 4) // 4] ^= 1  # of the last tensor, a quarter before its end
+    weights.write_bytes(content)
+    assert model_files(config(model))[name] == before[0]
+    assert model_files(config(model), every_byte=True)[name] != before[1]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"short", b"\xff" * 5000, (9).to_bytes(8, "little") + b'{"a": 1} ' + b"0" * 50]
 )
