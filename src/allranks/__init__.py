@@ -28,6 +28,7 @@ _PUBLIC = {
         "ExitEvent",
         "MemoryEvent",
         "PhaseEvent",
+        "PlanEvent",
         "StepEvent",
         "StragglerEvent",
         "TimeLimitEvent",

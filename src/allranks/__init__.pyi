@@ -20,6 +20,7 @@ from allranks.observe.events import Event as Event
 from allranks.observe.events import ExitEvent as ExitEvent
 from allranks.observe.events import MemoryEvent as MemoryEvent
 from allranks.observe.events import PhaseEvent as PhaseEvent
+from allranks.observe.events import PlanEvent as PlanEvent
 from allranks.observe.events import StepEvent as StepEvent
 from allranks.observe.events import StragglerEvent as StragglerEvent
 from allranks.observe.events import TimeLimitEvent as TimeLimitEvent

@@ -136,6 +136,25 @@ class CommunicationEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanEvent(Event):
+    """At the end of a run, what a plan says of it beside what it was; of rank 0."""
+
+    kind: ClassVar[str] = "plan"
+    predicted_seconds: float = 0.0
+    """Of a step of whole rows, by the calibration and the earlier runs that were known when it began."""
+    measured_seconds: float = 0.0
+    """The median; on a CPU without what other programs took of it."""
+    predicted_memory_bytes: int = 0
+    measured_memory_bytes: int = 0
+    """The largest of the steps."""
+    device: str = ""
+    calibrated: bool = False
+    """By `allranks plan --calibrate` on this machine."""
+    earlier_runs: int = 0
+    """Of the same workload on this machine, which the prediction knew."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryEvent(Event):
     """What this rank will hold in the host's memory once the first step is done; on a GPU that is what is offloaded."""
 
@@ -263,6 +282,7 @@ KINDS: dict[str, type[Event]] = {
         CheckpointEvent,
         CommunicationEvent,
         MemoryEvent,
+        PlanEvent,
         TimeLimitEvent,
         ProofEvent,
         WarningEvent,

@@ -30,19 +30,22 @@ _OF_LATEST = 5  # runs of the same workload: machines change
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run of a workload: seconds of its steps as they were predicted by the calibrated rates alone, and as they were.
-    `same` and `like` are digests of all that decides on the time, and of model and method only."""
+    """A run of a workload: seconds of its steps and bytes of a rank as they were predicted without earlier runs, and as
+    they were. `same` and `like` are digests of all that decides on the time, and of model and method only."""
 
     same: str
     like: str
+    num_nodes: int
     predicted: float
     measured: float
+    predicted_memory: float
+    measured_memory: float
     when: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one device of one host, measured with one process on `num_cores` cores where it is a CPU.
+    """Of one device of one host; of a CPU as each of `num_ranks` found it that were measured at a time.
 
     `products`: (cube root of rows x columns x depth, operations a second); `small`: (bytes of a tensor, bytes a second
     that an operation on it reads and writes); both with the smallest first. `logits`: bytes a second in the cross
@@ -53,7 +56,7 @@ class Calibration:
     host: str
     device: str
     on_cpu: bool = True
-    num_cores: int = 1
+    num_ranks: int = 1
     element_bytes: int = 4
     products: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
@@ -76,7 +79,7 @@ class Calibration:
         """
         if not self.is_measured or half is not (self.element_bytes == 2):
             return rates
-        share = min(1.0, self.num_cores / num_ranks) if self.on_cpu else 1.0
+        share = self.num_ranks / num_ranks if self.on_cpu else 1.0
         kept = 1.0 if self.on_cpu else FITTED.matmul
         return replace(
             rates,
@@ -94,26 +97,34 @@ class Calibration:
         )
 
     def corrected(self, predicted: StepTime, workload: Workload) -> StepTime:
-        """By what earlier runs took against what was predicted of them: the same workload's latest, else the same model
-        and method, else all on this device."""
-        factor = self.factor(workload)
+        """By what earlier runs took: the same workload's, else what others took against what was predicted of them."""
+        factor = self.step_seconds(workload, predicted.total) / predicted.total
         return StepTime(**{name: value * factor for name, value in asdict(predicted).items()})
 
-    def factor(self, workload: Workload) -> float:
+    def step_seconds(self, workload: Workload, predicted: float) -> float:
+        """The latest runs of the same workload say it outright. Of others on one node, the same model and method or
+        else all, it is known by how much the prediction was wrong."""
         same, like = digests(workload)
-        for found in (
-            [run for run in self.runs if run.same == same][-_OF_LATEST:],
-            [run for run in self.runs if run.like == like],
-            self.runs,
-        ):
-            if found:
-                return statistics.median(run.measured / run.predicted for run in found)
-        return 1.0
+        if found := [run.measured for run in self.runs if run.same == same][-_OF_LATEST:]:
+            return statistics.median(found)
+        alone = [run for run in self.runs if run.num_nodes == 1]
+        others = [run for run in alone if run.like == like] or alone
+        return predicted * (statistics.median(run.measured / run.predicted for run in others) if others else 1.0)
 
-    def with_run(self, workload: Workload, *, predicted: float, measured: float) -> Calibration:
-        """`predicted` without the correction by earlier runs."""
-        run = PastRun(*digests(workload), predicted, measured, time.time())
-        return replace(self, runs=[*self.runs, run][-_MOST_RUNS:])
+    def memory_factor(self, workload: Workload) -> float:
+        """By which a rank's predicted bytes are to be multiplied, from earlier runs of the same workload."""
+        same, _ = digests(workload)
+        found = [run for run in self.runs if run.same == same and run.predicted_memory and run.measured_memory]
+        return statistics.median(run.measured_memory / run.predicted_memory for run in found) if found else 1.0
+
+    def num_runs(self, workload: Workload) -> int:
+        """Earlier runs of the same workload."""
+        same, _ = digests(workload)
+        return sum(run.same == same for run in self.runs)
+
+    def without_runs(self) -> Calibration:
+        """The measured rates alone."""
+        return replace(self, runs=())
 
 
 def digests(workload: Workload) -> tuple[str, str]:
@@ -154,21 +165,39 @@ def keep(calibration: Calibration, environment: Mapping[str, str] = os.environ) 
 
 
 def record_run(
-    workload: Workload, device: str, *, predicted: float, measured: float, environment: Mapping[str, str] = os.environ
+    workload: Workload,
+    device: str,
+    *,
+    num_nodes: int,
+    predicted: float,
+    measured: float,
+    predicted_memory: float = 0.0,
+    measured_memory: float = 0.0,
+    environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Add what a run took, for later plans. A cache that cannot be written is no reason for a run to fail."""
+    """Add what a run took, for later plans; `predicted` without earlier runs. A cache that cannot be written is no
+    reason for a run to fail."""
     if not (predicted > 0 and measured > 0):
         return
     kept = load(device, environment=environment)
     kept = kept or Calibration(socket.gethostname(), device, on_cpu=workload.on_cpu)
+    run = PastRun(
+        *digests(workload),
+        num_nodes,
+        predicted,
+        measured,
+        predicted_memory,
+        measured_memory,
+        when=time.time(),
+    )
     with suppress(OSError):
-        keep(kept.with_run(workload, predicted=predicted, measured=measured), environment)
+        keep(replace(kept, runs=[*kept.runs, run][-_MOST_RUNS:]), environment)
 
 
 def _from_json(read: dict[str, Any]) -> Calibration:
     within = Link(**read.pop("within")) if read.get("within") else read.pop("within", None)
-    runs = [PastRun(**run) for run in read.pop("runs")]
-    products, small = ([(float(a), float(b)) for a, b in read.pop(name)] for name in ("products", "small"))
+    runs = tuple(PastRun(**run) for run in read.pop("runs"))
+    products, small = (tuple((float(a), float(b)) for a, b in read.pop(name)) for name in ("products", "small"))
     return Calibration(**read, products=products, small=small, runs=runs, within=within)
 
 

@@ -216,13 +216,14 @@ def _gradients(workload: Workload) -> Moved:
 
 def _attention_flops(workload: Workload) -> float:
     """Forward: two products of every query with the keys before it."""
-    shape, length = workload.shape, workload.tokens
+    shape, length = workload.shape, float(workload.tokens)
     widths = shape.num_heads * (shape.head_dim + (shape.value_head_dim or shape.head_dim))
     windowed = shape.num_windowed_layers if shape.window else 0
-    near = min(length, shape.window or length)
     # A kernel skips what comes later; eager attention computes it and masks it.
-    whole = 1.0 if workload.attention == "eager" else 0.5
-    pairs = (shape.num_layers - windowed) * whole * length**2 + windowed * min(whole * length**2, length * near)
+    is_whole = workload.attention == "eager"
+    seen = length if is_whole else length / 2
+    near = seen if is_whole else min(seen, shape.window or seen)
+    pairs = length * ((shape.num_layers - windowed) * seen + windowed * near)
     return 2.0 * widths * pairs * workload.micro_batch_size
 
 

@@ -26,6 +26,7 @@ from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
 from allranks.train.garbage import Garbage
 from allranks.train.own_work import CpuWork, OwnWork
+from allranks.train.pace import Pace
 from allranks.train.proof import Proving
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
@@ -88,6 +89,7 @@ class Loop:
     proof: Proving | None = None
     saves: bool = True
     own_work: OwnWork = field(default_factory=CpuWork)
+    pace: Pace = field(default_factory=Pace)
     # What changes from step to step.
     step: int = 0
     tokens: int = 0
@@ -293,6 +295,13 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
                 router_loss=stats.router_loss,
                 **record,
             )
+        )
+        loop.pace.add(
+            seconds,
+            waited=stats.cpu_seconds[loop.plan.rank] if loop.model.placement.device.type == "cpu" else 0.0,
+            tokens=record["tokens"],
+            target_tokens=record["target_tokens"],
+            memory_bytes=memory,
         )
         if loop.progress is not None:
             slow = loop.slow_steps.read(

@@ -42,6 +42,7 @@ from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
 from allranks.train.nccl_log_size import BoundedLog
 from allranks.train.network import equal_settings, nccl_log_file, set_up_network
+from allranks.train.pace import beside_plan
 from allranks.train.proof import Proving
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
@@ -201,11 +202,30 @@ class _Rank:
                 self._enter("done")
                 return ended
         written = None if ended.reason == "preempted" or not loop.saves else self._write_result(loop, storage)
+        if identity.rank == 0:
+            self._compare_with_plan(loop)
         self._enter("done")
         if identity.rank == 0:
             seconds = time.monotonic() - self.started
             self._tell(summary(loop, ended, self.run_dir, written, first_step=first_step, seconds=seconds))
         return ended
+
+    def _compare_with_plan(self, loop: Loop) -> None:
+        """Add what was predicted of this run and what it took to its record, and for later plans."""
+        device = loop.model.placement.device
+        try:
+            told = beside_plan(
+                self.cfg,
+                loop.pace,
+                loop.model.hf_model.config.to_dict(),
+                nodes=loop.model.placement.nodes,
+                gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            )
+        except Exception as error:  # of a model nobody thought of; the run itself is done and well
+            self.events.write(WarningEvent(message=f"this run could not be compared with a plan: {error!r}"))
+            return
+        if told is not None:
+            self.events.write(told)
 
     def _record_memory(self, model: TrainModel) -> None:
         """For the launcher, should the kernel kill this rank: then it can say nothing itself."""

@@ -31,6 +31,8 @@ class Request:
     backend: str = "gloo"
     seconds: float = 30.0
     sizes: Sequence[int] = field(default_factory=tuple)
+    rates_seconds: float = 0.0
+    """For the rates that a plan asks for, in place of all else; 0: they are not asked for."""
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -48,6 +50,12 @@ def main() -> None:
     device = torch.device(request.device, request.local_rank) if request.device == "cuda" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if request.rates_seconds:
+        from allranks.cluster.measure.rates import measure_rates
+
+        measure_rates(device, request.rates_seconds, _tell)
+        _tell(done=True)
+        return
     _tell(matmul_flops=_matmul(device), copy_bytes_per_second=_copy(device))
     if request.port:
         _collectives(request, device)

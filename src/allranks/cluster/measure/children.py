@@ -22,6 +22,7 @@ _LONGEST_WORD = 300
 _MOST_BYTES = 2**18
 _LARGEST = 1e30
 _MOST_DIAGNOSTICS = 64
+_RATES = ("products", "kernel_seconds", "small", "attention", "logits", "optimizer")
 _DIAGNOSTICS = {"NCCL_RUN_DIAGNOSTICS": "1"}
 """NCCL 2.31 and newer then looks at itself when ranks meet (its user guide, troubleshooting); older ones ignore it."""
 
@@ -51,6 +52,8 @@ class DeviceMeasured:
     all_reduces: list[AllReduce] = field(default_factory=list)
     done: bool = False
     failed: str = ""
+    rates: dict[str, Any] = field(default_factory=dict)
+    """By name, as `measure_rates` tells them: a number, or pairs of a size and a number."""
     diagnostics: list[str] = field(default_factory=list)
     """What NCCL's own diagnostics printed, without what is before their state: `[OK] GPU …`."""
 
@@ -64,6 +67,7 @@ class DeviceMeasured:
         """One line of the child's."""
         self.matmul_flops = _or(said.get("matmul_flops"), self.matmul_flops)
         self.copy_bytes_per_second = _or(said.get("copy_bytes_per_second"), self.copy_bytes_per_second)
+        self.rates |= {name: said[name] for name in _RATES if name in said}
         self.joined = self.joined or said.get("joined") is True
         self.done = self.done or said.get("done") is True
         num_bytes, seconds = number(said.get("num_bytes")), number(said.get("seconds"))

@@ -1,0 +1,148 @@
+"""What is kept of a machine: measured rates, and what earlier runs took."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from allranks.plan.calibrate import this_cpu
+from allranks.plan.calibration import Calibration, keep, load, record_run
+from allranks.plan.hardware import find_device
+from allranks.plan.model_shape import num_parameters, shape_of
+from allranks.plan.step_traffic import Layout
+from allranks.plan.time import step_time
+from allranks.plan.workload import ElementBytes, Workload
+
+SHAPE = shape_of(
+    {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 768,
+        "vocab_size": 4000,
+    }
+)
+TINY = Workload(
+    name="one process",
+    shape=SHAPE,
+    method="full",
+    layout=Layout("ddp"),
+    num_ranks=1,
+    ranks_per_node=1,
+    num_trained=num_parameters(SHAPE),
+    micro_batch_size=2,
+    num_micro_batches=2,
+    tokens=256,
+    element=ElementBytes(compute=4, frozen=4, trained=4, gradient=4, master=0, state=8),
+    on_cpu=True,
+)
+MEASURED = Calibration(
+    host="here",
+    device="cpu",
+    products=((64.0, 20e9), (512.0, 80e9)),
+    small=((1e5, 40e9), (1e7, 10e9)),
+    attention=30e9,
+    logits=6e9,
+    optimizer=9e9,
+    kernel_seconds=5e-6,
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(tmp_path)}
+
+
+def test_what_is_kept_comes_back(cache: dict[str, str]) -> None:
+    file = keep(MEASURED, cache)
+    assert file.is_relative_to(cache["XDG_CACHE_HOME"])
+    assert load("cpu", "here", cache) == MEASURED
+    assert load("cpu", "elsewhere", cache) is None
+    assert load("h100-80gb", "here", cache) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 1, "host": 3}'])
+def test_a_file_that_cannot_be_read_is_none(cache: dict[str, str], content: str) -> None:
+    keep(MEASURED, cache).write_text(content)
+    assert load("cpu", "here", cache) is None
+
+
+def test_a_file_of_another_version_is_measured_anew(cache: dict[str, str]) -> None:
+    file = keep(MEASURED, cache)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 2}))
+    assert load("cpu", "here", cache) is None
+
+
+def test_measured_rates_take_the_place_of_guesses() -> None:
+    cpu = this_cpu()
+    fast = replace(MEASURED, products=[(size, 10 * rate) for size, rate in MEASURED.products])
+    slow, quick = (step_time(TINY, cpu, None, known) for known in (MEASURED, fast))
+    assert quick.matmul < slow.matmul / 4
+    assert quick.memory_bound == slow.memory_bound
+    # A CPU starts its operations itself: none of that is hidden.
+    assert slow.overhead > 0
+
+
+def test_ranks_share_a_cpu() -> None:
+    one = step_time(TINY, this_cpu(), None, MEASURED)
+    two = step_time(replace(TINY, num_ranks=2, ranks_per_node=2), this_cpu(2), None, MEASURED)
+    assert two.matmul == pytest.approx(2 * one.matmul, rel=0.01)
+
+
+def test_a_calibration_of_another_type_of_numbers_says_nothing() -> None:
+    half = replace(TINY, on_cpu=False, element=replace(TINY.element, compute=2))
+    h100 = find_device("h100")
+    assert step_time(half, h100, None, MEASURED) == step_time(half, h100)
+
+
+def test_the_same_workload_takes_what_it_took(cache: dict[str, str]) -> None:
+    for measured in (1.0, 1.2, 1.1):
+        record_run(TINY, "cpu", num_nodes=1, predicted=0.5, measured=measured, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None and not known.is_measured
+    assert known.num_runs(TINY) == 3
+    found = step_time(TINY, this_cpu(), None, known)
+    assert found.total == pytest.approx(1.1)
+    assert found.matmul > 0
+
+
+def test_of_another_workload_it_is_known_how_wrong_predictions_were(cache: dict[str, str]) -> None:
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.3, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    other = replace(TINY, micro_batch_size=4)
+    plain = step_time(other, this_cpu(), None, known.without_runs()).total
+    assert step_time(other, this_cpu(), None, known).total == pytest.approx(1.3 * plain)
+    # A run over several nodes also waited for links that this one may not have.
+    record_run(replace(TINY, num_ranks=2), "cpu", num_nodes=2, predicted=1.0, measured=9.0, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None and known.step_seconds(other, 1.0) == pytest.approx(1.3)
+
+
+def test_memory_is_corrected_by_the_same_workload_only(cache: dict[str, str]) -> None:
+    sizes = {"predicted_memory": 1e9, "measured_memory": 1.25e9}
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    assert known.memory_factor(TINY) == 1.25
+    assert known.memory_factor(replace(TINY, tokens=128)) == 1.0
+
+
+def test_a_name_and_a_way_to_get_there_decide_nothing(cache: dict[str, str]) -> None:
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    assert known.num_runs(replace(TINY, name="DDP", is_own=True, changes={"micro_batch_size": 2})) == 1
+    assert known.num_runs(replace(TINY, recomputes=True)) == 0
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "allranks").write_text("a file where a folder should be")
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment={"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_nothing_is_kept_of_a_run_without_a_prediction(cache: dict[str, str]) -> None:
+    record_run(TINY, "cpu", num_nodes=1, predicted=0.0, measured=1.0, environment=cache)
+    assert load("cpu", environment=cache) is None
