@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from allranks.plan.model_shape import num_parameters
-from allranks.plan.workload import Workload
+from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4
 _MLP = ("gate_proj", "up_proj")
@@ -63,7 +64,7 @@ class _Inventory:
         dense, mixed = self._attention() + self._mlp(), self._attention() + self._mixture()
         num_dense = shape.num_dense_layers if shape.num_experts else shape.num_layers
         num_mixed = shape.num_layers - num_dense
-        num_norms = _num_norms(self.workload)
+        num_norms = _num_norms(self.shape)
         norms = sum(self._norm(shape.hidden) for _ in range(num_norms))
         # Both of a layer's norms see the stream itself; in 16 bits they keep float32 copies of it.
         layer = norms + (num_dense * dense + num_mixed * mixed) / shape.num_layers
@@ -117,7 +118,7 @@ class _Inventory:
         values = shape.num_kv_heads * (shape.value_head_dim or shape.head_dim)
         returned = shape.num_heads * (shape.value_head_dim or shape.head_dim)
         projections = self._input_of(("q_proj", "k_proj", "v_proj"), shape.hidden)
-        if any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors):
+        if _has_query_norms(shape):
             projections += self._norm(queries) + self._norm(keys)
         if workload.attention == "eager":
             keys, values = queries, returned  # repeated for each query head
@@ -170,12 +171,18 @@ class _Inventory:
         return 2 * self.shape.head_dim * self.stream
 
 
-def _num_norms(workload: Workload) -> int:
+@lru_cache(maxsize=8)
+def _has_query_norms(shape: ModelShape) -> bool:
+    return any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors)
+
+
+@lru_cache(maxsize=8)
+def _num_norms(shape: ModelShape) -> int:
     """Of one layer, over the whole width."""
-    hidden, layers = workload.shape.hidden, workload.shape.num_layers
+    hidden, layers = shape.hidden, shape.num_layers
     norms = [
         name
-        for name, size in workload.shape.tensors.items()
+        for name, size in shape.tensors.items()
         if size == (hidden,) and name.endswith("weight") and not name.endswith(("q_norm.weight", "k_norm.weight"))
     ]
     return max(1, math.floor(len(norms) / layers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from allranks.errors import UsageError
@@ -63,6 +64,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
     )
 
 
+@lru_cache(maxsize=8)
 def num_parameters(shape: ModelShape) -> int:
     """Of the whole model, tied tensors once."""
     return sum(map(math.prod, shape.tensors.values()))

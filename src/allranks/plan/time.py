@@ -7,6 +7,7 @@ from what was measured on the machine itself (`plan.calibration`). Seconds every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from allranks.plan.calibration import Calibration
 from allranks.plan.hardware import Device, Link, find_link
@@ -14,7 +15,7 @@ from allranks.plan.model_shape import num_parameters
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of
 from allranks.plan.work import Work, backward, forward, optimizer_bytes, useful_flops
-from allranks.plan.workload import StepTime, Workload
+from allranks.plan.workload import ModelShape, StepTime, Workload
 
 _HOST_BYTES_PER_SECOND = 200e9
 """Of a node's processors, all together, at Adam's step: a billion parameters in 0.13 s (ZeRO-Offload, arXiv 2101.06840,
@@ -96,8 +97,15 @@ def _hook_seconds(workload: Workload, rates: Rates) -> float:
     """DeepSpeed's hooks at each module gather its parameters and let them go, in Python."""
     if workload.layout.kind != "zero" or workload.layout.stage < 3:
         return 0.0
-    modules = sum(name.endswith(".weight") for name in workload.shape.tensors) + 2 * len(workload.adapted)
+    modules = _num_modules(workload.shape) + 2 * len(workload.adapted)
     return modules * rates.hook_seconds
+
+
+@lru_cache(maxsize=8)
+def _num_modules(shape: ModelShape) -> int:
+    """Those with a weight; experts of a layer are one, whatever their number in files."""
+    names = (name.partition(".experts.")[0] for name in shape.tensors if name.endswith(".weight"))
+    return len(set(names))
 
 
 def _optimizer_seconds(workload: Workload, rates: Rates) -> float:

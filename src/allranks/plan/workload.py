@@ -13,9 +13,9 @@ Attention = Literal["flash", "sdpa", "eager"]
 Packing = Literal["bitsandbytes", "gptq"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelShape:
-    """A decoder as its config.json tells it.
+    """A decoder as its config.json tells it; the same only as itself, so that what is counted of it can be kept.
 
     `tensors`: name -> shape of each, tied ones once. `intermediate` is the width of a dense layer's or of one expert's
     hidden part, `mlp_matrices` how many matrices that has (3 where it is gated); `dense_intermediate` is that of layers

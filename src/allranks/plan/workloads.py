@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from allranks.config import RunConfig
@@ -61,12 +61,13 @@ def workloads(
     shape = shape_of(model_config, stored)
     found: list[Workload] = []
     for method_keys, of_method in _methods(cfg):
+        trained = _Trained.of(of_method, model_config, shape)
         for name, keys, other in candidates(of_method):
             is_own = not (name or method_keys)
             if not name and method_keys:
                 continue  # of another method, every strategy has its name
             try:
-                made = _workload(other, model_config, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled)
+                made = _workload(other, trained, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled)
             except ConfigError:
                 if is_own:
                     raise
@@ -82,7 +83,8 @@ def own_workload(
     """The first of `workloads` alone, with the same errors."""
     shape = shape_of(model_config)
     tokens = cfg.data.sequence_len
-    made = _workload(cfg, model_config, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled=1.0)
+    trained = _Trained.of(cfg, model_config, shape)
+    made = _workload(cfg, trained, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled=1.0)
     return replace(made, is_own=True)
 
 
@@ -150,9 +152,36 @@ def _method(cfg: RunConfig) -> Method:
     return "qlora" if cfg.adapter.quantized_bits else "lora"
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What a method trains, under any strategy: with an adapter `matrices` are those that it adds to, and `num_packed`
+    elements of the model are held in 4 or 8 bits."""
+
+    adapter: AdapterConfig
+    matrices: Mapping[str, tuple[int, int]]
+    num_elements: int
+    num_packed: int
+    share_of_matrices: float
+
+    @classmethod
+    def of(cls, cfg: RunConfig, model_config: Mapping[str, Any], shape: ModelShape) -> _Trained:
+        adapter = cfg.adapter
+        if not adapter.adapter:
+            return cls(adapter, {}, num_parameters(shape), 0, _share_of_matrices(shape))
+        if not any((adapter.lora_target_linear, adapter.lora_target_modules)):
+            adapter = adapter.model_copy(update={"lora_target_modules": list(_USUAL_TARGETS)})
+        return cls(
+            adapter,
+            adapted_matrices(shape.tensors, model_config, adapter),
+            num_elements(shape.tensors, model_config, adapter),
+            _num_packed(shape, adapter) if adapter.quantized_bits else 0,
+            share_of_matrices=1.0,
+        )
+
+
 def _workload(
     cfg: RunConfig,
-    model_config: Mapping[str, Any],
+    trained: _Trained,
     shape: ModelShape,
     num_nodes: int,
     gpus_per_node: int,
@@ -163,12 +192,8 @@ def _workload(
     num_ranks = num_nodes * gpus_per_node
     kind, _, num_shards = strategy(cfg, num_ranks, gpus_per_node)
     types = ElementTypes(cfg, is_zero=kind == "zero", on_cpu=on_cpu)
-    adapter, parallel, zero = cfg.adapter, cfg.parallel, cfg.deepspeed.zero
+    adapter, parallel, zero = trained.adapter, cfg.parallel, cfg.deepspeed.zero
     method = _method(cfg)
-    if adapter.adapter and not any((adapter.lora_target_linear, adapter.lora_target_modules)):
-        adapter = adapter.model_copy(update={"lora_target_modules": list(_USUAL_TARGETS)})
-    adapted = adapted_matrices(shape.tensors, model_config, adapter) if adapter.adapter else {}
-    trained = num_elements(shape.tensors, model_config, adapter) if adapter.adapter else num_parameters(shape)
     batch = cfg.optimizer.batch_size
     per_rank = math.ceil(batch / num_ranks) if batch else None
     micro_batch = cfg.optimizer.micro_batch_size
@@ -181,16 +206,16 @@ def _workload(
         layout=layout_of(cfg, kind, num_shards, num_parameters(shape)),
         num_ranks=num_ranks,
         ranks_per_node=gpus_per_node,
-        num_trained=trained,
+        num_trained=trained.num_elements,
         micro_batch_size=micro_batch,
         num_micro_batches=math.ceil(per_rank / micro_batch) if per_rank else accumulated,
         tokens=tokens or cfg.data.sequence_len,
-        element=_element_bytes(cfg, types, shape, method),
+        element=_element_bytes(cfg, types, trained.share_of_matrices),
         labelled=labelled,
         lora_rank=(adapter.lora_r or 0) if adapter.adapter else 0,
         lora_dropout=adapter.lora_dropout > 0,
-        adapted=adapted,
-        num_packed=_num_packed(shape, adapter) if adapter.quantized_bits else 0,
+        adapted=trained.matrices,
+        num_packed=trained.num_packed,
         trains_embeddings=method == "full" or _trains_ends(adapter),
         recomputes=parallel.checkpoints_activations,
         offloads_activations=parallel.offloads_activations,
@@ -215,14 +240,13 @@ def _setting(zero: Mapping[str, Any], key: str, auto: float, default: int) -> in
     return int(auto) if value == "auto" else int(value)
 
 
-def _element_bytes(cfg: RunConfig, types: ElementTypes, shape: ModelShape, method: Method) -> ElementBytes:
+def _element_bytes(cfg: RunConfig, types: ElementTypes, share: float) -> ElementBytes:
     settings = cfg.optimizer
     momentum = bool((settings.optim_args or {}).get("momentum"))
     each = int(types.master or types.trained)
     of_matrix, of_other = (
         state_bytes(settings.optimizer, each, is_matrix=is_matrix, momentum=momentum) for is_matrix in (True, False)
     )
-    share = 1.0 if method != "full" else _share_of_matrices(shape)
     return ElementBytes(
         compute=types.compute,
         frozen=types.compute,
