@@ -27,13 +27,14 @@ help:
 
 setup: $(INSTALLED)
 
-# pip compiles what it has installed on one core; compileall does it on all. Half of the files are tests of libraries,
-# and models and parts of Ray that nobody imports here; some are no Python.
+# pip compiles what it has installed on one core; compileall does it on all, and ours too, which else each of the tests'
+# processes would at their start. Half of the files are tests of libraries, and models and parts of Ray that nobody
+# imports here; some are no Python.
 SELDOM_IMPORTED := /(tests?|transformers/models|torch/testing|ray/(dashboard|llm|rllib|serve))/
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM_IMPORTED)' .venv/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM_IMPORTED)' .venv/lib src || true
 	touch $@ $(CORE_INSTALLED)
 
 # What training needs, without the extras and tools of development.

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Images of containers set it; every process of a test would compile each file that it imports, a second for a rank.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A visible GPU would change which strategy and precision a test runs.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Launched from inside a job, the tests are not ranks of that job.
