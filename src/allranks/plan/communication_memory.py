@@ -17,13 +17,15 @@ _IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Gathered:
-    """Bytes beyond what is held: when the loss is made, while the backward pass is in the last layer and in the first,
-    and during the optimizer's step."""
+    """Bytes beyond what is held, at the moments of `plan.memory`."""
 
-    at_loss: float
-    backward: float
-    backward_end: float
-    step: float
+    at_loss: float = 0.0
+    head: float = 0.0
+    last_layer: float = 0.0
+    last_reduced: float = 0.0
+    first_layer: float = 0.0
+    first_reduced: float = 0.0
+    step: float = 0.0
 
 
 def gathered(workload: Workload) -> Gathered:
@@ -34,25 +36,50 @@ def gathered(workload: Workload) -> Gathered:
         case "zero":
             return _of_zero(workload)
     if workload.num_ranks == 1:
-        return Gathered(0.0, 0.0, 0.0, 0.0)
-    # A gradient is made, then copied into its bucket.
-    largest = max(_trained_sizes(workload), default=0) * workload.element.trained
-    return Gathered(0.0, largest, largest, 0.0)
+        return Gathered()
+    # A gradient is made, then copied into its bucket; a shared embedding's is counted where it waits.
+    waits = workload.shape.is_tied and workload.trains_embeddings
+    largest = 0.0 if waits else max(_trained_sizes(workload), default=0) * workload.element.trained
+    return Gathered(head=largest, last_layer=largest, first_layer=largest)
 
 
 def _of_fsdp(workload: Workload) -> Gathered:
-    """Units of one layer: one gathered, the next on its way in one flat buffer; their gradients before and while they
-    are reduced."""
-    shape = workload.shape
-    layer, ends, rest = _units(workload)
-    layer_gradient, end_gradient = (_gradients(workload, size) for size in (layer, ends))
+    """A unit is a layer, the embedding or the output layer: one is gathered, and the next one already.
+
+    Of the unit that was gathered last the flat buffer stays, and of the one that was reduced last the copy that is
+    reduced (`_fully_shard/_fsdp_param_group.py`, all_gather_result, reduce_scatter_states).
+    """
+    element, is_tied, shards = workload.element, workload.shape.is_tied, workload.layout.num_shards
+    layer, end, rest = _units(workload)
+    unit, end_unit, root = (_traveling(workload, size) for size in (layer, end, rest))
+    trained = layer if workload.method == "full" else workload.num_trained / workload.shape.num_layers
+    end = end if workload.trains_embeddings else 0.0
+    of_layer, of_end = (size * element.gradient for size in (trained, end))
+    own_part = element.trained / shards
+    following = unit if is_tied else max(unit, end_unit)
+    first = root + unit + following
+    ahead = 2 if workload.method == "full" else 1
+    reducing = of_layer + trained * (element.compute + own_part)
     if workload.layout.keeps_gathered:
-        everything = _traveling(workload, num_parameters(shape))
-        return Gathered(everything, everything + end_gradient, everything + layer_gradient, 0.0)
-    unit, end, small = (_traveling(workload, size) for size in (layer, ends, rest))
-    at_loss = end + small + (0.0 if shape.is_tied else unit)
-    backward = max(end + unit + end_gradient, 2 * unit + layer_gradient) + small
-    return Gathered(at_loss, backward, 2 * unit + layer_gradient + small, 0.0)
+        everything = _traveling(workload, num_parameters(workload.shape))
+        return Gathered(
+            at_loss=everything + (end_unit or unit),
+            head=everything + of_end + end * own_part,
+            last_layer=everything - end_unit + of_end,
+            last_reduced=everything - end_unit + reducing,
+            first_layer=first + of_layer,
+            first_reduced=first + reducing,
+        )
+    return Gathered(
+        at_loss=root + (ahead * unit if is_tied else 2 * end_unit),
+        head=root + (2 * unit if is_tied else end_unit + unit) + of_end + end * own_part,
+        last_layer=root + 2 * unit + of_end,
+        last_reduced=root + 2 * unit + reducing,
+        first_layer=first + of_layer,
+        first_reduced=first + reducing,
+        # The root holds a shared embedding, and is done last: by then its first layer was gathered ahead.
+        step=unit if is_tied else 0.0,
+    )
 
 
 def _units(workload: Workload) -> tuple[float, float, float]:
@@ -78,28 +105,20 @@ def _traveling(workload: Workload, elements: float) -> float:
     return elements * (packed * element.packed + (1 - packed) * element.compute)
 
 
-def _gradients(workload: Workload, elements: float) -> float:
-    """Of one unit: as they are made, and in the buffer that is reduced."""
-    if workload.method != "full":
-        elements = workload.num_trained / workload.shape.num_layers
-    return elements * (workload.element.compute + workload.element.gradient)
-
-
 def _of_zero(workload: Workload) -> Gathered:
     """DeepSpeed's buckets, and what stage 3 gathers."""
     element, layout = workload.element, workload.layout
     bucket = workload.bucket_elements * element.trained
+    largest = max(_trained_sizes(workload), default=0) * element.trained
     if layout.stage < 3:
-        # Of the first backward pass of a step, until its end. Stage 2 reduces in buckets that are copies.
-        largest = max(_trained_sizes(workload), default=0) * element.trained
-        return Gathered(0.0 if workload.num_micro_batches == 1 else bucket, bucket, bucket + largest, 0.0)
+        # Made anew for each backward pass.
+        return Gathered(head=bucket, last_layer=bucket, first_layer=bucket + largest)
     total = num_parameters(workload.shape)
     layer, _, _ = _units(workload)
     live = min(total, _REUSE_ELEMENTS / 2 + layer + workload.prefetch_elements)
     # On one rank its piece is the parameter.
     whole = bucket + (_traveling(workload, live) if workload.num_ranks > 1 else 0.0)
-    largest = max(_trained_sizes(workload), default=0) * element.trained
-    return Gathered(whole, whole + largest, whole + largest, bucket)
+    return Gathered(at_loss=whole, head=whole, last_layer=whole, first_layer=whole, step=bucket)
 
 
 def _trained_sizes(workload: Workload) -> list[int]:

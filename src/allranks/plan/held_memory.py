@@ -61,12 +61,11 @@ def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
     Its step lays gradients end to end, and makes float32 of them: stage 3 of a group at a time.
     """
     layout, element, part = workload.layout, workload.element, 1 / workload.num_ranks
-    small = sum(size for size in map(math.prod, workload.shape.tensors.values()) if size < workload.persistent_below)
     weights = trained * element.trained
     stepped = trained * part
     if layout.stage == 3:
         stepped = min(stepped, _GROUP_ELEMENTS)
-        parameters = (weights + frozen_bytes) * part + small * element.compute * (1 - part)
+        parameters = (weights + frozen_bytes) * part
         gradients = between = weights * part
     else:
         parameters = weights + frozen_bytes

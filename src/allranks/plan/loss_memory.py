@@ -14,9 +14,11 @@ _CHUNK_NUMBERS, _MOST_CHUNKS = 2**24, 20
 
 @dataclass(frozen=True)
 class LossMemory:
-    """Bytes: `making`, at its fullest; `kept`, from then until the backward pass has left the output layer."""
+    """Bytes: `making`, at its fullest; `leaving`, when the backward pass is in the output layer; `kept` of them in the
+    last layer."""
 
     making: float
+    leaving: float
     kept: float
 
 
@@ -41,7 +43,14 @@ def _in_chunks(workload: Workload) -> LossMemory:
     # Hidden states of labels, and their gradient; torch's own function, which makes it in float32, has one more.
     chosen = labels * shape.hidden * element.compute
     copies = 3 if of_weight and not is_rounded else 2
-    return LossMemory(making=max(chunk, product) + of_weight + cast + copies * chosen, kept=of_weight + chosen)
+    making = max(chunk, product) + of_weight + cast + copies * chosen
+    leaving = of_weight + chosen
+    if of_weight and is_rounded and not autocasts:
+        leaving += head * element.compute  # in the type of a gathered weight
+    if shape.is_tied and workload.layout.kind != "zero":
+        leaving += of_weight  # it waits for the embedding's
+    is_kept = workload.layout.kind == "ddp"  # elsewhere it has been reduced by then
+    return LossMemory(making=making, leaving=leaving, kept=leaving if is_kept or shape.is_tied else 0.0)
 
 
 def _in_full(workload: Workload) -> LossMemory:
@@ -58,4 +67,5 @@ def _in_full(workload: Workload) -> LossMemory:
     forward = made + of_softmax * (2 if upcasts else 1)
     backward = 3 * of_softmax  # the logarithm, its gradient, and that of what went into it
     hidden = 2 * positions * shape.hidden * element.compute
-    return LossMemory(making=positions * shape.vocabulary * max(forward, backward) + hidden, kept=0.0)
+    making = positions * shape.vocabulary * max(forward, backward) + hidden
+    return LossMemory(making=making, leaving=0.0, kept=0.0)

@@ -1,8 +1,8 @@
 """The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
 
-What is held all the time (`held_memory`) is known to the element. On top of it comes one of four moments: the loss at
-the end of the forward pass, the first and the last layer of the backward pass, and the optimizer's step; the largest
-counts.
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of seven moments: the loss at
+the end of the forward pass; in the backward pass the output layer, then the last and the first layer, each at work and
+with its gradients on their way; and the optimizer's step. The largest counts.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class _Parts:
         return (layers - 1) * self.kept.layer + self.kept.first_layer + self.kept.casts
 
     @property
+    def layers_before_last(self) -> float:
+        """The same when the last one has its gradients."""
+        return max(0.0, self.all_layers - (self.kept.input if self.workload.recomputes else self.kept.layer))
+
+    @property
     def layer_again(self) -> float:
         """What a layer that is computed again holds beside its input."""
         return max(0.0, self.kept.layer - self.kept.input) if self.workload.recomputes else 0.0
@@ -68,16 +73,16 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
         logits=loss.making,
         communication=buffers.at_loss,
     )
+    yield replace(base, activations=parts.all_layers, logits=loss.leaving, communication=buffers.head)
     yield replace(
         base,
         activations=parts.all_layers + parts.layer_again + kept.working,
         logits=loss.kept,
-        communication=buffers.backward,
+        communication=buffers.last_layer,
     )
-    yield replace(
-        base,
-        gradients=max(own.gradients_between, own.gradients_of_layers),
-        activations=kept.input + parts.layer_again + kept.working,
-        communication=buffers.backward_end,
-    )
+    yield replace(base, activations=parts.layers_before_last, communication=buffers.last_reduced)
+    late = replace(base, gradients=max(own.gradients_between, own.gradients_of_layers))
+    first = kept.input + parts.layer_again + kept.working
+    yield replace(late, activations=first, communication=buffers.first_layer)
+    yield replace(late, activations=kept.input, communication=buffers.first_reduced)
     yield replace(base, gradients=own.gradients, optimizer=own.optimizer + own.step, communication=buffers.step)
