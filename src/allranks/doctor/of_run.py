@@ -18,7 +18,7 @@ from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnos
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.ranks import first_of_ranks
-from allranks.doctor.read_logs import our_index, read_log
+from allranks.doctor.read_logs import diagnosis_of_text, our_index, read_log
 from allranks.doctor.reading.scanner import Read, Scanner
 from allranks.doctor.reading.sources import Source, sources
 from allranks.errors import UsageError
@@ -63,7 +63,7 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         told = diagnose(reads)
         joined = _joined(own, told) if own is not None else told
         joined = _seen_before(run, joined)
-        notes = [*joined.notes, *_said_before(run, joined)]
+        notes = [*joined.notes, *_said_before(run, joined), *_kernels(run)]
         if not has_a_record(run):
             raise UsageError(f"{printable(path)}: no run of allranks is in it")
     return replace(joined, notes=tuple(notes))
@@ -189,6 +189,20 @@ def _said_before(run: RunDir, told: Diagnosis) -> list[str]:
                 f"the checks had found, of {where or 'all nodes'}: {found.what.splitlines()[0]} ({found.code})"
             )
     return notes[:_MOST_NOTES]
+
+
+def _kernels(run: RunDir) -> list[str]:
+    """What a rule knows of what the nodes' kernels said while ranks hung, as the newest evidence keeps it."""
+    notes = []
+    for path in sorted((run.path / "evidence").glob("*"))[-1:]:
+        for told in map(_json, sorted(path.glob("node-*/node.json"))):
+            lines = told.get("kernel")
+            for line in lines if isinstance(lines, list) else []:
+                known = diagnosis_of_text(line) if isinstance(line, str) else None
+                if known is not None and (name := known.cause or known.symptom):
+                    host = printable(told.get("host"), 64)
+                    notes.append(f"the kernel of {host} said meanwhile: {printable(line, 300)} ({name})")
+    return list(dict.fromkeys(notes))[:_MOST_NOTES]
 
 
 def _json(path: Path) -> Mapping[str, Any]:

@@ -88,6 +88,22 @@ def test_errors_of_ranks_count_where_the_launcher_left_no_word(made):
     assert (told.cause, told.rank) == ("disk-full", 1)
 
 
+def test_what_the_kernels_said_while_ranks_hung_stands_beside_the_answer(made):
+    run = made({0: "step 1\n"}, Finding(causes.HANG, "rank 1 never entered all_reduce", who=Who(1, 1)))
+    kernels = {
+        "0": ["2026-11-29 07:00:00Z eth0: something that nobody knows", 7, None],
+        "1": ["2026-11-29 07:00:01Z nfs: server nas1 not responding, still trying"],
+    }
+    for node, lines in kernels.items():
+        folder = run / "evidence" / "20261129-070100" / f"node-{node}"
+        folder.mkdir(parents=True)
+        (folder / "node.json").write_text(json.dumps({"host": f"gpu{node}", "kernel": lines}))
+    told = diagnosis_of_run(run)
+    assert (told.cause, told.rank) == (causes.HANG, 1)
+    (note,) = [one for one in told.notes if "kernel" in one]
+    assert note.startswith("the kernel of gpu1 said meanwhile: ") and note.endswith(" (nfs-not-responding)")
+
+
 def test_of_a_loss_that_is_no_number_the_rank_is_named_that_had_it(made):
     said = "error (rank {}): step 4: the loss is not finite (nan) on rank 1; stopped before a checkpoint\n"
     told = diagnosis_of_run(made({0: said.format(0), 1: said.format(1)}, bare(code=causes.RANK_ERROR)))
