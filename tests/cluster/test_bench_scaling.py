@@ -2,18 +2,41 @@
 
 import json
 import sys
+import time
 
 import pytest
 
+from allranks.cluster.timed import TIMED
+from allranks.exit_codes import PREEMPTED
+from allranks.observe import RunDir, read_events
+from tests.cluster.conftest import ENVIRONMENT
 from tests.cluster.training import make_training
+from tests.patience import TIMEOUT_SECONDS
 
 LINK_BYTES = 100e6 / 8
+LORA = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True}
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_run_that_is_only_timed_saves_nothing_however_it_ends(start_forked, tmp_path, monkeypatch, is_stopped):
+    monkeypatch.setitem(ENVIRONMENT, TIMED, "1")
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5000 if is_stopped else 5}
+    ranks = start_forked(output_dir=tmp_path / "run", **LORA, **keys)
+    run = RunDir(tmp_path / "run")
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while is_stopped and not any(event.kind == "step" for event in read_events(run.events(0))):
+        assert ranks.is_running() and time.monotonic() < deadline, ranks.output.read_text()
+        time.sleep(0.05)
+    if is_stopped:
+        ranks.processes[0].terminate()
+    assert ranks.wait(TIMEOUT_SECONDS) == (PREEMPTED if is_stopped else 0), ranks.output.read_text()
+    assert not run.checkpoints.exists() or not list(run.checkpoints.iterdir())
+    assert not (run.path / "adapter").exists() and "nothing is saved" in ranks.output.read_text()
 
 
 @pytest.mark.thorough
 def test_two_nodes_are_timed_beside_one_and_nothing_is_left(lab, base_config):
-    keys = {"adapter": "lora", "lora_r": 16, "lora_alpha": 16, "lora_target_linear": True, "save_strategy": "epoch"}
-    training = make_training(lab, "scaling", base_config, val_set_size=0.1, **keys)
+    training = make_training(lab, "scaling", base_config, **LORA, val_set_size=0.1, save_strategy="epoch")
     for node in (0, 1):
         lab.limit(node, "100mbit")
     words = ["bench-scaling", "c.yaml", "--nodes", "1,2", "--steps", "12", "--hosts", "node[0-1]", "--json"]
