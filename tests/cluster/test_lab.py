@@ -125,6 +125,18 @@ def test_a_full_disk_a_frozen_node_and_a_crash(lab):
     assert lab.node(0).run(["ssh", "-o", "BatchMode=yes", "node1", "hostname"], check=True).stdout == "node1\n"
 
 
+def test_a_node_gets_no_more_of_a_core_than_it_is_given(lab):
+    program = (
+        "import time\n"
+        "began, used = time.monotonic(), time.process_time()\n"
+        "while time.monotonic() < began + 2: pass\n"
+        "print(time.process_time() - used)\n"
+    )
+    lab.limit_cpu(1, 0.2)
+    # The kernel's own count of what it had in two seconds, which is 0.4 s and a period or two.
+    assert float(lab.node(1).run([sys.executable, "-c", program], check=True).stdout) < 0.6
+
+
 def test_restore_puts_everything_right(lab):
     lab.cut(0)
     lab.freeze(1)

@@ -50,6 +50,9 @@ def bench_scaling(
             help="Keep the global batch of most nodes: fewer accumulate more. Default: each rank keeps its batch.",
         ),
     ] = False,
+    link: Annotated[
+        str | None, typer.Option(help="What joins the nodes, to compare with the plan: 100gbit, 8xib-ndr.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table here too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
     keep: Annotated[
@@ -108,6 +111,7 @@ def bench_scaling(
             skip_connection_check=skip_connection_check,
         ),
         nodes=node_options(ctx),
+        link=link,
         words=words_given(ctx, _FOR_TRAIN),
         node_words=words_given(ctx, _FOR_NODES),
         argv=sys.argv[1:],

@@ -25,9 +25,11 @@ from allranks.launch.spec.where import NodeOptions
 from allranks.launch.start import where_to_start
 from allranks.observe import RunDir, say
 from allranks.observe.folding import terminal_width
+from allranks.plan.hardware import Link, find_link
 from allranks.scaling.efficiency import scaled, work_per_forward
 from allranks.scaling.from_here import run_from_here
 from allranks.scaling.here import configs_of, remove, run_here
+from allranks.scaling.planned import planned
 from allranks.scaling.report import Outcome, Scaling, as_csv, as_text
 from allranks.scaling.sizes import batch_keys, refuse_more_than
 
@@ -38,8 +40,9 @@ _NOT_RAY = "allranks bench-scaling chooses the nodes of each size itself, which 
 
 @dataclass(frozen=True)
 class ScalingBench:
-    """What was asked for. `sizes` are numbers of nodes, `steps` those that are timed of each, `words` the options for
-    `allranks train` as they were given, `node_words` those about nodes, `argv` the whole command line."""
+    """What was asked for. `sizes` are numbers of nodes, `steps` those that are timed of each, `link` names what joins
+    the nodes (plan/hardware.toml). `words` are the options for `allranks train` as they were given, `node_words` those
+    about nodes, `argv` the whole command line."""
 
     config: Path
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +55,7 @@ class ScalingBench:
     ignore_unsupported: bool = False
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     nodes: NodeOptions = field(default_factory=NodeOptions)
+    link: str | None = None
     words: Sequence[str] = ()
     node_words: Sequence[str] = ()
     argv: Sequence[str] = ()
@@ -67,6 +71,7 @@ def bench_scaling(asked: ScalingBench) -> int:
         raise UsageError(f"--steps {asked.steps}: expected 1 or more")
     if asked.launch.launcher == "ray":
         raise UsageError(_NOT_RAY)
+    between = find_link(asked.link) if asked.link is not None else None
     everywhere, launch, notes = where_to_start(asked.nodes, asked.launch, asked.argv, os.environ.get(TOKEN, ""))
     cfg = load_config(asked.config, asked.overrides, ignore_unsupported=asked.ignore_unsupported)
     if cfg.launch.use_ray:
@@ -83,44 +88,42 @@ def bench_scaling(asked: ScalingBench) -> int:
             named="without --hosts or a job there is" if launch.max_nodes == 1 else "--nnodes says",
         )
         configs = configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
-        return _here(asked, cfg, launch, configs)
+        return _here(asked, _Told(asked, cfg, configs, between, is_silent=launch.node_rank != 0), launch)
     refuse_more_than(len(everywhere.hosts), asked.sizes, named="there are")
     if asked.as_json and asked.sizes == (len(everywhere.hosts),):
         interrupt.means("this number of nodes was not timed")
         return start_all_nodes(everywhere, os.environ.get(TOKEN, ""))
-    configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
-    return _from_here(asked, cfg, everywhere)
+    configs = configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
+    return _from_here(asked, _Told(asked, cfg, configs, between), everywhere)
 
 
-def _here(asked: ScalingBench, cfg: RunConfig, launch: Launch, configs: Mapping[int, RunConfig]) -> int:
-    output_dir = Path(cfg.checkpoint.output_dir)
+def _here(asked: ScalingBench, told: _Told, launch: Launch) -> int:
+    output_dir = Path(told.cfg.checkpoint.output_dir)
     is_ours = not output_dir.exists()
-    told = _Told(asked, cfg, is_silent=launch.node_rank != 0)
     try:
         with ended_in_order():
-            runs = run_here(launch, configs, asked.words, warm_up=WARM_UP_STEPS, begins=told.begins)
+            runs = run_here(launch, told.configs, asked.words, warm_up=WARM_UP_STEPS, begins=told.begins)
             return told.all_of(runs)
     finally:
         if not asked.keep:
-            remove(configs, launch.node_rank or 0, output_dir_is_ours=is_ours)
+            remove(told.configs, launch.node_rank or 0, output_dir_is_ours=is_ours)
         elif speaks_for_all(launch):
             told.say(f"all of it is in {RunDir(output_dir).scaling}")
 
 
-def _from_here(asked: ScalingBench, cfg: RunConfig, everywhere: Everywhere) -> int:
+def _from_here(asked: ScalingBench, told: _Told, everywhere: Everywhere) -> int:
     words = {}
     for nodes in asked.sizes:
-        batch = batch_keys(cfg, nodes, asked.sizes[-1], keep_batch=asked.keep_batch)
+        batch = batch_keys(told.cfg, nodes, asked.sizes[-1], keep_batch=asked.keep_batch)
         keys = {**asked.overrides, **{key: str(value) for key, value in batch.items()}}
         own = ["--nodes", f"{nodes}", "--steps", f"{asked.steps}", "--master-port", f"{everywhere.port}"]
         own += [*(["--keep"] if asked.keep else []), *(["--ignore-unsupported"] if asked.ignore_unsupported else [])]
         own += [f"--{key.replace('_', '-')}={value}" for key, value in keys.items()]
         words[nodes] = [str(asked.config), *own, *asked.words, *asked.node_words]
-    told = _Told(asked, cfg)
     with ended_in_order(), tempfile.TemporaryDirectory(prefix="allranks-bench-scaling-") as name:
         code = told.all_of(run_from_here(everywhere, asked.sizes, words, Path(name), begins=told.begins))
     if asked.keep:
-        told.say(f"all of it is in {RunDir(cfg.checkpoint.output_dir).scaling} on the nodes")
+        told.say(f"all of it is in {RunDir(told.cfg.checkpoint.output_dir).scaling} on the nodes")
     return code
 
 
@@ -130,6 +133,8 @@ class _Told:
 
     asked: ScalingBench
     cfg: RunConfig
+    configs: Mapping[int, RunConfig]
+    between: Link | None
     is_silent: bool = False
 
     def say(self, text: str) -> None:
@@ -177,6 +182,7 @@ class _Told:
             trains_all=not cfg.adapter.adapter,
             recomputes=cfg.parallel.checkpoints_activations,
         )
+        seconds, plan = planned(self.configs, sizes, self.between)
         name = ""
         if sizes:
             with contextlib.suppress(ConfigError):
@@ -187,8 +193,8 @@ class _Told:
             keep_batch=self.asked.keep_batch,
             warm_up=WARM_UP_STEPS,
             outcomes=of_all,
-            scaled=scaled(sizes, work_per_forward=factor),
-            plan="",
+            scaled=scaled(sizes, work_per_forward=factor, planned_seconds=seconds),
+            plan=plan,
         )
 
 

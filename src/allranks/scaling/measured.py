@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,8 @@ class Measured:
 
     Of a step, `compute` is the usual rank's own work, `stragglers` what the rank that is busy longest works more, and
     `data` what that one waits for data. `waiting` is the rest: communication that nothing hides, and what Python does
-    between steps. None where the ranks' own work is not known; on a GPU it is the layers' forward passes.
+    between steps. None where the ranks' own work is not known; on a GPU it is the layers' forward passes. `gpu`: its
+    name, "" where nothing is computed on one.
     """
 
     nodes: int
@@ -41,6 +43,7 @@ class Measured:
     stragglers: float | None
     waiting: float
     node_sends_bytes: float | None
+    gpu: str = ""
 
     @property
     def tokens_per_second(self) -> float:
@@ -87,10 +90,11 @@ def measured(run: RunDir, nodes: int, *, warm_up: int) -> Measured:
         compute = statistics.mean(usual or 0.0 for usual, _, _ in parts)
         stragglers = statistics.mean(more for _, more, _ in parts)
     every = [event.seconds for event in first.values()]
+    on_gpu = any(isinstance(one, MemoryEvent) and one.device == "cuda" for one in _events(run, 0, table.run_id))
     return Measured(
         nodes=nodes,
         ranks=len(table.ranks),
-        on_gpu=_on_gpu(run, table.run_id),
+        on_gpu=on_gpu,
         steps=len(counted),
         tokens=statistics.mean(float(event.tokens) for event in counted.values()),
         seconds=seconds,
@@ -102,6 +106,7 @@ def measured(run: RunDir, nodes: int, *, warm_up: int) -> Measured:
         stragglers=stragglers,
         waiting=seconds - data - (compute or 0.0) - (stragglers or 0.0),
         node_sends_bytes=_node_sends(run, table.run_id),
+        gpu=_gpu_here() if on_gpu else "",
     )
 
 
@@ -140,5 +145,11 @@ def _node_sends(run: RunDir, run_id: str) -> float | None:
     return float(max(counted[-1].node_sends_bytes)) if counted and counted[-1].node_sends_bytes else None
 
 
-def _on_gpu(run: RunDir, run_id: str) -> bool:
-    return any(isinstance(event, MemoryEvent) and event.device == "cuda" for event in _events(run, 0, run_id))
+def _gpu_here() -> str:
+    """The name of this node's first GPU, as its driver tells it; "" where it does not."""
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
+    return ""

@@ -19,6 +19,8 @@ CGROUPS_NAME = "allranks-lab"
 PROGRAMS = (
     "sshd ssh ssh-keygen munged slurmctld slurmd sbatch ip tc iptables mpirun ping tini unshare nsenter shellcheck"
 )
+_PERIOD_MICROSECONDS = 20_000
+"""Of CPU limits, short beside a step of training: a node that has used its time up waits for the next period."""
 # Debian's users have no sbin in PATH, where most of these live.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -50,6 +52,33 @@ def cgroup2() -> Path:
 def cgroups() -> Path:
     """The parent of all labs' cgroups."""
     return cgroup2() / CGROUPS_NAME
+
+
+def cpu_cgroup(cgroup: Path) -> Path:
+    """Where the CPU time of the processes in a lab's `cgroup` can be limited: there, or in the cgroup of the same name
+    below the v1 hierarchy `cpu`. Errors: NotImplementedError where this machine has neither."""
+    controllers = cgroup / "cgroup.controllers"
+    if controllers.exists() and "cpu" in controllers.read_text().split():
+        return cgroup
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount_point, kind, options, *_ = line.split()
+        if kind == "cgroup" and "cpu" in options.split(","):
+            return Path(mount_point) / cgroup.relative_to(cgroup2())
+    raise NotImplementedError("this machine's cgroups have no controller `cpu` that a lab may use")
+
+
+def limit_cpu(cgroup: Path, cores: float | None) -> None:
+    """Let the processes of a `cpu_cgroup` have `cores` of CPU time together, and have it before what is not in a lab;
+    None lifts both."""
+    quota = None if cores is None else round(cores * _PERIOD_MICROSECONDS)
+    if (cgroup / "cpu.max").exists():
+        (cgroup / "cpu.max").write_text(f"{'max' if quota is None else quota} {_PERIOD_MICROSECONDS}")
+        (cgroup / "cpu.weight").write_text("100" if quota is None else "10000")
+        return
+    (cgroup / "cpu.cfs_period_us").write_text(str(_PERIOD_MICROSECONDS))
+    (cgroup / "cpu.cfs_quota_us").write_text("-1" if quota is None else str(quota))
+    for level in (cgroup, cgroup.parent, cgroup.parent.parent):  # up to that of all labs, beside all else
+        (level / "cpu.shares").write_text("1024" if quota is None else "262144")
 
 
 def claim() -> str:
@@ -89,7 +118,16 @@ def remove(name: str) -> None:
         for folder in sorted(cgroup.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
             folder.rmdir()
         cgroup.rmdir()
+    with contextlib.suppress(NotImplementedError):  # as it is without such a controller
+        for folder in _with_those_below(cpu_cgroup(cgroup)):
+            folder.rmdir()
     shutil.rmtree(FILES / name, ignore_errors=True)
+
+
+def _with_those_below(cgroup: Path) -> list[Path]:
+    """The innermost first; none where there is no such cgroup."""
+    below = sorted(cgroup.rglob("*/"), key=lambda path: len(path.parts), reverse=True)
+    return [*below, *([cgroup] if cgroup.exists() else [])]
 
 
 def kill(cgroup: Path) -> None:

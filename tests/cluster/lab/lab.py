@@ -120,6 +120,11 @@ class Lab:
 
     # Faults. `restore` undoes them all.
 
+    def limit_cpu(self, index: int, cores: float) -> None:
+        """Let node `index` have so much of a core, and have it before others on this machine. Errors:
+        NotImplementedError where the kernel's cgroups cannot."""
+        self.nodes[index].limit_cpu(cores)
+
     def cut(self, index: int) -> None:
         """Pull node `index`'s cable: nothing arrives, nothing is refused."""
         self._switch.set_link(index, self.nodes[index].init_pid, up=False)
@@ -179,6 +184,7 @@ class Lab:
         for index, node in enumerate(self.nodes):
             if node.alive and not node.dirty:
                 node.thaw()
+                node.limit_cpu(None)
                 self.heal(index)
                 node.end_processes()
         dirty = [node for node in self.nodes if node.dirty or not node.alive]

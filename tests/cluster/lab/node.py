@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.lab.ground import PATH, kill
+from tests.cluster.lab.ground import PATH, cpu_cgroup, kill, limit_cpu
 from tests.cluster.lab.identity import SITE_ENVIRONMENT
 
 # In the environment of what the lab itself starts on a node (sshd, slurmd, ...), and of nothing that they start.
@@ -81,6 +81,7 @@ class Node:
         self.init_pid = 0
         self._files = files
         self._cgroup = cgroup
+        self._cpu: Path | None = None
         self._carrier: subprocess.Popen | None = None
 
     def __repr__(self) -> str:
@@ -228,6 +229,18 @@ class Node:
     def free_disk(self, size: str = "2g") -> None:
         self.run(["mount", "-o", f"remount,size={size}", "/tmp"], check=True)
 
+    def limit_cpu(self, cores: float | None) -> None:
+        """Let its processes have so much CPU time together, and have it before others on this machine; None lets them
+        have what there is, as does `Lab.restore`. Errors: NotImplementedError where the kernel's cgroups cannot."""
+        if self._cpu is None and cores is None:
+            return
+        self._cpu = cpu_cgroup(self._cgroup)
+        self._cpu.mkdir(parents=True, exist_ok=True)
+        for number in (self._cgroup / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (self._cpu / "cgroup.procs").write_text(number)
+        limit_cpu(self._cpu, cores)
+
     def freeze(self) -> None:
         """Stop all its processes, the kernel's side excepted: it answers ping, and nothing else."""
         self._set_frozen(True)
@@ -261,7 +274,10 @@ class Node:
             time.sleep(0.005)
 
     def _in_cgroup(self, argv: Sequence[Any]) -> list[Any]:
-        return ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', self._cgroup, *argv]
+        into = ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', self._cgroup]
+        if self._cpu not in (None, self._cgroup):
+            into += ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', self._cpu]
+        return [*into, *argv]
 
 
 def _children(pid: int) -> list[int]:
