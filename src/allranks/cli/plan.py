@@ -77,6 +77,7 @@ def plan(
     from allranks.config.overrides import parse_overrides
     from allranks.launch.plan.make import Asked, make_plan
     from allranks.observe.enduring import say
+    from allranks.observe.folding import terminal_width
     from allranks.plan.message import to_json
     from allranks.plan.text import in_full
 
@@ -84,7 +85,8 @@ def plan(
     made = make_plan(config, parse_overrides(given(ctx).config), asked, ignore_unsupported=ignore_unsupported)
     for line in made.remarks:
         say(line, file=sys.stderr)
-    say(to_json(made) if as_json else in_full(made, shows_all=show_all))
+    shown = to_json(made) if as_json else in_full(made, shows_all=show_all, width=terminal_width(sys.stdout))
+    say(shown)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from allranks.plan.batch import Batch
 from allranks.plan.calibration import Calibration
@@ -102,9 +102,18 @@ def row(workload: Workload, machines: Machines, of: Batch, lengths: Lengths, *, 
     """What a workload takes on these machines."""
     longest, usual = replace(workload, tokens=lengths.longest), replace(workload, tokens=lengths.usual)
     time = step_time(usual, machines.device, machines.link, machines.calibration)
-    memory = rank_memory(longest, machines.device)
+    memory = _memory(longest, machines)
     mfu = None if workload.on_cpu else utilisation(usual, machines.device, time)
     return Row(workload, memory, time, of, machines.device, is_own, of.wanted * lengths.mean, mfu)
+
+
+def _memory(workload: Workload, machines: Machines) -> RankMemory:
+    """With what earlier runs of the workload on this machine held against what was predicted of them."""
+    memory = rank_memory(workload, None if workload.on_cpu else machines.device)
+    factor = machines.calibration.memory_factor(workload) if machines.calibration else 1.0
+    if factor == 1.0:
+        return memory
+    return replace(memory, **{name: factor * value for name, value in asdict(memory).items() if name != "host"})
 
 
 def best_of_each(found: Iterable[Row]) -> list[Row]:

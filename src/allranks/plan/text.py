@@ -16,9 +16,10 @@ from allranks.plan.workload import RankMemory
 _METHODS = {"full": "full", "lora": "LoRA", "qlora": "Q-LoRA"}
 
 
-def in_full(plan: Plan, *, shows_all: bool = False) -> str:
-    """The table, then what the best and the config's own take, then what is assumed."""
-    parts = [_head(plan), _table(plan.rows if shows_all else best_of_each(plan.rows), hidden=len(plan.rows))]
+def in_full(plan: Plan, *, shows_all: bool = False, width: int | None = None) -> str:
+    """The table, then what the best and the config's own take, then what is assumed. `width`: of the terminal."""
+    shown = plan.rows if shows_all else best_of_each(plan.rows)
+    parts = [_head(plan), _table(shown, hidden=len(plan.rows), width=width)]
     parts.append(_lines(plan))
     parts.append(_memory(plan))
     if plan.remedies:
@@ -58,19 +59,37 @@ _COLUMNS = ("", "strategy", "method", "micro x acc.", "memory", "step", "tokens/
 _SHORT = {" with reshard_after_forward: false": ", no reshard", " (dp_shard_size: node)": ""}
 
 
-def _table(shown: Sequence[Row], *, hidden: int) -> str:
+def _table(shown: Sequence[Row], *, hidden: int, width: int | None) -> str:
+    """On a terminal that is too narrow for it, what is last in a row stands below it."""
     table = [_COLUMNS, *(_cells(one) for one in shown)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-    left = {0, 1, 2, len(_COLUMNS) - 1}
-    lines = [
+    lines = _aligned(table)
+    if width is not None and max(map(len, lines)) > width:
+        lines = _aligned([row[:_ALWAYS] for row in table])
+        below = [f"      {_said(row[_ALWAYS:])}" for row in table[1:]]
+        lines = [lines[0], *(line for pair in zip(lines[1:], below, strict=True) for line in pair)]
+    more = f"; {hidden - len(shown):,} more with --all" if hidden > len(shown) else ""
+    return "\n".join([*lines, f"* this config. ~ nearer to the limit than the prediction is exact{more}"])
+
+
+def _said(cells: Sequence[str]) -> str:
+    rate, mfu, limit = cells
+    return ", ".join([f"{rate} tokens/s", *([f"MFU {mfu}"] if mfu else []), limit])
+
+
+_ALWAYS = 6
+"""Columns that fit on any terminal."""
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    to_the_left = (0, 1, 2, len(_COLUMNS) - 1)
+    return [
         "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
+            cell.ljust(width) if column in to_the_left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
     ]
-    more = f"; {hidden - len(shown):,} more with --all" if hidden > len(shown) else ""
-    return "\n".join([*lines, f"* this config. ~ nearer to the limit than the prediction is exact{more}"])
 
 
 def _cells(one: Row) -> tuple[str, ...]:
@@ -134,10 +153,11 @@ def _remedies(plan: Plan) -> str:
 
 
 def _scaling(plan: Plan) -> str:
+    best = plan.best.workload
     lines = [
-        f"with more nodes ({plan.best.workload.name}, {_METHODS[plan.best.workload.method]}, give or take "
-        f"{TIME_ERROR:.0%} of the times)",
-        "  nodes  GPUs  batch  step      tokens/s  speed-up  efficiency | where the batch grows: batch  efficiency",
+        f"with more nodes ({best.name}, {_METHODS[best.method]}, give or take {TIME_ERROR:.0%} of the times): the same "
+        "batch, or one that grows with them",
+        "  nodes  GPUs   batch      step  tokens/s  speed-up  efficiency  grown batch  efficiency",
     ]
     lines += _scaling_rows(plan)
     return "\n".join(lines)
@@ -146,13 +166,13 @@ def _scaling(plan: Plan) -> str:
 def _scaling_rows(plan: Plan) -> Iterator[str]:
     for one in plan.scaling:
         same, grown = one.same, one.grown
-        head = f"  {one.num_nodes:>5}  {same.workload.num_ranks:>4}  {same.batch.wanted:>5}"
+        head = f"  {one.num_nodes:>5}  {same.workload.num_ranks:>4}  {same.batch.wanted:>6}"
         if one.speedup is None or one.efficiency is None or one.grown_efficiency is None:
             yield f"{head}  does not fit ({same.limit})"
             continue
         yield (
-            f"{head}  {duration(same.time.total):<8}  {same.tokens_per_second:>8,.0f}  {one.speedup:>7.2f}x  "
-            f"{one.efficiency:>10.0%} | {grown.batch.wanted:>28}  {one.grown_efficiency:>10.0%}"
+            f"{head}  {duration(same.time.total):>8}  {same.tokens_per_second:>8,.0f}  {one.speedup:>7.2f}x  "
+            f"{one.efficiency:>10.0%}  {grown.batch.wanted:>11}  {one.grown_efficiency:>10.0%}"
         )
 
 

@@ -95,6 +95,16 @@ def test_what_cannot_fit_says_what_would(config):
     assert "gradient_checkpointing: true" in text and "Q-LoRA" in text and "nodes" in text
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_table_fits_the_terminal(config, width):
+    shown = in_full(planned(config), width=width).partition("the best")[0].splitlines()
+    (first,) = (number for number, line in enumerate(shown) if "strategy" in line)
+    (last,) = (number for number, line in enumerate(shown) if line.startswith("* this config."))  # folded when printed
+    table = shown[first:last]
+    assert max(map(len, table)) <= width
+    assert any("of a step" in line for line in table)
+
+
 def test_a_batch_is_kept_on_other_nodes_or_it_is_said_that_it_cannot(config):
     assert planned(config, Asked(2, 8, "h100-80gb", "8xib-ndr", batch=256)).own.batch.told().startswith("256 = 1 ")
     uneven = planned(config, Asked(3, 8, "h100-80gb", "8xib-ndr", batch=256))
