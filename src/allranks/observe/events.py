@@ -145,9 +145,11 @@ class PlanEvent(Event):
     measured_seconds: float = 0.0
     """The median; on a CPU without what other programs took of it."""
     predicted_memory_bytes: int = 0
+    """Of this rank at its fullest."""
     measured_memory_bytes: int = 0
     """The largest of the steps."""
     device: str = ""
+    """Of `plan/hardware.toml` by its full name, or `cpu`."""
     calibrated: bool = False
     """By `allranks plan --calibrate` on this machine."""
     earlier_runs: int = 0

@@ -31,11 +31,13 @@ _OF_LATEST = 5  # runs of the same workload: machines change
 @dataclass(frozen=True)
 class PastRun:
     """A run of a workload: seconds of its steps and bytes of a rank as they were predicted without earlier runs, and as
-    they were. `same` and `like` are digests of all that decides on the time, and of model and method only."""
+    they were. `same` and `like` are digests of all that decides on the time but the length of rows, `tokens`, and of
+    model and method only."""
 
     same: str
     like: str
     num_nodes: int
+    tokens: float
     predicted: float
     measured: float
     predicted_memory: float
@@ -104,8 +106,8 @@ class Calibration:
     def step_seconds(self, workload: Workload, predicted: float) -> float:
         """The latest runs of the same workload say it outright. Of others on one node, the same model and method or
         else all, it is known by how much the prediction was wrong."""
-        same, like = digests(workload)
-        if found := [run.measured for run in self.runs if run.same == same][-_OF_LATEST:]:
+        _, like = digests(workload)
+        if found := [run.measured * workload.tokens / run.tokens for run in self._same(workload)][-_OF_LATEST:]:
             return statistics.median(found)
         alone = [run for run in self.runs if run.num_nodes == 1]
         others = [run for run in alone if run.like == like] or alone
@@ -113,18 +115,24 @@ class Calibration:
 
     def memory_factor(self, workload: Workload) -> float:
         """By which a rank's predicted bytes are to be multiplied, from earlier runs of the same workload."""
-        same, _ = digests(workload)
-        found = [run for run in self.runs if run.same == same and run.predicted_memory and run.measured_memory]
+        found = [run for run in self._same(workload) if run.predicted_memory and run.measured_memory]
         return statistics.median(run.measured_memory / run.predicted_memory for run in found) if found else 1.0
 
     def num_runs(self, workload: Workload) -> int:
         """Earlier runs of the same workload."""
+        return len(self._same(workload))
+
+    def _same(self, workload: Workload) -> list[PastRun]:
+        """With rows that are about as long: their time is in proportion, and attention's not quite."""
         same, _ = digests(workload)
-        return sum(run.same == same for run in self.runs)
+        return [run for run in self.runs if run.same == same and 0.5 <= run.tokens / workload.tokens <= 2]
 
     def without_runs(self) -> Calibration:
         """The measured rates alone."""
         return replace(self, runs=())
+
+
+_OF_DATA = ("tokens", "labelled")
 
 
 def digests(workload: Workload) -> tuple[str, str]:
@@ -135,7 +143,7 @@ def digests(workload: Workload) -> tuple[str, str]:
     rest = {
         name: value
         for name, value in vars(workload).items()
-        if name not in ("name", "shape", "adapted", "is_own", "changes", "layout", "element")
+        if name not in ("name", "shape", "adapted", "is_own", "changes", "layout", "element", *_OF_DATA)
     }
     same = [like, asdict(workload.layout), asdict(workload.element), len(workload.adapted), rest]
     return _digest(same), _digest(like)
@@ -184,6 +192,7 @@ def record_run(
     run = PastRun(
         *digests(workload),
         num_nodes,
+        workload.tokens,
         predicted,
         measured,
         predicted_memory,

@@ -127,7 +127,8 @@ def test_memory_is_corrected_by_the_same_workload_only(cache: dict[str, str]) ->
     known = load("cpu", environment=cache)
     assert known is not None
     assert known.memory_factor(TINY) == 1.25
-    assert known.memory_factor(replace(TINY, tokens=128)) == 1.0
+    assert known.memory_factor(replace(TINY, tokens=200)) == 1.25
+    assert known.memory_factor(replace(TINY, tokens=100)) == 1.0
 
 
 def test_a_name_and_a_way_to_get_there_decide_nothing(cache: dict[str, str]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from allranks.cluster.gpus import count_gpus, installed_gpus
 from allranks.errors import UsageError
+from allranks.plan.calibrate import calibrate, this_cpu
+from allranks.plan.calibration import load
 from allranks.plan.hardware import Device, find_device, find_link, find_reported
 from allranks.plan.table import Machines
 
@@ -30,20 +32,25 @@ class Asked:
 
 
 def machines_of(asked: Asked) -> tuple[Machines, bool]:
-    """The nodes, and whether their ranks are on CPUs.
+    """The nodes, and whether their ranks are on CPUs: this machine's, where it has no GPU and none is named. What was
+    measured of such a device on this machine counts.
 
     Raises ConfigError for names that are not known, UsageError where this machine's GPU is none that is.
     """
-    link = find_link(asked.link, asked.device_file)
+    link, on_cpu = find_link(asked.link, asked.device_file), False
     if asked.gpu is not None:
-        device = find_device(asked.gpu, asked.device_file)
-        return Machines(asked.num_nodes, asked.gpus_per_node or _USUAL_GPUS, device, link), False
-    number = count_gpus()
-    if number:
-        return Machines(asked.num_nodes, asked.gpus_per_node or number, _own_gpu(), link), False
-    raise UsageError(
-        "this machine has no GPU: name those that the run will have, such as --gpu h100-80gb --gpus-per-node 8"
-    )
+        device, ranks = find_device(asked.gpu, asked.device_file), asked.gpus_per_node or _USUAL_GPUS
+    elif number := count_gpus():
+        device, ranks = _own_gpu(), asked.gpus_per_node or number
+    else:
+        on_cpu, ranks = True, asked.gpus_per_node or 1
+        device = this_cpu(ranks)
+    known = load(device.name)
+    if asked.calibrates:
+        if asked.gpu is not None:
+            raise UsageError("--calibrate measures this machine's own device; leave out --gpu")
+        known = calibrate(device=device.name, num_ranks=ranks)
+    return Machines(asked.num_nodes, ranks, device, link, known), on_cpu
 
 
 def _own_gpu() -> Device:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from allranks.launch.plan.machines import Asked, machines_of
@@ -92,13 +93,33 @@ def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost |
     )
 
 
+def _of_device(machines: Machines) -> Iterator[str]:
+    """Where the rates are from that times are predicted with."""
+    device, known = machines.device, machines.calibration
+    if known is not None and known.is_measured:
+        when = datetime.fromtimestamp(known.when).strftime("%Y-%m-%d")
+        best = max(rate for _, rate in known.products)
+        yield (
+            f"{device.title}: measured on this machine on {when}: {best / 1e9:,.0f} GFLOP/s in large products, "
+            f"{known.small[-1][1] / 1e9:,.0f} GB/s in large tensors"
+        )
+    elif device.source:
+        yield (
+            f"{device.title}: {si_bytes(device.memory_bytes)} of memory, {device.bf16 / 1e12:,.0f} TFLOP/s in "
+            f"bfloat16, {device.bandwidth / 1e12:.2f} TB/s; from {device.source}"
+        )
+    else:
+        yield f"{device.title}: rates are guesses; `allranks plan CONFIG --calibrate` measures them"
+    if known is not None and known.runs:
+        yield f"times are corrected by what {len(known.runs)} earlier runs took on this machine"
+
+
 def _assumptions(machines: Machines, lengths: Lengths) -> list[str]:
-    device, link = machines.device, machines.link
+    link = machines.link
     found = [
         f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}, at worst of what they were compared "
         "with",
-        f"{device.title}: {si_bytes(device.memory_bytes)} of memory, {device.bf16 / 1e12:,.0f} TFLOP/s in bfloat16, "
-        f"{device.bandwidth / 1e12:.2f} TB/s" + (f"; from {device.source}" if device.source else ""),
+        *_of_device(machines),
     ]
     if machines.num_nodes > 1:
         found.append(
