@@ -43,6 +43,13 @@ class Batch:
         of_round = self.effective // self.accumulation
         below = (self.accumulation - 1) * of_round
         near = f"{below} or {self.effective}" if below else f"{self.effective}, the least there can be"
+        of_rank, rest = divmod(self.wanted, self.num_nodes * self.ranks_per_node)
+        if not rest:
+            size = max(size for size in range(1, self.micro_batch_size) if of_rank % size == 0)
+            return (
+                f"{self.wanted} is not a whole number of micro-batches: {sum_of} = {self.effective}. micro_batch_size: "
+                f"{size} with an accumulation of {of_rank // size} makes it exactly"
+            )
         return (
             f"{self.wanted} cannot be kept exactly by accumulation: {sum_of} = {self.effective}; whole micro-batches "
             f"make {near}. `batch_size: {self.wanted}` keeps it, and leaves {self.effective - self.wanted:,} of "

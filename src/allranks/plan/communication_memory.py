@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
-from allranks.plan.model_shape import num_parameters
-from allranks.plan.workload import Workload
+from allranks.plan.model_shape import largest_tensor, num_parameters
+from allranks.plan.workload import ModelShape, Workload
 
 # DeepSpeed keeps what it gathered where it comes again within so many elements (stage3_max_reuse_distance): backwards,
 # what follows in the forward pass comes twice before it.
@@ -39,7 +40,7 @@ def gathered(workload: Workload) -> Gathered:
         return Gathered()
     # A gradient is made, then copied into its bucket; a shared embedding's is counted where it waits.
     waits = workload.shape.is_tied and workload.trains_embeddings
-    largest = 0.0 if waits else max(_trained_sizes(workload), default=0) * workload.element.trained
+    largest = 0.0 if waits else _largest_trained(workload) * workload.element.trained
     return Gathered(head=largest, last_layer=largest, first_layer=largest)
 
 
@@ -84,18 +85,25 @@ def _of_fsdp(workload: Workload) -> Gathered:
 
 def _units(workload: Workload) -> tuple[float, float, float]:
     """Elements of the largest layer, of the embedding or output layer, and of what goes with the root."""
+    layer, others = _layer_and_others(workload.shape)
+    end = workload.shape.vocabulary * workload.shape.hidden
+    adapter = workload.num_trained / workload.shape.num_layers if workload.method != "full" else 0.0
+    largest = layer + adapter
+    return (largest, 0.0, others + end) if workload.shape.is_tied else (largest, end, others)
+
+
+@lru_cache(maxsize=8)
+def _layer_and_others(shape: ModelShape) -> tuple[int, int]:
+    """Elements of the largest layer, and of what is in none, the ends apart."""
     layers: dict[str, int] = {}
     others = 0
-    for name, size in workload.shape.tensors.items():
+    for name, size in shape.tensors.items():
         found = _IN_LAYERS.search(name)
         if found:
             layers[found[1]] = layers.get(found[1], 0) + math.prod(size)
-        elif workload.shape.vocabulary not in size:
+        elif shape.vocabulary not in size:
             others += math.prod(size)
-    end = workload.shape.vocabulary * workload.shape.hidden
-    adapter = workload.num_trained / workload.shape.num_layers if workload.method != "full" else 0.0
-    largest = max(layers.values(), default=0) + adapter
-    return (largest, 0.0, others + end) if workload.shape.is_tied else (largest, end, others)
+    return max(layers.values(), default=0), others
 
 
 def _traveling(workload: Workload, elements: float) -> float:
@@ -109,7 +117,7 @@ def _of_zero(workload: Workload) -> Gathered:
     """DeepSpeed's buckets, and what stage 3 gathers."""
     element, layout = workload.element, workload.layout
     bucket = workload.bucket_elements * element.trained
-    largest = max(_trained_sizes(workload), default=0) * element.trained
+    largest = _largest_trained(workload) * element.trained
     if layout.stage < 3:
         # Made anew for each backward pass.
         return Gathered(head=bucket, last_layer=bucket, first_layer=bucket + largest)
@@ -121,7 +129,8 @@ def _of_zero(workload: Workload) -> Gathered:
     return Gathered(at_loss=whole, head=whole, last_layer=whole, first_layer=whole, step=bucket)
 
 
-def _trained_sizes(workload: Workload) -> list[int]:
+def _largest_trained(workload: Workload) -> int:
+    """Elements of the largest tensor that is trained."""
     if workload.method == "full":
-        return [math.prod(size) for size in workload.shape.tensors.values()]
-    return [workload.lora_rank * max(sides) for sides in workload.adapted.values()]
+        return largest_tensor(workload.shape)
+    return max((workload.lora_rank * max(sides) for sides in workload.adapted.values()), default=0)

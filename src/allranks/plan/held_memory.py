@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from allranks.plan.model_shape import num_parameters
-from allranks.plan.workload import Workload
+from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4
 _GROUP_ELEMENTS = 1_000_000_000
@@ -36,7 +37,7 @@ def held(workload: Workload) -> Held:
     if layout.kind == "zero":
         return _of_zero(workload, trained, frozen_bytes)
     shards = layout.num_shards if layout.kind == "fsdp" else 1
-    part = _padding(workload, shards) / shards
+    part = _padding(workload.shape, shards) / shards
     gradients = trained * element.trained * part
     is_held = layout.kind == "ddp" and workload.num_ranks > 1  # in DDP's buckets, from its first step to its last
     accumulates = workload.num_micro_batches > 1
@@ -83,14 +84,14 @@ def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
     )
 
 
-def _padding(workload: Workload, shards: int) -> float:
+@lru_cache(maxsize=32)
+def _padding(shape: ModelShape, shards: int) -> float:
     """How much more rank 0 holds than a part of all: FSDP2 cuts first dimensions, rounded up."""
     if shards == 1:
         return 1.0
-    shapes = workload.shape.tensors.values()
-    whole = sum(map(math.prod, shapes))
-    own = sum(math.ceil(shape[0] / shards) * math.prod(shape[1:]) for shape in shapes)
-    return own * shards / whole
+    sizes = shape.tensors.values()
+    own = sum(math.ceil(size[0] / shards) * math.prod(size[1:]) for size in sizes)
+    return own * shards / num_parameters(shape)
 
 
 def _first_elements(workload: Workload) -> float:

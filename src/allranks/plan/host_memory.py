@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
-from allranks.plan.model_shape import num_parameters
-from allranks.plan.workload import ModelShape, Workload
+from allranks.plan.model_shape import largest_tensor, num_parameters
+from allranks.plan.workload import Workload
 
 _PROCESS_BYTES = 1.5e9
 """Of one rank: Python, torch and transformers; with CUDA's libraries."""
@@ -22,7 +19,7 @@ def host_memory(workload: Workload) -> float:
     total = num_parameters(workload.shape)
     shards = {"fsdp": workload.layout.num_shards, "zero": workload.num_ranks, "ddp": workload.num_ranks}
     part = ranks / shards[workload.layout.kind]
-    largest = _largest_tensor(workload.shape) * element.compute
+    largest = largest_tensor(workload.shape) * element.compute
     weight = max(element.master, element.trained)
     copied = trained * (weight + element.state) * min(1.0, part)
     offloaded = 0.0
@@ -34,8 +31,3 @@ def host_memory(workload: Workload) -> float:
         inputs = workload.tokens * workload.micro_batch_size * workload.shape.hidden * element.compute
         offloaded += ranks * workload.shape.num_layers * inputs
     return ranks * (_PROCESS_BYTES + largest) + copied + offloaded
-
-
-@lru_cache(maxsize=8)
-def _largest_tensor(shape: ModelShape) -> int:
-    return max(map(math.prod, shape.tensors.values()))

@@ -70,6 +70,18 @@ def num_parameters(shape: ModelShape) -> int:
     return sum(map(math.prod, shape.tensors.values()))
 
 
+@lru_cache(maxsize=8)
+def largest_tensor(shape: ModelShape) -> int:
+    """Elements of it, as it is stored."""
+    return max(map(math.prod, shape.tensors.values()))
+
+
+@lru_cache(maxsize=32)
+def elements_below(shape: ModelShape, size: int) -> int:
+    """Of all tensors that have fewer than `size`."""
+    return sum(one for one in map(math.prod, shape.tensors.values()) if one < size)
+
+
 def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], is_tied: bool) -> Tensors:
     """Without layers beyond the model's last (they predict further tokens), and without a tied output layer's copy."""
     num_layers = config.get("num_hidden_layers")

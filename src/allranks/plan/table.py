@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -91,7 +90,7 @@ def rows(workloads: Sequence[Workload], machines: Machines, wanted: int, lengths
     come first."""
     own = workloads[0]
     found = [row(one, machines, _batch(one, machines, wanted), lengths, is_own=one is own) for one in workloads]
-    return sorted(found, key=lambda each: _rank(each, own))
+    return _ranked(found, own)
 
 
 def _batch(one: Workload, machines: Machines, wanted: int) -> Batch:
@@ -129,17 +128,26 @@ def best_of_each(found: Iterable[Row]) -> list[Row]:
 
 
 _METHODS = ("full", "lora", "qlora")
-_SAME_TIME = 0.02
-"""Times that differ by less are the same: predictions are not that exact."""
+_SAME_TIME = 1.02
+"""What takes no longer than this many times the fastest is as fast: predictions are not that exact."""
 
 
-def _rank(one: Row, own: Workload) -> tuple[float, ...]:
+def _ranked(found: Sequence[Row], own: Workload) -> list[Row]:
     """What fits before what does not, the method that is asked for before others, which train something else, then the
-    fastest; of the equally fast the config's own strategy, what needs no other library, the smallest. Of those that do
-    not fit, the smallest."""
-    first = (not one.fits, one.workload.method != own.method, _METHODS.index(one.workload.method))
-    if not one.fits:
-        return (*first, one.memory.total)
-    steps = math.floor(math.log(one.time.total) / math.log1p(_SAME_TIME))
-    is_other = one.workload.layout != own.layout
-    return (*first, steps, is_other, one.workload.layout.kind == "zero", one.memory.total)
+    fastest; of those that are as fast the config's own strategy, what needs no other library, the smallest. Of those
+    that do not fit, the smallest."""
+    fastest = {
+        method: min((one.time.total for one in found if one.fits and one.workload.method == method), default=0.0)
+        for method in _METHODS
+    }
+
+    def rank(one: Row) -> tuple[float, ...]:
+        method, layout = one.workload.method, one.workload.layout
+        first = (not one.fits, method != own.method, _METHODS.index(method))
+        if not one.fits:
+            return (*first, one.memory.total)
+        if one.time.total > _SAME_TIME * fastest[method]:
+            return (*first, one.time.total, one.memory.total)
+        return (*first, 0.0, layout != own.layout, layout.kind == "zero", one.memory.total)
+
+    return sorted(found, key=rank)

@@ -14,7 +14,7 @@ from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 from allranks.plan.adapter_size import adapted_matrices, is_linear, num_elements
-from allranks.plan.model_shape import num_parameters, shape_of
+from allranks.plan.model_shape import elements_below, num_parameters, shape_of
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import OF_STRATEGIES, ElementTypes, candidates, layout_of, strategy_name
@@ -93,14 +93,13 @@ def step_sizes(workload: Workload) -> StepSizes:
     element, frozen = workload.element, num_frozen(workload)
     total = frozen + workload.num_trained
     of_weights = workload.num_packed * element.packed + (total - workload.num_packed) * element.compute
-    small = sum(size for size in map(math.prod, workload.shape.tensors.values()) if size < workload.persistent_below)
     return StepSizes(
         total,
         workload.num_trained,
         parameter_bytes=of_weights / total,
         gradient_bytes=element.gradient,
         num_micro_batches=workload.num_micro_batches,
-        num_persistent=small,
+        num_persistent=elements_below(workload.shape, workload.persistent_below),
     )
 
 
@@ -306,13 +305,18 @@ def _attention(cfg: RunConfig, on_cpu: bool) -> Attention:
 
 def _variants(workload: Workload, cfg: RunConfig) -> Iterator[Workload]:
     """It, and the same global batch in other micro-batches, with and without recomputation."""
-    per_rank = workload.micro_batch_size * workload.num_micro_batches
+    batch = cfg.optimizer.batch_size
+    # Of a batch for all ranks some get less than others: the last micro-batch is filled up.
+    per_rank = (
+        math.ceil(batch / workload.num_ranks) if batch else workload.micro_batch_size * workload.num_micro_batches
+    )
     yield workload
     for size in _sizes(per_rank, workload.micro_batch_size):
         for recomputes in (False, True):
             if size == workload.micro_batch_size and recomputes == workload.recomputes:
                 continue
-            changes = {**workload.changes, **_batch_changes(cfg, size, per_rank // size)}
+            accumulated = math.ceil(per_rank / size)
+            changes = {**workload.changes, **_batch_changes(cfg, size, accumulated)}
             if recomputes != workload.recomputes:
                 changes["gradient_checkpointing"] = recomputes
                 if not recomputes and cfg.parallel.fsdp_settings.activation_checkpointing:
@@ -320,7 +324,7 @@ def _variants(workload: Workload, cfg: RunConfig) -> Iterator[Workload]:
             yield replace(
                 workload,
                 micro_batch_size=size,
-                num_micro_batches=per_rank // size,
+                num_micro_batches=accumulated,
                 recomputes=recomputes,
                 offloads_activations=workload.offloads_activations and recomputes,
                 is_own=False,

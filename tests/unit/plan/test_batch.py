@@ -29,6 +29,12 @@ def test_where_it_cannot_be_kept_exactly_it_is_said_what_can():
     assert found.keys == {"micro_batch_size": 2, "batch_size": 100}
 
 
+def test_a_smaller_micro_batch_that_keeps_it_is_named():
+    found = batch(8, 4, num_nodes=2, ranks_per_node=2)
+    assert found.effective == 16
+    assert found.told().endswith("micro_batch_size: 2 with an accumulation of 1 makes it exactly")
+
+
 def test_more_ranks_than_blocks_leave_places_empty():
     found = batch(4, 1, num_nodes=2, ranks_per_node=8)
     assert (found.accumulation, found.effective) == (1, 16)
