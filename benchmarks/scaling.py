@@ -131,9 +131,9 @@ def _write_report(
         "nothing fitted to these runs. The lost points add up to what is missing to 100 %.",
         "",
         *table,
-        "",
         f"At most {apart:.1f} points lie between prediction and measurement, {verdict} the {MOST_APART:g} that are "
-        "asked for.",
+        "asked for. What is lost to compute and stragglers, for which the plan has no place, is in the difference: "
+        "other programs share this machine's caches and cores.",
         "",
         *report.settings("Config", KEYS),
         *report.settings("Machine", facts),

@@ -88,7 +88,8 @@ def bench_scaling(asked: ScalingBench) -> int:
             named="without --hosts or a job there is" if launch.max_nodes == 1 else "--nnodes says",
         )
         configs = configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
-        return _here(asked, _Told(asked, cfg, configs, between, is_silent=launch.node_rank != 0), launch)
+        told = _Told(asked, cfg, configs, between, not speaks_for_all(launch), measures=launch.node_rank == 0)
+        return _here(asked, told, launch)
     refuse_more_than(len(everywhere.hosts), asked.sizes, named="there are")
     if asked.as_json and asked.sizes == (len(everywhere.hosts),):
         interrupt.means("this number of nodes was not timed")
@@ -129,13 +130,15 @@ def _from_here(asked: ScalingBench, told: _Told, everywhere: Everywhere) -> int:
 
 @dataclass
 class _Told:
-    """Tells of the sizes as they come, and of all at the end. Node 0 speaks, or who starts all nodes."""
+    """Tells of the sizes as they come, and of all at the end, where this process `measures`: on node 0, or where all
+    nodes are started."""
 
     asked: ScalingBench
     cfg: RunConfig
     configs: Mapping[int, RunConfig]
     between: Link | None
     is_silent: bool = False
+    measures: bool = True
 
     def say(self, text: str) -> None:
         if not self.is_silent:
@@ -163,7 +166,7 @@ class _Told:
 
     def _end(self, outcomes: Sequence[Outcome]) -> int:
         scaling = self._scaling(outcomes)
-        if self.is_silent:
+        if not self.measures:
             return scaling.exit_code
         if self.asked.as_json:
             say(json.dumps(scaling.to_message()))
