@@ -1,12 +1,17 @@
 """How long `allranks doctor` takes for 1 GB of interleaved logs of 64 ranks, and how much memory it has.
 
+    python -m benchmarks.doctor [--bytes 1e9] [--no-report]
+
 The log is written to a temporary file: lines of progress, NCCL's and Python's, of 64 ranks; near its end rank 37 runs
-out of memory, all others' watchdogs follow, and torchrun's table closes it.
+out of memory, and all others' watchdogs follow. CPU time is of the answering process: other work on the machine makes
+it longer by little.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
 import random
 import resource
 import subprocess
@@ -14,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import report
 
 NUM_RANKS, FAILING = 64, 37
 _AIMS = "aims: 20 s and 500 MB for 1 GB"
@@ -67,13 +74,15 @@ def write_log(path: Path, num_bytes: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bytes", type=float, default=1e9)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=float, default=1e9, help="of the log (default 1e9)")
+    parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "all-ranks.log"
         write_log(log, int(options.bytes))
         size = log.stat().st_size
+        load = os.getloadavg()[0]
         began = time.monotonic()
         answer = subprocess.run(
             [sys.executable, "-m", "allranks", "doctor", str(log)], capture_output=True, text=True, check=False
@@ -85,7 +94,34 @@ def main() -> int:
     print(answer.stdout[:2000], answer.stderr[:2000], sep="")
     rate = f"{seconds:.1f} s ({size / 1e6 / seconds:.0f} MB/s), of the processor {cpu:.1f} s"
     print(f"{size / 1e9:.2f} GB, {NUM_RANKS} ranks: {rate}, {memory / 1e6:.0f} MB ({_AIMS})")
-    return 0 if f"rank {FAILING}" in answer.stdout else 1
+    is_right = f"rank {FAILING}" in answer.stdout
+    if not options.no_report:
+        figures = [
+            ("the log", f"{size / 1e9:.2f} GB, {NUM_RANKS} ranks"),
+            ("to the answer", f"{seconds:.1f} s ({size / 1e6 / seconds:.0f} MB/s)"),
+            ("CPU time of it", f"{cpu:.1f} s ({size / 1e6 / cpu:.0f} MB/s)"),
+            ("most memory", f"{memory / 1e6:.0f} MB"),
+            ("load average before", f"{load:.1f}"),
+            ("names the failing rank", "yes" if is_right else "no"),
+        ]
+        print(f"report: {_write_report(figures)}")
+    return 0 if is_right else 1
+
+
+def _write_report(figures: list[tuple[str, str]]) -> Path:
+    facts, today = report.machine(), datetime.date.today().isoformat()
+    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    lines = [
+        f"# A large log, read by the doctor, on {hardware}, {today}",
+        "",
+        f"`python -m benchmarks.doctor {' '.join(sys.argv[1:])}".rstrip() + f"`; {_AIMS}.",
+        "",
+        *report.table(["", ""], [list(row) for row in figures]),
+        *report.settings("Machine", facts),
+    ]
+    path = Path(__file__).parent / "reports" / f"doctor_{report.slug(hardware)}_{today}.md"
+    path.write_text("\n".join(lines))
+    return path
 
 
 if __name__ == "__main__":

@@ -100,14 +100,15 @@ def test_needles_are_found_wherever_they_stand(noise, before, pattern):
     text = noise[:before] + needle.upper() + noise[before:]
     needles = our_index().needles
     folded = text.lower()
-    found = {
-        (place - back, one)
-        for place, key in needles.candidates(folded)
-        for back, one, _ in needles.at(key)
-        if folded.startswith(one, max(0, place - back))
-    }
+    found = needles.found(folded, 0, len(folded))
+    assert found == sorted(set(found)) and all(folded.startswith(needles[one][0], place) for place, one in found)
     places = {match.start() for match in re.finditer(re.escape(needle), folded)}
-    assert places and {(place, needle) for place in places} <= found
+    assert places and {(place, needle) for place in places} <= {(place, needles[one][0]) for place, one in found}
+    numbers = frozenset(one for _, one in found)
+    last = needles.found(folded, 0, len(folded), numbers)
+    assert last == sorted((max(place for place, other in found if other == one), one) for one in numbers)
+    half = len(folded) // 2
+    assert needles.found(folded, half, len(folded)) == [one for one in found if one[0] >= half]
 
 
 def test_of_an_endless_line_made_of_one_wording_little_is_looked_at_and_what_else_it_says_is_found():
@@ -116,9 +117,9 @@ def test_of_an_endless_line_made_of_one_wording_little_is_looked_at_and_what_els
     scanner.feed(made_so + b"\nOSError: [Errno 28] No space left on device: '/data/x'\n" + made_so, at_end=True)
     assert "disk-full" in {hit.rule.id for hit in scanner.read.hits}
     folded = made_so.lower()
-    candidates = our_index().needles.candidates(folded)
-    assert len(candidates) > 40_000
-    assert len(scanner._fewer(candidates, folded)) < 20_000
+    needles = our_index().needles
+    assert len(needles.found(folded, 0, len(folded))) >= 40_000
+    assert len(needles.found(folded, 0, len(folded), scanner._ordinary)) < 20_000
 
 
 def test_a_line_that_several_wordings_of_a_cause_match_is_shown_once():

@@ -50,41 +50,67 @@ class Needles:
         self._np = numpy
         self.longest = max(map(len, targets), default=0)
         common = Counter(_ORDINARY[at : at + _GRAM] for at in range(len(_ORDINARY) - _GRAM))
-        self._by_key: dict[int, list[tuple[int, bytes, tuple[int, ...]]]] = {}
+        self._strings: list[tuple[bytes, tuple[int, ...]]] = []
+        self._by_key: dict[int, list[tuple[int, int]]] = {}
         self._passes = [_Pass(numpy, 0), _Pass(numpy, 2)]
-        for text, of in targets.items():
-            needle, numbers = text.encode(), tuple(of)
+        for number, (text, of) in enumerate(targets.items()):
+            needle = text.encode()
+            self._strings.append((needle, tuple(of)))
             step = _GRAM if len(needle) >= 2 * _GRAM - 1 else 2
-            for rest in range(step):
-                at = _rarest(text, rest, step, common)
+            for at in _rarest(text, step, common):
                 words = [_word(needle, one) for one in range(at, len(needle) - _GRAM + 1, _GRAM)][:_MOST_WORDS]
-                self._by_key.setdefault(_key(words), []).append((at, needle, numbers))
+                self._by_key.setdefault(_key(words), []).append((at, number))
                 for one in self._passes[: 1 if step == _GRAM else 2]:
                     one.add(words)
         for one in self._passes:
             one.close()
 
-    def candidates(self, folded: bytes) -> list[tuple[int, int]]:
-        """(place, key of the words there), in order: where a string of ours may stand in lower-case bytes."""
+    def __getitem__(self, number: int) -> tuple[bytes, tuple[int, ...]]:
+        """A string, and what it stands for."""
+        return self._strings[number]
+
+    def found(
+        self, folded: bytes, since: int, until: int, only_last: frozenset[int] = frozenset()
+    ) -> list[tuple[int, int]]:
+        """(where it begins, number) of each string that stands in lower-case bytes and begins from `since` to before
+        `until`, in order; of the strings `only_last` the last place."""
         np = self._np
         padded = folded + bytes(-len(folded) % _GRAM + (_MOST_WORDS + 1) * _GRAM)
-        found = [part for one in self._passes for part in one.candidates(padded)]
-        if not found:
+        parts = [part for one in self._passes for part in one.candidates(padded)]
+        if not parts:
             return []
-        places = np.concatenate([where for where, _ in found])
-        keys = np.concatenate([what for _, what in found])
-        order = np.argsort(places, kind="stable")
-        return list(zip(places[order].tolist(), keys[order].tolist(), strict=True))
+        keys = np.concatenate([what for _, what in parts])
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], np.concatenate([where for where, _ in parts])[order]
+        begins = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        letters = np.frombuffer(padded, dtype=np.uint8)
+        found: set[tuple[int, int]] = set()
+        last: dict[int, int] = {}
+        for key, here in zip(keys[begins].tolist(), np.split(places, begins[1:]), strict=True):
+            for before, number in self._by_key.get(key, ()):
+                needle, starts = self._strings[number][0], here - before
+                starts = starts[(starts >= since) & (starts < min(until, len(folded) - len(needle) + 1))]
+                starts = _standing(letters, starts, needle)
+                if number not in only_last:
+                    found.update((start, number) for start in starts.tolist())
+                elif len(starts):
+                    last[number] = max(last.get(number, 0), int(starts.max()))
+        found.update((start, number) for number, start in last.items())
+        return sorted(found)
 
-    def keys_of_none_but(self, numbers: frozenset[int]) -> frozenset[int]:
-        """The keys of all strings that stand for nothing but these."""
-        return frozenset(
-            key for key, found in self._by_key.items() if all(numbers.issuperset(of) for _, _, of in found)
-        )
+    def of_none_but(self, numbers: frozenset[int]) -> frozenset[int]:
+        """The strings that stand for nothing but these."""
+        return frozenset(at for at, (_, of) in enumerate(self._strings) if numbers.issuperset(of))
 
-    def at(self, key: int) -> Sequence[tuple[int, bytes, tuple[int, ...]]]:
-        """(how far before the place it begins, string, what it stands for) of all with that key."""
-        return self._by_key.get(key, ())
+
+def _standing(letters: np.ndarray, starts: np.ndarray, needle: bytes) -> np.ndarray:
+    """Those of `starts` at which the string does stand. Its end is compared first: what begins a string rightly, such
+    as `checkpoint` in `checkpoint.py`, is told apart there."""
+    for at in range(len(needle) - 1, -1, -1):
+        if not len(starts):
+            break
+        starts = starts[letters[starts + at] == needle[at]]
+    return starts
 
 
 class _Pass:
@@ -100,12 +126,14 @@ class _Pass:
     def close(self) -> None:
         np = self._np
         self._words = np.array(sorted({words[0] for words in self._added}), dtype=np.uint32)
-        self._keys = [
-            np.array(sorted({_key(words) for words in self._added if len(words) == count}), dtype=np.uint64)
-            for count in range(1, _MOST_WORDS + 1)
-        ]
         self._table = np.zeros(1 << _BITS, dtype=bool)
         self._table[self._index(self._words)] = True
+        self._keys = []
+        for count in range(1, _MOST_WORDS + 1):
+            keys = np.array(sorted({_key(words) for words in self._added if len(words) == count}), dtype=np.uint64)
+            table = np.zeros(1 << _BITS, dtype=bool)
+            table[keys >> np.uint64(64 - _BITS)] = True
+            self._keys.append((keys, table))
 
     def _index(self, words: np.ndarray) -> np.ndarray:
         return (words * self._np.uint32(_MIX)) >> self._np.uint32(32 - _BITS)
@@ -117,18 +145,17 @@ class _Pass:
         last = len(whole) - _MOST_WORDS
         for first in range(0, last if self._words.size else 0, _BLOCK):
             found = np.flatnonzero(self._table[self._index(whole[first : min(first + _BLOCK, last)])]) + first
-            found = found[self._is_in(whole[found], self._words)]
             key = np.zeros(len(found), dtype=np.uint64)
-            for count, keys in enumerate(self._keys):
+            for count, (keys, table) in enumerate(self._keys):
                 key = (key + whole[found + count] + np.uint64(1)) * np.uint64(_MIX_64)
-                right = self._is_in(key, keys)
-                if right.any():
+                # Whether it is one of ours: a table tells of nearly all others that they are not, in no time.
+                maybe = np.flatnonzero(table[key >> np.uint64(64 - _BITS)])
+                right = maybe[self._is_in(key[maybe], keys)] if len(maybe) else maybe
+                if len(right):
                     yield found[right] * _GRAM + self._shift, key[right]
 
     def _is_in(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
         np = self._np
-        if not known.size:
-            return np.zeros(len(values), dtype=bool)
         return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
 
 
@@ -144,12 +171,14 @@ def _word(needle: bytes, at: int) -> int:
     return int.from_bytes(needle[at : at + _GRAM], "little")
 
 
-def _rarest(text: str, rest: int, step: int, common: Counter[str]) -> int:
-    """Where, at a distance from the start that leaves `rest`, the words begin that ordinary logs have least; best with
-    as many behind them as are looked at."""
+def _rarest(text: str, step: int, common: Counter[str]) -> list[int]:
+    """For each rest by `step`: where, at a distance from the start that leaves it, the words begin that ordinary logs
+    have least; best with as many behind them as are looked at."""
+    size = min(len(text), _LOOKED_AT)
+    often = [common[text[at : at + _GRAM]] for at in range(size + (_MOST_WORDS - 1) * _GRAM)]
 
-    def often(at: int) -> tuple[int, int, int]:
-        words = [text[one : one + _GRAM] for one in range(at, at + _MOST_WORDS * _GRAM, _GRAM)]
-        return sum(len(word) < _GRAM for word in words), sum(common[word] for word in words), at
+    def cost(at: int) -> tuple[int, int, int]:
+        whole = (len(text) - at) // _GRAM
+        return -min(whole, _MOST_WORDS), sum(often[at : at + _MOST_WORDS * _GRAM : _GRAM]), at
 
-    return min(range(rest, min(len(text), _LOOKED_AT) - _GRAM + 1, step), key=often)
+    return [min(range(rest, size - _GRAM + 1, step), key=cost) for rest in range(step)]

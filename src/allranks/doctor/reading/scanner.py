@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,6 @@ _MOST_TEXT = 2000  # characters of a line that patterns are tried on: what they 
 _KEPT = 4  # lines of one wording and writer: the first, and in the last place the newest
 _MOST_KEPT = 20_000  # lines in all
 _MOST_TRIED = 2_000  # of one wording in one log: then it is an ordinary line there, of which the last one counts
-_OFTEN = 1 << 14  # of one key in a piece: no wording is in every 200th byte
 _TRACEBACK = -1  # where wordings have numbers
 _PROGRESS = 32  # lines that are looked at of each wording in a piece
 _TRACEBACK_LINES = 600  # of one writer
@@ -102,7 +101,7 @@ class Scanner:
         self._last_at: dict[tuple[int, str], int] = {}
         self._tried: dict[int, int] = {}
         self._capped: frozenset[int] = frozenset()  # wordings that are ordinary here
-        self._ordinary: frozenset[int] = frozenset()  # keys of needles of none but those
+        self._ordinary: frozenset[int] = frozenset()  # strings of none but those
         self._code: set[int] = set()
         self._headers: set[int] = set()
 
@@ -147,36 +146,29 @@ class Scanner:
         number_of = _Numbers(held, self._lines)
         seen: set[tuple[int, int]] = set()
         late: dict[int, int] = {}  # of wordings that are ordinary here, where the last of this piece stands
-        candidates = self._index.needles.candidates(folded)
-        if self._ordinary:
-            last = {key: (place, key) for place, key in candidates if key in self._ordinary}
-            candidates = [one for one in candidates if one[1] not in last or last[one[1]] == one]
-        strings_at = self._index.needles.at
-        for place, key in self._fewer(candidates, folded):
-            for before, needle, numbers in strings_at(key):
-                start = place - before
-                if not since <= start < until or not folded.startswith(needle, start):
+        needles = self._index.needles
+        for start, string in needles.found(folded, since, until, self._ordinary):
+            needle, numbers = needles[string]
+            numbers_here = numbers if not self._capped else [one for one in numbers if one not in self._capped]
+            if len(numbers_here) < len(numbers):
+                late |= {one: start for one in numbers if one in self._capped}
+                if not numbers_here:
                     continue
-                numbers_here = numbers if not self._capped else [one for one in numbers if one not in self._capped]
-                if len(numbers_here) < len(numbers):
-                    late |= {one: start for one in numbers if one in self._capped}
-                    if not numbers_here:
-                        continue
-                begin, stop = _segment(held, start, start + len(needle))
-                for number in numbers_here:
-                    if (begin, number) in seen:
-                        continue
-                    seen.add((begin, number))
-                    target = self._index.targets[number]
-                    if not target.may_match(held, begin, stop):
-                        continue
-                    self._count(number)
-                    line = self._line(held, begin, stop, start, number_of(begin))
-                    if target.kind == looked_for.TRACEBACK:
-                        if line.number not in self._headers:
-                            self._traceback(held, begin, line.number)
-                        continue
-                    self._take(number, target, line, held, begin, stop)
+            begin, stop = _segment(held, start, start + len(needle))
+            for number in numbers_here:
+                if (begin, number) in seen:
+                    continue
+                seen.add((begin, number))
+                target = self._index.targets[number]
+                if not target.may_match(held, begin, stop):
+                    continue
+                self._count(number)
+                line = self._line(held, begin, stop, start, number_of(begin))
+                if target.kind == looked_for.TRACEBACK:
+                    if line.number not in self._headers:
+                        self._traceback(held, begin, line.number)
+                    continue
+                self._take(number, target, line, held, begin, stop)
         for number, start in sorted(late.items(), key=lambda one: one[1]):
             target = self._index.targets[number]
             begin, stop = _segment(held, start, start + 1)
@@ -184,28 +176,12 @@ class Scanner:
                 self._take(number, target, self._line(held, begin, stop, start, number_of(begin)), held, begin, stop)
         self._progress(held, folded, since, until)
 
-    def _fewer(self, candidates: list[tuple[int, int]], folded: bytes) -> list[tuple[int, int]]:
-        """The same where hardly any is everywhere. Of what is (an endless line made so), the strings themselves are
-        looked for, which Python does fast; those that are ordinary here by their last place only."""
-        often = {key for key, times in Counter(key for _, key in candidates).items() if times > _OFTEN}
-        if not often:
-            return candidates
-        found = {one for one in candidates if one[1] not in often}
-        for key in often:
-            for before, needle, numbers in self._index.needles.at(key):
-                if self._capped.issuperset(numbers):
-                    places = [folded.rfind(needle)] if needle in folded else []
-                else:
-                    places = [one.start() for one in re.finditer(re.escape(needle), folded)]
-                found.update((start + before, key) for start in places)
-        return sorted(found)
-
     def _count(self, number: int) -> None:
         """A wording that has been there so often is an ordinary one here."""
         times = self._tried[number] = self._tried.get(number, 0) + 1
         if times >= _MOST_TRIED:
             self._capped |= {number}
-            self._ordinary = self._index.needles.keys_of_none_but(self._capped)
+            self._ordinary = self._index.needles.of_none_but(self._capped)
 
     def _progress(self, held: bytes, folded: bytes, since: int, until: int) -> None:
         """The last lines that tell how far the run has come."""
