@@ -117,8 +117,8 @@ def _of_device(machines: Machines) -> Iterator[str]:
 def _assumptions(machines: Machines, lengths: Lengths) -> list[str]:
     link = machines.link
     found = [
-        f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}, at worst of what they were compared "
-        "with",
+        f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}: few of the published runs that they "
+        "were compared with are further off",
         *_of_device(machines),
     ]
     if machines.num_nodes > 1:
