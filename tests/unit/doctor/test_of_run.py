@@ -53,6 +53,18 @@ def test_a_rule_goes_before_a_bare_exit_code(made):
     assert told.evidence[0].file.endswith("rank-00001.log") and told.evidence[0].line == 3
 
 
+def test_an_exception_of_the_rank_that_failed_goes_before_its_exit_code(made):
+    raised = (
+        "step 1\n" * 9
+        + "[rank1]: Traceback (most recent call last):\n[rank1]:   File 'x'\n[rank1]: ValueError: bad 7\n"
+    )
+    told = diagnosis_of_run(made({0: GLOO, 1: raised}, bare()))
+    assert (told.cause, told.rank, told.certainty) == ("exception", 1, "likely")
+    assert "ValueError: bad 7" in told.title and told.evidence[0].text.endswith("ValueError: bad 7")
+    told = diagnosis_of_run(made({0: GLOO, 1: raised}, bare(rank=0)))
+    assert (told.cause, told.rank) == (causes.RANK_EXIT, 0), "it is another rank's"
+
+
 def test_what_the_launcher_knows_goes_before_the_logs(made):
     own = Finding(
         causes.HANG,
