@@ -8,7 +8,8 @@ import inspect
 import re
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from allranks.errors import DataError
@@ -41,13 +42,8 @@ def question_answer_pairs(*, phrasings: int = 2, stdlib: Path | None = None) -> 
     installation's). Raises DataError where the installation carries no Python sources.
     """
     folder = stdlib or Path(sysconfig.get_paths()["stdlib"])
-    documented: dict[str, tuple[str, str]] = {}
-    for path in _source_files(folder):
-        for name, kind, doc in _documented_names(path, folder):
-            documented.setdefault(name, (kind, doc))
-
     pairs = []
-    for name, (kind, doc) in documented.items():
+    for name, (kind, doc) in _documented(folder).items():
         answer = _first_paragraph(doc)
         if len(answer) < _MIN_ANSWER_CHARACTERS or _SIGNATURE.fullmatch(answer):
             continue
@@ -61,6 +57,16 @@ def question_answer_pairs(*, phrasings: int = 2, stdlib: Path | None = None) -> 
             "Run the demo with a Python that has them (python.org, a distribution's full package, uv, conda)."
         )
     return pairs
+
+
+@cache  # seconds of parsing, the same for each folder of files
+def _documented(folder: Path) -> Mapping[str, tuple[str, str]]:
+    """Kind and documentation string by dotted name."""
+    documented: dict[str, tuple[str, str]] = {}
+    for path in _source_files(folder):
+        for name, kind, doc in _documented_names(path, folder):
+            documented.setdefault(name, (kind, doc))
+    return documented
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
