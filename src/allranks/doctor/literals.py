@@ -7,7 +7,7 @@ match contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parse  # type: ignore[attr-defined]
@@ -46,8 +46,7 @@ def too_slow(pattern: str) -> str:
 def _of_sequence(items: Iterable[Any]) -> _Part:
     run: frozenset[str] = frozenset([""])
     whole, needed = True, []
-    for item in items:
-        part = _of_item(*item)
+    for part in _parts(items):
         if part.exact is not None and len(run) * len(part.exact) <= _MOST:
             run = frozenset(a + b for a in run for b in part.exact)
             continue
@@ -63,10 +62,23 @@ def _of_sequence(items: Iterable[Any]) -> _Part:
     return _Part(None, max([*needed, run], key=_worth))
 
 
+def _parts(items: Iterable[Any]) -> Iterator[_Part]:
+    """Of each item, letters that follow each other taken as one: most of a wording are."""
+    letters = ""
+    for kind, value in items:
+        # Bytes are searched, whose case is folded only where they are ASCII.
+        if kind is sre.LITERAL and value < 128:
+            letters += chr(value)
+            continue
+        if letters:
+            yield _Part(frozenset([letters.lower()]))
+            letters = ""
+        yield _of_item(kind, value)
+    if letters:
+        yield _Part(frozenset([letters.lower()]))
+
+
 def _of_item(kind: Any, value: Any) -> _Part:
-    # Bytes are searched, whose case is folded only where they are ASCII.
-    if kind is sre.LITERAL and value < 128:
-        return _Part(frozenset([chr(value).lower()]))
     if kind is sre.IN and all(op is sre.LITERAL and one < 128 for op, one in value):
         return _Part(frozenset(chr(one).lower() for _, one in value))
     if kind is sre.SUBPATTERN:
