@@ -38,6 +38,8 @@ class Device:
     reported: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""
+    file: Path | None = None
+    """The user's own file that it stands in, where its link may, too."""
 
     def peak(self, *, half: bool) -> float:
         """Operations a second of the matrix units, on 16 bits or on float32 through TF32."""
@@ -188,6 +190,7 @@ def _device(file: Path, name: str, given: Mapping[str, Any]) -> Device:
         reported=_words(at, given, "reported"),
         aliases=_words(at, given, "aliases"),
         source=str(given.get("source", "")),
+        file=None if file == _OURS else file,
     )
 
 

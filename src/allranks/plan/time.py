@@ -41,7 +41,7 @@ def step_time(
     rates = rates_of(device, half=half, constants=constants)
     if calibration is not None:
         rates = calibration.rates(rates, half=half, num_ranks=workload.ranks_per_node)
-    within = find_link(device.link)
+    within = find_link(device.link, device.file)
     if calibration is not None and calibration.within is not None:
         within = calibration.within
     ahead, back = _Pass.of(forward(workload), workload, rates), _Pass.of(backward(workload), workload, rates)

@@ -105,6 +105,7 @@ bf16 = 2e14
 tf32 = 1e14
 fp32 = 5e13
 reported = ["Mine 48G"]
+link = "fabric"
 
 [links.fabric]
 gigabytes_per_second = 20
@@ -120,6 +121,7 @@ def test_a_file_of_the_users_own_goes_first(tmp_path: Path) -> None:
     assert isinstance(mine, Device) and mine == find_device("mine", file)
     assert mine.memory_bytes == 48 * 2**30
     assert find_device("h200", file).name == "h200"
+    assert find_link(mine.link, mine.file).bytes_per_second == 20e9
     assert find_link("2xfabric", file).bytes_per_second == 40e9
 
 
