@@ -60,7 +60,7 @@ def run_here(
         if node >= nodes:
             continue
         run = RunDir(cfg.checkpoint.output_dir)
-        begins(nodes, run.path / f"node-{node}.log")
+        begins(nodes, _log(run, node))
         yield _run(launch, cfg, words, run, nodes=nodes, node=node, port=launch.port + place, warm_up=warm_up)
 
 
@@ -85,7 +85,7 @@ def _run(
         port=port,
         nproc_per_node=launch.nproc_per_node,
     )
-    command = Command(f"node {node}", tuple(place), run.path / f"node-{node}.log", {TIMED: "1"})
+    command = Command(f"node {node}", tuple(place), _log(run, node), {TIMED: "1"})
     code = run_child(command, seconds_to_end=_END_SECONDS)
     if code != DONE:
         error = error_in(command.log) or f"it said nothing of its end:\n{log_tail(command.log, 5)}"
@@ -99,14 +99,20 @@ def _run(
 
 
 def remove(configs: Mapping[int, RunConfig], node: int, *, output_dir_is_ours: bool) -> None:
-    """Remove the run directories. On a disk that all share node 0 does, which reads them first."""
+    """Remove the run directories. On a disk that all share, where node 0's log is seen, node 0 does: it reads them
+    first, also of a run that failed before it had a record."""
     for cfg in configs.values():
         run = RunDir(cfg.checkpoint.output_dir)
-        if node == 0 or not run.events(0).exists():
+        if node == 0 or not _log(run, 0).exists():
             shutil.rmtree(run.path, ignore_errors=True)
         _remove_empty(run.path.parent)
         if output_dir_is_ours:
             _remove_empty(run.path.parent.parent)
+
+
+def _log(run: RunDir, node: int) -> Path:
+    """What `allranks train` prints on a node."""
+    return run.path / f"node-{node}.log"
 
 
 def _remove_empty(folder: Path) -> None:

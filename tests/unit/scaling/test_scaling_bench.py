@@ -14,6 +14,7 @@ import yaml
 
 from allranks.cluster.nodes import Host
 from allranks.cluster.transports import Transport
+from allranks.config import load_config
 from allranks.demo.commands import Command
 from allranks.errors import AllranksError
 from allranks.launch.all_nodes.start import Everywhere
@@ -21,6 +22,7 @@ from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.scaling import ScalingBench, bench_scaling
 from allranks.scaling.from_here import run_from_here
+from allranks.scaling.here import configs_of, remove
 from tests.patience import TIMEOUT_SECONDS
 from tests.unit.scaling.test_scaling_measured import size
 
@@ -99,6 +101,19 @@ def test_a_run_that_recorded_nothing_is_no_measurement(config, tmp_path, capsys,
     assert bench_scaling(ScalingBench(config())) == 1
     assert "its record cannot be read" in capsys.readouterr().out
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_other_nodes_leave_a_shared_disk_to_node_0_and_clear_their_own(config, tmp_path):
+    configs = configs_of(load_config(config(), {}), (1, 2), num_steps=9, keep_batch=False)
+    run = tmp_path / "out/bench-scaling/nodes-2"
+    for name in ("node-0.log", "node-1.log"):
+        run.mkdir(parents=True, exist_ok=True)
+        (run / name).touch()
+    remove(configs, 1, output_dir_is_ours=True)
+    assert (run / "node-0.log").exists()
+    (run / "node-0.log").unlink()  # as on a disk of node 1's own
+    remove(configs, 1, output_dir_is_ours=False)
+    assert (tmp_path / "out").exists() and not list((tmp_path / "out").iterdir())
 
 
 def test_ctrl_c_ends_what_was_started_and_removes_it(config, tmp_path):
