@@ -28,6 +28,8 @@ _ON_GPU: dict[str, Any] = {
     "blocks_per_step": 2,
     "documents_per_step": 7,  # as many real tokens as in two blocks
     "gradient_checkpointing": True,
+    "warmup_steps": 2,
+    "measured_steps": 6,
 }
 SHAPES: dict[str, Workload] = {
     "8b": Workload(

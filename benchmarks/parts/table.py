@@ -11,7 +11,8 @@ ENVIRONMENT = Part("environment", "device, driver and versions", "benchmarks.par
 PARTS: tuple[Part, ...] = (
     ENVIRONMENT,
     Part("losses", "a tiny model's losses against the CPU's", "benchmarks.parts.losses", 90),
-    Part("attention", "every attention kernel on four architectures", "benchmarks.parts.attentions", 150),
+    Part("attention", "attention kernels on four architectures", "benchmarks.parts.attentions", 100),
+    Part("flex", "FlexAttention on them", "benchmarks.parts.attentions", 100, _ON_GPU, argument="flex"),
     Part("adapters", "LoRA, Q-LoRA and 8-bit weights", "benchmarks.parts.adapters", 90),
     Part("optimizers", "optimizers with a small state beside AdamW", "benchmarks.parts.optimizers", 90),
     Part("fsdp", "FSDP2 on one rank", "benchmarks.parts.strategies", 90, argument="fsdp"),
@@ -21,7 +22,6 @@ PARTS: tuple[Part, ...] = (
     Part("liger", "Liger's kernels beside the model's own", "benchmarks.parts.liger", 90, (*_ON_GPU, "liger_kernel")),
     Part("syncs", "where the host waits for the device", "benchmarks.parts.waits", 80, _ON_GPU, is_alone=True),
     Part("loss", "the loss in chunks: exact, fast and small", "benchmarks.parts.losses_in_chunks", 60, is_alone=True),
-    Part("compile", "compiled layers", "benchmarks.parts.compiled", 120, is_alone=True),
     *(
         Part(
             f"{shape}-{contestant}",
@@ -33,11 +33,7 @@ PARTS: tuple[Part, ...] = (
             argument=f"{shape}-{contestant}",
             is_usual=is_usual and shape != "tiny",
         )
-        for shape, about, seconds in (
-            ("8b", "speed of the 8B shape, LoRA", 120),
-            ("1b", "speed of the 1B shape, all weights trained", 90),
-            ("tiny", "speed of a 22M shape", 300),
-        )
+        # What is asked first is told first, should the time not suffice.
         for contestant, name, is_usual in (
             ("allranks", "allranks", True),
             ("trainer", "transformers' Trainer", True),
@@ -46,5 +42,11 @@ PARTS: tuple[Part, ...] = (
             ("liger", "allranks, with Liger's kernels", False),
             ("trl", "TRL, packed", False),
         )
+        for shape, about, seconds in (
+            ("8b", "speed of the 8B shape, LoRA", 150),
+            ("1b", "speed of the 1B shape, all weights trained", 90),
+            ("tiny", "speed of a 22M shape", 300),
+        )
     ),
+    Part("compile", "compiled layers", "benchmarks.parts.compiled", 120, is_alone=True),
 )

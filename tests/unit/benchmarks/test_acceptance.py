@@ -24,8 +24,8 @@ def ran(folder: Path, *parts: Part, options: tuple[str, ...] = ()) -> tuple[int,
     return code, markdown.read_text(), [json.loads(line) for line in lines.read_text().splitlines()]
 
 
-def place(folder: Path) -> Place:
-    return Place("cpu", folder, folder)
+def place(folder: Path, argument: str = "") -> Place:
+    return Place("cpu", folder, folder, argument)
 
 
 def outcomes(lines: list[dict]) -> dict[str, str]:
@@ -114,6 +114,7 @@ def test_what_is_tried_on_a_gpu_holds_on_this_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(attentions, "ARCHITECTURES", ("mistral",))
     monkeypatch.setattr(attentions, "TOLERANCES", {"float32": 1e-4})
     rows = {row.what: row for part in (losses, losses_in_chunks, attentions) for row in part.run(place(tmp_path))}
+    rows |= {row.what: row for row in attentions.run(place(tmp_path, "flex"))}
     assert [row for row in rows.values() if row.ok is False] == []
     for tried in ("losses, bfloat16", "in chunks, float32: off from float64", "mistral, eager, float32"):
         assert rows[tried].ok, tried
