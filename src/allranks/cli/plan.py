@@ -38,9 +38,13 @@ def plan(
         typer.Option(metavar="NAME", help="Their kind, such as h100-80gb or l40s; this machine's if not given."),
     ] = None,
     link: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="What joins the nodes: 100gbit (Ethernet of that rate), ib-ndr, 8xib-ndr."),
-    ] = "100gbit",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What joins the nodes: 100gbit (Ethernet of that rate), ib-ndr, 8xib-ndr; if not given what "
+            "`allranks check` measured for this config, or else 100gbit.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from allranks.cluster.measure.values import Measurements
@@ -18,13 +19,13 @@ def _step(subject: Subject) -> list[Answer]:
         return nothing
     measured = subject.measured
     assert measured is not None
-    if (carried := _carried(measured)) is None:
+    if (found_rate := _carried(measured)) is None:
         return [skipped(subject.nodes, "no link was measured")]
     steps = [one for one in subject.wanted.steps if one.node_sends_bytes]
     if not steps and not measured.crossing_bytes:
         why = "its model's files are not on this disk, and no run here has counted it"
         return [skipped(subject.nodes, f"what a step of this config sends is not known: {why}")]
-    rate, over = carried
+    rate, over = found_rate
     told = [*_counted(measured, rate, over)]
     if steps:
         told.append(_shares(subject, steps, rate, over))
@@ -41,6 +42,14 @@ def _carried(measured: Measurements) -> tuple[float, str] | None:
         return rate, f"at the {told_rate(rate)} of the all-reduce of {si_bytes(slowest.num_bytes, 0, 'B')}"
     rates = [one.bytes_per_second for one in measured.links if one.bytes_per_second]
     return (min(rates), f"over the slowest link ({told_rate(min(rates))} by TCP)") if rates else None
+
+
+def measured_link(measured: Measurements | None) -> dict[str, float]:
+    """What a node sends to others, as plans of later runs take it; empty where no link was measured."""
+    if measured is None or (rate := _carried(measured)) is None:
+        return {}
+    latencies = [one.latency_seconds for one in measured.links if one.latency_seconds]
+    return {"bytes_per_second": rate[0], "latency_seconds": statistics.median(latencies) if latencies else 0.0}
 
 
 def _counted(measured: Measurements, rate: float, over: str) -> Sequence[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +11,10 @@ from allranks.cluster.gpus import count_gpus, installed_gpus
 from allranks.errors import UsageError
 from allranks.plan.calibrate import calibrate, this_cpu
 from allranks.plan.calibration import load
-from allranks.plan.hardware import Device, find_device, find_link, find_reported
+from allranks.plan.hardware import Device, Link, find_device, find_link, find_reported
 from allranks.plan.table import Machines
 
-_USUAL_GPUS = 8
+_USUAL_GPUS, _USUAL_LINK = 8, "100gbit"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Asked:
     num_nodes: int = 1
     gpus_per_node: int | None = None
     gpu: str | None = None
-    link: str = "100gbit"
+    link: str | None = None
     device_file: Path | None = None
     calibrates: bool = False
     traces: bool = False
@@ -31,13 +33,13 @@ class Asked:
     """Effective batch that is to be kept, in place of what the config says."""
 
 
-def machines_of(asked: Asked) -> tuple[Machines, bool]:
+def machines_of(asked: Asked, output_dir: Path | None = None) -> tuple[Machines, bool]:
     """The nodes, and whether their ranks are on CPUs: this machine's, where it has no GPU and none is named. What was
     measured of such a device on this machine counts.
 
     Raises ConfigError for names that are not known, UsageError where this machine's GPU is none that is.
     """
-    link, on_cpu = find_link(asked.link, asked.device_file), False
+    link, on_cpu = _link(asked, output_dir), False
     if asked.gpu is not None:
         device, ranks = find_device(asked.gpu, asked.device_file), asked.gpus_per_node or _USUAL_GPUS
     elif number := count_gpus():
@@ -51,6 +53,20 @@ def machines_of(asked: Asked) -> tuple[Machines, bool]:
             raise UsageError("--calibrate measures this machine's own device; leave out --gpu")
         known = calibrate(device=device.name, num_ranks=ranks)
     return Machines(asked.num_nodes, ranks, device, link, known), on_cpu
+
+
+def _link(asked: Asked, output_dir: Path | None) -> Link:
+    """What is asked for; else what the checks before a run in `output_dir` have measured between its nodes."""
+    if asked.link is None and output_dir is not None:
+        try:
+            kept = json.loads((output_dir / "preflight.json").read_text(encoding="utf-8"))
+            rate, latency = float(kept["link"]["bytes_per_second"]), float(kept["link"]["latency_seconds"])
+            day = datetime.date.fromtimestamp(kept["t"]).isoformat()
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing was measured
+        else:
+            return Link("measured", f"the network that `allranks check` measured {day}", rate, latency, achieved=1.0)
+    return find_link(asked.link or _USUAL_LINK, asked.device_file)
 
 
 def _own_gpu() -> Device:

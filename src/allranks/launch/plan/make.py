@@ -28,7 +28,7 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
     if asked.batch is not None:
         overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
     source = source_of(config, overrides, ignore_unsupported=ignore_unsupported)
-    machines, on_cpu = machines_of(asked)
+    machines, on_cpu = machines_of(asked, Path(source.cfg.checkpoint.output_dir).expanduser())
     lengths = lengths_of(source)
     candidates = workloads(
         source.cfg,

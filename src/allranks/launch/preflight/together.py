@@ -33,6 +33,7 @@ from allranks.preflight.check import ClockOffset, Pairs, Subject, Wanted
 from allranks.preflight.effective import completed
 from allranks.preflight.judge import Policy, judge
 from allranks.preflight.judgement import STATES, Judgement
+from allranks.preflight.measured_step import measured_link
 from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.hidden import Hidden
 
@@ -55,6 +56,8 @@ class Judged:
     """Whether values of other nodes are marks in their place."""
     reports: Mapping[str, Any] = field(default_factory=dict)
     """On node 0 only."""
+    link: Mapping[str, float] = field(default_factory=dict)
+    """What a node sends to others, as it was measured: `bytes_per_second`, `latency_seconds`. On node 0 only."""
 
     @property
     def is_refused(self) -> bool:
@@ -84,7 +87,7 @@ class Judged:
         """Write preflight.json, on node 0: what was found, and the reports that it was found in."""
         if not self.reports:
             return
-        kept = {"t": time.time(), **self.to_message(), "reports": self.reports}
+        kept = {"t": time.time(), **self.to_message(), "link": dict(self.link), "reports": self.reports}
         text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
         with contextlib.suppress(OSError):  # that nothing can be written there has been found already
             Beside(lambda: durable.write(run.preflight, text, make_parents=True)).result(_WRITE_SECONDS)
@@ -210,7 +213,8 @@ def _judged(
     subject = _subject(preflight, names, said, clocks)
     found = judge(subject, preflight.policy)
     reports = {node: report.to_message() for node, report in subject.reported}
-    return Judged(found, names, round(time.monotonic() - preflight.started, 3), False, reports)
+    seconds = round(time.monotonic() - preflight.started, 3)
+    return Judged(found, names, seconds, False, reports, measured_link(preflight.measured))
 
 
 def _with_marks(
