@@ -14,13 +14,15 @@ from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.errors import AllranksError
 from allranks.plan.calibration import Calibration, keep, load
-from allranks.plan.hardware import Device
+from allranks.plan.hardware import Device, Link
 
 CPU = "cpu"
 _LEAST_SECONDS = 60.0
 """Beside what is measured: torch is imported, and a busy machine gives little of its time."""
 # Rough figures of one core, for plans before anything was measured: products in float32, and memory.
 _CORE_FLOPS, _CORE_BANDWIDTH = 50e9, 8e9
+_SIZES = (4096, 2**26)
+"""Bytes of the all-reduces: of one that only takes its hops, and of one that fills the links."""
 
 
 def this_cpu(num_ranks: int = 1) -> Device:
@@ -36,15 +38,27 @@ def this_cpu(num_ranks: int = 1) -> Device:
 
 
 def calibrate(seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1) -> Calibration:
-    """Measure one device, or on a CPU as many ranks at a time as a run will have; kept in the user's cache, with the
-    earlier runs that are known of it.
+    """Measure the devices of as many ranks as this node will have, all at a time, and what is between them; kept in the
+    user's cache, with the earlier runs that are known of them.
 
     Raises AllranksError where it cannot be measured.
     """
     on_cpu = device == CPU
     threads = max(1, _cores() // num_ranks)
     kind = "cpu" if on_cpu else "cuda"
-    requests = [Request(kind, rank=rank, rates_seconds=seconds) for rank in range(num_ranks if on_cpu else 1)]
+    port = _free_port() if num_ranks > 1 else 0
+    requests = [
+        Request(
+            *(kind, 0 if on_cpu else rank, rank, num_ranks),
+            backend="gloo" if on_cpu else "nccl",
+            seconds=_LEAST_SECONDS + 10 * seconds,  # on a busy machine ranks are done at different times
+            rates_seconds=seconds,
+            address="127.0.0.1",
+            port=port,
+            sizes=_SIZES,
+        )
+        for rank in range(num_ranks)
+    ]
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}  # as a run would have
     found = measure_devices(requests, environment, _LEAST_SECONDS + 10 * seconds)
     for one in found:
@@ -55,10 +69,11 @@ def calibrate(seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1) -
         socket.gethostname(),
         device,
         on_cpu=on_cpu,
-        num_ranks=len(requests),
+        num_ranks=num_ranks,
         element_bytes=4 if on_cpu else 2,
         runs=before.runs if before is not None else (),
         when=time.time(),
+        within=_within(found),
         **_slowest(found),
     )
     keep(measured)
@@ -73,8 +88,26 @@ def _slowest(found: Sequence[DeviceMeasured]) -> dict[str, Any]:
     rates["kernel_seconds"] = max(_number(one, "kernel_seconds") for one in found)
     for name in ("products", "small"):
         of_ranks = [_pairs(one, name) for one in found]
-        rates[name] = [(pairs[0][0], min(rate for _, rate in pairs)) for pairs in zip(*of_ranks, strict=True)]
+        rates[name] = tuple((pairs[0][0], min(rate for _, rate in pairs)) for pairs in zip(*of_ranks, strict=True))
     return rates
+
+
+def _within(found: Sequence[DeviceMeasured]) -> Link | None:
+    """What is between this node's ranks, by all-reduces: the largest says what a link carries, the smallest how long a
+    hop takes. None for one rank."""
+    reduced = [one.all_reduces for one in found if len(one.all_reduces) == len(_SIZES)]
+    if len(reduced) < len(found) or len(found) < 2:
+        return None
+    number = len(found)
+    carried = min(each[-1].bus_bytes_per_second(number) for each in reduced)
+    hop = max(each[0].seconds for each in reduced) / (2 * (number - 1))
+    return Link("measured", f"between {number} ranks of this node, measured", carried, hop, achieved=1.0)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _number(one: DeviceMeasured, name: str) -> float:

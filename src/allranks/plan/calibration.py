@@ -204,7 +204,8 @@ def record_run(
 
 
 def _from_json(read: dict[str, Any]) -> Calibration:
-    within = Link(**read.pop("within")) if read.get("within") else read.pop("within", None)
+    link = read.pop("within")
+    within = Link(**{**link, "aliases": tuple(link["aliases"])}) if link is not None else None
     runs = tuple(PastRun(**run) for run in read.pop("runs"))
     products, small = (tuple((float(a), float(b)) for a, b in read.pop(name)) for name in ("products", "small"))
     return Calibration(**read, products=products, small=small, runs=runs, within=within)

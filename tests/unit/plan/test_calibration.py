@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks.plan.calibrate import this_cpu
+from allranks.plan.calibrate import calibrate, this_cpu
 from allranks.plan.calibration import Calibration, keep, load, record_run
 from allranks.plan.hardware import find_device
 from allranks.plan.model_shape import num_parameters, shape_of
@@ -147,3 +147,16 @@ def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 def test_nothing_is_kept_of_a_run_without_a_prediction(cache: dict[str, str]) -> None:
     record_run(TINY, "cpu", num_nodes=1, predicted=0.0, measured=1.0, environment=cache)
     assert load("cpu", environment=cache) is None
+
+
+def test_ranks_of_a_node_are_measured_together_with_what_is_between_them(
+    cache: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache["XDG_CACHE_HOME"])
+    measured = calibrate(0.05, num_ranks=2)
+    assert measured.is_measured and measured.num_ranks == 2
+    assert measured.within is not None and measured.within.bytes_per_second > 1e6
+    assert 0 < measured.within.latency_seconds < 1
+    assert load("cpu") == measured
+    ddp = replace(TINY, num_ranks=2, ranks_per_node=2)
+    assert step_time(ddp, this_cpu(2), None, measured).communication > 0

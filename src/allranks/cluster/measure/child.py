@@ -32,7 +32,7 @@ class Request:
     seconds: float = 30.0
     sizes: Sequence[int] = field(default_factory=tuple)
     rates_seconds: float = 0.0
-    """For the rates that a plan asks for, in place of all else; 0: they are not asked for."""
+    """For the rates that a plan asks for, in place of one product and one copy; 0: they are not asked for."""
 
     def to_line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -54,9 +54,8 @@ def main() -> None:
         from allranks.cluster.measure.rates import measure_rates
 
         measure_rates(device, request.rates_seconds, _tell)
-        _tell(done=True)
-        return
-    _tell(matmul_flops=_matmul(device), copy_bytes_per_second=_copy(device))
+    else:
+        _tell(matmul_flops=_matmul(device), copy_bytes_per_second=_copy(device))
     if request.port:
         _collectives(request, device)
     _tell(done=True)

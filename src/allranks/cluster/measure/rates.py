@@ -24,7 +24,7 @@ _BACKWARD_KERNELS = 1.3
 _LOGITS_BYTES, _OPTIMIZER_BYTES = 30, 44
 """For each number, as plan/work.py counts them: of cross entropy forward and backward; of a fused AdamW and the norm of
 its gradients, all in float32."""
-_LEAST_REPEATS, _MOST_REPEATS = 5, 100
+_LEAST_REPEATS, _MOST_REPEATS = 3, 100
 
 
 def measure_rates(device: Any, seconds: float, tell: Callable[..., None]) -> None:

@@ -47,11 +47,3 @@ def test_nonsense_from_the_wire_is_no_number(said):
 
 def test_the_bus_of_an_all_reduce():
     assert AllReduce(10**9, 0.5, True).bus_bytes_per_second(4) == pytest.approx(3e9)
-
-
-def test_rates_for_a_plan_are_measured_by_a_child() -> None:
-    [found] = measure_devices([Request("cpu", rates_seconds=0.05)], {"OMP_NUM_THREADS": "1"}, 60)
-    assert found.done and not found.failed
-    assert found.matmul_flops is None
-    assert {"products", "kernel_seconds", "small", "attention", "logits", "optimizer"} == set(found.rates)
-    assert all(rate > 0 for _, rate in found.rates["products"])
