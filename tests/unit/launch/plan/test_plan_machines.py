@@ -1,6 +1,8 @@
-"""The nodes that a plan is for."""
+"""The nodes of a plan: those that are named, or more of this machine, with what was measured of it."""
 
 import json
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -10,29 +12,57 @@ from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
 from allranks.launch.preflight.together import Judged
 from allranks.observe import RunDir
+from allranks.plan.calibration import Calibration, keep
 from allranks.preflight.judgement import Judgement
 from allranks.preflight.measured_step import measured_link
 
+PRODUCTS = ((64.0, 20e9), (512.0, 80e9))
+MEASURED = Calibration(
+    host=socket.gethostname(),
+    device="cpu",
+    products=PRODUCTS,
+    small=((1e5, 40e9), (1e7, 10e9)),
+    attention=30e9,
+    logits=6e9,
+    optimizer=9e9,
+    kernel_seconds=5e-6,
+    when=1.0,
+)
 
-def test_named_gpus_are_eight_a_node_and_the_link_is_told(tmp_path):
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU, whose user has measured nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("allranks.launch.plan.machines.count_gpus", lambda: 0)
+
+
+def test_without_a_gpu_it_is_this_cpu() -> None:
+    machines, on_cpu = machines_of(Asked(gpus_per_node=2))
+    assert on_cpu and machines.device.name == "cpu" and machines.ranks_per_node == 2
+    assert machines.calibration is None
+
+
+def test_what_was_measured_of_it_counts() -> None:
+    keep(MEASURED)
+    machines, _ = machines_of(Asked())
+    assert machines.calibration == MEASURED
+    named, on_cpu = machines_of(Asked(gpu="h100"))
+    assert named.calibration is None and not on_cpu and named.ranks_per_node == 8
+
+
+def test_another_machine_cannot_be_measured_from_here() -> None:
+    with pytest.raises(UsageError, match="--calibrate measures this machine's own device"):
+        machines_of(Asked(gpu="h100", calibrates=True))
+
+
+def test_named_gpus_are_eight_a_node_and_the_link_is_told(tmp_path: Path) -> None:
     machines, on_cpu = machines_of(Asked(num_nodes=3, gpu="h100-80gb"), tmp_path)
     assert (machines.num_ranks, machines.link.bytes_per_second, on_cpu) == (24, 12.5e9, False)
     assert machines_of(Asked(gpu="l40s", gpus_per_node=2, link="8xib-ndr"))[0].link.ports == 8
 
 
-def test_without_a_gpu_the_ranks_share_this_machines_cpu(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    (one, on_cpu), (two, _) = machines_of(Asked()), machines_of(Asked(gpus_per_node=2))
-    assert on_cpu and one.ranks_per_node == 1
-    assert two.device.memory_bytes == pytest.approx(one.device.memory_bytes / 2)
-
-
-def test_only_this_machines_own_device_is_measured():
-    with pytest.raises(UsageError, match="leave out --gpu"):
-        machines_of(Asked(gpu="h100-80gb", calibrates=True))
-
-
-def test_what_the_checks_have_measured_between_the_nodes_takes_the_place_of_a_guess(tmp_path):
+def test_what_the_checks_have_measured_between_the_nodes_takes_the_place_of_a_guess(tmp_path: Path) -> None:
     links = [Link("a", "b", latency_seconds=2e-5, bytes_per_second=3e9), Link("b", "a", bytes_per_second=4e9)]
     reduced = DeviceMeasured(0, "cpu", all_reduces=[AllReduce(2**25, 2**25 / 1e9, True)], done=True)
     measured = Measurements(links, {"a": [reduced]}, world_size=2)
