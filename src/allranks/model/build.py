@@ -1,7 +1,7 @@
 """Build the model that a rank trains. Read `build_model` from top to bottom."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -40,11 +40,19 @@ from allranks.model.weights import find_weights
 from allranks.model.zero import engine_settings, partition
 
 
-def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) -> TrainModel:
+def build_model(
+    cfg: RunConfig,
+    placement: Placement,
+    *,
+    tokenizer: Any = None,
+    without_values: Callable[[], AbstractContextManager[Any]] | None = None,
+) -> TrainModel:
     """Load `cfg.model.base_model`, with its adapter, onto this rank, spread as `placement` says.
 
     Every rank calls it at the same time. No rank holds more than its part of the weights, unless it holds all of them.
     `tokenizer`: where it has more tokens than the model has embeddings, these grow.
+    `without_values` makes contexts (of fake tensors) in which memory is given and no values; then config.json is all
+    that is read of the model.
 
     Raises:
         ConfigError: for whatever the config, the model and its weights do not agree on.
@@ -56,7 +64,7 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     stored_kind_warning(stored_config(cfg), cfg)  # likewise
     before = stored_settings(config, cfg, folder)
     quantized = quantization(cfg, placement, precision, before)
-    stored = gather_blocks(find_weights(folder))
+    stored = gather_blocks(find_weights(folder)) if without_values is None else {}
     if before:
         stored = gather_packed(stored)
     grown = grow_vocabulary(config, cfg, tokenizer)
@@ -72,7 +80,8 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
             "router loss cannot be made; set sample_packing: false and micro_batch_size: 1, or switch it off in "
             "overrides_of_model_config"
         )
-    plan = plan_loading(model, stored, grown(model))
+    rows = grown(model)
+    plan = plan_loading(model, stored, rows) if without_values is None else None
     config.dtype = precision.compute  # what the model will be exported in
     packed = quantize_layers(model, quantized) if quantized else None
     peft_config = None
@@ -98,21 +107,26 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
     offload = placement.kind == "fsdp" and cfg.parallel.fsdp_settings.offload_params
     if placement.kind == "fsdp":
         shard(model, layers, cfg, placement, precision)
-    if placement.zero_stage == 3:
-        partition(model, engine_settings(cfg, placement, precision, config), placement.device)
-    else:
-        materialise(model, torch.device("cpu") if offload else placement.device, buffers=placement.device)
-    with torch.no_grad():
-        fill(model, plan)
-        if peft_config is not None:
-            start_adapter(model, cfg, cfg.optimizer.seed)
+    giving_memory = without_values or nullcontext
+    with giving_memory():
+        if placement.zero_stage == 3:
+            partition(model, engine_settings(cfg, placement, precision, config), placement.device)
+        else:
+            materialise(model, torch.device("cpu") if offload else placement.device, buffers=placement.device)
+    if plan is not None:
+        with torch.no_grad():
+            fill(model, plan)
+            if peft_config is not None:
+                start_adapter(model, cfg, cfg.optimizer.seed)
     _check_complete(model)
 
     model.train()
     # ZeRO-3's hooks, which gather parameters, cannot be compiled.
     compiled = placement.zero_stage < 3 and compile_layers(layers, cfg, placement.device)
+    with giving_memory():
+        module = replicate(model, cfg, placement) if placement.kind == "ddp" else model
     built = TrainModel(
-        module=replicate(model, cfg, placement) if placement.kind == "ddp" else model,
+        module=module,
         hf_model=model,
         config=config,
         placement=placement,
@@ -132,6 +146,8 @@ def build_model(cfg: RunConfig, placement: Placement, *, tokenizer: Any = None) 
         compiled=compiled,
         noise=EmbeddingNoise(model, cfg.optimizer.neftune_noise_alpha) if cfg.optimizer.neftune_noise_alpha else None,
     )
+    if plan is None:
+        return built  # there is nothing to try
     if must_probe and placement.kind != "zero":
         probe_isolation(built)
     elif must_probe:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # FlashAttention 2 takes heads of at most 256 channels.
 _LARGEST_HEAD = 256
 
+DEVICE = "cuda"
+"""The kind of device that has it; a trace on fake tensors, which are on the CPU, says otherwise."""
+
 
 @lru_cache
 def _kernel() -> tuple[Any, frozenset[str]]:
@@ -35,7 +38,7 @@ def is_there() -> bool:
 
 def can_run(query: Tensor, value: Tensor, dropout: float, softcap: float | None, sinks: Tensor | None) -> bool:
     """Whether this call may go to the kernel: half precision on CUDA, and nothing that the kernel does not know."""
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+    if query.device.type != DEVICE or query.dtype not in (torch.bfloat16, torch.float16):
         return False
     if dropout or softcap is not None or sinks is not None:
         return False

@@ -8,7 +8,7 @@ from typing import Any
 
 from allranks.plan.cost import RunCost, checkpoint_bytes
 from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
-from allranks.plan.report import Plan
+from allranks.plan.report import Plan, Traced
 from allranks.plan.table import Row
 
 
@@ -47,11 +47,21 @@ def to_json(plan: Plan) -> str:
                 }
                 for one in plan.remedies
             ],
+            "traced": [_traced(one, plan) for one in plan.traced],
             "assumptions": list(plan.assumptions),
             "error_bounds": {"memory": MEMORY_ERROR, "time": TIME_ERROR},
         },
         indent=1,
     )
+
+
+def _traced(one: Traced, plan: Plan) -> dict[str, Any]:
+    memory = one.memory
+    return {
+        "of": "best" if one.row is plan.best else "own",
+        "memory_bytes": None if memory is None else {**asdict(memory), "total": memory.total},
+        "why_not": one.why_not,
+    }
 
 
 def _row(one: Row) -> dict[str, Any]:

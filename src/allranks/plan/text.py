@@ -22,6 +22,8 @@ def in_full(plan: Plan, *, shows_all: bool = False, width: int | None = None) ->
     parts = [_head(plan), _table(shown, hidden=len(plan.rows), width=width)]
     parts.append(_lines(plan))
     parts.append(_memory(plan))
+    if plan.traced:
+        parts.append(_traced(plan))
     if plan.remedies:
         parts.append(_remedies(plan))
     if len(plan.scaling) > 1:
@@ -127,13 +129,33 @@ def _memory(plan: Plan) -> str:
     shown = [("the best", plan.best.memory)]
     if not plan.best.is_own:
         shown.append(("this config", plan.own.memory))
-    names = [part.name for part in fields(RankMemory) if part.name != "host"]
+    names = [part.name for part in fields(RankMemory) if part.name not in ("host", "adapter")]
     lines = [f"memory of a rank, in GB of {plan.machines.device.memory_bytes / 1e9:.1f} (give or take {_ERROR})"]
     for title, memory in shown:
         parts = ", ".join(f"{name} {getattr(memory, name) / 1e9:.1f}" for name in names if getattr(memory, name))
         lines.append(f"  {title}: {memory.total / 1e9:.1f} = {parts}")
         if memory.host:
             lines.append(f"    and {si_bytes(memory.host)} of each node's own memory")
+    return "\n".join(lines)
+
+
+def _traced(plan: Plan) -> str:
+    lines = ["memory traced: the engine itself on tensors without values. Where the two part, this one is right"]
+    for one in plan.traced:
+        title = "the best" if one.row is plan.best else "this config"
+        if one.memory is None:
+            lines.append(f"  {title}: {one.why_not}")
+            continue
+        closed, traced = one.row.memory, one.memory
+        difference = closed.total / traced.total - 1
+        names = [part.name for part in fields(RankMemory) if part.name not in ("host", "adapter")]
+        parts = ", ".join(
+            f"{name} {getattr(traced, name) / 1e9:.1f} ({getattr(closed, name) / 1e9:.1f})"
+            for name in names
+            if getattr(traced, name) or getattr(closed, name)
+        )
+        lines.append(f"  {title}: {traced.total / 1e9:.1f} GB; as above {closed.total / 1e9:.1f}, {difference:+.1%}")
+        lines.append(f"    by part (as above): {parts}")
     return "\n".join(lines)
 
 

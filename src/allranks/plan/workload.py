@@ -119,7 +119,8 @@ class Workload:
 @dataclass(frozen=True)
 class RankMemory:
     """Bytes that a rank holds when it holds most, by what they are; `reserve` is what the allocator and the driver
-    need beside. `host`: of the node's memory, all of its ranks together."""
+    need beside. `host`: of the node's memory, all of its ranks together. `adapter`: what of `parameters` is trained
+    beside the model's own."""
 
     parameters: float
     gradients: float
@@ -129,6 +130,7 @@ class RankMemory:
     communication: float
     reserve: float
     host: float = 0.0
+    adapter: float = 0.0
 
     @property
     def total(self) -> float:

@@ -17,10 +17,11 @@ from allranks.plan.lengths import Lengths
 from allranks.plan.model_shape import num_parameters
 from allranks.plan.over_nodes import over_nodes
 from allranks.plan.remedies import remedies
-from allranks.plan.report import Plan
+from allranks.plan.report import Plan, Traced
 from allranks.plan.table import Machines, Row, rows
 from allranks.plan.workload import ModelShape
 from allranks.plan.workloads import workloads
+from allranks.trace import traced
 
 
 def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignore_unsupported: bool = False) -> Plan:
@@ -56,8 +57,14 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         if own.fits
         else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
         assumptions=_assumptions(machines, lengths),
+        traced=_traced(source, best, own, lengths) if asked.traces else (),
         remarks=source.cfg.remarks,
     )
+
+
+def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Traced]:
+    shown = [best] if best is own else [best, own]
+    return [traced(row, source.cfg, source.config_json, tokens=lengths.longest) for row in shown]
 
 
 def _wanted(source: Source, machines: Machines) -> int:

@@ -1,0 +1,50 @@
+"""The traced memory of rows of a plan, beside their closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from allranks.config import RunConfig
+from allranks.config.load import resolve_mapping
+from allranks.errors import AllranksError
+from allranks.plan.report import Traced
+from allranks.plan.reserve import reserve
+from allranks.plan.table import Row
+from allranks.plan.workload import RankMemory
+from allranks.trace.traced import traced_memory
+
+
+def traced(row: Row, cfg: RunConfig, config_json: Mapping[str, Any], *, tokens: int) -> Traced:
+    """What running `row` of the plan of `cfg` without values tells; `tokens` are those of a row of a micro-batch.
+
+    The driver's share and the host's memory, which no trace sees, are those of the closed form.
+    """
+    workload = row.workload
+    try:
+        memory = traced_memory(
+            _changed(cfg, workload.changes),
+            config_json,
+            num_ranks=workload.num_ranks,
+            ranks_per_node=workload.ranks_per_node,
+            micro_batch_size=workload.micro_batch_size,
+            num_micro_batches=workload.num_micro_batches,
+            lengths=(tokens,) * workload.micro_batch_size,
+            labelled=workload.labelled,
+            on_cpu=workload.on_cpu,
+        )
+    except AllranksError as error:
+        return Traced(row, None, str(error))
+    return Traced(row, _whole(memory, row))
+
+
+def _changed(cfg: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    if not changes:
+        return cfg
+    keys = {**cfg.flat(), **changes}
+    return resolve_mapping({key: value for key, value in keys.items() if value is not None})
+
+
+def _whole(memory: RankMemory, row: Row) -> RankMemory:
+    return replace(memory, reserve=reserve(row.workload, memory.total, row.device), host=row.memory.host)

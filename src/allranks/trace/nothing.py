@@ -1,0 +1,99 @@
+"""A world of any number of ranks in which nothing is computed and nothing is sent: this process is its rank 0."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import _sharding_prop
+from torch.nn.parallel import DistributedDataParallel, distributed
+from torch.utils import _foreach_utils
+from transformers.integrations import moe
+
+from allranks.model import varlen
+
+
+@contextmanager
+def fake_world(num_ranks: int) -> Iterator[None]:
+    """Process groups of `num_ranks` whose collectives end at once (torch's backend "fake")."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def fake_placements() -> Iterator[None]:
+    """Let DTensors find their placements in a fake mode of their own, also within one: what they make in the present
+    one has the shape of the whole, and would be counted."""
+    with _replaced(_sharding_prop, "detect_fake_mode", lambda *_: None):
+        yield
+
+
+@contextmanager
+def fake_replicas() -> Iterator[None]:
+    """Let DDP wrap a model without having the ranks compare their shapes, which it reads from memory."""
+    with _replaced(distributed, "_verify_param_shape_across_processes", lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def fake_experts() -> Iterator[None]:
+    """Products of grouped matrices in float32 run as transformers' own operation: the shapes of torch's are known for
+    bfloat16 alone."""
+    can_use = moe._can_use_grouped_mm
+    with _replaced(moe, "_can_use_grouped_mm", lambda x, w, offs: w.dtype == torch.bfloat16 and can_use(x, w, offs)):
+        yield
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Choose what a GPU would run, where torch and allranks choose by the device: fake tensors are on the CPU, for FSDP
+    asks a GPU for streams. It is FlashAttention over packed rows, and optimizers over all parameters at once."""
+    devices = _foreach_utils._get_foreach_kernels_supported_devices
+    with (
+        _replaced(varlen, "DEVICE", "cpu"),
+        _replaced(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: [*devices(), "cpu"]),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(where: Any, name: str, value: Any) -> Iterator[None]:
+    had = getattr(where, name)
+    setattr(where, name, value)
+    try:
+        yield
+    finally:
+        setattr(where, name, had)
+
+
+def answer_reductions(module: torch.nn.Module) -> None:
+    """Let DDP's buckets be reduced at once and in place, as NCCL does: a fake collective gives DDP no result. They stay
+    as they are laid at first: the order in which gradients come is read from memory, and changes no size."""
+    if not isinstance(module, DistributedDataParallel):
+        return
+
+    def reduced(_: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    module.register_comm_hook(None, reduced)
+    replicas: Any = module
+    replicas.reducer = _AsLaid(module.reducer)
+
+
+class _AsLaid:
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
