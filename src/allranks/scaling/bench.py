@@ -18,6 +18,7 @@ from allranks.disk import disk_told
 from allranks.errors import ConfigError, UsageError
 from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.describe import speaks_for_all, strategy_name
+from allranks.launch.plan.machines import measured_link
 from allranks.launch.run_token import TOKEN
 from allranks.launch.spec.from_environment import tell
 from allranks.launch.spec.options import Launch, LaunchOptions
@@ -71,12 +72,13 @@ def bench_scaling(asked: ScalingBench) -> int:
         raise UsageError(f"--steps {asked.steps}: expected 1 or more")
     if asked.launch.launcher == "ray":
         raise UsageError(_NOT_RAY)
-    between = find_link(asked.link) if asked.link is not None else None
+    named = find_link(asked.link) if asked.link is not None else None
     everywhere, launch, notes = where_to_start(asked.nodes, asked.launch, asked.argv, os.environ.get(TOKEN, ""))
     cfg = load_config(asked.config, asked.overrides, ignore_unsupported=asked.ignore_unsupported)
     if cfg.launch.use_ray:
         raise UsageError(_NOT_RAY)
     tell(notes)
+    between = named or measured_link(Path(cfg.checkpoint.output_dir).expanduser())
     num_steps = WARM_UP_STEPS + asked.steps
     if everywhere is None:
         assert launch is not None
@@ -99,17 +101,15 @@ def bench_scaling(asked: ScalingBench) -> int:
 
 
 def _here(asked: ScalingBench, told: _Told, launch: Launch) -> int:
-    output_dir = Path(told.cfg.checkpoint.output_dir)
-    is_ours = not output_dir.exists()
     try:
         with ended_in_order():
             runs = run_here(launch, told.configs, asked.words, warm_up=WARM_UP_STEPS, begins=told.begins)
             return told.all_of(runs)
     finally:
         if not asked.keep:
-            remove(told.configs, launch.node_rank or 0, output_dir_is_ours=is_ours)
+            remove(told.configs, launch.node_rank or 0)
         elif speaks_for_all(launch):
-            told.say(f"all of it is in {RunDir(output_dir).scaling}")
+            told.say(f"all of it is in {RunDir(told.cfg.checkpoint.output_dir).scaling}")
 
 
 def _from_here(asked: ScalingBench, told: _Told, everywhere: Everywhere) -> int:

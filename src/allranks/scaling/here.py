@@ -98,23 +98,21 @@ def _run(
         return Outcome(nodes, None, f"its record cannot be read: {error}", FAILED)
 
 
-def remove(configs: Mapping[int, RunConfig], node: int, *, output_dir_is_ours: bool) -> None:
-    """Remove the run directories. On a disk that all share, where node 0's log is seen, node 0 does: it reads them
-    first, also of a run that failed before it had a record."""
+def remove(configs: Mapping[int, RunConfig], node: int) -> None:
+    """Remove the run directories, and the output_dir where nothing else is in it.
+
+    On a disk that all share, where node 0's log is seen, node 0 does: it reads them first, also of a run that failed
+    before it had a record.
+    """
     for cfg in configs.values():
         run = RunDir(cfg.checkpoint.output_dir)
         if node == 0 or not _log(run, 0).exists():
             shutil.rmtree(run.path, ignore_errors=True)
-        _remove_empty(run.path.parent)
-        if output_dir_is_ours:
-            _remove_empty(run.path.parent.parent)
+        for folder in run.path.parents[:2]:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _log(run: RunDir, node: int) -> Path:
     """What `allranks train` prints on a node."""
     return run.path / f"node-{node}.log"
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

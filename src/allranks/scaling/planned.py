@@ -30,7 +30,7 @@ def planned(
     if len(sizes) < 2:
         return {}, ""
     if between is None:
-        return {}, "not compared: --link says what joins the nodes, such as 100gbit or 8xib-ndr"
+        return {}, "not compared: `allranks check` measures what joins the nodes, or --link names it: 100gbit, 8xib-ndr"
     base = sizes[0]
     try:
         of_size = {one.nodes: _workload(configs[one.nodes], one) for one in sizes}

@@ -98,9 +98,10 @@ def test_what_is_to_be_kept_is_left(config, tmp_path, capsys, monkeypatch):
 def test_a_run_that_recorded_nothing_is_no_measurement(config, tmp_path, capsys, monkeypatch):
     started_as(monkeypatch, "pass")
     (tmp_path / "out").mkdir()
+    (tmp_path / "out/of-another-run").touch()
     assert bench_scaling(ScalingBench(config())) == 1
     assert "its record cannot be read" in capsys.readouterr().out
-    assert not list((tmp_path / "out").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["of-another-run"]
 
 
 def test_the_other_nodes_leave_a_shared_disk_to_node_0_and_clear_their_own(config, tmp_path):
@@ -109,11 +110,11 @@ def test_the_other_nodes_leave_a_shared_disk_to_node_0_and_clear_their_own(confi
     for name in ("node-0.log", "node-1.log"):
         run.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
-    remove(configs, 1, output_dir_is_ours=True)
+    remove(configs, 1)
     assert (run / "node-0.log").exists()
     (run / "node-0.log").unlink()  # as on a disk of node 1's own
-    remove(configs, 1, output_dir_is_ours=False)
-    assert (tmp_path / "out").exists() and not list((tmp_path / "out").iterdir())
+    remove(configs, 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_ends_what_was_started_and_removes_it(config, tmp_path):

@@ -57,16 +57,20 @@ def machines_of(asked: Asked, output_dir: Path | None = None) -> tuple[Machines,
 
 def _link(asked: Asked, output_dir: Path | None) -> Link:
     """What is asked for; else what the checks before a run in `output_dir` have measured between its nodes."""
-    if asked.link is None and output_dir is not None:
-        try:
-            kept = json.loads((output_dir / "preflight.json").read_text(encoding="utf-8"))
-            rate, latency = float(kept["link"]["bytes_per_second"]), float(kept["link"]["latency_seconds"])
-            day = datetime.date.fromtimestamp(kept["t"]).isoformat()
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing was measured
-        else:
-            return Link("measured", f"the network that `allranks check` measured {day}", rate, latency, achieved=1.0)
+    if asked.link is None and output_dir is not None and (measured := measured_link(output_dir)) is not None:
+        return measured
     return find_link(asked.link or _USUAL_LINK, asked.device_file)
+
+
+def measured_link(output_dir: Path) -> Link | None:
+    """What `allranks check` has measured between the nodes of runs in `output_dir`; None where it has not."""
+    try:
+        kept = json.loads((output_dir / "preflight.json").read_text(encoding="utf-8"))
+        rate, latency = float(kept["link"]["bytes_per_second"]), float(kept["link"]["latency_seconds"])
+        day = datetime.date.fromtimestamp(kept["t"]).isoformat()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Link("measured", f"the network that `allranks check` measured {day}", rate, latency, achieved=1.0)
 
 
 def _own_gpu() -> Device:
