@@ -2,8 +2,8 @@
 #   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   on a machine without a GPU: saves 4 GB
 PYTHON ?= python3
 PIP_ARGS ?=
-# Two for whole runs, and one that has the unit tests while those wait: see tests/conftest.py.
-TEST_WORKERS ?= 3
+# Two for whole runs, and two that have the unit tests while those wait: see tests/conftest.py.
+TEST_WORKERS ?= 4
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORE_INSTALLED := .venv/.installed-core

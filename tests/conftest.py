@@ -38,8 +38,10 @@ for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
 
 CLUSTER = Path(__file__).parent / "cluster"
 OF_THE_LAB = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\blab\b", path.read_text())}
-# More at once would leave runs of several ranks too little to keep their deadlines.
+# More at once would leave runs of several ranks too little to keep their deadlines: further processes are nice to them,
+# and have what they leave of the cores.
 PROCESSES_FOR_WHOLE_RUNS = 2
+NICE = 5
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
@@ -62,6 +64,16 @@ def _libraries_are_no_garbage():
     gc.freeze()
 
 
+def _is_for_whole_runs(worker: str) -> bool:
+    """Of the names that xdist gives: gw0, gw1, …"""
+    return int(worker.removeprefix("gw")) < PROCESSES_FOR_WHOLE_RUNS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") and not _is_for_whole_runs(config.workerinput["workerid"]):
+        os.nice(NICE)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n`: a file's tests stay in one process, which keeps what they share; so do all that need the lab.
 
@@ -77,8 +89,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "lab" if Path(file).name in OF_THE_LAB else file
 
         def _assign_work_unit(self, node: Any) -> None:
-            # A further process begins at the other end, with what is short: it fills the time in which whole runs wait.
-            if self.nodes.index(node) >= PROCESSES_FOR_WHOLE_RUNS:
+            # Further processes begin at the other end, with what is short: they fill the time in which whole runs wait.
+            if not _is_for_whole_runs(node.gateway.id):
                 self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
             super()._assign_work_unit(node)
 
