@@ -52,17 +52,20 @@ def _of_fsdp(workload: Workload) -> Gathered:
     """
     element, is_tied, shards = workload.element, workload.shape.is_tied, workload.layout.num_shards
     layer, end, rest = _units(workload)
-    unit, end_unit, root = (_traveling(workload, size) for size in (layer, end, rest))
+    end_unit, root = (_traveling(workload, size) for size in (end, rest))
+    unit = _traveling(workload, layer, workload.num_packed / workload.shape.num_layers)
     trained = layer if workload.method == "full" else workload.num_trained / workload.shape.num_layers
     end = end if workload.trains_embeddings else 0.0
-    of_layer, of_end = (size * element.gradient for size in (trained, end))
+    # A CPU changes the type of what it reduces in a copy.
+    casts = element.compute if workload.on_cpu and element.compute < element.gradient else 0
+    of_layer, of_end = (size * (element.gradient + casts) for size in (trained, end))
     own_part = element.trained / shards
     following = unit if is_tied else max(unit, end_unit)
     first = root + unit + following
     ahead = 2 if workload.method == "full" else 1
     reducing = of_layer + trained * (element.compute + own_part)
     if workload.layout.keeps_gathered:
-        everything = _traveling(workload, num_parameters(workload.shape))
+        everything = _traveling(workload, num_parameters(workload.shape), workload.num_packed)
         return Gathered(
             at_loss=everything + (end_unit or unit),
             head=everything + of_end + end * own_part,
@@ -106,11 +109,9 @@ def _layer_and_others(shape: ModelShape) -> tuple[int, int]:
     return max(layers.values(), default=0), others
 
 
-def _traveling(workload: Workload, elements: float) -> float:
-    """Bytes of gathered parameters, of which packed ones stay as they are."""
-    packed = workload.num_packed / max(1, num_parameters(workload.shape))
-    element = workload.element
-    return elements * (packed * element.packed + (1 - packed) * element.compute)
+def _traveling(workload: Workload, elements: float, packed: float = 0.0) -> float:
+    """Bytes of gathered parameters, `packed` of which stay as they are held."""
+    return packed * workload.element.packed + (elements - packed) * workload.element.compute
 
 
 def _of_zero(workload: Workload) -> Gathered:
@@ -125,7 +126,8 @@ def _of_zero(workload: Workload) -> Gathered:
     layer, _, _ = _units(workload)
     live = min(total, _REUSE_ELEMENTS / 2 + layer + workload.prefetch_elements)
     # On one rank its piece is the parameter.
-    whole = bucket + (_traveling(workload, live) if workload.num_ranks > 1 else 0.0)
+    packed = workload.num_packed * live / total
+    whole = bucket + (_traveling(workload, live, packed) if workload.num_ranks > 1 else 0.0)
     return Gathered(at_loss=whole, head=whole, last_layer=whole, first_layer=whole, step=bucket)
 
 

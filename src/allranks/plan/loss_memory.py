@@ -15,11 +15,12 @@ _CHUNK_NUMBERS, _MOST_CHUNKS = 2**24, 20
 @dataclass(frozen=True)
 class LossMemory:
     """Bytes: `making`, at its fullest; `leaving`, when the backward pass is in the output layer; `kept` of them in the
-    last layer."""
+    last layer; `joining`, where the embedding has the same weight, when its gradient comes."""
 
     making: float
     leaving: float
     kept: float
+    joining: float = 0.0
 
 
 def loss_memory(workload: Workload) -> LossMemory:
@@ -39,7 +40,8 @@ def _in_chunks(workload: Workload) -> LossMemory:
     of_weight = head * _FLOAT if workload.trains_embeddings else 0.0
     autocasts = workload.layout.kind == "ddp" and element.compute != element.trained
     cast = head * element.compute if autocasts and workload.method == "full" else 0.0
-    product = head * element.compute if is_rounded and of_weight else 0.0
+    # A chunk's part of the weight's gradient; a CPU adds it by way of a float32 copy.
+    product = head * (element.compute + (_FLOAT if workload.on_cpu else 0)) if is_rounded and of_weight else 0.0
     # Hidden states of labels, and their gradient; torch's own function, which makes it in float32, has one more.
     chosen = labels * shape.hidden * element.compute
     copies = 3 if of_weight and not is_rounded else 2
@@ -49,8 +51,10 @@ def _in_chunks(workload: Workload) -> LossMemory:
         leaving += head * element.compute  # in the type of a gathered weight
     if shape.is_tied and workload.layout.kind != "zero":
         leaving += of_weight  # it waits for the embedding's
-    is_kept = workload.layout.kind == "ddp"  # elsewhere it has been reduced by then
-    return LossMemory(making=making, leaving=leaving, kept=leaving if is_kept or shape.is_tied else 0.0)
+    # Elsewhere it has been reduced by then, or lies in a bucket.
+    is_kept = workload.layout.kind == "ddp" and workload.num_ranks == 1
+    kept = leaving if is_kept else of_weight if shape.is_tied else 0.0
+    return LossMemory(making, leaving, kept, joining=of_weight if shape.is_tied else 0.0)
 
 
 def _in_full(workload: Workload) -> LossMemory:
@@ -67,5 +71,5 @@ def _in_full(workload: Workload) -> LossMemory:
     forward = made + of_softmax * (2 if upcasts else 1)
     backward = 3 * of_softmax  # the logarithm, its gradient, and that of what went into it
     hidden = 2 * positions * shape.hidden * element.compute
-    making = positions * shape.vocabulary * max(forward, backward) + hidden
-    return LossMemory(making=making, leaving=0.0, kept=0.0)
+    logits = positions * shape.vocabulary
+    return LossMemory(making=logits * forward + hidden, leaving=logits * backward + hidden, kept=0.0)

@@ -1,8 +1,8 @@
 """The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
 
-What is held all the time (`held_memory`) is known to the element. On top of it comes one of seven moments: the loss at
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of eight moments: the loss at
 the end of the forward pass; in the backward pass the output layer, then the last and the first layer, each at work and
-with its gradients on their way; and the optimizer's step. The largest counts.
+with its gradients on their way, and the embedding; and the optimizer's step. The largest counts.
 """
 
 from __future__ import annotations
@@ -85,4 +85,6 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
     first = kept.input + parts.layer_again + kept.working
     yield replace(late, activations=first, communication=buffers.first_layer)
     yield replace(late, activations=kept.input, communication=buffers.first_reduced)
+    # A shared embedding has a gradient of its own, which is added to the output layer's.
+    yield replace(late, gradients=own.gradients, activations=kept.input, logits=loss.joining)
     yield replace(base, gradients=own.gradients, optimizer=own.optimizer + own.step, communication=buffers.step)

@@ -1,0 +1,32 @@
+"""Predicted memory against memory that was measured: by others on GPUs, and of real ranks on this CPU."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from benchmarks.plan_memory_rows import error
+from benchmarks.plan_peaks import VARIANTS, Case, measured, write_models
+from benchmarks.plan_rows import rows
+
+
+def test_rows_of_others_are_met_with_one_set_of_constants():
+    anchors = [row for row in rows() if row.is_anchor and row.gigabytes is not None]
+    unseen = [abs(error(row)) for row in anchors if not row.fits]
+    assert len(anchors) == 30 and len(unseen) == 15
+    assert statistics.median(unseen) < 0.03
+    assert max(abs(error(row)) for row in anchors) < 0.10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("models")
+    write_models(made, only="qwen3")
+    return made
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_real_process_allocates_what_is_predicted(folder, variant):
+    case = Case("qwen3", "one process", variant, {**VARIANTS[variant], "sequence_len": 96})
+    assert case.predicted(folder) == pytest.approx(measured(case, folder, rank=0), rel=0.03)
