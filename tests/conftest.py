@@ -1,11 +1,14 @@
 """No test reaches the network, and no test takes more than one core per process."""
 
+import atexit
 import gc
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,13 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Images of containers set it; every process of a test would compile each file that it imports, a second for a rank.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# What runs remember of this machine is neither the user's nor an earlier session's. DeepSpeed's helper is built once.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of xdist inherit it
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(users / "torch_extensions"))
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="allranks-tests-cache-")
+    Path(os.environ["XDG_CACHE_HOME"]).chmod(0o1777)  # tests of users without root write there, too
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A visible GPU would change which strategy and precision a test runs.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Launched from inside a job, the tests are not ranks of that job.
