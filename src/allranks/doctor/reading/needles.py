@@ -23,6 +23,7 @@ _LOOKED_AT = 40  # characters of a string, for its rarest four
 _MOST_WORDS = 3  # of a string that must be right before it is compared
 _MIX_64 = 0x9E3779B97F4A7C15  # the same of 64 bits
 _MIX = 2654435761  # 2^32 / golden ratio (Knuth's multiplicative hashing)
+_FEW = 32  # places: so many Python compares as fast as numpy
 _BLOCK = 1 << 16  # words at a time, so that what is made of them stays in the cache
 
 # What logs are full of while all is well; its words are poor places to look at.
@@ -88,7 +89,15 @@ class Needles:
         last: dict[int, int] = {}
         for key, here in zip(keys[begins].tolist(), np.split(places, begins[1:]), strict=True):
             for before, number in self._by_key.get(key, ()):
-                needle, starts = self._strings[number][0], here - before
+                needle = self._strings[number][0]
+                if len(here) < _FEW and number not in only_last:
+                    found.update(
+                        (start, number)
+                        for place in here.tolist()
+                        if since <= (start := place - before) < until and folded.startswith(needle, start)
+                    )
+                    continue
+                starts = here - before
                 starts = starts[(starts >= since) & (starts < min(until, len(folded) - len(needle) + 1))]
                 starts = _standing(letters, starts, needle)
                 if number not in only_last:
