@@ -18,11 +18,12 @@ _OPTIMIZERS: dict[str, tuple[str, bool]] = {
     "paged_adamw_32bit": ("bitsandbytes", True),
     "lion_8bit": ("bitsandbytes", False),
     "ademamix_8bit": ("bitsandbytes", False),
+    "muon": ("torch", False),
+    "adafactor": ("torch", False),
+    # Last: torchao compiles their steps first.
     "adamw_torch_8bit": ("torchao", True),
     "adamw_torch_4bit": ("torchao", True),
     "ao_adamw_fp8": ("torchao", True),
-    "muon": ("torch", False),
-    "adafactor": ("torch", False),
 }
 # Shares of the loss after six steps. 8 bits of state change a step by some percent of itself.
 _TOLERANCE = 2e-2

@@ -14,7 +14,7 @@ PARTS: tuple[Part, ...] = (
     Part("attention", "attention kernels on four architectures", "benchmarks.parts.attentions", 100),
     Part("flex", "FlexAttention on them", "benchmarks.parts.attentions", 100, _ON_GPU, argument="flex"),
     Part("adapters", "LoRA, Q-LoRA and 8-bit weights", "benchmarks.parts.adapters", 90),
-    Part("optimizers", "optimizers with a small state beside AdamW", "benchmarks.parts.optimizers", 90),
+    Part("optimizers", "optimizers with a small state beside AdamW", "benchmarks.parts.optimizers", 120),
     Part("fsdp", "FSDP2 on one rank", "benchmarks.parts.strategies", 90, argument="fsdp"),
     Part("zero", "DeepSpeed's ZeRO on one rank", "benchmarks.parts.strategies", 120, ("deepspeed",), argument="zero"),
     Part("nccl", "collectives of one rank, and NCCL's log read", "benchmarks.parts.collectives", 60),
