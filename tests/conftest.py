@@ -52,6 +52,7 @@ OF_THE_LAB = {path.name for path in CLUSTER.glob("test_*.py") if re.search(r"\bl
 # and have what they leave of the cores.
 PROCESSES_FOR_WHOLE_RUNS = 2
 NICE = 5
+_STARTS = re.compile(r"\b(subprocess|warm_processes|multiprocessing)\b")
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::")
 
 
@@ -99,7 +100,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "lab" if Path(file).name in OF_THE_LAB else file
 
         def _assign_work_unit(self, node: Any) -> None:
-            # Further processes begin at the other end, with what is short: they fill the time in which whole runs wait.
+            # Further processes begin at the other end: unit tests fill the time in which whole runs wait.
             if not _is_for_whole_runs(node.gateway.id):
                 self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
             super()._assign_work_unit(node)
@@ -119,6 +120,15 @@ def pytest_collection() -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`: what takes longest begins first, that of the lab, which one process does; short files fill the end."""
+    """With `-n`: what takes longest begins first, at both ends: of whole runs those of the lab, which one process does;
+    of unit tests the files that start processes. What is short fills the end.
+    """
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (CLUSTER not in item.path.parents, item.path.name not in OF_THE_LAB))
+        starting = {path: bool(_STARTS.search(path.read_text())) for path in {item.path for item in items}}
+        items.sort(
+            key=lambda item: (
+                CLUSTER not in item.path.parents,
+                item.path.name not in OF_THE_LAB,
+                CLUSTER not in item.path.parents and starting[item.path],
+            )
+        )
