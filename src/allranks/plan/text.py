@@ -140,7 +140,7 @@ def _memory(plan: Plan) -> str:
 
 
 def _traced(plan: Plan) -> str:
-    lines = ["memory traced: the engine itself on tensors without values. Where the two part, this one is right"]
+    lines = ["memory traced: the engine itself on tensors without values, so with all that this model's code keeps"]
     for one in plan.traced:
         title = "the best" if one.row is plan.best else "this config"
         if one.memory is None:

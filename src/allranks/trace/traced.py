@@ -15,8 +15,8 @@ from allranks.errors import AllranksError
 from allranks.plan.workload import RankMemory
 from allranks.trace.asked import Asked, refuse, traced_keys
 
-DEADLINE_SECONDS = 300.0
-"""Some ten seconds are usual, a minute or two where the layers of a large model differ."""
+DEADLINE_SECONDS = 600.0
+"""Some twenty seconds are usual, and a minute or two where layers differ; on a busy machine more."""
 
 
 def traced_memory(

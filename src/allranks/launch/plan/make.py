@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from allranks.launch.plan.machines import Asked, machines_of
@@ -64,7 +66,9 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
 
 def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Traced]:
     shown = [best] if best is own else [best, own]
-    return [traced(row, source.cfg, source.config_json, tokens=lengths.longest) for row in shown]
+    trace = partial(traced, cfg=source.cfg, config_json=source.config_json, tokens=lengths.longest)
+    with ThreadPoolExecutor() as beside:  # each waits for a process
+        return list(beside.map(trace, shown))
 
 
 def _wanted(source: Source, machines: Machines) -> int:
