@@ -132,11 +132,15 @@ def _memory(plan: Plan) -> str:
     names = [part.name for part in fields(RankMemory) if part.name not in ("host", "adapter")]
     lines = [f"memory of a rank, in GB of {plan.machines.device.memory_bytes / 1e9:.1f} (give or take {_ERROR})"]
     for title, memory in shown:
-        parts = ", ".join(f"{name} {getattr(memory, name) / 1e9:.1f}" for name in names if getattr(memory, name))
-        lines.append(f"  {title}: {memory.total / 1e9:.1f} = {parts}")
+        parts = ", ".join(f"{name} {_in_gb(getattr(memory, name))}" for name in names if getattr(memory, name))
+        lines.append(f"  {title}: {_in_gb(memory.total)} = {parts}")
         if memory.host:
             lines.append(f"    and {si_bytes(memory.host)} of each node's own memory")
     return "\n".join(lines)
+
+
+def _in_gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f}" if num_bytes >= 0.95e9 else f"{num_bytes / 1e9:.2g}"
 
 
 def _traced(plan: Plan) -> str:
