@@ -51,9 +51,10 @@ def _in_chunks(workload: Workload) -> LossMemory:
         leaving += head * element.compute  # in the type of a gathered weight
     if shape.is_tied and workload.layout.kind != "zero":
         leaving += of_weight  # it waits for the embedding's
-    # Elsewhere it has been reduced by then, or lies in a bucket.
-    is_kept = workload.layout.kind == "ddp" and workload.num_ranks == 1
-    kept = leaving if is_kept else of_weight if shape.is_tied else 0.0
+    # It has been reduced by then, or lies in a bucket, unless there is one process or the embedding's is waited for.
+    in_buckets = workload.layout.kind == "ddp" and workload.num_ranks > 1
+    is_kept = shape.is_tied or (workload.layout.kind == "ddp" and not in_buckets)
+    kept = leaving - (of_weight if in_buckets else 0.0) if is_kept else 0.0
     return LossMemory(making, leaving, kept, joining=of_weight if shape.is_tied else 0.0)
 
 
