@@ -18,6 +18,11 @@ def si_bytes(num_bytes: float, decimals: int = 1, small: str = "bytes") -> str:
     return f"{num_bytes:.0f} {small}"
 
 
+def gigabytes(num_bytes: float, decimals: int = 1) -> str:
+    """The same in one unit whatever the size, for sizes that stand beside each other: `0.4 GB`, `79.6 GB`."""
+    return f"{num_bytes / 1e9:.{decimals}f} GB"
+
+
 def printable(value: object, most: int = 10_000) -> str:
     """Text from elsewhere as it may be shown: cut, and without what a terminal would take for a command."""
     text = str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from allranks.listing import gigabytes
 from allranks.plan.batch import Batch
 from allranks.plan.calibration import Calibration
 from allranks.plan.error_bounds import MEMORY_ERROR
@@ -82,7 +83,7 @@ class Row:
 def out_of(size: float, whole: float) -> str:
     """Two sizes, "93 of 80 GB", with as many decimals as tell them apart."""
     decimals = next((number for number in range(3) if round(size / 1e9, number) != round(whole / 1e9, number)), 3)
-    return f"{size / 1e9:.{decimals}f} of {whole / 1e9:.{decimals}f} GB"
+    return f"{size / 1e9:.{decimals}f} of {gigabytes(whole, decimals)}"
 
 
 def rows(workloads: Sequence[Workload], machines: Machines, wanted: int, lengths: Lengths) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from allranks.listing import si_bytes
+from allranks.listing import gigabytes, si_bytes
 from allranks.plan.config_lines import as_yaml, inline
 from allranks.plan.cost import RunCost, checkpoint_bytes
 from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
@@ -100,13 +100,13 @@ def _cells(one: Row) -> tuple[str, ...]:
     for long, short in _SHORT.items():
         name = name.replace(long, short)
     name += ", offloads" if workload.offloads_activations else ", recomputes" * workload.recomputes
-    size = one.memory.total / 1e9
+    size = one.memory.total
     return (
         "*" if one.is_own else "",
         name,
         _METHODS[workload.method],
         f"{one.batch.micro_batch_size} x {one.batch.accumulation}",
-        f"{'' if one.is_certain else '~'}{size:.{0 if size >= 9.95 else 1}f} GB",
+        f"{'' if one.is_certain else '~'}{gigabytes(size, 0 if size >= 9.95e9 else 1)}",
         duration(one.time.total),
         f"{one.tokens_per_second:,.0f}",
         "" if one.mfu is None else f"{one.mfu:.0%}",
@@ -158,7 +158,7 @@ def _traced(plan: Plan) -> str:
             for name in names
             if getattr(traced, name) or getattr(closed, name)
         )
-        lines.append(f"  {title}: {traced.total / 1e9:.1f} GB; as above {closed.total / 1e9:.1f}, {difference:+.1%}")
+        lines.append(f"  {title}: {gigabytes(traced.total)}; as above {closed.total / 1e9:.1f}, {difference:+.1%}")
         lines.append(f"    by part (as above): {parts}")
     return "\n".join(lines)
 
@@ -167,12 +167,12 @@ _ERROR = f"{MEMORY_ERROR:.0%}"
 
 
 def _remedies(plan: Plan) -> str:
-    whole = plan.machines.device.memory_bytes / 1e9
-    lines = [f"this config does not fit: {plan.own.memory.total / 1e9:.1f} of {whole:.1f} GB. What would be"]
+    whole = plan.machines.device.memory_bytes
+    lines = [f"this config does not fit: {plan.own.memory.total / 1e9:.1f} of {gigabytes(whole)}. What would be"]
     for one in plan.remedies:
         text = " and ".join(filter(None, [one.others, inline(one.keys)]))
         fits = "fits" if one.is_enough else "too much"
-        lines.append(f"  {one.memory.total / 1e9:7.1f} GB, {fits}: {text}")
+        lines.append(f"  {gigabytes(one.memory.total):>10}, {fits}: {text}")
     if not any(one.is_enough for one in plan.remedies):
         lines.append("  nothing tried fits: a smaller model, a shorter sequence_len, or GPUs with more memory")
     return "\n".join(lines)

@@ -112,12 +112,12 @@ def _of_device(machines: Machines) -> Iterator[str]:
         best = max(rate for _, rate in known.products)
         yield (
             f"{device.title}: measured on this machine on {when}: {best / 1e9:,.0f} GFLOP/s in large products, "
-            f"{known.small[-1][1] / 1e9:,.0f} GB/s in large tensors"
+            f"{si_bytes(known.small[-1][1])}/s in large tensors"
         )
     elif device.source:
         yield (
             f"{device.title}: {si_bytes(device.memory_bytes)} of memory, {device.bf16 / 1e12:,.0f} TFLOP/s in "
-            f"bfloat16, {device.bandwidth / 1e12:.2f} TB/s; from {device.source}"
+            f"bfloat16, {si_bytes(device.bandwidth, 2)}/s; from {device.source}"
         )
     else:
         yield f"{device.title}: rates are guesses; `allranks plan CONFIG --calibrate` measures them"
