@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from allranks.config import RunConfig
 from allranks.model.batch import TorchBatch
@@ -40,7 +41,7 @@ def peaks_of_steps(
             for index in range(num_micro_batches):
                 _micro_batch(model, strategy, batch, last=index == num_micro_batches - 1)
                 recorder.mark(_gradients(model.hf_model), "gradients")
-                recorder.mark_left("gradients")  # those that FSDP accumulates unsharded
+                recorder.mark_left("gradients")
             recorder.phase = ("step", 0)
             strategy.step()
             recorder.mark(_states(strategy), "optimizer")
@@ -57,7 +58,13 @@ def _micro_batch(model: TrainModel, strategy: Strategy, batch: TorchBatch, *, la
 
 
 def _gradients(model: nn.Module) -> Iterator[Tensor]:
-    return (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    yield from (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    # Between micro-batches FSDP keeps them unsharded, where it reduces them once a step.
+    for part in model.modules():
+        group = getattr(part._get_fsdp_state(), "_fsdp_param_group", None) if isinstance(part, FSDPModule) else None
+        for parameter in group.fsdp_params if group is not None else ():
+            if parameter.unsharded_accumulated_grad is not None:
+                yield parameter.unsharded_accumulated_grad
 
 
 def _states(strategy: Strategy) -> Iterator[Tensor]:
