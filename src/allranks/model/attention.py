@@ -120,6 +120,8 @@ def packed_attention(
         )
     if sliding_window is not None and documents.longest <= sliding_window:
         sliding_window = None
+    if softcap is None and s_aux is None:
+        query, key, value = _as_autocast_says(query, key, value)
     if varlen.can_run(query, value, dropout, softcap, s_aux):
         return varlen.run(query, key, value, documents, scaling, sliding_window), None
 
@@ -131,6 +133,15 @@ def packed_attention(
         else:
             outputs.append(_by_hand(q, k, v, dropout, scaling, sliding_window, softcap, s_aux))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _as_autocast_says(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the type in which autocast lets attention compute: rotary positions, kept in float32, have widened queries and
+    keys, and FlashAttention's kernel takes no such."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
 
 def _window_of_mask(module: nn.Module) -> int | None:

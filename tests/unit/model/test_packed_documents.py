@@ -68,3 +68,18 @@ def test_padding_at_the_end_changes_nothing():
         batch.block_lengths,
     )
     torch.testing.assert_close(model.forward_loss(padded), model.forward_loss(batch), rtol=1e-6, atol=1e-6)
+
+
+def test_attention_under_autocast_is_asked_in_half_precision(monkeypatch):
+    """Rotary positions widen queries and keys to float32, and FlashAttention's kernel would refuse them."""
+    asked = set()
+
+    def can_run(query, value, *others):
+        asked.update((query.dtype, value.dtype))
+        return False
+
+    monkeypatch.setattr("allranks.model.varlen.can_run", can_run)
+    mixed = build_model(config_for(saved_model("llama"), bf16=True), one_process())
+    assert mixed.precision.mixed and next(mixed.hf_model.parameters()).dtype == torch.float32
+    mixed.forward_loss(make_batch(1)).backward()
+    assert asked == {torch.bfloat16}
