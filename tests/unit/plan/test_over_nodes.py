@@ -13,7 +13,7 @@ from allranks.plan.remedies import remedies
 from allranks.plan.table import Machines
 from allranks.plan.workloads import workloads
 from tests.planned import CONFIG, FSDP2, MODEL
-from tests.unit.plan.test_table import made
+from tests.unit.plan.test_plan_table import made
 
 
 def planned(num_nodes=2, gpu="h100-80gb", **keys):
