@@ -63,6 +63,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy src/allranks
 	$(BIN)/lint-imports
+	@twice=$$(find tests/unit -name 'test_*.py' | sed 's:.*/::' | sort | uniq -d); \
+	test -z "$$twice" || { echo "two test files of one name, of which pytest reads one: $$twice"; exit 1; }
 
 exam: setup
 	$(BIN)/python -m tests.exam.score $(EXAM_ARGS)

@@ -13,18 +13,21 @@ from allranks.plan.report import Traced
 from allranks.plan.reserve import reserve
 from allranks.plan.table import Row
 from allranks.plan.workload import RankMemory
+from allranks.trace.asked import OPTIMIZERS
 from allranks.trace.traced import traced_memory
 
 
 def traced(row: Row, cfg: RunConfig, config_json: Mapping[str, Any], *, tokens: int) -> Traced:
     """What running `row` of the plan of `cfg` without values tells; `tokens` are those of a row of a micro-batch.
 
-    The driver's share and the host's memory, which no trace sees, are those of the closed form.
+    The driver's share, the host's memory and the state of libraries' optimizers, which no trace sees, are those of the
+    closed form.
     """
     workload = row.workload
+    changed = _changed(cfg, workload.changes)
     try:
         memory = traced_memory(
-            _changed(cfg, workload.changes),
+            changed,
             config_json,
             num_ranks=workload.num_ranks,
             ranks_per_node=workload.ranks_per_node,
@@ -36,6 +39,8 @@ def traced(row: Row, cfg: RunConfig, config_json: Mapping[str, Any], *, tokens: 
         )
     except AllranksError as error:
         return Traced(row, None, str(error))
+    if changed.optimizer.optimizer not in OPTIMIZERS:
+        memory = replace(memory, optimizer=row.memory.optimizer)
     return Traced(row, _whole(memory, row))
 
 

@@ -41,8 +41,8 @@ def traced_memory(
     `sequence_len` if not given. With several micro-batches two are taken a step, for the second finds the gradients of
     the first. `every_layer`: of models whose layers are equal, too, which are else known from two with few.
 
-    `reserve` and `host` are 0: no trace sees them. Layers are not compiled, and Liger's kernels are not used, which
-    both hold less.
+    `reserve` and `host` are 0, and so is the state of optimizers that are not among `asked.OPTIMIZERS`. Layers are not
+    compiled, and Liger's kernels are not used, which both hold less.
 
     Raises:
         ConfigError: what cannot be run without values (DeepSpeed, weights in 4 or 8 bits, offloading).
