@@ -16,6 +16,7 @@ from pathlib import Path
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 TIMEOUT_SECONDS = 120
+FINGER_SECONDS = 10
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -82,10 +83,12 @@ def allranks_on_terminal(
 
 
 def _talk(ours: int, answers: list[tuple[str, str]]) -> str:
-    raw, seen = b"", 0
+    raw, seen, pressed = b"", 0, ""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        if not select.select([ours], [], [], 1)[0]:
+        if not select.select([ours], [], [], FINGER_SECONDS)[0]:
+            if pressed == CTRL_C:  # as anybody would: one that comes just before a line is waited for wakes nobody
+                os.write(ours, CTRL_C.encode())
             continue
         try:
             chunk = os.read(ours, 1 << 16)
@@ -97,5 +100,6 @@ def _talk(ours: int, answers: list[tuple[str, str]]) -> str:
         while answers and (at := raw.find(answers[0][0].encode(), seen)) >= 0:
             prompt, answer = answers.pop(0)
             seen = at + len(prompt.encode())
+            pressed = answer
             os.write(ours, answer.encode() if answer in (CTRL_C, CTRL_D) else f"{answer}\r".encode())
     raise AssertionError(f"no end after {TIMEOUT_SECONDS} s; shown so far:\n{raw.decode()}")

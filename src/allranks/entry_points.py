@@ -22,6 +22,7 @@ _OF_USERS = frozenset(
         "allranks.compat.qwen",
         # The commands, by the names of Axolotl's older form: `torchrun … -m axolotl.cli.train c.yaml`.
         "allranks.__main__",
+        "allranks.cli.bench_scaling",
         "allranks.cli.bundle",
         "allranks.cli.chat",
         "allranks.cli.check",
@@ -35,6 +36,7 @@ _OF_USERS = frozenset(
         "allranks.cli.main",
         "allranks.cli.merge_lora",
         "allranks.cli.merge_sharded_fsdp_weights",
+        "allranks.cli.plan",
         "allranks.cli.preprocess",
         "allranks.cli.qwen",
         "allranks.cli.rehearse",
