@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from allranks.config.load import resolve_mapping
+from allranks.plan.config_workload import own_workload
 from allranks.plan.fit import Expected
-from allranks.plan.workloads import own_workload
 
 MODEL = {
     "model_type": "qwen3",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allranks.plan.communication import Collective, sent_to_other_nodes
+from allranks.plan.config_workload import step_sizes
 from allranks.plan.hardware import Link
 from allranks.plan.step_traffic import collectives_of_step
 from allranks.plan.workload import Workload
-from allranks.plan.workloads import step_sizes
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from allranks.config import RunConfig
 from allranks.errors import UsageError
 from allranks.launch.preflight.sizes import folder_of_model
 from allranks.plan.adapter_size import model_config
+from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Link, find_link, find_reported
 from allranks.plan.overlap import exchange
 from allranks.plan.workload import Workload
-from allranks.plan.workloads import own_workload
 from allranks.scaling.efficiency import work_per_forward
 from allranks.scaling.measured import Measured
 

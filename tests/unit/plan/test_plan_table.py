@@ -10,10 +10,11 @@ import yaml
 
 from allranks.config.load import load_config, resolve_mapping
 from allranks.plan.config_lines import as_yaml, changed
+from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import find_device, find_link
 from allranks.plan.lengths import full
 from allranks.plan.table import Machines, Row, best_of_each, out_of, rows
-from allranks.plan.workloads import own_workload, workloads
+from allranks.plan.workloads import workloads
 from tests.planned import CONFIG, FSDP2, LORA, MODEL
 
 

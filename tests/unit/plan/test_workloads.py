@@ -6,7 +6,8 @@ import pytest
 
 from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
-from allranks.plan.workloads import num_frozen, step_sizes, workloads
+from allranks.plan.config_workload import num_frozen, step_sizes
+from allranks.plan.workloads import workloads
 
 MODEL = {
     "model_type": "llama",

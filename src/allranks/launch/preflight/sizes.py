@@ -9,12 +9,12 @@ from pathlib import Path
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
 from allranks.plan.adapter_size import model_config, num_adapter_elements
+from allranks.plan.config_workload import own_workload
 from allranks.plan.fit import Expected
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.stored_size import num_stored_elements, stored_shapes
 from allranks.plan.strategies import planned_steps
-from allranks.plan.workloads import own_workload
 
 _FILES_OF_A_RANK = 2  # its part of a checkpoint, and its state of random numbers
 _FILES_OF_A_CHECKPOINT = 10  # the folder itself, what says what is in it, and the marker
