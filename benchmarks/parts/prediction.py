@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from allranks.config.load import resolve_mapping
+from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Device, find_reported
 from allranks.plan.memory import rank_memory
 from allranks.plan.time import step_time
-from allranks.plan.workloads import workloads
 from benchmarks.measure import allranks_config
 from benchmarks.workload import Workload, model_config
 
@@ -34,11 +34,12 @@ def predicted(workload: Workload, changes: Mapping[str, Any], device_name: str |
         return None
     keys = allranks_config(workload, Path("workload"), Path("scratch")) | dict(changes)
     # Rows are packed full but for little, and so much of each document has a label.
-    own, *_ = workloads(
+    own = own_workload(
         resolve_mapping(keys),
         model_config(workload).to_dict(),
         num_nodes=1,
         gpus_per_node=1,
+        on_cpu=False,
         labelled=workload.target_share,
     )
     memory = rank_memory(own, device)

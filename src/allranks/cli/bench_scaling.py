@@ -23,6 +23,7 @@ from allranks.cli.launch_options import (
     Python,
     RemoteStart,
     SkipConnectionCheck,
+    launch_options,
     node_options,
     words_given,
 )
@@ -83,7 +84,6 @@ def bench_scaling(
     Nothing is saved or evaluated. A size that fails is named, and the others are told all the same.
     """
     from allranks.config.overrides import parse_overrides
-    from allranks.launch.spec.options import LaunchOptions
     from allranks.scaling import ScalingBench
     from allranks.scaling import bench_scaling as bench
     from allranks.scaling.sizes import parse_sizes
@@ -98,18 +98,7 @@ def bench_scaling(
         csv=csv,
         as_json=as_json,
         ignore_unsupported=ignore_unsupported,
-        launch=LaunchOptions(
-            nnodes=nnodes,
-            node_rank=node_rank,
-            nproc_per_node=nproc_per_node,
-            master_addr=master_addr,
-            master_port=master_port,
-            launcher=launcher,
-            accelerate_config=accelerate_config,
-            join_seconds=join_timeout,
-            silence_seconds=node_timeout,
-            skip_connection_check=skip_connection_check,
-        ),
+        launch=launch_options(ctx),
         nodes=node_options(ctx),
         link=link,
         words=words_given(ctx, _FOR_TRAIN),

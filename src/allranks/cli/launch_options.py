@@ -41,7 +41,7 @@ SkipConnectionCheck = Annotated[
 
 
 def launch_options(ctx: typer.Context, **more: Any) -> Any:
-    """The `launch.options.LaunchOptions` that the running command was given; `more` are those of its own."""
+    """The `launch.options.LaunchOptions` that the running command was given, of those it has; `more` are its own."""
     from allranks.launch.spec.options import LaunchOptions
 
     asked = ctx.params
@@ -51,7 +51,7 @@ def launch_options(ctx: typer.Context, **more: Any) -> Any:
         "skip_connection_check",
     )
     return LaunchOptions(
-        **{name: asked[name] for name in same},
+        **{name: asked[name] for name in same if name in asked},
         join_seconds=asked["join_timeout"],
         silence_seconds=asked["node_timeout"],
         **more,

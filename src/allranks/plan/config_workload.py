@@ -15,19 +15,31 @@ from allranks.plan.model_shape import elements_below, num_parameters, shape_of
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import ElementTypes, layout_of, strategy_name
-from allranks.plan.workload import Attention, ElementBytes, Method, ModelShape, Workload
+from allranks.plan.workload import (
+    BUCKET_ELEMENTS,
+    DDP_BUCKET_MEBIBYTES,
+    PERSISTENT_BELOW,
+    PREFETCH_ELEMENTS,
+    Attention,
+    ElementBytes,
+    Method,
+    ModelShape,
+    Workload,
+)
 
 # What PEFT takes where nothing is asked (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of 0.21): in all families
 # that are known here it is these two.
 _USUAL_TARGETS = ("q_proj", "v_proj")
-_BUCKET_ELEMENTS, _PREFETCH_ELEMENTS, _PERSISTENT_BELOW = 500_000_000, 50_000_000, 100_000
-"""DeepSpeed's defaults (runtime/zero/config.py)."""
-_DDP_BUCKET_MEBIBYTES = 25
-"""PyTorch's default."""
 
 
 def own_workload(
-    cfg: RunConfig, model_config: Mapping[str, Any], *, num_nodes: int, gpus_per_node: int, on_cpu: bool
+    cfg: RunConfig,
+    model_config: Mapping[str, Any],
+    *,
+    num_nodes: int,
+    gpus_per_node: int,
+    on_cpu: bool,
+    labelled: float = 1.0,
 ) -> Workload:
     """The config's own, by its model's config.json.
 
@@ -38,7 +50,7 @@ def own_workload(
     shape = shape_of(model_config)
     tokens = cfg.data.sequence_len
     trained = Trained.of(cfg, model_config, shape)
-    made = workload_of(cfg, trained, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled=1.0)
+    made = workload_of(cfg, trained, shape, num_nodes, gpus_per_node, on_cpu, tokens, labelled)
     return replace(made, is_own=True)
 
 
@@ -144,10 +156,10 @@ def workload_of(
         on_cpu=on_cpu,
         optimizer=cfg.optimizer.optimizer,
         foreach=cfg.optimizer.optimizer != "adamw_torch_fused",
-        bucket_bytes=(parallel.ddp_bucket_cap_mb or _DDP_BUCKET_MEBIBYTES) * 2**20,
-        bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, _BUCKET_ELEMENTS),
-        prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, _PREFETCH_ELEMENTS),
-        persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, _PERSISTENT_BELOW),
+        bucket_bytes=(parallel.ddp_bucket_cap_mb or DDP_BUCKET_MEBIBYTES) * 2**20,
+        bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),
+        prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),
+        persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, PERSISTENT_BELOW),
     )
 
 

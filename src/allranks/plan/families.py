@@ -7,7 +7,7 @@ weights); `tests/unit/plan/test_model_shape.py` compares the numbers of paramete
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -42,28 +42,28 @@ class Family:
 
 
 _LLAMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
-_GEMMA = {"qkv_bias": "attention_bias", "o_bias": "attention_bias", "is_tied": True, "head_dim": 256}
-_QWEN3 = {"qkv_bias": "attention_bias", "o_bias": "attention_bias", "qk_norm": "head", "head_dim": 128}
+_GEMMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", is_tied=True, head_dim=256)
+_QWEN3 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", head_dim=128)
 _DEEPSEEK = Family(is_latent=True, experts="deepseek", num_experts_key="n_routed_experts")
-_OLMO2 = {"qkv_bias": "attention_bias", "o_bias": "attention_bias", "qk_norm": "all"}
+_OLMO2 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="all")
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "granite": _LLAMA,
-    "smollm3": Family(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias", is_tied=True),
+    "smollm3": replace(_LLAMA, is_tied=True),
     "mistral": Family(kv_heads=8),
     "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(**_QWEN3),  # type: ignore[arg-type]
-    "gemma": Family(**_GEMMA),  # type: ignore[arg-type]
-    "gemma2": Family(**_GEMMA, norms=FOUR_NORMS),  # type: ignore[arg-type]
-    "gemma3_text": Family(**_GEMMA, norms=FOUR_NORMS, qk_norm="head"),  # type: ignore[arg-type]
-    "olmo2": Family(**_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),  # type: ignore[arg-type]
-    "olmo3": Family(**_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),  # type: ignore[arg-type]
+    "qwen3": _QWEN3,
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, norms=FOUR_NORMS),
+    "gemma3_text": replace(_GEMMA, norms=FOUR_NORMS, qk_norm="head"),
+    "olmo2": replace(_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+    "olmo3": replace(_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),
     "phi3": Family(packs_projections=True),
     "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts"),
     "qwen2_moe": Family(qkv_bias=True, experts="qwen", num_experts_key="num_experts"),
-    "qwen3_moe": Family(**_QWEN3, experts="qwen", num_experts_key="num_experts"),  # type: ignore[arg-type]
-    "olmoe": Family(**_OLMO2, experts="qwen", num_experts_key="num_experts"),  # type: ignore[arg-type]
+    "qwen3_moe": replace(_QWEN3, experts="qwen", num_experts_key="num_experts"),
+    "olmoe": replace(_OLMO2, experts="qwen", num_experts_key="num_experts"),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "qwen": Family(),

@@ -17,6 +17,7 @@ from allranks.plan.flops import training_flops_per_token
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes
+from allranks.plan.workload import PERSISTENT_BELOW
 
 OF_STRATEGIES = {
     *("fsdp", "fsdp_version", "fsdp_config", "dp_shard_size", "dp_replicate_size", "deepspeed"),
@@ -32,8 +33,8 @@ _OTHERS: Mapping[str, Mapping[str, Any]] = {
     "ZeRO-2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
     "ZeRO-3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
 }
-# DeepSpeed's defaults (runtime/zero/config.py).
-_PERSISTENT_BELOW, _HELD_ELEMENTS = 100_000, 1_000_000_000
+# DeepSpeed's default (runtime/zero/config.py).
+_HELD_ELEMENTS = 1_000_000_000
 _EXPERT = re.compile(r"\.experts\.")
 
 
@@ -135,7 +136,7 @@ def _sizes(
     num_stored = sum(map(math.prod, shapes.values()))
     # An adapter's tensors come beside those of the model.
     num_parameters = num_stored + (num_trained if cfg.adapter.adapter else 0)
-    threshold = _number(cfg.deepspeed.zero, "stage3_param_persistence_threshold", _PERSISTENT_BELOW)
+    threshold = _number(cfg.deepspeed.zero, "stage3_param_persistence_threshold", PERSISTENT_BELOW)
     persistent = sum(size for size in map(math.prod, shapes.values()) if size <= threshold)
     optimizer = cfg.optimizer
     of_rank = math.ceil(optimizer.batch_size / world_size) if optimizer.batch_size else None

@@ -11,6 +11,10 @@ from allranks.plan.step_traffic import Layout
 Method = Literal["full", "lora", "qlora"]
 Attention = Literal["flash", "sdpa", "eager"]
 Packing = Literal["bitsandbytes", "gptq"]
+BUCKET_ELEMENTS, PREFETCH_ELEMENTS, PERSISTENT_BELOW = 500_000_000, 50_000_000, 100_000
+"""DeepSpeed's defaults (runtime/zero/config.py)."""
+DDP_BUCKET_MEBIBYTES = 25
+"""PyTorch's default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +112,10 @@ class Workload:
     optimizer: str = "adamw_torch_fused"
     foreach: bool = True
     foreach_copies: int = 1
-    bucket_bytes: float = 25 * 2**20
-    bucket_elements: int = 500_000_000
-    prefetch_elements: int = 50_000_000
-    persistent_below: int = 100_000
+    bucket_bytes: float = DDP_BUCKET_MEBIBYTES * 2**20
+    bucket_elements: int = BUCKET_ELEMENTS
+    prefetch_elements: int = PREFETCH_ELEMENTS
+    persistent_below: int = PERSISTENT_BELOW
     is_own: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
 

@@ -11,10 +11,10 @@ from allranks.errors import AllranksError
 from allranks.observe.events import PlanEvent
 from allranks.plan.calibrate import CPU, this_cpu
 from allranks.plan.calibration import load, record_run
+from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Device, find_reported
 from allranks.plan.memory import rank_memory
 from allranks.plan.time import step_time
-from allranks.plan.workloads import workloads
 
 _FIRST_STEPS = 3  # warm caches, compile and start what is started once
 _LEAST_STEPS = 5
@@ -63,14 +63,14 @@ def beside_plan(
         return None
     labelled = sum(pace.target_tokens) / sum(pace.tokens)
     try:
-        own = workloads(
+        own = own_workload(
             cfg,
             model_config,
             num_nodes=num_nodes,
             gpus_per_node=per_node,
             on_cpu=gpu is None,
             labelled=labelled,
-        )[0]
+        )
     except AllranksError:
         return None
     known = load(device.name)
