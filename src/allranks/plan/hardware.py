@@ -17,6 +17,8 @@ _OURS = Path(__file__).parent / "hardware.toml"
 _GIB = 2**30
 # A part of a GPU, or one with other clocks and memory, whose name holds that of the whole one.
 _NOT_THE_WHOLE = re.compile(r"\bMIG\b|\bLaptop\b|\bMax-Q\b")
+# What the names that drivers give begin with.
+_MAKERS = re.compile(r"NVIDIA|Tesla|GeForce|AMD", re.IGNORECASE)
 _PORTS = re.compile(r"([1-9]\d*)x(?=[a-z0-9])")
 _RATE = re.compile(r"(\d+(?:\.\d+)?) ?([mg])(?:bit|b)(?:ps|/s)?")
 
@@ -73,7 +75,7 @@ def find_device(name: str, file: Path | None = None) -> Device:
     known = _devices(file)
     if (found := _named(name, known)) is not None:
         return found
-    if (found := _reported(name, known)) is not None:
+    if (found := _reported(name, known)) is not None and (found.file or _is_a_drivers(name, found)):
         return found
     raise ConfigError(
         f"no device {name!r} is known{_near(name, known)}; known are {', '.join(one.name for one in known)}. "
@@ -147,6 +149,11 @@ def _reported(name: str, known: Iterable[Device]) -> Device | None:
         if re.search(rf"(?<![a-z0-9]){re.escape(word.lower())}(?![a-z0-9])", name.lower())
     ]
     return max(words, key=lambda found: found[0])[1] if words else None
+
+
+def _is_a_drivers(name: str, device: Device) -> bool:
+    """Not a slip for one of our names: `h100-8gb` holds `h100` too, and is nobody's."""
+    return bool(_MAKERS.match(name.strip())) or _plain(name) in map(_plain, device.reported)
 
 
 def _near(name: str, known: Iterable[Device | Link]) -> str:

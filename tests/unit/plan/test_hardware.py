@@ -67,6 +67,9 @@ def test_every_device_has_a_source_and_a_known_link() -> None:
 def test_unknown_names_say_which_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no device 'h10' is known; did you mean h100.*a100-80gb.*--device-file"):
         find_device("h10")
+    for slip in ("h100-8gb", "h200x", "a100-80", "l4-48gb", "my h100"):
+        with pytest.raises(ConfigError, match="is known"):
+            find_device(slip)
     with pytest.raises(ConfigError, match=r"no link 'infiniband' is known.*ib-ndr.*25gbit"):
         find_link("infiniband")
 
