@@ -83,7 +83,8 @@ def _model(source: Source, shape: ModelShape) -> str:
     """What is known of it, in words."""
     elements = num_parameters(shape)
     experts = f", {shape.experts_per_token} of {shape.num_experts} experts for a token" if shape.num_experts else ""
-    return f"{source.cfg.model.base_model}: {elements / 1e9:.2f} billion parameters, {shape.num_layers} layers{experts}"
+    size = f"{elements / 1e9:.2f} billion" if elements >= 1e8 else f"{elements / 1e6:.2f} million"
+    return f"{source.cfg.model.base_model}: {size} parameters, {shape.num_layers} layers{experts}"
 
 
 def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost | None:
