@@ -1,0 +1,124 @@
+"""When a fault was answered: the moment of each line on a terminal, and the record that benchmarks.faults reports.
+
+Recording is no assertion: seconds belong to the machine, and how many of them are asked for is said in the report.
+"""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from tests.patience import TIMEOUT_SECONDS
+
+PROPERTY = "fault"
+
+
+class Line(NamedTuple):
+    moment: float
+    """Seconds since 1970: all nodes of the lab have this machine's clock."""
+    text: str
+
+
+class Terminal:
+    """A command on a node, whose pipe is read as it is written to; `training.finish` and `wait_until` take it, too."""
+
+    def __init__(self, process: Any):
+        self.process = process
+        self._lines: list[Line] = []
+        self._is_over = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for text in self.process.stdout:
+            with self._changed:
+                self._lines.append(Line(time.time(), text.rstrip("\n")))
+                self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    @property
+    def lines(self) -> list[Line]:
+        with self._changed:
+            return list(self._lines)
+
+    @property
+    def output(self) -> str:
+        return "".join(f"{line.text}\n" for line in self.lines)
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    def moment_of(self, text: str) -> float | None:
+        """When the first line with `text` came."""
+        return next((line.moment for line in self.lines if text in line.text), None)
+
+    def wait_for(self, text: str, timeout: float = TIMEOUT_SECONDS) -> float:
+        """Wait for a line with `text`; its moment. Errors: AssertionError, with the output, if none comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or self.moment_of(text) is not None, timeout=timeout)
+        moment = self.moment_of(text)
+        assert moment is not None, f"nowhere {text!r}:\n{self.output}"
+        return moment
+
+    def finish(self, timeout: float = TIMEOUT_SECONDS) -> str:
+        """Wait for the end of the command; its output. Errors: subprocess.TimeoutExpired, with the output."""
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            raise subprocess.TimeoutExpired(self.process.args, timeout, self.output)
+        self.process.wait(timeout)
+        return self.output
+
+    def communicate(self, timeout: float = TIMEOUT_SECONDS) -> tuple[str, None]:
+        """As a Popen has it."""
+        return self.finish(timeout), None
+
+    def poll(self) -> int | None:
+        code: int | None = self.process.poll()
+        return code
+
+    def wait(self, timeout: float | None = None) -> int:
+        return int(self.process.wait(timeout))
+
+    def send_signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+
+def record_fault(
+    record_property: Callable[[str, object], None],
+    *,
+    fault: str,
+    way: Literal["train", "run", "check"],
+    injected: float,
+    deadline: float,
+    told: Sequence[float | None],
+    cause: str | None,
+    rank: int | None,
+    node: str | None,
+) -> None:
+    """Keep how long a fault took to be answered, before anything is asserted of it.
+
+    `injected`: when it happened, in seconds since 1970; `deadline`: the seconds after that when it may be noticed, as
+    a `hang_timeout` says, 0 for a death; `told`: when the answer came, on each terminal, None where it did not.
+    `cause`, `rank` and `node` are what was named.
+    """
+    seconds = [None if moment is None else round(moment - injected - deadline, 2) for moment in told]
+    record_property(
+        PROPERTY,
+        json.dumps(
+            {
+                "fault": fault,
+                "way": way,
+                "deadline": deadline,
+                "seconds": seconds,
+                "cause": cause,
+                "rank": rank,
+                "node": node,
+            }
+        ),
+    )
