@@ -17,6 +17,7 @@ from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnosis
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
 from allranks.doctor.first_failure import first_failure
+from allranks.doctor.preempted import preempted
 from allranks.doctor.ranks import first_of_ranks
 from allranks.doctor.read_logs import diagnosis_of_text, our_index, read_log
 from allranks.doctor.reading.scanner import Read, Scanner
@@ -129,12 +130,15 @@ def _evidence_of(own: Finding) -> tuple[Evidence, ...]:
 
 def _own_finding(run: RunDir) -> Finding | None:
     """What the launcher ended the run with; else what was found while ranks hung; else the ranks' own errors."""
-    ended = _json(run.live).get("ended")
+    live = _json(run.live)
+    ended = live.get("ended")
     if isinstance(ended, Mapping) and (found := from_message(ended.get("finding"))):
+        return found
+    events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))
+    if isinstance(ended, Mapping) and (found := preempted(ended, live.get("nodes"), events)):
         return found
     kept = sorted((run.path / "evidence").glob("*/diagnosis.json"))
     found_then = [found for path in kept[-1:] if (found := from_message(_json(path)))]
-    events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))
     of_ranks = first_of_ranks(0, events, "", lambda rank: run.log(0, rank))
     return first_failure(filter(None, [*found_then, of_ranks]))
 

@@ -187,3 +187,28 @@ def test_nothing_is_added_where_no_rule_knows_more(ended, log):
 def test_a_rank_that_was_killed_is_told_by_the_launcher_alone(ended):
     before, after = ended(DISK, code=-signal.SIGKILL)
     assert after == before
+
+
+def test_a_run_that_was_preempted_did_not_fail(made):
+    events = [
+        {"rank": rank, "kind": kind, **more}
+        for rank, by in ((0, "SIGUSR1"), (1, "SIGUSR1"), (2, "a signal to another rank"))
+        for kind, more in (("step", {"step": 7}), ("exit", {"code": 75, "reason": f"preempted by {by}"}))
+    ]
+    path = made({0: "step 7  loss 2.1\n"}, events=events)
+    nodes = [{"node": 0, "host": "gpu0", "ranks": [{"rank": 0}, {"rank": 1}]}, {"node": 1, "ranks": [{"rank": 2}]}]
+    (path / "live.json").write_text(json.dumps({"ended": {"exit_code": 75, "finding": None}, "nodes": nodes}))
+    told = diagnosis_of_run(path)
+    assert (told.cause, told.certainty, told.rank, told.node) == (causes.INTERRUPTED, "sure", None, "gpu0")
+    assert told.title.startswith("preempted by SIGUSR1 on node 0 (gpu0) after step 7: nothing failed")
+    assert [one.text for one in told.evidence][-1] == "rank 2: preempted by a signal to another rank"
+    assert told.restart.verdict == "may-pass" and "--auto-resume-from-checkpoints true" in told.remedy
+
+
+def test_a_run_that_is_done_or_failed_was_not_preempted(made):
+    path = made({0: "step 7\n"}, events=[{"rank": 0, "kind": "exit", "code": 75, "reason": "preempted by SIGTERM"}])
+    for code in (0, 1):
+        (path / "live.json").write_text(json.dumps({"ended": {"exit_code": code, "finding": None}, "nodes": 7}))
+        assert diagnosis_of_run(path).cause != causes.INTERRUPTED
+    (path / "live.json").write_text(json.dumps({"ended": {"exit_code": 75, "finding": None}, "nodes": ["x", {}]}))
+    assert diagnosis_of_run(path).title.startswith("preempted by SIGTERM: nothing failed")
