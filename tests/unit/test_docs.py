@@ -211,9 +211,9 @@ def test_every_command_and_option_that_a_text_names_is_there(page):
         command, _, rest = command_of(words_of(text))
         for word in rest[: rest.index("--")] if "--" in rest else rest:
             option = word.partition("=")[0]
-            taken = [each for each in command.params if option in each.opts]
+            taken = [each for each in command.params if option in (*each.opts, *each.secondary_opts)]
             if isinstance(command, TrainWordsCommand):  # hands on what `train` takes
-                taken += [each for each in load_command("train").params if option in each.opts]
+                taken += [each for each in load_command("train").params if option in (*each.opts, *each.secondary_opts)]
             if option.startswith("--") and not taken:
                 assert isinstance(command, ConfigKeysCommand | TrainWordsCommand), text
                 parse_overrides([f"{option}=1"])

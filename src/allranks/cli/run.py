@@ -90,6 +90,10 @@ def run(
         float | None,
         typer.Option(help="End it when no rank has written anything for so many seconds, and say what each did."),
     ] = None,
+    ask_ranks: Annotated[
+        bool,
+        typer.Option(help="Ranks that are Python's tell where they are when they hang, on a signal (61)."),
+    ] = True,
 ) -> None:
     """Start any program that torchrun can start, on this machine or on all nodes: anyone's trainer.
 
@@ -104,7 +108,13 @@ def run(
         raise UsageError(f"the program and its arguments follow a lone `--`{found}: allranks run [OPTIONS] -- train.py")
     raise typer.Exit(
         run_program(
-            program, launch_options(ctx), node_options(ctx), output_dir, argv=sys.argv[1:], hang_seconds=hang_timeout
+            program,
+            launch_options(ctx),
+            node_options(ctx),
+            output_dir,
+            argv=sys.argv[1:],
+            hang_seconds=hang_timeout,
+            asks=ask_ranks,
         )
     )
 

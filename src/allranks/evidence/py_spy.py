@@ -21,7 +21,9 @@ def py_spy_threads(pid: int) -> list[Thread]:
     beside = Path(sys.executable).with_name("py-spy")
     tool = str(beside) if beside.is_file() else shutil.which("py-spy")
     if tool is None:
-        raise CannotAsk("it is anyone's program, and py-spy, which can look into it, is not installed here")
+        raise CannotAsk(
+            "nothing of ours is in it, and py-spy, which can look into it all the same, is not installed here"
+        )
     try:
         # It reads without stopping the process, which a hanging one does not notice anyway.
         told = subprocess.run(

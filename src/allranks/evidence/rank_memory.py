@@ -1,7 +1,7 @@
-"""Ask a rank of this machine for its stacks and its flight recorder, through /proc: see train/evidence.py.
+"""Ask a rank of this machine for its stacks and its flight recorder, through /proc: see in_program/allranks_answers.py.
 
-What is read and signalled is only a process that holds the files in memory which our ranks make, whose environment
-names the run: no file, and no number that somebody wrote down, can direct a signal at another one.
+What is read and signalled is only a process that holds the files in memory which ranks of ours make, and which say of
+which run it is: no file, and no number that somebody wrote down, can direct a signal at another one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-NAME = "allranks-evidence"
-VERSION = 1
+from allranks.evidence.in_program.allranks_answers import NAME, STACKS_SIGNAL
+
 RUN_ID, LAUNCH_ID = "ALLRANKS_RUN_ID", "ALLRANKS_LAUNCH_ID"
 
-_STACKS_SIGNAL = signal.SIGUSR2
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 0.15  # faulthandler writes line by line and marks no end
 _DESCRIPTION_BYTES = 16_384
@@ -51,13 +50,13 @@ class Description:
     recorder_fd: int
 
     def to_message(self) -> dict[str, Any]:
-        return {"version": VERSION, **asdict(self)}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class RankProcess:
     """A process that is a rank. `start_time` (see below) tells it from a later one of its number; `said` is None for
-    anyone's program, which cannot be asked."""
+    one that cannot be asked: anyone's program that is not Python's, or was started without our hook."""
 
     rank: int
     pid: int
@@ -76,12 +75,17 @@ def ranks_here(*, run_id: str = "", output_dir: str | Path = "", launch_id: str 
     for folder in Path("/proc").glob("[0-9]*"):
         process = _rank_of(int(folder.name), run_id, place, launch_id)
         if process is not None:
-            # What a rank of anyone's program starts inherits its environment, and began later.
+            # What a rank of anyone's program starts inherits its environment, and began later. Where a script of the
+            # shell starts it, the one that answers is meant.
             launch = process.said.launch if process.said else environment(process.pid).get(LAUNCH_ID, "")
             first = found.get((launch, process.rank))
-            if first is None or process.start_time < first.start_time:
+            if first is None or _order(process) < _order(first):
                 found[launch, process.rank] = process
     return sorted(found.values(), key=lambda one: one.rank)
+
+
+def _order(process: RankProcess) -> tuple[bool, int]:
+    return process.said is None, process.start_time
 
 
 def _rank_of(pid: int, run_id: str, output_dir: str, launch_id: str) -> RankProcess | None:
@@ -125,25 +129,27 @@ def python_stacks(process: RankProcess, *, deadline: float) -> str:
     """
     pid = process.pid
     with _held(process) as (description, send):
-        if not handles(pid, _STACKS_SIGNAL):  # it would die of the signal
-            raise CannotAsk(f"it has no handler of {_STACKS_SIGNAL.name}")
+        if not handles(pid, STACKS_SIGNAL):  # it would die of the signal
+            raise CannotAsk(f"it has no handler of signal {STACKS_SIGNAL}")
         path = Path(f"/proc/{pid}/fd/{description.stacks_fd}")
         if not _links_to(path, f"{_LINK}-stacks (deleted)"):
             raise CannotAsk("its file of stacks has been closed")
         with _alone(path, deadline):
             os.truncate(path, 0)
-            send(_STACKS_SIGNAL)
+            send(STACKS_SIGNAL)
             return _settled(path, deadline)
 
 
 def flight_recorder(process: RankProcess, *, deadline: float) -> dict[str, Any]:
-    """What `train.evidence.recorded` of a rank says; raises CannotAsk."""
+    """What `recorded` in the rank says; raises CannotAsk."""
     pid = process.pid
     with _held(process) as (description, _):
         answer = Path(f"/proc/{pid}/fd/{description.recorder_fd}")
         ask = Path(f"/proc/{pid}/fd/{description.ask_fd}")
         if not _links_to(answer, f"{_LINK}-recorder (deleted)") or not str(ask.readlink()).startswith("pipe:"):
             raise CannotAsk("its flight recorder's file has been closed")
+        if not answer.stat().st_size:
+            raise CannotAsk("it has not loaded torch.distributed")
         with _alone(answer, deadline):
             return _dumped(ask, answer, deadline)
 
@@ -189,7 +195,7 @@ class CannotAsk(Exception):
 def _held(process: RankProcess) -> Iterator[tuple[Description, Callable[[int], None]]]:
     """What the process says of itself, and how to send it a signal: to it and to no later one of its number."""
     if process.said is None:
-        raise CannotAsk("it is anyone's program, with nothing of ours in it")
+        raise CannotAsk("nothing of ours is in it, which only Python takes in, and not with --no-ask-ranks")
     try:
         pidfd = os.pidfd_open(process.pid)
         try:

@@ -99,7 +99,7 @@ def recording_from_message(message: object) -> Recording | None:
 
 
 def recording(said: Mapping[str, Any]) -> Recording:
-    """What a rank answered (train/evidence.py) as one recording; what cannot be read is passed over.
+    """What a rank answered (in_program/allranks_answers.py) as one recording; what cannot be read is passed over.
 
     Raises ValueError where the rank could not read its recorder.
     """

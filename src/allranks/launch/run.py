@@ -38,12 +38,13 @@ def run_program(
     *,
     argv: Sequence[str] = (),
     hang_seconds: float | None = None,
+    asks: bool = True,
 ) -> int:
     """Start the program that `words` name, with as many ranks as asked for, on this node or on all.
 
     Returns the exit code: 0 if every rank ended with 0, else that of the rank that failed first. Raises AllranksError
     for what can be refused before any rank starts. `hang_seconds`: the run ends when no rank has written anything for
-    so long.
+    so long. `asks`: its ranks can be asked what they do, if they are Python's.
     """
     if hang_seconds is not None and not 1 <= hang_seconds < float("inf"):
         raise UsageError(f"--hang-timeout {hang_seconds:g}: expected at least 1 second")
@@ -59,7 +60,7 @@ def run_program(
         return start_all_nodes(everywhere, token)
     launch = replace(resolve(options), token=token)
     refuse_nested_launch(launch, "the program itself; `allranks run`")
-    return told_attempt(launch, _AnyProgram(launch, words, program, output_dir, argv, hang_seconds))
+    return told_attempt(launch, _AnyProgram(launch, words, program, output_dir, argv, hang_seconds, asks))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _AnyProgram:
     output_dir: str | Path
     argv: Sequence[str]
     hang_seconds: float | None = None
+    asks: bool = True
     is_engine: bool = False
 
     def check(self, node: Node) -> Checked:
@@ -82,7 +84,7 @@ class _AnyProgram:
         return None  # there is no config that says what it needs
 
     def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
-        return RunInputs(self.argv, variables=checked.variables, hang_seconds=self.hang_seconds)
+        return RunInputs(self.argv, variables=checked.variables, hang_seconds=self.hang_seconds, asks=self.asks)
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         return None

@@ -21,6 +21,7 @@ from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
 from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import AllranksError, CheckpointError, OutOfMemoryError
+from allranks.evidence.in_program.allranks_answers import answer
 from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
 from allranks.model.build import build_model
 from allranks.model.comm_hooks import compression_starts, compression_warnings
@@ -36,7 +37,6 @@ from allranks.train import world
 from allranks.train.announce import announcement
 from allranks.train.assemble import assemble
 from allranks.train.disk_room import room_warnings
-from allranks.train.evidence import install_evidence
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
@@ -83,7 +83,7 @@ def main_rank(cfg: RunConfig, identity: Identity | None = None) -> int:
     except AllranksError as error:
         print_error(error, identity)
         return error.exit_code
-    install_evidence(identity.rank, run_dir.path)
+    answer(identity.rank, str(run_dir.path))
     rank = _Rank(cfg, identity, run_dir, events)
     try:
         with interrupt.interruptible():

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch.distributed as dist
 
-from allranks.train.evidence import install_evidence, recorded
+from allranks.evidence.in_program.allranks_answers import answer, recorded
 from tests.warm import warm_processes
 
 # Ranks are found by their run, on the whole machine: those of tests beside these are of another one.
@@ -81,7 +81,7 @@ def main_thread_in(function: str) -> Callable[[], bool]:
 
 def _rank(function: Callable, rank: int, num_ranks: int, folder: Path, run: str, launch: str) -> None:
     os.environ |= {"ALLRANKS_RUN_ID": run, "ALLRANKS_LAUNCH_ID": launch}
-    assert install_evidence(rank, folder)
+    assert answer(rank, str(folder))
     if num_ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
     function(rank, (folder / f"ready-{rank}").touch)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from allranks.evidence.in_program.allranks_answers import STACKS_SIGNAL
 from allranks.evidence.rank_memory import (
     CannotAsk,
     RankProcess,
@@ -120,8 +121,8 @@ def test_no_process_gets_a_signal_that_is_not_the_one_that_was_found(tmp_path):
         (program,) = ranks_here(run_id="foreign")
         assert (program.rank, program.pid, program.said) == (4, stranger.pid, None)
         assert describe(stranger.pid) is None
-        assert not handles(stranger.pid, signal.SIGUSR2)
-        assert handles(rank.pid, signal.SIGUSR2)
+        assert not handles(stranger.pid, STACKS_SIGNAL)
+        assert handles(rank.pid, STACKS_SIGNAL)
         # As if its number had become the stranger's, or a file had named it.
         began = start_time(stranger.pid)
         for wrong in (

@@ -19,6 +19,7 @@ from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, EXPECTED
 from allranks.config import RunConfig
 from allranks.doctor.attempt import Ended
 from allranks.doctor.stopped import rank_stopped
+from allranks.evidence.hook import ANSWERS
 from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
@@ -53,6 +54,8 @@ class RunInputs:
     certificate: Mapping[str, Any] | None = None
     hang_seconds: float | None = None
     """After which anyone's program, which writes nothing, is taken to hang; None where that is not looked for."""
+    asks: bool = True
+    """Whether ranks of anyone's program, if they are Python's, are to answer what they do: see evidence/hook.py."""
 
 
 def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs) -> Ended:
@@ -157,6 +160,8 @@ def _run_variables(launch: Launch, node: Node, inputs: RunInputs, world_size: in
     """What our engine reads: see observe/output.py, observe/events.py and cluster/expected.py."""
     variables = {RUN_ID: node.run_id, LAUNCH_ID: node.launch_id}
     variables["ALLRANKS_LOG_DIR"] = str(node.run.logs(node.name).absolute())
+    if inputs.cfg is None and inputs.asks:
+        variables[ANSWERS] = os.path.realpath(node.run.path)
     if inputs.fingerprint is not None:
         variables[DATA_FINGERPRINT] = inputs.fingerprint
     if launch.min_nodes == launch.max_nodes:

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from allranks.entry_points import refuse_by_hand
+from allranks.evidence.hook import hooked
 from allranks.launch.node.temporary import give_back_temporary_folder
 from allranks.observe.enduring import say
 from allranks.observe.output import redirect_rank_output
@@ -24,7 +25,7 @@ def main(words: list[str]) -> NoReturn:
     python = [sys.executable, "-u"]  # unbuffered, as launchers start Python: the last words of a killed rank are kept
     command = {"module": [*python, "-m", name], "script": [*python, name], "executable": [name]}[kind]
     try:
-        os.execvp(command[0], [*command, *arguments])
+        os.execvpe(command[0], [*command, *arguments], hooked(os.environ))
     except OSError as error:
         say(f"error: {name}: {error.strerror}", file=sys.stderr)
         sys.exit(127)  # as shells do
