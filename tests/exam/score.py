@@ -1,6 +1,7 @@
 """The exam of `allranks doctor`: graded excerpts of public issues, healthy logs and near misses. `make exam` prints it.
 
-A half is of threads by the hash of their address; the rules were written looking at half A only.
+A half is of threads by the hash of their address; the rules were written looking at half A only. Half C is of other threads:
+it was collected, graded and committed before it was first asked.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def graded(question: Question) -> tuple[str, Diagnosis]:
     if question.cause == _NO_CAUSE:
         if told.certainty == UNKNOWN or named in question.also:
             return RIGHT, told
-        return (WRONG_BUT_SURE if told.certainty == SURE else RIGHT_LIKELY), told
+        return (WRONG_BUT_SURE if told.certainty == SURE else WRONG), told
     if named in accepted:
         if question.rank is not None and told.rank not in (None, question.rank):
             return (WRONG_BUT_SURE if told.certainty == SURE else WRONG), told
@@ -75,7 +76,7 @@ def near_misses() -> Iterator[tuple[str, tuple[str, ...], Diagnosis]]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; `--wrong` also each answer that is not right. Ends with 1 where one is wrong but sure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--halves", default="ab", help="a, b or ab")
+    parser.add_argument("--halves", default="abc", help="which: a, b, c or several")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
     parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
     options = parser.parse_args(arguments)

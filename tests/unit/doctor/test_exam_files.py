@@ -45,11 +45,21 @@ def test_questions_are_complete(file):
 def test_a_thread_is_in_its_own_half_only(file):
     half = file.parent.name.removeprefix("half-")
     for asked in questions(file):
-        if THREAD.fullmatch(asked["source"]):
+        if half in "ab" and THREAD.fullmatch(asked["source"]):
             assert half_of(asked["source"]) == half, asked["id"]
 
 
-def test_ids_are_unique_over_both_halves():
+def test_a_later_set_asks_of_no_thread_that_an_earlier_one_asked_of():
+    """Sets c and d were collected and graded before they were first asked, of other threads."""
+    asked_in: dict[str, set[str]] = {}
+    for file in FILES:
+        for asked in questions(file):
+            if THREAD.fullmatch(asked["source"]):
+                asked_in.setdefault(asked["source"].lower(), set()).add(file.parent.name)
+    assert {thread: sets for thread, sets in asked_in.items() if len(sets) > 1} == {}
+
+
+def test_ids_are_unique_over_all_sets():
     ids = [asked["id"] for file in FILES for asked in questions(file)]
     assert len(ids) == len(set(ids)), sorted({one for one in ids if ids.count(one) > 1})
 
