@@ -1,7 +1,7 @@
 """The exam of `allranks doctor`: graded excerpts of public issues, healthy logs and near misses. `make exam` prints it.
 
-A half is of threads by the hash of their address; the rules were written looking at half A only. Half C is of other threads:
-it was collected, graded and committed before it was first asked.
+Halves A and B are of threads by the hash of their address; the rules were written looking at half A only. Half C is of
+other threads: it was collected, graded and committed before it was first asked.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def graded(question: Question) -> tuple[str, Diagnosis]:
             return (WRONG_BUT_SURE if told.certainty == SURE else WRONG), told
         return (RIGHT if told.certainty == SURE or told.cause is None else RIGHT_LIKELY), told
     if told.cause is None:
-        return NOT_KNOWN, told
+        return (RIGHT if _NO_CAUSE in question.also else NOT_KNOWN), told
     return (WRONG_BUT_SURE if told.certainty == SURE else WRONG), told
 
 

@@ -22,6 +22,7 @@ _OF_AN_END_TO_COME = {"spot-reclaimed", "slurm-preempted", "slurm-time-limit", "
 _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
 _LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
 _INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
+_NOT_FINITE = "nan-loss"
 # Raised by what waits for the program that failed.
 _OF_LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "ProcessExitedException", "RayTaskError")
 _NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError", "GeneratorExit", "StopIteration")
@@ -148,6 +149,8 @@ def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequenc
     if one.id in _OF_AN_END_TO_COME and not _TABLE_ROW.match(one.line.text):
         return False
     going_on = [mark for mark in after if mark.kind == looked_for.PROGRESS]
+    if one.rule and one.rule.answer == _NOT_FINITE:  # with spoilt weights bars go on: only a loss tells otherwise
+        going_on = [mark for mark in going_on if "loss" in mark.line.text.lower()]
     own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]
     if own:
         return True

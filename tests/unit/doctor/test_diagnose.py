@@ -150,6 +150,19 @@ def test_interleaved_tracebacks_are_read_by_their_writers(doctor):
     assert (told.rank, told.evidence[0].text) == (3, "ValueError: bad batch 17")
 
 
+def test_a_traceback_that_is_cut_off_where_it_raises_tells_what_it_raises(doctor):
+    cut = """\
+[rank6]: Traceback (most recent call last):
+[rank6]:   File "/work/train.py", line 504, in load
+[rank6]:     raise ValueError(f"no state of {kind} at {path}")
+"""
+    told = doctor(cut)
+    assert (told.cause, told.rank) == ("exception", 6)
+    assert told.evidence[0].line == 3
+    assert doctor(cut.replace("ValueError", "subprocess.CalledProcessError")).cause is None
+    assert doctor(cut + "[rank6]: ValueError: no state of adam at /x\n").evidence[0].line == 4
+
+
 def test_what_was_raised_first_is_the_cause_of_a_chain(doctor):
     chain = TRACEBACK + "\nDuring handling of the above exception, another exception occurred:\n\n"
     chain += TRACEBACK.replace("ValueError: bad batch 17", "RuntimeError: cannot go on")

@@ -32,6 +32,9 @@ SAID = "RuntimeError: no"
         ("Jun  6 06:24:44 node7 kernel: ", None, None, "node7"),
         ("[12345.678901] ", None, None, None),
         ("[Thu Jun 26 06:24:44 2025] ", None, None, None),
+        ("stderr: ", None, None, None),
+        ("stdout: [rank2]: ", 2, None, None),
+        ("^C", None, None, None),
         ("", None, None, None),
     ],
 )

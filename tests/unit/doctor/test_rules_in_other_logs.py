@@ -46,7 +46,7 @@ def _differing(rule: Rule) -> list[str]:
         f"{rule.id}, case {number}, in {way}: {told.cause}"
         for number, case in enumerate(rule.cases, 1)
         for way, put in WAYS.items()
-        if (told := diagnosis_of_text(put(case))).cause != rule.id
+        if (told := diagnosis_of_text(put(case))).cause != rule.answer
     ]
 
 

@@ -24,6 +24,10 @@ for _kinds, _text in (
         (_BRACKET,),
         r"\[(?:[^\s\]@]{1,100}@)?\d{1,9},(?P<rank>\d{1,6})\](?:\[[^\s\]]{1,100}\])?<std(?:out|err|diag)>:? ?",
     ),
+    # What shows a subprocess's output: accelerate test, some schedulers
+    ((_LETTER,), r"std(?:err|out): "),
+    # What a terminal shows of a key that was pressed
+    ((_OTHER,), r"\^[CZ\\] ?"),
     # srun -l
     ((_DIGIT, _OTHER), r" {0,5}(?P<rank>\d{1,6}): "),
     # Ray
@@ -60,7 +64,7 @@ for _kinds, _text in (
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
     (
         (_BRACKET, _LETTER, _OTHER),
-        r"(?:- )?\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=\[|\S)",
+        r"(?:- )?\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=[^\s:])",
     ),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?"),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?"),

@@ -18,6 +18,8 @@ ORPHAN = re.compile(
 )
 # In torchrun's report of all that failed it stands under the worker's other fields, as far to the right as they do.
 IN_REPORT = re.compile(r"\s+traceback : ")
+# Where the log is cut off, or another's line stands in the way, before what was raised is said.
+_RAISES = re.compile(r"\s+raise (?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Z]\w{0,100})\(")
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _IGNORED = re.compile(r"Exception ignored in")
 # Not the user's own code.
@@ -70,6 +72,7 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
     frames: list[Frame] = []
     first: Line | None = None
     inside = False
+    last = None
     message_lines = margin = 0
     for line in lines:
         text = line.text
@@ -93,6 +96,7 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
                 if (found := _FRAME.match(text)) is not None:
                     frames.append(Frame(found["file"], int(found["line"]), (found["function"] or "").strip()))
                 code.add(line.number)
+                last = line
                 continue
             found = _RAISED.match(text)
             if found is None:
@@ -110,6 +114,8 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
         message_lines += 1
         if message_lines > _LONGEST_MESSAGE:
             break
+    if inside and not chain and last is not None and (found := _RAISES.match(last.text)) is not None:
+        chain.append(Raised(found["type"], "", last, _own(frames)))
     if first is None or not chain:
         return None
     return Traceback(tuple(chain), first, frozenset(code), frozenset(headers), bool(_IGNORED.search(before)))
