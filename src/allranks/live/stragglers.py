@@ -18,42 +18,50 @@ _TIMES = 1.7
 _TIMES_EACH = 1.4
 # Of the step, before it is worth a line.
 _PART = 0.2
-# Looks at other steps that agree: other work of a moment passes, and a burst of slow steps leaves the median.
-_STEPS_APART, _AGREEING = 5, 3
+# Steps over which all looks agree: other work of a moment passes, and a burst of slow steps leaves the median. A rank's
+# own work is known by its last ten steps, of which eight are slow before it counts: with these it is named within 20.
+_AGREEING_STEPS = 9
 # Looks at the states of processes, one each second, and those in which a rank that makes steps was stopped.
 _LOOKS, _STOPPED_LOOKS, _STOPPED = 10, 3, ("T", "t")
 
 
 class Stragglers:
-    """Reads the table each second; `found` are those that have been so over several windows of steps."""
+    """Reads the table each second; `found` are those that have been so over some steps."""
 
     def __init__(self) -> None:
         self.found: tuple[Finding, ...] = ()
-        self._seen: dict[int, int] = {}  # rank -> windows running in which it was slow
-        self._fine: dict[int, int] = {}  # of those that are found: windows running in which it was not
-        self._step = 0
+        self._slow_since: dict[int, int] = {}  # rank -> step from which on all looks have found it slow
+        self._fine_since: dict[int, int] = {}  # of those that are found: from which on none has
+        self._step: int | None = None
         self._stopped: dict[int, deque[bool]] = {}  # by rank: in which of the newest looks it was stopped
 
     def read(self, table: LiveTable) -> list[StragglerEvent]:
         """Take in a table; what is new: each event's `message` is to be told."""
         for rank in table.ranks:
             self._stopped.setdefault(rank.rank, deque(maxlen=_LOOKS)).append(rank.process_state in _STOPPED)
-        if table.step is None or abs(table.step - self._step) < _STEPS_APART:
+        step = table.step
+        if step is None or step == self._step:
             return []
-        self._step = table.step
+        if self._step is not None and step < self._step:  # all ranks were started again
+            self._slow_since, self._fine_since = {}, {}
+        self._step = step
         slow = {**self._often_stopped(table), **slow_ranks(table)}
-        self._seen = {rank: self._seen.get(rank, 0) + 1 for rank in slow}
-        before = {one.who.rank: one.who for one in self.found}
-        self._fine = {rank: self._fine.get(rank, 0) + 1 for rank in before if rank is not None and rank not in slow}
-        kept = [one for one in self.found if 0 < self._fine.get(one.who.rank or 0, 0) < _AGREEING]
-        new = [one for rank, one in slow.items() if self._seen[rank] >= _AGREEING or rank in before]
-        self.found = (*new, *kept)
-        now = {one.who.rank for one in self.found}
-        events = [_event(one.who, table, printed(one)) for one in new if one.who.rank not in before]
-        return events + [
-            _event(who, table, f"rank {rank} keeps up with the others again", is_slow=False)
-            for rank, who in sorted(before.items(), key=str)
-            if rank not in now
+        self._slow_since = {rank: self._slow_since.get(rank, step) for rank in slow}
+        before = {one.who.rank: one for one in self.found if one.who.rank is not None}
+        self._fine_since = {rank: self._fine_since.get(rank, step) for rank in before if rank not in slow}
+        now = {
+            rank: slow.get(rank, one)
+            for rank, one in before.items()
+            if step - self._fine_since.get(rank, step) < _AGREEING_STEPS
+        }
+        new = [
+            rank for rank, since in self._slow_since.items() if rank not in before and step - since >= _AGREEING_STEPS
+        ]
+        self.found = (*now.values(), *[slow[rank] for rank in new])
+        again = sorted(before.keys() - now.keys())
+        return [_event(slow[rank].who, table, printed(slow[rank])) for rank in new] + [
+            _event(before[rank].who, table, f"rank {rank} keeps up with the others again", is_slow=False)
+            for rank in again
         ]
 
     def _often_stopped(self, table: LiveTable) -> dict[int, Finding]:

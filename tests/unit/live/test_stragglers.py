@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from allranks.live import LiveTable, NodeState, RankState
+from allranks.live.rank_progress import RankProgress
 from allranks.live.stragglers import Stragglers, slow_ranks
+from allranks.observe.events import StepEvent
 
 
 def table(step: int, work: list[float], step_seconds: float | None = None) -> LiveTable:
@@ -26,7 +28,7 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
     for step in range(1, 21):
         told += stragglers.read(table(step, [1.0, 2.1, 1.0, 0.9]))
     (event,) = told
-    assert (event.of_rank, event.is_slow, event.node, event.host, event.step) == (1, True, 1, "host1", 15)
+    assert (event.of_rank, event.is_slow, event.node, event.host, event.step) == (1, True, 1, "host1", 10)
     assert event.message.startswith(
         "warning: rank 1 (node 1, host1) is slow by itself: it works 2.1 s at its own part of a step of 2.52 s, and "
         "the median of the others 1 s\n  all others wait for it in every step"
@@ -36,6 +38,22 @@ def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps()
         told += stragglers.read(table(step, [1.0, 1.0, 1.0, 0.9]))
     assert [(one.message, one.is_slow) for one in told[1:]] == [("rank 1 keeps up with the others again", False)]
     assert stragglers.found == ()
+
+
+@pytest.mark.parametrize("last_fine", range(40, 45))
+def test_a_rank_that_becomes_slow_is_named_within_twenty_steps_whenever_that_is(last_fine: int) -> None:
+    """Its own work is known by the steps before, too."""
+    ranks, stragglers, told = [RankProgress(0), RankProgress(1)], Stragglers(), []
+    for step in range(1, 81):
+        for rank in ranks:
+            own = 3.0 if rank.state.rank == 1 and step > last_fine else 1.0
+            event = StepEvent(t=float(step), step=step, seconds=own, compute_seconds=own, tokens=1)
+            rank.read([event])
+        nodes = tuple(NodeState(node=rank.state.rank, ranks=(rank.state,)) for rank in ranks)
+        told += stragglers.read(LiveTable(step=step, nodes=nodes))
+    (event,) = told
+    assert event.of_rank == 1 and event.step is not None
+    assert last_fine + 8 < event.step <= last_fine + 20
 
 
 @pytest.mark.parametrize(
