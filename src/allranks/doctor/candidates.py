@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from allranks.doctor import causes
+from allranks.doctor.progress import steps_further
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.lines import Line
 from allranks.doctor.reading.scanner import Hit, Mark, Read
@@ -148,14 +149,15 @@ def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequenc
         return True
     if one.id in _OF_AN_END_TO_COME and not _TABLE_ROW.match(one.line.text):
         return False
-    going_on = [mark for mark in after if mark.kind == looked_for.PROGRESS]
+    progress = marks[one.read]
     if one.rule and one.rule.answer == _NOT_FINITE:  # with spoilt weights bars go on: only a loss tells otherwise
-        going_on = [mark for mark in going_on if "loss" in mark.line.text.lower()]
-    own = [mark for mark in going_on if mark.line.rank is not None and mark.line.rank == one.line.rank]
-    if own:
+        progress = [mark for mark in progress if "loss" in mark.line.text.lower()]
+    own = [mark for mark in progress if mark.line.rank is not None and mark.line.rank == one.line.rank]
+    if steps_further(own, one.order):
         return True
     ends = one.raised is not None and one.support != BY_LINE
-    if len(going_on) >= (_LINES_OF_OTHERS if failed else _LINES_OF_OTHERS - 1 if ends else 1):
+    further = steps_further(progress, one.order)
+    if further >= (_LINES_OF_OTHERS if failed else _LINES_OF_OTHERS - 1 if ends else 1):
         return True
     return _others_go_on(one, reads)
 
@@ -197,10 +199,4 @@ def _failed(read: Read) -> bool:
     )
 
 
-def newest_step(reads: Sequence[Read]) -> Mark | None:
-    """The last line of progress, of the log that has most to tell of it."""
-    marks = [mark for read in reads for mark in read.marks if mark.kind == looked_for.PROGRESS]
-    return marks[-1] if marks else None
-
-
-__all__ = ["SYMPTOM", "Candidate", "candidates", "newest_step"]
+__all__ = ["SYMPTOM", "Candidate", "candidates"]

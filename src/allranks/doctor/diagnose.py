@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allranks.doctor import unknown
-from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates, newest_step
+from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates
 from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
+from allranks.doctor.progress import newest_step
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, RETRIED, SURE
@@ -17,7 +18,6 @@ from allranks.findings import Evidence
 
 _SHOWN = 6  # lines of evidence
 _AT_ONCE_SECONDS = 2.0  # clocks of one cluster agree no better than that, and logs are written late
-_STEP = re.compile(r"(?i)\b(?:global_)?steps?['\"]?[=:/ ]+(\d{1,12})|\| ?(\d{1,12})/\d+ \[|iteration +(\d{1,12})/")
 # What srun, torchrun and DeepSpeed do to the others once one has failed; a cause where nothing had.
 _ENDS_FROM_OUTSIDE = frozenset({"slurm-cancelled", "sigterm-from-outside"})
 _COMM = re.compile(r"commId (0x[0-9a-f]+)|restart_count=(\d+)")
@@ -41,7 +41,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     evidence = tuple(Evidence(one.line.text, one.line.file, one.line.number) for one in _shown(first, same, reads))
     explained = _explained(consequences, [one for one in other if _is_after(one, first)])
     rule, raised = first.rule, first.raised
-    step = _newest_step(reads)
+    step = newest_step(reads)
     where = f"{raised.frame.file.rpartition('/')[2]}:{raised.frame.function}" if raised and raised.frame else ""
     if rule is None:
         assert raised is not None
@@ -228,12 +228,6 @@ def _explained(consequences: Sequence[Hit], later: Sequence[Candidate]) -> tuple
         evidence = Evidence(first.line.text, first.line.file, first.line.number)
         told.append(Explained(id, _plain(title), len(of), tuple(ranks), evidence))
     return tuple(told)
-
-
-def _newest_step(reads: Sequence[Read]) -> int | None:
-    mark = newest_step(reads)
-    found = _STEP.search(mark.line.text) if mark else None
-    return int(next(group for group in found.groups() if group)) if found else None
 
 
 def _frame_told(one: Candidate) -> str:
