@@ -8,6 +8,7 @@ from typing import Any
 
 from allranks.doctor import causes
 from allranks.evidence.collectives import ABSENT, CIRCLE, MISMATCH, SILENT, STUCK, Stall, analyse
+from allranks.evidence.nccl_state import nccl_state
 from allranks.evidence.python_stacks import Frame, folded, named, own_frame, waits_in_collective
 from allranks.evidence.recording import Recording, recording_from_message
 from allranks.evidence.undelivered import Undelivered, undelivered
@@ -49,6 +50,10 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
     what, blamed, remedy = _told(stall, held, places, frames)
     if stall is not None and not held and (lost := undelivered(ranks)) and stall.kind in (STUCK, SILENT):
         what, blamed, remedy = f"{_not_delivered(lost, ranks)}; {stall.what}", (), _REMEDIES[STUCK]
+    nccl = nccl_state(summaries, ranks)
+    by_nccl = not what and bool(nccl.behind)
+    if by_nccl:
+        what, blamed, remedy = f"perhaps: by NCCL's own account {nccl.what}", nccl.behind, _REMEDIES[STUCK]
     if not what:
         what = overdue[0].what if overdue else "no rank waits in a collective, so far as their flight recorders tell"
     else:
@@ -59,6 +64,7 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
     if stall is not None:
         lines += [f"not certain: {doubt}" for doubt in stall.doubts]
         lines += [f"a consequence: {other.what}" for other in stalls[1:3] if other.ranks != stall.ranks]
+    lines += nccl.lines
     lines += _surroundings(summaries, ranks, blamed)
     lines += folded(frames, most_frames=8)[:_STACK_LINES]
     return Finding(
@@ -69,7 +75,7 @@ def diagnose(summaries: Sequence[Mapping[str, Any]], overdue: Sequence[Finding] 
         evidence=tuple(Evidence(printable(line, 400)) for line in lines[:60]),
         remedy="\n".join(filter(None, [remedy, first.remedy if first and not remedy else "", _kept(summaries)])),
         known_at=who.node,
-        is_certain=bool(held) or stall is None or stall.sure or not stall.ranks,
+        is_certain=not by_nccl and (bool(held) or stall is None or stall.sure or not stall.ranks),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from allranks.cluster.probe.children import Found, Reporter
 from allranks.cluster.probe.kernel_log import kernel_records
 from allranks.cluster.probe.node import Node, ToolFailed, ToolMissing
-from allranks.evidence.nccl_ras import nccl_status
+from allranks.evidence.nccl_ras import nccl_diagnostics, nccl_status
 from allranks.evidence.rank_memory import environment
 
 _FIELDS = (
@@ -55,3 +55,5 @@ def look_at_nccl(pids: Sequence[int], reporter: Reporter) -> Iterator[Found]:
     told = nccl_status(address, seconds=2.0)
     if "why" not in told or address is not None:
         yield {"nccl": told}
+    if found := nccl_diagnostics(told, address, seconds=2.0):
+        yield {"nccl": {"diagnostics": found}}

@@ -19,6 +19,7 @@ from typing import Any
 from allranks.cluster.probe.children import Ask, Found, Reporter, ask_all
 from allranks.entry_points import refuse_by_hand
 from allranks.evidence.machine import look_at_gpus, look_at_kernel, look_at_nccl
+from allranks.evidence.nccl_state import shortened
 from allranks.evidence.processes import children, held_threads, memory_events, process_state, sockets
 from allranks.evidence.py_spy import py_spy_threads
 from allranks.evidence.python_stacks import Thread, threads_of
@@ -71,6 +72,8 @@ def main() -> None:
 
 def summary(told: Mapping[str, Any]) -> dict[str, Any]:
     """The same as a message of bounded size: recordings are cut to their newest entries, then stacks to their top."""
+    if isinstance(told.get("nccl"), Mapping):
+        told = {**told, "nccl": shortened(told["nccl"])}
     for entries, threads, frames in ((6, 4, 40), (3, 1, 20), (2, 1, 8), (1, 1, 3), (0, 0, 0)):
         short = {**told, "ranks": [_short(rank, entries, threads, frames) for rank in told["ranks"]]}
         if len(json.dumps(short)) <= _SUMMARY_BYTES:

@@ -1,4 +1,5 @@
-"""NCCL's RAS service is asked as its own client asks it. Answers here are written from NCCL's source, not recorded."""
+"""NCCL's RAS service is asked as its own client asks it. Answers here are written from NCCL's source and documentation,
+not recorded."""
 
 import contextlib
 import socket
@@ -6,7 +7,7 @@ import threading
 
 import pytest
 
-from allranks.evidence.nccl_ras import nccl_status
+from allranks.evidence.nccl_ras import nccl_diagnostics, nccl_status
 
 
 class Service(threading.Thread):
@@ -25,7 +26,7 @@ class Service(threading.Thread):
             for line in lines:
                 self.asked.append(line.decode().strip())
                 connection.sendall(next((said for word, said in self.answers.items() if word in self.asked[-1]), b""))
-                if "STATUS" in self.asked[-1] and self.ends:
+                if ("STATUS" in self.asked[-1] or self.asked[-1] == "DIAGNOSTICS") and self.ends:
                     return
 
 
@@ -60,3 +61,38 @@ def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as port:
         address = f"127.0.0.1:{port.getsockname()[1]}"
     assert "refused" in nccl_status(address)["why"]
+
+
+REPORT = b"""node042:12345 NCCL DIAG === RAS Diagnostics ===
+node042:12345 NCCL DIAG [OK]   CUDA driver version: 13000 consistent across 2 ranks in comm 0x1234
+node042:12345 NCCL DIAG [INFO] NCCL environment: NCCL_DEBUG=INFO on rank(s) {0}
+node042:12345 NCCL DIAG RAS diagnostics completed in 12.3 ms across 2 RAS peers
+"""
+NEW = {"json": {"nccl_version": "2.31.2"}}
+
+
+def test_diagnostics_where_the_version_has_them():
+    service = Service({**HELLO, "DIAGNOSTICS": REPORT})
+    assert nccl_diagnostics(NEW, service.address) == {
+        "diagnostics": [
+            "[OK] CUDA driver version: 13000 consistent across 2 ranks in comm 0x1234",
+            "[INFO] NCCL environment: NCCL_DEBUG=INFO on rank(s) {0}",
+        ],
+        "is_complete": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "status", [{"json": {"nccl_version": "2.30.7"}}, {"text": "NCCL version 2.24.3\n"}, {"why": "-"}]
+)
+def test_a_version_without_diagnostics_is_not_asked_for_them(status):
+    service = Service({})
+    assert nccl_diagnostics(status, service.address) == {}
+    assert service.asked == []
+
+
+def test_diagnostics_that_do_not_come_in_time_or_are_under_way():
+    late = Service({**HELLO, "DIAGNOSTICS": REPORT[:130]}, ends=False)
+    assert nccl_diagnostics(NEW, late.address, seconds=0.5)["is_complete"] is False
+    busy = Service({**HELLO, "DIAGNOSTICS": b"BUSY: diagnostics already in progress\n"})
+    assert "by somebody else just now" in nccl_diagnostics(NEW, busy.address)["why"]
