@@ -21,6 +21,10 @@ _PART = 0.2
 # Steps over which all looks agree: other work of a moment passes, and a burst of slow steps leaves the median. A rank's
 # own work is known by its last ten steps, of which eight are slow before it counts: with these it is named within 20.
 _AGREEING_STEPS = 9
+# And for how long they do, which is longer where steps are short: the kernel lets a rank share its core with another
+# program for some seconds before it moves one of them. That was 6 s at most on two cores with two busy programs beside
+# two ranks, in 2,000 steps of 50 ms (tests/cluster/test_healthy_run.py).
+_AGREEING_SECONDS = 10.0
 # Looks at the states of processes, one each second, and those in which a rank that makes steps was stopped.
 _LOOKS, _STOPPED_LOOKS, _STOPPED = 10, 3, ("T", "t")
 
@@ -30,7 +34,8 @@ class Stragglers:
 
     def __init__(self) -> None:
         self.found: tuple[Finding, ...] = ()
-        self._slow_since: dict[int, int] = {}  # rank -> step from which on all looks have found it slow
+        # rank -> step from which on all looks have found it slow, and when that was
+        self._slow_since: dict[int, tuple[int, float]] = {}
         self._fine_since: dict[int, int] = {}  # of those that are found: from which on none has
         self._step: int | None = None
         self._stopped: dict[int, deque[bool]] = {}  # by rank: in which of the newest looks it was stopped
@@ -45,8 +50,9 @@ class Stragglers:
         if self._step is not None and step < self._step:  # all ranks were started again
             self._slow_since, self._fine_since = {}, {}
         self._step = step
-        slow = {**self._often_stopped(table), **slow_ranks(table)}
-        self._slow_since = {rank: self._slow_since.get(rank, step) for rank in slow}
+        stopped = self._often_stopped(table)
+        slow = {**stopped, **slow_ranks(table)}
+        self._slow_since = {rank: self._slow_since.get(rank, (step, table.t)) for rank in slow}
         before = {one.who.rank: one for one in self.found if one.who.rank is not None}
         self._fine_since = {rank: self._fine_since.get(rank, step) for rank in before if rank not in slow}
         now = {
@@ -55,7 +61,11 @@ class Stragglers:
             if step - self._fine_since.get(rank, step) < _AGREEING_STEPS
         }
         new = [
-            rank for rank, since in self._slow_since.items() if rank not in before and step - since >= _AGREEING_STEPS
+            rank
+            for rank, (since, t) in self._slow_since.items()
+            if rank not in before
+            and step - since >= _AGREEING_STEPS
+            and (rank in stopped or table.t - t >= _AGREEING_SECONDS)
         ]
         self.found = (*now.values(), *[slow[rank] for rank in new])
         again = sorted(before.keys() - now.keys())

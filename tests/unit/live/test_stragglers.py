@@ -11,15 +11,16 @@ from allranks.live.stragglers import Stragglers, slow_ranks
 from allranks.observe.events import StepEvent
 
 
-def table(step: int, work: list[float], step_seconds: float | None = None) -> LiveTable:
-    """Each rank on a node of its own; a step takes as long as the slowest, and what is sent besides."""
+def table(step: int, work: list[float], step_seconds: float | None = None, t: float | None = None) -> LiveTable:
+    """Each rank on a node of its own; a step takes as long as the slowest, and what is sent besides. Seen at `t`; left
+    out, each step takes two seconds."""
     seconds = step_seconds or 1.2 * max(work)
     ranks = [
         RankState(rank=rank, step=step, median_step_seconds=seconds, median_compute_seconds=own)
         for rank, own in enumerate(work)
     ]
     nodes = (NodeState(node=rank.rank, host=f"host{rank.rank}", ranks=(rank,)) for rank in ranks)
-    return LiveTable(step=step, nodes=tuple(nodes))
+    return LiveTable(step=step, t=2.0 * step if t is None else t, nodes=tuple(nodes))
 
 
 def test_a_rank_that_works_longer_than_the_others_is_named_within_twenty_steps() -> None:
@@ -50,7 +51,7 @@ def test_a_rank_that_becomes_slow_is_named_within_twenty_steps_whenever_that_is(
             event = StepEvent(t=float(step), step=step, seconds=own, compute_seconds=own, tokens=1)
             rank.read([event])
         nodes = tuple(NodeState(node=rank.state.rank, ranks=(rank.state,)) for rank in ranks)
-        told += stragglers.read(LiveTable(step=step, nodes=nodes))
+        told += stragglers.read(LiveTable(step=step, t=float(step), nodes=nodes))
     (event,) = told
     assert event.of_rank == 1 and event.step is not None
     assert last_fine + 8 < event.step <= last_fine + 20
@@ -73,6 +74,18 @@ def test_a_rank_that_is_stopped_and_let_go_on_again_and_again_is_slow_by_itself(
         assert (
             "rank 1 (node 1, host1) is slow by itself: it was stopped (state T) in 8 of the last 10" in told[0].message
         )
+
+
+@pytest.mark.parametrize(("seconds", "is_named"), [(7.0, False), (20.0, True)])
+def test_a_rank_that_shares_its_core_for_some_seconds_is_not_named_however_many_steps_that_are(
+    seconds: float, is_named: bool
+) -> None:
+    stragglers = Stragglers()
+    told = []
+    for step in range(1, 2000):
+        at = step * 0.05
+        told += stragglers.read(table(step, [0.01, 0.03 if 40 < at < 40 + seconds else 0.01], t=at))
+    assert any(event.is_slow for event in told) == is_named
 
 
 def test_one_window_in_which_it_keeps_up_is_not_told() -> None:
