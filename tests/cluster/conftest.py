@@ -107,6 +107,12 @@ def _write_config(path: Path, base: dict, directory: Path, keys: dict) -> Path:
 
 
 @pytest.fixture
+def write_config(base_config: dict, tmp_path: Path) -> Callable[..., Path]:
+    """Write the base config with `keys`, for a run in `tmp_path`."""
+    return lambda **keys: _write_config(tmp_path / "config.yaml", base_config, tmp_path / "run", keys)
+
+
+@pytest.fixture
 def start(base_config: dict, tmp_path: Path) -> Callable[..., subprocess.Popen]:
     """Start `allranks train` with the base config and `keys`; extra arguments go to the command line."""
 

@@ -109,6 +109,20 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_
 
 
 @pytest.mark.thorough
+def test_ranks_that_hang_are_started_again_by_ray(losses_alone, start, tmp_path):
+    directory = tmp_path / "ray"
+    process = start(*LAUNCH, output_dir=directory, on_hang="restart", hang_timeout={"step": 5}, **KEYS)
+    wait_for_a_checkpoint(process, directory)
+    engine_of(1, process.pid, directory).send_signal(signal.SIGSTOP)
+    done = finish(process, directory, expect=0)
+    assert "error: rank 1 (node 0, " in done.output and "is stopped (state T)" in done.output, done.output
+    assert "on_hang: restart: attempt 1 is ended, for Ray to start the ranks again" in done.output, done.output
+    assert "attempt 2: Ray has started the ranks again" in done.output
+    alone = losses_alone(max_steps=KEYS["max_steps"], learning_rate=KEYS["learning_rate"])
+    assert largest_difference(done.losses(), alone) < 1e-5
+
+
+@pytest.mark.thorough
 def test_ctrl_c_saves_every_step_and_leaves_nothing(start, tmp_path):
     directory = tmp_path / "ray"
     process = start(*LAUNCH, output_dir=directory, **{**KEYS, "max_steps": 5000})

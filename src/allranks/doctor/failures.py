@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.doctor import causes
 from allranks.doctor.attempt import Started
 from allranks.doctor.diagnosis import HOPELESS, MAY_PASS, OTHER_NODE, Restart, fingerprint, judged
@@ -63,13 +64,21 @@ def seen_before(verdict: Verdict, started: Started) -> Verdict:
     if reason is None or verdict.exit_code != FAILED or reason.code == causes.INTERRUPTED or not started.is_ours:
         return verdict
     before = failures_of(started.run)
-    now = restart_of(reason, _newest_step(started))
+    now = restart_of(reason, step_before(started.run, _newest_step(started)))
     found = judged(now, [one.restart for one in before])
     with contextlib.suppress(OSError), started.run.failures.open("a", encoding="utf-8") as file:
         file.write(Failure(time.time(), started.run_id, found).to_line())
     if found.verdict == now.verdict or not verdict.message:
         return verdict
     return replace(verdict, message=f"{verdict.message}\n  but {told_of_before(found, before)}")
+
+
+def step_before(run: RunDir, done: int | None) -> int | None:
+    """The last step before a failure: the one `done` last by that start, or that of the checkpoint that it began at."""
+    if done is not None:
+        return done
+    newest = complete_checkpoints(run.checkpoints)
+    return step_of(newest[0]) if newest else None
 
 
 def told_of_before(now: Restart, before: Sequence[Failure]) -> str:

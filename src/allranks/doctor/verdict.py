@@ -24,6 +24,8 @@ class Verdict:
     exit_code: int
     reason: Finding | None = None
     message: str = ""
+    restarts: int | None = None
+    """How often all ranks will have been started again, where the nodes now do so; None where the run ends."""
 
     def __post_init__(self) -> None:
         if self.reason is None and self.exit_code not in (DONE, PREEMPTED):

@@ -86,7 +86,11 @@ class Work(Protocol):
 
 def told_attempt(launch: Launch, work: Work) -> int:
     """One attempt, whose end is told on this terminal; returns the exit code."""
-    verdict = attempt(launch, work)
+    return tell_end(launch, attempt(launch, work))
+
+
+def tell_end(launch: Launch, verdict: Verdict) -> int:
+    """Tell on this terminal how an attempt ended; returns the exit code."""
     if verdict.message:
         say(verdict.message, file=sys.stderr)
     elif end := end_of_node(launch, verdict.exit_code):
@@ -136,9 +140,14 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
             ended = run_local(launch, work.program(node), peers, inputs)
             started = _started(launch, work, peers, log_starts)
             verdict = peers.ended(work.conclude(started, ended), started, ended)
-            tell_head(peers.first_failure())
+            restarts = peers.restarts if ended.signal is None else None
+            if restarts is None:
+                tell_head(peers.first_failure())
             if peers.keeps_the_record:
                 verdict = seen_before(verdict, started)
+            if restarts is not None:
+                return replace(verdict, restarts=restarts)
+            if peers.keeps_the_record:
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
     except Stopped as stop:
         verdict = work.stopped(node, stop.received)

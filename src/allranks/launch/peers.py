@@ -44,6 +44,8 @@ from allranks.rendezvous import (
     tell_node_0,
 )
 
+_RESTART = "restart"
+
 
 @dataclass
 class Peers:
@@ -60,6 +62,7 @@ class Peers:
 
     def __post_init__(self) -> None:
         self.stopped = StoppedRanks(self.rendezvous)
+        self._restarts: int | None = None
 
     @property
     def nodes(self) -> list[Participant]:
@@ -99,6 +102,22 @@ class Peers:
     def keeps_the_record(self) -> bool:
         """Whether it is this node that writes the run's manifest; several do where none knows of the others."""
         return self.node.writes_the_manifest if self.rendezvous is None else self.rendezvous.own.node_rank == 0
+
+    def restart_all(self, restarts: int) -> None:
+        """On node 0, before it ends the run: have all nodes start their ranks again after that, for the `restarts`th
+        time."""
+        if self.rendezvous is None:
+            self._restarts = restarts
+        else:
+            self.rendezvous.ask_all(_RESTART, restarts)
+
+    @property
+    def restarts(self) -> int | None:
+        """How often all ranks will have been started again, where node 0 has said that they are to be."""
+        for said in self.rendezvous.asked(_RESTART) if self.rendezvous is not None else ():
+            if isinstance(said, int) and not isinstance(said, bool) and said > 0:
+                self._restarts = said
+        return self._restarts
 
     def lost(self) -> Finding | None:
         """Why the run cannot go on, if another node failed or was lost."""

@@ -17,6 +17,7 @@ _CHANGED: dict[str, Any] = {
     "use_wandb": False,
     "use_mlflow": False,
     "use_trackio": False,
+    "on_hang": "end",
 }
 _LEFT_OUT = (
     "save_steps",

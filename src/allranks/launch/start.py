@@ -15,6 +15,7 @@ from allranks import durable, interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.checkpoint.holdings import Held, held
 from allranks.cluster.identity import identify
+from allranks.cluster.restarted import RESTARTS
 from allranks.cluster.smoke import SMOKE
 from allranks.config import RunConfig, load_config
 from allranks.doctor.attempt import Ended, Started
@@ -29,6 +30,7 @@ from allranks.launch.describe import describe, speaks_for_all
 from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.live_alone import watched_alone
+from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers, refusals_told
@@ -38,6 +40,8 @@ from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, pro
 from allranks.launch.preflight.refusals import refuse_without_deepspeed
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
+from allranks.launch.restart import refuse_restart, told_restarts
+from allranks.launch.restarts import Restarts
 from allranks.launch.run_token import take_token
 from allranks.launch.smoke import Smoke, clear_earlier_smoke, smoke_config, smoke_variables
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
@@ -100,8 +104,14 @@ def start(
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         refuse_without_deepspeed(cfg)
+        if not smoke:
+            refuse_restart(cfg, launch)
     if not smoke:
-        return told_attempt(launch, _Training(launch, cfg, argv, fingerprint, in_this_process))
+        restarts = Restarts(RunDir(cfg.checkpoint.output_dir), launch.max_restarts)
+        after_hang = restarts.after if cfg.live.on_hang == "restart" else None
+        return told_restarts(
+            launch, lambda now: _Training(now, cfg, argv, fingerprint, in_this_process, after_hang=after_hang)
+        )
     trial = Smoke(cfg)
     work = _Training(launch, smoke_config(cfg), argv, fingerprint, in_this_process, smoke=trial)
     return trial.ended(told_attempt(launch, work), speaks=speaks_for_all(launch))
@@ -118,6 +128,7 @@ class _Training:
     fingerprint: str | None
     in_this_process: bool
     smoke: Smoke | None = None
+    after_hang: AfterHang | None = None
     is_engine: bool = True
 
     @property
@@ -129,7 +140,8 @@ class _Training:
         if self.smoke is not None and not launch.is_elastic:  # no rank of a node that comes later runs yet
             clear_earlier_smoke(node.run)
         if not launch.meets:  # else node 0 refuses, for all nodes at once
-            _refuse_to_mix_runs(cfg, node.run)
+            if not launch.num_restarts:
+                _refuse_to_mix_runs(cfg, node.run)
             refuse_too_large(cfg, launch)
         if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be, which refuses it too
             refuse_missing_packages(cfg)
@@ -140,9 +152,11 @@ class _Training:
         variables = network_variables(cfg, launch, node.run.logs(node.name))
         if self.smoke is not None:
             variables |= smoke_variables({**os.environ, **variables}, uses_gpus=launch.num_gpus > 0)
+        if launch.num_restarts:
+            variables[RESTARTS] = str(launch.num_restarts)
         same = what_must_be_equal(cfg) if launch.max_nodes > 1 else {}
         refuse_unreadable(same)
-        return Checked(variables, same, _held(cfg, node.run))
+        return Checked(variables, same, _held(cfg, node.run, is_restarted=launch.num_restarts > 0))
 
     def preflight(self) -> Preflight | None:
         policy = policy_of(self.cfg, quick=True)
@@ -156,7 +170,7 @@ class _Training:
 
         with libraries_aside():
             fingerprint = prepare(self.cfg, report=say).fingerprint
-        inputs = RunInputs(self.argv, self.cfg, fingerprint, checked.variables)
+        inputs = RunInputs(self.argv, self.cfg, fingerprint, checked.variables, after_hang=self.after_hang)
         _refuse_other_data(inputs, self.fingerprint)
         return replace(inputs, certificate=self._certificate(inputs, peers))
 
@@ -173,6 +187,8 @@ class _Training:
 
     def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         if not self.in_this_process or self.launch.world_size > 1 or self.launch.launcher != "torchrun":
+            return None
+        if self.after_hang is not None:  # a thread that hangs cannot be ended; a process can
             return None
         interrupt.means(NO_RANK_LEFT)
         prepare_this_process(self.launch, node, inputs)
@@ -222,12 +238,12 @@ def _refuse_to_mix_runs(cfg: RunConfig, run: RunDir) -> None:
         refuse_earlier_run(run.path, [path.name for path in complete_checkpoints(run.checkpoints)])
 
 
-def _held(cfg: RunConfig, run: RunDir) -> Held | None:
+def _held(cfg: RunConfig, run: RunDir, *, is_restarted: bool) -> Held | None:
     """What this node has of the run's checkpoints; None where the config names the one to go on from."""
     settings = cfg.checkpoint
-    if settings.resume_from_checkpoint:
+    if settings.resume_from_checkpoint and not is_restarted:
         return None
-    return held(run.checkpoints, "newest" if settings.auto_resume_from_checkpoints else "fresh")
+    return held(run.checkpoints, "newest" if is_restarted or settings.auto_resume_from_checkpoints else "fresh")
 
 
 def _refuse_other_data(inputs: RunInputs, fingerprint: str | None) -> None:

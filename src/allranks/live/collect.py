@@ -32,6 +32,7 @@ class NodeCollector:
     """Follows the events of a node's ranks from now on, and looks at their processes.
 
     `interfaces`: whose counters are those of the run; without any, all but the loopback. `gpus`: whose use is told.
+    `num_restarts`: how often all ranks had been started again before.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class NodeCollector:
         *,
         interfaces: Sequence[str] = (),
         gpus: GpuUse | None = None,
+        num_restarts: int = 0,
     ) -> None:
         self._run, self._run_id, self._node, self._host = run, run_id, node, host
-        self._interfaces, self._gpus = tuple(interfaces), gpus
+        self._interfaces, self._gpus, self._num_restarts = tuple(interfaces), gpus, num_restarts
         # A resumed run appends: what earlier starts wrote is not read.
         self._before = {path: _size(path) for path in run.all_events()}
         self._followers: dict[int, EventFollower] = {}
@@ -59,7 +61,7 @@ class NodeCollector:
         """The state of all ranks that this node has had so far; `processes` are those that are alive, by rank."""
         now = time.time()
         for rank in processes:
-            self._progress.setdefault(rank, RankProgress(rank))
+            self._progress.setdefault(rank, RankProgress(rank, self._num_restarts))
         use = self._gpus.of_processes() if self._gpus is not None else {}
         ranks = []
         for rank, progress in sorted(self._progress.items()):

@@ -18,9 +18,10 @@ _WORK_STEPS, _FEWEST_WORK_STEPS = 10, 5
 
 
 class RankProgress:
-    """Reads the events of one rank; `state` is what it does by the newest of them."""
+    """Reads the events of one rank; `state` is what it does by the newest of them. `num_restarts`: of starts before."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, num_restarts: int = 0) -> None:
+        self._num_restarts = num_restarts
         self.newest: float | None = None
         """When the newest event was written, by the node's clock."""
         self._full_speed: float | None = None
@@ -58,7 +59,7 @@ class RankProgress:
     def _enter(self, event: PhaseEvent) -> None:
         state = self._state
         if event.pid is not None and event.pid != state.pid:  # the first of this process: of a restart, too
-            state = RankState(rank=state.rank, pid=event.pid, attempt=(state.attempt or 0) + 1)
+            state = RankState(rank=state.rank, pid=event.pid, attempt=(state.attempt or self._num_restarts) + 1)
             self._recent.clear()
             self._seconds.clear()
             self._work.clear()

@@ -9,7 +9,7 @@ from typing import NoReturn
 from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
 from allranks.cluster.identity import Identity, identify, refuse_part_of_a_job
 from allranks.config import RunConfig
-from allranks.errors import AllranksError
+from allranks.errors import AllranksError, UsageError
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import libraries_aside, say
 from allranks.parent import die_with_parent
@@ -64,6 +64,11 @@ def begin_rank(read: Read) -> tuple[RunConfig, Identity]:
     if layers := layers_named_only_there(cfg):
         cfg = read(layers)
     forget_accelerate()
+    if cfg.live.on_hang == "restart" and "ALLRANKS_RUN_ID" not in os.environ:
+        raise UsageError(
+            "on_hang: restart needs ranks that allranks starts, and those of this run were started by "
+            f"{identity.source}: let that start them again after a failure, and set on_hang: end"
+        )
     if identity.rank == 0:
         is_alone = identity.local_world_size == identity.world_size and "ALLRANKS_RUN_ID" not in os.environ
         over_ssh = warning_over_ssh() if is_alone and os.environ.get("NNODES") != "1" else None

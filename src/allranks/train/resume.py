@@ -13,6 +13,7 @@ from typing import Any
 from allranks import durable
 from allranks.checkpoint import commit
 from allranks.checkpoint.state import RunState
+from allranks.cluster.restarted import is_restarted
 from allranks.config import RunConfig
 from allranks.config.earlier import with_defaults
 from allranks.config.sections.adapter import AdapterConfig
@@ -31,7 +32,7 @@ def checkpoint_to_resume(cfg: RunConfig, run_dir: RunDir, storage: Storage, warn
 
     Raises CheckpointError if the one asked for is unfit, UsageError if there are checkpoints and no word about them.
     """
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    restarted = is_restarted(os.environ)
     if restarted and (newest := latest_valid(run_dir.checkpoints, storage, warn)) is not None:
         return newest  # this run's own progress, whatever it was started from
     if wanted := cfg.checkpoint.resume_from_checkpoint:

@@ -33,5 +33,6 @@ class LiveConfig(Section):
 
     hang_timeout: HangTimeouts | None = None
     """Seconds after which ranks that do not go on are taken to hang, by phase."""
-    on_hang: Literal["end", "report"] = "end"
-    """What becomes of a run that hangs: it ends and says who was missing, or it says so and goes on waiting."""
+    on_hang: Literal["end", "restart", "report"] = "end"
+    """What becomes of a run that hangs: it says who was missing, and ends; or all ranks start again from the newest \
+checkpoint, as often as `--max-restarts` or `ray_max_failures` says; or it goes on waiting."""

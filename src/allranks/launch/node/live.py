@@ -17,7 +17,7 @@ import psutil
 from allranks.findings import Finding
 from allranks.launch.node.live_evidence import EvidenceOfNode
 from allranks.launch.node.live_stacks import StacksRequests, stacks_of_node
-from allranks.launch.node.live_table import STATE, LiveTableKeeper
+from allranks.launch.node.live_table import STATE, AfterHang, LiveTableKeeper
 from allranks.launch.node.stopped_ranks import rank_number
 from allranks.launch.peers import Peers
 from allranks.live.collect import NodeCollector
@@ -35,6 +35,7 @@ class LiveNode:
 
     `limits`: after how long ranks hang; None where that is not looked for. `ends`: a hang ends the run. `interfaces`:
     over which the ranks talk with those of other nodes; where they are not known, all of the node's are counted.
+    `num_restarts`: how often all ranks have been started again before; `after_hang`: whether they are to be after one.
     """
 
     def __init__(
@@ -46,16 +47,24 @@ class LiveNode:
         num_gpus: int,
         say: Callable[[str], None],
         interfaces: Sequence[str] = (),
+        num_restarts: int = 0,
+        after_hang: AfterHang | None = None,
     ) -> None:
         node = peers.node
         self._rendezvous = peers.rendezvous
         self._gpus = GpuUse() if num_gpus else None
         self._collector = NodeCollector(
-            node.run, node.run_id, node.name, socket.gethostname(), interfaces=interfaces, gpus=self._gpus
+            node.run,
+            node.run_id,
+            node.name,
+            socket.gethostname(),
+            interfaces=interfaces,
+            gpus=self._gpus,
+            num_restarts=num_restarts,
         )
         self._keeper: LiveTableKeeper | None = None
         if peers.keeps_the_record:
-            self._keeper = LiveTableKeeper(peers, limits=limits, ends=ends, say=say)
+            self._keeper = LiveTableKeeper(peers, limits=limits, ends=ends, say=say, after_hang=after_hang)
         self._say, self._told_of_fault = say, False
         self._processes: dict[int, psutil.Process] = {}
         self._numbers: dict[int, int] = {}

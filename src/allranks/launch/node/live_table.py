@@ -25,10 +25,15 @@ STATE = "state"
 
 Explain = Callable[[Peers, Sequence[Finding], Callable[[], bool]], Finding]
 """Makes the finding of a hang out of what the deadlines say; the last argument tells whether it still hangs."""
+AfterHang = Callable[[Finding, LiveTable], int | None]
+"""How often all ranks will have been started again, if they are to be after this hang; None if they are not."""
 
 
 class LiveTableKeeper:
-    """Keeps the newest state of each node, and in `hang` why the run is to end, once it hangs."""
+    """Keeps the newest state of each node, and in `hang` why the run is to end, once it hangs.
+
+    `after_hang`: asked of a hang before the run ends for it; without an answer it only ends.
+    """
 
     def __init__(
         self,
@@ -38,9 +43,13 @@ class LiveTableKeeper:
         ends: bool,
         say: Callable[[str], None],
         explain: Explain = explained,
+        after_hang: AfterHang | None = None,
     ) -> None:
         self._peers, self._limits, self._ends, self._say, self._explained = peers, limits, ends, say, explain
+        self._after_hang, self._table = after_hang, LiveTable()
         self.hang: Finding | None = None
+        self.restarts: int | None = None
+        """How often all ranks will have been started again, where they are to be after this hang."""
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
         self._explanation: Finding | None = None  # of what is overdue
@@ -56,6 +65,7 @@ class LiveTableKeeper:
         if not self._nodes:
             return
         table = table_of_nodes(self._peers.node.run_id, now, self._nodes.values(), overdue=self._overdue)
+        self._table = table
         for event in self._stragglers.read(table):
             self._say(event.message)
             self._file.note(event, table.run_id)
@@ -68,6 +78,7 @@ class LiveTableKeeper:
     def forget(self) -> None:
         """All ranks are started again: what was said of those before does not count."""
         self._nodes, self._overdue, self._explanation = {}, (), None
+        self.hang, self.restarts = None, None
 
     def close(self) -> None:
         self._file.close()
@@ -110,7 +121,13 @@ class LiveTableKeeper:
         if not self._ends:
             self._say(printed(explanation))
             return
+        rendezvous = self._peers.rendezvous
+        fails = rendezvous is not None and rendezvous.stop_finding() is not None  # for another reason, already
+        if self._after_hang is not None and not fails:
+            self.restarts = self._after_hang(explanation, self._table)
+        if self.restarts is not None:
+            self._peers.restart_all(self.restarts)
         self.hang = explanation
         self._overdue = (explanation,)
-        if (rendezvous := self._peers.rendezvous) is not None:
+        if rendezvous is not None:
             rendezvous.end_all(explanation)

@@ -24,6 +24,7 @@ from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
 from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
 from allranks.launch.node.live import LiveNode
+from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters import Place, Starting, starting
 from allranks.launch.node.starters.threads import thread_variables
@@ -52,6 +53,8 @@ class RunInputs:
     fingerprint: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
+    after_hang: AfterHang | None = None
+    """Whether all ranks are to be started again after a hang; None where it ends the run."""
     hang_seconds: float | None = None
     """After which anyone's program, which writes nothing, is taken to hang; None where that is not looked for."""
     asks: bool = True
@@ -128,7 +131,7 @@ def _watched(launch: Launch, peers: Peers, inputs: RunInputs, variables: Mapping
     limits: Limits | Silence | None = limits_of(cfg) if cfg is not None else None
     if cfg is None and inputs.hang_seconds is not None:
         limits = Silence(inputs.hang_seconds)
-    ends = cfg is None or cfg.live.on_hang == "end"
+    ends = cfg is None or cfg.live.on_hang != "report"
     addresses = addresses_of_ranks(launch, variables, cfg is not None) if launch.max_nodes > 1 else []
     return LiveNode(
         peers,
@@ -137,6 +140,8 @@ def _watched(launch: Launch, peers: Peers, inputs: RunInputs, variables: Mapping
         num_gpus=launch.num_gpus,
         say=partial(say, file=sys.stderr),
         interfaces=[one.interface for one in addresses if one.interface],
+        num_restarts=launch.num_restarts,
+        after_hang=inputs.after_hang,
     )
 
 

@@ -18,11 +18,12 @@ from allranks.observe import say
 _WAIT_SECONDS = 45.0
 
 
-def lock_node(logs: Path, *, say: Callable[[str], None] = say) -> int:
+def lock_node(logs: Path, *, is_again: bool = False, say: Callable[[str], None] = say) -> int:
     """Take the lock of a node's log folder; returns the open descriptor, which holds it until all copies are closed.
 
-    Where the launcher that took it is dead and only its ranks are still ending, this waits for them. Raises UsageError
-    naming the process that holds it. File systems without locks are let through.
+    Where the launcher that took it is dead and only its ranks are still ending, this waits for them; so it does for
+    those of an attempt of this launcher before (`is_again`), which were killed a moment ago. Raises UsageError naming
+    the process that holds it. File systems without locks are let through.
     """
     path = logs / "lock"
     fd = _open(path)
@@ -34,7 +35,7 @@ def lock_node(logs: Path, *, say: Callable[[str], None] = say) -> int:
             continue
         holder = path.read_text().strip()
         if deadline is None:
-            deadline = time.monotonic() + (_WAIT_SECONDS if _has_ended(holder) else 0)
+            deadline = time.monotonic() + (_WAIT_SECONDS if is_again or _has_ended(holder) else 0)
             if _has_ended(holder):
                 say("waiting for the ranks of the run before, whose launcher was killed, to end")
         if time.monotonic() >= deadline:

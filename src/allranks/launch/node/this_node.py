@@ -42,7 +42,7 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
     if launch.node_rank is None:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return node
-    return replace(node, locks=[lock_node(node.run.logs(launch.node_rank))])
+    return replace(node, locks=[lock_node(node.run.logs(launch.node_rank), is_again=launch.num_restarts > 0)])
 
 
 def refuse_unwritable_run(run: RunDir) -> None:

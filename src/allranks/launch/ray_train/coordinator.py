@@ -64,11 +64,13 @@ class RankExit:
 
 @dataclass(frozen=True)
 class Command:
-    """What a worker hears at each beat: whether to save and stop; how many reports rank 0 has made, and no more."""
+    """What a worker hears at each beat: whether to save and stop; how many reports rank 0 has made, and no more;
+    whether the ranks hang, and are to end for Ray to start them again."""
 
     stop: bool
     num_reports: int
     closed: bool
+    hangs: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Coordinator:
 
     spec: RankSpec
     attempt: int = 0
+    hung_attempt: int = 0
     stopping: bool = False
     num_reports: int = 0
     closed: bool = False
@@ -123,7 +126,7 @@ class Coordinator:
         if state is not None:
             self.states[rank] = state
         self.lines = [*self.lines, *lines][-_MOST_LINES:]
-        return Command(self.stopping, self.num_reports, self.closed)
+        return Command(self.stopping, self.num_reports, self.closed, 0 < self.attempt == self.hung_attempt)
 
     def announce(self, num_reports: int, closed: bool, committed: int) -> None:
         """Rank 0 is about to report to Ray for the `num_reports`th time, which every rank must do with it."""
@@ -146,6 +149,10 @@ class Coordinator:
 
     def stop(self) -> None:
         self.stopping = True
+
+    def end_hung(self, attempt: int) -> None:
+        """The ranks of this attempt hang: they are to end, for Ray to start them again."""
+        self.hung_attempt = attempt
 
     def status(self) -> Status:
         lines, self.lines = self.lines, []

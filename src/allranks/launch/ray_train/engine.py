@@ -19,9 +19,10 @@ import psutil
 from allranks import durable
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.memory import killed_since, memory_kills
+from allranks.doctor import causes
 from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.doctor.stopped import rank_stopped
-from allranks.exit_codes import PREEMPTED
+from allranks.exit_codes import FAILED, PREEMPTED
 from allranks.findings import Finding, Who
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
@@ -35,6 +36,7 @@ from allranks.observe import EventFollower, RunDir
 from allranks.observe.events import ErrorEvent, ExitEvent, PhaseEvent
 
 BEFORE_TRAINING = "stopped before it trained"
+ENDED_FOR_HANG = "it was ended, for the ranks hung (on_hang: restart)"
 
 
 class Engine:
@@ -48,6 +50,7 @@ class Engine:
         self.start_of_events = self.events.stat().st_size if self.events.exists() else 0
         self._lines: list[str] = []
         self._sent: signal.Signals | None = None
+        self._hung = False
         self._kills = memory_kills()
         config = self.run.config(placement.node_rank)
         durable.write(config, spec.config, make_parents=True)
@@ -63,7 +66,9 @@ class Engine:
                 stderr=subprocess.STDOUT,
             )
         self._gpus = GpuUse() if count_gpus() else None
-        self._collector = NodeCollector(self.run, spec.run_id, placement.node_rank, self.host, gpus=self._gpus)
+        self._collector = NodeCollector(
+            self.run, spec.run_id, placement.node_rank, self.host, gpus=self._gpus, num_restarts=spec.attempt - 1
+        )
         self._watched = StoppedRanks(partial(self._describe, placement.node_rank))
         self._processes: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -104,6 +109,12 @@ class Engine:
             self._sent = signal.SIGTERM if self._is_training() else signal.SIGKILL
             self._process.send_signal(self._sent)
 
+    def end_hung(self) -> None:
+        """End it, for the ranks hang. None of them can save: that takes all."""
+        if not self._hung:
+            self._hung = True
+            self._process.kill()
+
     def state(self) -> dict[str, Any]:
         """What this rank does now, as a message of its node's state."""
         is_alive = self._processes and self._process.poll() is None
@@ -134,6 +145,8 @@ class Engine:
         message, cause = (errors[0].message, errors[0].code or "") if errors else ("", "")
         if code == 0 and exits:
             code = exits[-1].code
+        elif self._hung and code == -signal.SIGKILL:
+            code, errors, message, cause = FAILED, [], ENDED_FOR_HANG, causes.HANG
         elif self._sent is not None and code == -self._sent:
             code, message = PREEMPTED, BEFORE_TRAINING
         elif code < 0:

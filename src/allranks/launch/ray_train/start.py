@@ -21,7 +21,7 @@ from allranks.errors import AllranksError, UsageError
 from allranks.launch.certificate import Starts, compare, parts_now
 from allranks.launch.describe import resume_line, strategy_name
 from allranks.launch.manifest import make_manifest, write_manifest
-from allranks.launch.node.live_table import LiveTableKeeper
+from allranks.launch.node.live_table import AfterHang, LiveTableKeeper
 from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
 from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
@@ -34,6 +34,7 @@ from allranks.launch.ray_train.plan import Plan
 from allranks.launch.ray_train.resources import Demand, demand, fitting, listed, local_size, shortage
 from allranks.launch.ray_train.verdict import conclude
 from allranks.launch.ray_train.watch import Watch, Watched
+from allranks.launch.restarts import Restarts
 from allranks.launch.smoke import Smoke, clear_earlier_smoke, smoke_config, smoke_variables
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -43,7 +44,7 @@ from allranks.launch.stop import Stopped, stop_at_once
 from allranks.listing import few
 from allranks.live.deadlines import limits_of
 from allranks.live.live_file import write_end
-from allranks.observe import say
+from allranks.observe import RunDir, say
 
 
 def with_launcher(overrides: Mapping[str, str], launcher: str | None) -> Mapping[str, str]:
@@ -70,6 +71,8 @@ def start_ray(
     """
     require_ray()
     _refuse_options(options, nodes)
+    if cfg.live.on_hang == "restart" and cfg.launch.ray_max_failures == 0 and smoke is None:
+        raise UsageError("on_hang: restart with ray_max_failures: 0: say how often Ray may start the ranks again")
     # The ranks prepare the data, and Ray chooses the nodes: neither is known here.
     starts = Starts(cfg, None, None, count_gpus() > 0, os.environ)
     certificate = compare(starts) if smoke is None else None
@@ -144,10 +147,11 @@ class _Start:
         keeper = LiveTableKeeper(
             Peers(self.node),
             limits=limits_of(cfg),
-            ends=cfg.live.on_hang == "end",
+            ends=cfg.live.on_hang != "report",
             say=say,
             # The ranks are on other machines, where only their workers look at them.
             explain=lambda peers, found, given_up: found[0],
+            after_hang=_after_hang(cfg, self.node.run),
         )
         try:
             with remember_signals(received):
@@ -228,6 +232,14 @@ class _Start:
             certificate=self.certificate,
         )
         write_manifest(self.node.run.manifest, manifest)
+
+
+def _after_hang(cfg: RunConfig, run: RunDir) -> AfterHang | None:
+    """Whether Ray is to start all ranks again."""
+    if cfg.live.on_hang != "restart":
+        return None
+    most = cfg.launch.ray_max_failures
+    return Restarts(run, sys.maxsize if most < 0 else most).after
 
 
 def _here(what: Any, **options: Any) -> Any:

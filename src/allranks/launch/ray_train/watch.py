@@ -13,7 +13,7 @@ from typing import Any
 from allranks.doctor import causes
 from allranks.doctor.ranks import code_of_signal
 from allranks.exit_codes import DONE, PREEMPTED
-from allranks.findings import Finding, Who
+from allranks.findings import Finding, Who, printed
 from allranks.launch.node.live_table import LiveTableKeeper
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
@@ -27,6 +27,9 @@ from allranks.observe import say
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # at the table of all ranks
+# Workers hear of it within half a second, and Ray ends those of the others when one has failed. One that does not is
+# held itself.
+_ENDING_SECONDS = 60.0
 # The coordinator is on this machine: it has never been seen to take a second.
 _ANSWER_SECONDS = 60.0
 
@@ -67,6 +70,8 @@ class Watch:
     _next_look: float = 0.0
     _attempt_started: int = 0
     _attempt_failed: int = 0
+    _hung_attempt: int = 0
+    _hung_since: float = 0.0
     _stopped: StoppedRanks = field(default_factory=lambda: StoppedRanks(None))
 
     def until_end(self, fitting: Any) -> Watched:
@@ -86,7 +91,7 @@ class Watch:
                 return watched
             if self._waits_in_vain(status):
                 return watched
-            if self.keeper.hang is not None:
+            if self.keeper.hang is not None and not self._starts_again(self.keeper.hang, status.attempt):
                 watched.hang = self.keeper.hang
                 return watched
 
@@ -146,6 +151,19 @@ class Watch:
             say("ending all ranks now; the newest complete checkpoint stays valid")
             self._watched.killed = True
         return self._watched.killed
+
+    def _starts_again(self, hang: Finding, attempt: int) -> bool:
+        """Have the ranks that hang ended, for Ray to start them again. False where that is not to be, or fails."""
+        import ray
+
+        if self.keeper.restarts is None:
+            return False
+        if self._hung_attempt != attempt:
+            self._hung_attempt, self._hung_since = attempt, time.monotonic()
+            say(printed(hang))
+            say(f"on_hang: restart: attempt {attempt} is ended, for Ray to start the ranks again")
+            ray.get(self.coordinator.end_hung.remote(attempt))
+        return time.monotonic() - self._hung_since < _ENDING_SECONDS
 
     def _waits_in_vain(self, status: Status) -> bool:
         """Whether Ray has had its time to start all workers."""

@@ -47,6 +47,8 @@ def run_rank(config: dict[str, Any]) -> None:
             reporter.hear(command)
             if command.stop and not ended:
                 engine.ask_to_stop()
+            elif command.hangs and not ended:
+                engine.end_hung()
         end = engine.end()
         ray.get([coordinator.exited.remote(end), coordinator.beat.remote(rank, engine.take_lines())])
         if end.code not in (0, PREEMPTED) and not command.stop:

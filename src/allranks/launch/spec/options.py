@@ -60,6 +60,13 @@ class Launch:
     token: str = field(default="", repr=False)
     """By which the nodes know each other."""
     skip_connection_check: bool = False
+    num_restarts: int = 0
+    """How often all ranks have been started again."""
+
+    @property
+    def restarts_left(self) -> int:
+        """How often the launcher may yet start the ranks again."""
+        return self.max_restarts - self.num_restarts
 
     @property
     def world_size(self) -> int:

@@ -147,6 +147,43 @@ def test_a_run_that_hangs_is_ended_on_all_nodes_with_the_rank_that_is_behind(
     assert [found.who.rank for found in watched.table.overdue] == [1]
 
 
+def test_where_all_are_to_start_again_every_node_knows_before_its_ranks_are_ended(
+    tmp_path: Path, joined: list[Rendezvous]
+) -> None:
+    asked: list[tuple[Finding, LiveTable]] = []
+
+    def third(hang: Finding, table: LiveTable) -> int | None:
+        asked.append((hang, table))
+        return 3
+
+    of_nodes = [Peers(Node(rank, RunDir(tmp_path), "a run", "launch", []), one) for rank, one in enumerate(joined)]
+    keeper = LiveTableKeeper(
+        of_nodes[0], limits=AT_ONCE, ends=True, say=pytest.fail, explain=lambda *told: told[1][0], after_hang=third
+    )
+    assert [one.restarts for one in of_nodes] == [None, None]
+    joined[0].tell("state", HANGING.to_message())
+    until(lambda: keeper.look({}) or joined[1].stop_finding())
+    assert [one.restarts for one in of_nodes] == [3, 3]
+    assert [one.restarts for one in of_nodes] == [3, 3], "also when it is asked again"
+    ((hang, table),) = asked
+    assert (hang.code, table.step) == (HANG, 4)
+    keeper.close()
+
+
+def test_a_run_that_fails_of_something_else_is_not_started_again(tmp_path: Path, joined: list[Rendezvous]) -> None:
+    peers = Peers(Node(0, RunDir(tmp_path), "a run", "launch", []), joined[0])
+    asked: list[object] = []
+    keeper = LiveTableKeeper(
+        peers, limits=AT_ONCE, ends=True, say=pytest.fail, explain=lambda *told: told[1][0], after_hang=asked.append
+    )
+    joined[1]._tell_failure(Finding("rank-error", "its data is broken"))
+    until(joined[0].stop_finding)
+    joined[0].tell("state", HANGING.to_message())
+    until(lambda: keeper.look({}) or keeper.hang)
+    assert (asked, peers.restarts) == ([], None)
+    keeper.close()
+
+
 def test_a_run_that_is_to_go_on_is_only_told_of_and_told_when_it_does(
     tmp_path: Path, joined: list[Rendezvous], processes: list[psutil.Process]
 ) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_the_ranks_of_a_killed_launcher_are_waited_for(logs):
     os.close(lock_node(logs, say=ranks_end))
     assert said == ["waiting for the ranks of the run before, whose launcher was killed, to end"]
     killed.stdout.close()
+
+
+def test_the_ranks_of_an_attempt_before_are_waited_for(logs):
+    held = lock_node(logs)
+    threading.Timer(0.3, os.close, [held]).start()
+    os.close(lock_node(logs, is_again=True))
 
 
 def test_nodes_of_one_run_do_not_exclude_each_other(tmp_path):

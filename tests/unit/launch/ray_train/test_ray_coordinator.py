@@ -48,6 +48,16 @@ def test_a_stop_reaches_every_rank_also_after_a_restart(coordinator):
     assert coordinator.beat(0, []).stop
 
 
+def test_ranks_that_hang_are_to_end_in_their_attempt_only(coordinator):
+    coordinator.begin("10.0.0.1", 1)
+    assert not coordinator.beat(1, []).hangs
+    coordinator.end_hung(1)
+    assert coordinator.beat(0, []).hangs and coordinator.beat(1, []).hangs
+    assert coordinator.fail({0: "RuntimeError"}), "Ray may try again"
+    coordinator.begin("10.0.0.1", 2)
+    assert not coordinator.beat(0, []).hangs
+
+
 def test_lines_are_fetched_once_and_in_order(coordinator):
     coordinator.beat(0, ["a", "b"])
     coordinator.beat(0, ["c"])

@@ -63,6 +63,15 @@ def test_a_killed_rank_is_told_by_the_kernels_count(tmp_path, monkeypatch, memor
     assert ("want of memory" in end.message) == (memory == "")
 
 
+def test_a_rank_that_is_ended_for_a_hang_says_so(tmp_path):
+    with Engine(replace(SPEC, directory=str(tmp_path)), 1, Placement("node0", 0, 0), 1) as engine:
+        engine.end_hung()
+        assert engine.wait(30)
+        end = engine.end()
+    assert (end.code, end.cause, end.attempt) == (1, "hang", 2)
+    assert "the ranks hung" in end.message
+
+
 def test_a_stopped_rank_is_seen_and_let_go_on_when_the_run_is_to_stop(tmp_path, monkeypatch):
     # Python itself, that waits: what is looked at is whether the kernel lets it run.
     waits = type("Waits", (), {"words": lambda self: ["-c", "import time; time.sleep(600)"]})()

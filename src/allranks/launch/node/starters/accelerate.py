@@ -29,8 +29,8 @@ def start_command(launch: Launch, program: Program, place: Place) -> Starting:
         )
     path = config_path(place)
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
-    if launch.max_restarts:
-        words += ["--max_restarts", str(launch.max_restarts)]
+    if launch.restarts_left:
+        words += ["--max_restarts", str(launch.restarts_left)]
     words += [*launch.launcher_args, *program.words(module="--module", executable="--no_python")]
     return Starting(words, {path: _text(launch, place)}, restart_variables(launch))
 

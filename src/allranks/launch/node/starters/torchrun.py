@@ -16,7 +16,7 @@ def start_command(launch: Launch, program: Program, place: Place) -> Starting:
     more: list[str] = []
     nodes = f"{launch.min_nodes}:{launch.max_nodes}" if launch.min_nodes != launch.max_nodes else f"{launch.max_nodes}"
     words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes]
-    words += ["--nproc-per-node", f"{launch.nproc_per_node}", "--max-restarts", f"{launch.max_restarts}"]
+    words += ["--nproc-per-node", f"{launch.nproc_per_node}", "--max-restarts", f"{launch.restarts_left}"]
     if launch.backend == "static":
         words += ["--node-rank", f"{launch.node_rank}"]
         words += ["--master-addr", launch.address, "--master-port", f"{launch.port}"]

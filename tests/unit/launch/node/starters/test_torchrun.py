@@ -72,3 +72,9 @@ def test_ranks_share_the_cores_unless_the_user_said_otherwise():
 def test_restarts_do_not_share_the_agents_store():
     launch = resolve(LaunchOptions(nproc_per_node=2, max_restarts=1), num_gpus=0)
     assert restart_variables(launch, {}) == {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def test_of_the_restarts_those_that_are_done_are_no_longer_torchruns():
+    launch = replace(resolve(LaunchOptions(max_restarts=3), num_gpus=0), num_restarts=2)
+    command = start_command(launch, ENGINE, Place(RunDir("run"), 0, (1,))).command
+    assert parse_args(command[3:]).max_restarts == 1

@@ -1,0 +1,48 @@
+"""All ranks started again after a hang (`on_hang: restart`), by further attempts of the same launchers.
+
+Node 0 decides, while all nodes still hear of each other; each then ends its ranks and makes the next attempt, in which
+the nodes meet, are checked and load the newest checkpoint as at any start. So it works under every launcher that ends
+with its ranks, and over ssh, Slurm and PBS alike. Ray restarts by itself (ray_train/).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from allranks.config import RunConfig
+from allranks.errors import UsageError
+from allranks.launch.attempt import Work, attempt, tell_end
+from allranks.launch.spec.options import Launch
+from allranks.observe import say
+
+
+def refuse_restart(cfg: RunConfig, launch: Launch) -> None:
+    """Raises UsageError where `on_hang: restart` is asked for and this launch cannot do it."""
+    if cfg.live.on_hang != "restart":
+        return
+    if launch.backend == "c10d" and launch.max_nodes > 1:
+        raise UsageError(
+            "on_hang: restart needs nodes that watch over each other: with --rdzv-backend c10d and restarts torchrun "
+            "alone does. Give each node its --node-rank and --master-addr, or set on_hang: end"
+        )
+    if launch.launcher == "deepspeed":
+        raise UsageError("on_hang: restart needs --launcher torchrun or accelerate; deepspeed restarts nothing")
+    if not launch.max_restarts:
+        raise UsageError("on_hang: restart needs --max-restarts N: how often all ranks may be started again")
+
+
+def told_restarts(launch: Launch, work_of: Callable[[Launch], Work]) -> int:
+    """Attempts at `work_of(launch)` until one does not end in a hang after which all nodes start again; the end is told
+    on this terminal. Returns the exit code."""
+    verdict = attempt(launch, work_of(launch))
+    while verdict.restarts is not None:
+        launch = replace(launch, num_restarts=verdict.restarts)
+        say(verdict.message, file=sys.stderr)
+        say(f"on_hang: restart: all nodes start their ranks again, {verdict.restarts} of {launch.max_restarts} times")
+        verdict = attempt(launch, work_of(launch))
+    if launch.num_restarts and verdict.reason is not None:
+        told = f"all ranks had been started again {launch.num_restarts} of {launch.max_restarts} times (--max-restarts)"
+        verdict = replace(verdict, message="\n  ".join(filter(None, [verdict.message, told])))
+    return tell_end(launch, verdict)

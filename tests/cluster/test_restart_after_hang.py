@@ -1,0 +1,108 @@
+"""A run that hangs once and is started again: all ranks go on from the newest checkpoint, and lose nothing.
+
+The fault is put into one rank by a `sitecustomize` on its path, in the first start only: a file tells of that.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from allranks.doctor.failures import failures_of
+from allranks.live.from_events import table_of
+from allranks.observe import RunDir, read_events
+from allranks.observe.events import PhaseEvent, StepEvent
+from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
+from tests.patience import TIMEOUT_SECONDS
+
+# Python runs it in every process: in a rank it waits, beside the imports, for what it spoils.
+INJECTED = """
+import os, pathlib, sys, threading, time
+
+ONCE = pathlib.Path(os.environ.get("HANGS_ONCE", "/nowhere"))
+
+def spoil():
+    while not hasattr(sys.modules.get("allranks.train.stats"), "StatsReader"):
+        time.sleep(0.02)
+    reader = sys.modules["allranks.train.stats"].StatsReader
+    push = reader.push
+    def spoilt(self, step, *args, **kwargs):
+        if step == 7 and (os.environ.get("HANGS_EACH_TIME") or not ONCE.exists()):
+            ONCE.touch()
+            threading.Event().wait()  # as on a link that no longer carries anything
+        return push(self, step, *args, **kwargs)
+    reader.push = spoilt
+
+if os.environ.get("RANK") == "1":
+    threading.Thread(target=spoil, daemon=True).start()
+"""
+KEYS = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3, "on_hang": "restart"}
+KEYS |= {"hang_timeout": {"step": 8, "first_step": 8}}  # after the restart it is the first one
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, write_config: Callable[..., Path]) -> Callable[..., list[str]]:
+    """Run two nodes on this machine, a rank each, to their end; what they printed. A code but `expect` fails."""
+    (tmp_path / "fault").mkdir()
+    (tmp_path / "fault" / "sitecustomize.py").write_text(INJECTED)
+
+    def run(*words: str, expect: int, **env: str) -> list[str]:
+        config = write_config(**KEYS)
+        path = os.pathsep.join([str(tmp_path / "fault"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        variables = {**ENVIRONMENT, "PYTHONPATH": path, "HANGS_ONCE": str(tmp_path / "hung"), **env}
+        place = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+        command = [sys.executable, "-m", "allranks", "train", str(config), *place, "--nproc-per-node", "1", *words]
+        nodes = [
+            subprocess.Popen(
+                [*command, "--node-rank", str(rank)],
+                env=variables,
+                cwd=tmp_path,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(2)
+        ]
+        outputs = [node.communicate(timeout=TIMEOUT_SECONDS)[0] for node in nodes]
+        assert [node.returncode for node in nodes] == [expect] * 2, "\n".join(outputs)
+        return outputs
+
+    return run
+
+
+@pytest.mark.thorough
+def test_ranks_that_hang_once_start_again_and_end_as_if_they_had_not(
+    hanging: Callable[..., list[str]], tmp_path: Path, losses_alone: Callable[..., dict[int, float]]
+) -> None:
+    outputs = hanging("--max-restarts", "2", expect=0)
+    for output in outputs:
+        assert "never entered all_reduce" in output, output
+        assert "on_hang: restart: all nodes start their ranks again, 1 of 2 times" in output, output
+    run = RunDir(tmp_path / "run")
+    events = read_events(run.events(0))
+    steps = [event.step for event in events if isinstance(event, StepEvent)]
+    assert steps == [*range(1, 7), *range(7, 13)], outputs[0]
+    pids = {event.pid for event in read_events(run.events(1)) if isinstance(event, PhaseEvent)} - {None}
+    assert len(pids) == 2
+    losses = {
+        int(event.step): float(event.loss) for event in read_events(run.events(0)) if isinstance(event, StepEvent)
+    }
+    assert largest_difference(losses, losses_alone(max_steps=12)) < 1e-5
+    table = table_of(run)
+    assert table.attempt == 2
+    assert table.ended is not None and table.ended.exit_code == 0
+    assert [one.restart.step for one in failures_of(run)] == [6]
+
+
+@pytest.mark.thorough
+def test_what_hangs_in_the_same_way_after_the_same_step_again_is_not_started_a_third_time(
+    hanging: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    outputs = hanging("--max-restarts", "5", expect=1, HANGS_EACH_TIME="1")
+    for output in outputs:
+        assert output.count("on_hang: restart: all nodes start their ranks again") == 1, output
+        assert "all ranks had been started again 1 of 5 times (--max-restarts)" in output, output
+    assert "failed in the same way after the same step, 6" in outputs[0]
