@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,35 +19,35 @@ from allranks.plan.time import step_time
 
 _FIRST_STEPS = 3  # warm caches, compile and start what is started once
 _LEAST_STEPS = 5
+_KEPT_STEPS = 10_000  # the newest, 80 kB: a run of months has millions
 
 
 @dataclass
 class Pace:
-    """Seconds and tokens of each step; on a CPU without the seconds in which other programs had it."""
+    """What the steps of a run took; on a CPU without the seconds in which other programs had it."""
 
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    target_tokens: list[int] = field(default_factory=list)
+    num_steps: int = 0
+    tokens: int = 0
+    target_tokens: int = 0
     memory_bytes: int = 0
+    seconds_a_token: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_STEPS))
+    """Of the newest steps that had any tokens, but for the run's first."""
 
     def add(self, seconds: float, *, waited: float, tokens: int, target_tokens: int, memory_bytes: int) -> None:
-        self.seconds.append(max(seconds - waited, 0.0))
-        self.tokens.append(tokens)
-        self.target_tokens.append(target_tokens)
+        self.num_steps += 1
+        self.tokens += tokens
+        self.target_tokens += target_tokens
         self.memory_bytes = max(self.memory_bytes, memory_bytes)
+        if tokens and self.num_steps > _FIRST_STEPS:
+            self.seconds_a_token.append(max(seconds - waited, 0.0) / tokens)
 
     @property
     def is_enough(self) -> bool:
-        return len(self.seconds) >= _FIRST_STEPS + _LEAST_STEPS
+        return self.num_steps >= _FIRST_STEPS + _LEAST_STEPS and bool(self.seconds_a_token)
 
     def step_seconds(self, tokens: float) -> float:
         """Of a step of so many tokens, the usual one."""
-        of_token = [
-            seconds / number
-            for seconds, number in zip(self.seconds[_FIRST_STEPS:], self.tokens[_FIRST_STEPS:], strict=True)
-            if number
-        ]
-        return tokens * statistics.median(of_token)
+        return tokens * statistics.median(self.seconds_a_token)
 
 
 def beside_plan(
@@ -59,9 +60,9 @@ def beside_plan(
     """
     num_nodes, per_node = len(set(nodes)), nodes.count(nodes[0])
     device = this_cpu(per_node) if gpu is None else find_reported(gpu)
-    if device is None or not pace.is_enough or not sum(pace.tokens):
+    if device is None or not pace.is_enough:
         return None
-    labelled = sum(pace.target_tokens) / sum(pace.tokens)
+    labelled = pace.target_tokens / pace.tokens
     try:
         own = own_workload(
             cfg,

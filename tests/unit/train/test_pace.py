@@ -51,6 +51,22 @@ def test_the_second_run_is_told_what_the_first_took(tmp_path: Path) -> None:
     assert known is not None and len(known.runs) == 2
 
 
+def test_of_a_long_run_the_newest_steps_are_kept() -> None:
+    pace = run(0.25, steps=30_000)
+    assert (pace.num_steps, len(pace.seconds_a_token)) == (30_000, 10_000)
+    assert pace.step_seconds(250) == pytest.approx(0.25)
+    for _ in range(6000):
+        pace.add(1.0, waited=0.5, tokens=250, target_tokens=100, memory_bytes=0)
+    assert pace.step_seconds(250) == pytest.approx(0.5)
+
+
+def test_steps_without_tokens_say_nothing(tmp_path: Path) -> None:
+    pace = Pace()
+    for _ in range(12):
+        pace.add(1.0, waited=0.0, tokens=0, target_tokens=0, memory_bytes=0)
+    assert beside_plan(config(tmp_path), pace, MODEL, nodes=(0,), gpu=None) is None
+
+
 def test_a_short_run_says_nothing(tmp_path: Path) -> None:
     assert beside_plan(config(tmp_path), run(0.25, steps=6), MODEL, nodes=(0,), gpu=None) is None
     assert load("cpu") is None
