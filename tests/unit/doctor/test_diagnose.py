@@ -161,6 +161,8 @@ def test_a_traceback_that_is_cut_off_where_it_raises_tells_what_it_raises(doctor
     assert told.evidence[0].line == 3
     assert doctor(cut.replace("ValueError", "subprocess.CalledProcessError")).cause is None
     assert doctor(cut + "[rank6]: ValueError: no state of adam at /x\n").evidence[0].line == 4
+    asserted = doctor(cut.replace("raise ValueError(", "assert found, ("))
+    assert (asserted.cause, asserted.rank, asserted.evidence[0].line) == ("exception", 6, 3)
 
 
 def test_what_was_raised_first_is_the_cause_of_a_chain(doctor):

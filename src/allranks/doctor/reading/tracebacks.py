@@ -19,7 +19,7 @@ ORPHAN = re.compile(
 # In torchrun's report of all that failed it stands under the worker's other fields, as far to the right as they do.
 IN_REPORT = re.compile(r"\s+traceback : ")
 # Where the log is cut off, or another's line stands in the way, before what was raised is said.
-_RAISES = re.compile(r"\s+raise (?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Z]\w{0,100})\(")
+_RAISES = re.compile(r"\s+(?:raise (?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Z]\w{0,100})\(|assert[ (])")
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 _IGNORED = re.compile(r"Exception ignored in")
 # Not the user's own code.
@@ -115,7 +115,7 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
         if message_lines > _LONGEST_MESSAGE:
             break
     if inside and not chain and last is not None and (found := _RAISES.match(last.text)) is not None:
-        chain.append(Raised(found["type"], "", last, _own(frames)))
+        chain.append(Raised(found["type"] or "AssertionError", "", last, _own(frames)))
     if first is None or not chain:
         return None
     return Traceback(tuple(chain), first, frozenset(code), frozenset(headers), bool(_IGNORED.search(before)))
