@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from allranks.doctor.diagnosis import Diagnosis
 from tests.patience import TIMEOUT_SECONDS
 
 PROPERTY = "fault"
@@ -122,3 +123,8 @@ def record_fault(
             }
         ),
     )
+
+
+def named(told: Diagnosis) -> dict[str, Any]:
+    """What the doctor named, as `record_fault` takes it."""
+    return {"cause": told.cause, "rank": told.rank, "node": told.node}

@@ -1,87 +1,25 @@
 """What goes wrong on one rank of two nodes while they train: every terminal names the rank and its node, and the doctor
 says the same of what is left.
 
-Each fault is put into rank 1 by a `sitecustomize`, by the name in `FAULT`. Those that make ranks hang are in
-test_live.py and test_hangs.py, too.
+Those that make ranks hang are in test_live.py and test_hangs.py, too.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from allranks.doctor import causes
 from allranks.doctor.of_run import diagnosis_of_run
+from tests.cluster.injected import happened, inject
 from tests.cluster.lab import Lab
+from tests.cluster.moments import Terminal, named, record_fault
 from tests.cluster.training import make_training
 
 TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
-INJECTED = """
-import os, sys, threading, time
-
-def raises():
-    raise ValueError("bad batch 17")
-
-def is_killed():
-    os.kill(os.getpid(), 9)
-
-def other_weights():
-    frame = sys._getframe()
-    while "loop" not in frame.f_locals:
-        frame = frame.f_back
-    next(frame.f_locals["loop"].model.hf_model.parameters()).data.view(-1)[0] += 1e-3
-
-def other_collective():
-    import torch
-    torch.distributed.broadcast(torch.zeros(12), 0)
-
-def tokenizes():
-    while True:
-        " ".join(str(number) for number in range(1000)).split()
-
-# What happens, and after which step.
-FAULTS = {
-    "exception": (raises, 4),
-    "killed": (is_killed, 4),
-    "other weights": (other_weights, 1),
-    "other collective": (other_collective, 4),
-    "tokenizes": (tokenizes, 4),
-}
-
-def when_loaded(module, name, change):
-    while not hasattr(sys.modules.get(module), name):
-        time.sleep(0.01)
-    setattr(sys.modules[module], name, change(getattr(sys.modules[module], name)))
-
-def spoilt_steps(reader):
-    push = reader.push
-    def spoilt(self, step, loss_sums, *args, **kwargs):
-        if FAULT == "not a number" and step == 4:
-            loss_sums = loss_sums * float("nan")
-        do, at = FAULTS.get(FAULT, (None, None))
-        if step == at:
-            do()
-        return push(self, step, loss_sums, *args, **kwargs)
-    reader.push = spoilt
-    return reader
-
-def blocked_reading(collate):
-    calls = []
-    def spoilt(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 9:
-            threading.Event().wait()  # as on a dead mount
-        return collate(*args, **kwargs)
-    return spoilt
-
-FAULT = os.environ.get("FAULT")
-if os.environ.get("RANK") == "1" and FAULT:
-    where = ("allranks.train.feed", "collate", blocked_reading) if FAULT == "blocked data" else (
-        "allranks.train.stats", "StatsReader", spoilt_steps)
-    threading.Thread(target=when_loaded, args=where, daemon=True).start()
-"""
+HANG_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -95,6 +33,8 @@ class Fault:
     rank: int | None = 1
     """None where the doctor cannot know it."""
     exit_code: int = 1
+    deadline: float = 0.0
+    """Seconds after it happened, of what is only noticed when somebody has waited so long."""
     keys: dict[str, Any] = field(default_factory=dict)
 
 
@@ -115,16 +55,19 @@ FAULTS = (
         ("error: perhaps: ranks entered different operations", "rank 1 (node 1, node1): broadcast of 12 float"),
         causes.HANG,
         "likely",
+        deadline=HANG_SECONDS,
     ),
     Fault(
         "blocked data",
-        ("error: rank 1 (node 1, node1) never entered all_reduce of ", "sitecustomize.py:55 in spoilt"),
+        ("error: rank 1 (node 1, node1) never entered all_reduce of ", "in never_comes"),
         causes.HANG,
+        deadline=HANG_SECONDS,
     ),
     Fault(
         "tokenizes",
         ("rank 1 (node 1, node1) did not come to the collective in which rank 0 (node 0) has waited in vain",),
         causes.HANG,
+        deadline=8,
         keys={"ddp_timeout": 8, "hang_timeout": {"step": 100}},
     ),
 )
@@ -133,20 +76,31 @@ FAULTS = (
 @pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_of_one_rank_is_named_on_every_node_and_by_the_doctor(
-    fault: Fault, lab: Lab, base_config: dict, request: pytest.FixtureRequest
+    fault: Fault,
+    lab: Lab,
+    base_config: dict,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": 10}, "save_strategy": "no", **fault.keys}
-    training = make_training(lab, request.node.name, base_config, **keys)
-    folder = Path(training.config.parent, "fault")
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(INJECTED)
-    env = {"PYTHONPATH": str(folder), "FAULT": fault.name}
+    keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": HANG_SECONDS}, "save_strategy": "no"}
+    training = make_training(lab, request.node.name, base_config, **{**keys, **fault.keys})
+    env = inject(training, fault.name)
     words = [(*TRAIN, "--master-port", 29545, "--node-rank", rank) for rank in range(2)]
-    processes = [training.start(rank, each, **env) for rank, each in enumerate(words)]
-    for output in training.finish(processes, expect=[fault.exit_code] * 2):
+    terminals = [Terminal(training.start(rank, each, **env)) for rank, each in enumerate(words)]
+    outputs = training.finish(terminals, expect=[fault.exit_code] * 2)
+    told = diagnosis_of_run(training.run.path)
+    record_fault(
+        record_property,
+        fault=fault.name,
+        way="train",
+        injected=happened(training),
+        deadline=fault.deadline,
+        told=[terminal.moment_of(fault.says[0]) for terminal in terminals],
+        **named(told),
+    )
+    for output in outputs:
         for said in fault.says:
             assert said in output, output
-    told = diagnosis_of_run(training.run.path)
     assert (told.cause, told.certainty) == (fault.cause, fault.certainty), told
     assert fault.rank is None or told.rank == fault.rank, told
     training.wait_until_gone()

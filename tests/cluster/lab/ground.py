@@ -54,22 +54,31 @@ def cgroups() -> Path:
     return cgroup2() / CGROUPS_NAME
 
 
-def cpu_cgroup(cgroup: Path) -> Path:
-    """Where the CPU time of the processes in a lab's `cgroup` can be limited: there, or in the cgroup of the same name
-    below the v1 hierarchy `cpu`. Errors: NotImplementedError where this machine has neither."""
+def limited_by(controller: str, cgroup: Path) -> Path:
+    """Where the CPU time (`cpu`) or memory (`memory`) of the processes in a lab's `cgroup` can be limited: there, or in
+    the cgroup of the same name below the v1 hierarchy of that controller. Errors: NotImplementedError where this
+    machine has neither."""
     controllers = cgroup / "cgroup.controllers"
-    if controllers.exists() and "cpu" in controllers.read_text().split():
+    if controllers.exists() and controller in controllers.read_text().split():
         return cgroup
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount_point, kind, options, *_ = line.split()
-        if kind == "cgroup" and "cpu" in options.split(","):
+        if kind == "cgroup" and controller in options.split(","):
             return Path(mount_point) / cgroup.relative_to(cgroup2())
-    raise NotImplementedError("this machine's cgroups have no controller `cpu` that a lab may use")
+    raise NotImplementedError(f"this machine's cgroups have no controller `{controller}` that a lab may use")
+
+
+def limit_memory(cgroup: Path, num_bytes: int | None) -> None:
+    """Let the processes of a cgroup that is `limited_by` memory have so much of it together; None lifts that."""
+    if (cgroup / "memory.max").exists():
+        (cgroup / "memory.max").write_text("max" if num_bytes is None else str(num_bytes))
+        return
+    (cgroup / "memory.limit_in_bytes").write_text(str(-1 if num_bytes is None else num_bytes))
 
 
 def limit_cpu(cgroup: Path, cores: float | None) -> None:
-    """Let the processes of a `cpu_cgroup` have `cores` of CPU time together, and have it before what is not in a lab;
-    None lifts both."""
+    """Let the processes of a cgroup that is `limited_by` cpu have `cores` of CPU time together, and have it before what
+    is not in a lab; None lifts both."""
     quota = None if cores is None else round(cores * _PERIOD_MICROSECONDS)
     if (cgroup / "cpu.max").exists():
         (cgroup / "cpu.max").write_text(f"{'max' if quota is None else quota} {_PERIOD_MICROSECONDS}")
@@ -118,9 +127,10 @@ def remove(name: str) -> None:
         for folder in sorted(cgroup.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
             folder.rmdir()
         cgroup.rmdir()
-    with contextlib.suppress(NotImplementedError):  # as it is without such a controller
-        for folder in _with_those_below(cpu_cgroup(cgroup)):
-            folder.rmdir()
+    for controller in ("cpu", "memory"):
+        with contextlib.suppress(NotImplementedError):  # as it is without such a controller
+            for folder in _with_those_below(limited_by(controller, cgroup)):
+                folder.rmdir()
     shutil.rmtree(FILES / name, ignore_errors=True)
 
 

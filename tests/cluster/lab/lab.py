@@ -125,6 +125,11 @@ class Lab:
         NotImplementedError where the kernel's cgroups cannot."""
         self.nodes[index].limit_cpu(cores)
 
+    def limit_memory(self, index: int, num_bytes: int) -> None:
+        """Let node `index` have so much memory more: the kernel kills a process of it for more. Errors:
+        NotImplementedError where the kernel's cgroups cannot."""
+        self.nodes[index].limit_memory(num_bytes)
+
     def cut(self, index: int) -> None:
         """Pull node `index`'s cable: nothing arrives, nothing is refused."""
         self._switch.set_link(index, self.nodes[index].init_pid, up=False)
@@ -185,6 +190,7 @@ class Lab:
             if node.alive and not node.dirty:
                 node.thaw()
                 node.limit_cpu(None)
+                node.limit_memory(None)
                 self.heal(index)
                 node.end_processes()
         dirty = [node for node in self.nodes if node.dirty or not node.alive]

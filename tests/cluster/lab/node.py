@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.lab.ground import PATH, cpu_cgroup, kill, limit_cpu
+from tests.cluster.lab.ground import PATH, kill, limit_cpu, limit_memory, limited_by
 from tests.cluster.lab.identity import SITE_ENVIRONMENT
 
 # In the environment of what the lab itself starts on a node (sshd, slurmd, ...), and of nothing that they start.
@@ -81,7 +81,7 @@ class Node:
         self.init_pid = 0
         self._files = files
         self._cgroup = cgroup
-        self._cpu: Path | None = None
+        self._limited: dict[str, Path] = {}  # by controller: where its processes are limited
         self._carrier: subprocess.Popen | None = None
 
     def __repr__(self) -> str:
@@ -232,14 +232,23 @@ class Node:
     def limit_cpu(self, cores: float | None) -> None:
         """Let its processes have so much CPU time together, and have it before others on this machine; None lets them
         have what there is, as does `Lab.restore`. Errors: NotImplementedError where the kernel's cgroups cannot."""
-        if self._cpu is None and cores is None:
-            return
-        self._cpu = cpu_cgroup(self._cgroup)
-        self._cpu.mkdir(parents=True, exist_ok=True)
+        if cores is not None or "cpu" in self._limited:
+            limit_cpu(self._join("cpu"), cores)
+
+    def limit_memory(self, num_bytes: int | None) -> None:
+        """Let its processes have so much memory together, what they have by now not counted: the kernel kills one of
+        them for more. None lifts that, as does `Lab.restore`. Errors: NotImplementedError where the kernel's cgroups
+        cannot."""
+        if num_bytes is not None or "memory" in self._limited:
+            limit_memory(self._join("memory"), num_bytes)
+
+    def _join(self, controller: str) -> Path:
+        cgroup = self._limited[controller] = limited_by(controller, self._cgroup)
+        cgroup.mkdir(parents=True, exist_ok=True)
         for number in (self._cgroup / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
-                (self._cpu / "cgroup.procs").write_text(number)
-        limit_cpu(self._cpu, cores)
+                (cgroup / "cgroup.procs").write_text(number)
+        return cgroup
 
     def freeze(self) -> None:
         """Stop all its processes, the kernel's side excepted: it answers ping, and nothing else."""
@@ -274,9 +283,9 @@ class Node:
             time.sleep(0.005)
 
     def _in_cgroup(self, argv: Sequence[Any]) -> list[Any]:
-        into = ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', self._cgroup]
-        if self._cpu not in (None, self._cgroup):
-            into += ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', self._cpu]
+        into: list[Any] = []
+        for cgroup in dict.fromkeys((self._cgroup, *self._limited.values())):
+            into += ["sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', cgroup]
         return [*into, *argv]
 
 
