@@ -1,7 +1,7 @@
 """The exam of `allranks doctor`: graded excerpts of public issues, healthy logs and near misses. `make exam` prints it.
 
-Halves A and B are of threads by the hash of their address; the rules were written looking at half A only. Sets C and D
-are of other threads: they were collected, graded and committed before they were first asked.
+Halves A and B are of threads by the hash of their address; the rules were written looking at half A only. Sets C, D and
+E are of other threads: they were collected, graded and committed before they were first asked.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def near_misses() -> Iterator[tuple[str, tuple[str, ...], Diagnosis]]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; `--wrong` also each answer that is not right. Ends with 1 where one is wrong but sure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--halves", default="abcd", help="which: a, b, c, d or several")
+    parser.add_argument("--halves", default="abcde", help="which: a, b, c, d, e or several")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
     parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
     options = parser.parse_args(arguments)
