@@ -133,7 +133,7 @@ def _own_finding(run: RunDir) -> Finding | None:
     live = _json(run.live)
     ended = live.get("ended")
     if isinstance(ended, Mapping) and (found := from_message(ended.get("finding"))):
-        return found
+        return _with_host(found, live.get("nodes"))
     events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))
     if isinstance(ended, Mapping) and (found := preempted(ended, live.get("nodes"), events)):
         return found
@@ -141,6 +141,16 @@ def _own_finding(run: RunDir) -> Finding | None:
     found_then = [found for path in kept[-1:] if (found := from_message(_json(path)))]
     of_ranks = first_of_ranks(0, events, "", lambda rank: run.log(0, rank))
     return first_failure(filter(None, [*found_then, of_ranks]))
+
+
+def _with_host(found: Finding, nodes: object) -> Finding:
+    """With the host of the node that it names by its rank alone."""
+    if found.who.node is None or found.who.host is not None:
+        return found
+    for node in nodes if isinstance(nodes, list) else []:
+        if isinstance(node, Mapping) and node.get("node") == found.who.node and isinstance(node.get("host"), str):
+            return replace(found, who=replace(found.who, host=printable(node["host"], 64) or None))
+    return found
 
 
 def _last_start(events: Iterable[Event]) -> list[Event]:

@@ -212,3 +212,13 @@ def test_a_run_that_is_done_or_failed_was_not_preempted(made):
         assert diagnosis_of_run(path).cause != causes.INTERRUPTED
     (path / "live.json").write_text(json.dumps({"ended": {"exit_code": 75, "finding": None}, "nodes": ["x", {}]}))
     assert diagnosis_of_run(path).title.startswith("preempted by SIGTERM: nothing failed")
+
+
+def test_a_node_that_is_named_by_its_rank_alone_is_told_by_its_host(made):
+    full = Finding(causes.DISK, "the disk of run is full", who=Who(1), known_at=1)
+    path = made({0: "step 7\n"}, full)
+    assert diagnosis_of_run(path).node == "1"
+    for nodes, node in (([{"node": 0, "host": "a"}, {"node": 1, "host": "gpu1"}], "gpu1"), ([7, {"node": 1}], "1")):
+        live = json.loads((path / "live.json").read_text()) | {"nodes": nodes}
+        (path / "live.json").write_text(json.dumps(live))
+        assert diagnosis_of_run(path).node == node
