@@ -23,10 +23,12 @@ _COLLECTIVES = re.compile(r"/torch/distributed/(?:distributed_c10d|c10d_logger|_
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
 _OURS = re.compile(r"/allranks/")
 _NCCLS = re.compile(r"ProcessGroupNCCL|\bNCCL (?:WARN|INFO|error)|ncclInternalError|ncclSystemError|DistBackendError")
+# Written before the abort, also where it is in no call of Python's, such as the reductions of DDP's backward pass.
+_GLOOS = re.compile(r"gloo::EnforceNotMet.*?distributed collective mismatch", re.DOTALL)
 _TAIL_BYTES = 2**16
 _NEAR = 4  # frames of torch between a collective's call and its wait
 _NAMED = 4
-_DIFFERS = "ranks do not enter the same collectives: "
+DIFFERS = "ranks do not enter the same collectives: "
 SAID = "was aborted in a collective"
 _REMEDY = (
     "all ranks have to enter the same collectives, of equal shapes, in one order: look for a condition on the rank, or "
@@ -43,7 +45,7 @@ def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
     if start < 0:
         return None
     frames = _FRAME.findall(_THREAD.split(log[start:])[-1])  # the thread that trains is the first, and written last
-    if not any(_COLLECTIVES.search(file) for file, _, _ in frames[:_NEAR]):
+    if not any(_COLLECTIVES.search(file) for file, _, _ in frames[:_NEAR]) and not _GLOOS.search(log[:start]):
         return None
     if uses_nccl or _NCCLS.search(log[-_TAIL_BYTES:]):
         return f"{SAID} at {_place(frames)}: the collective ended the process; its log says why"
@@ -53,9 +55,9 @@ def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
     )
 
 
-def with_other_places(finding: Finding, events: Iterable[Event]) -> Finding:
+def with_other_places(finding: Finding, events: Iterable[Event], by: str = "") -> Finding:
     """`finding`, and where it is of such an abort, which rank differs, as far as that is known, and at which place the
-    ranks were that lost the aborted one."""
+    ranks were that lost the aborted one. `by`: how it is known which steps they have done."""
     if finding.code != causes.RANK_ABORTED or SAID not in finding.what:
         return finding
     events = list(events)
@@ -74,14 +76,14 @@ def with_other_places(finding: Finding, events: Iterable[Event]) -> Finding:
     told = [few(new, _NAMED, between="; ")] if new else []
     told += [_REMEDY] if _REMEDY not in finding.remedy else []
     finding = replace(finding, remedy="\n".join(filter(None, [*told, finding.remedy])))
-    return _blaming(finding, lost, places, events)
+    return _blaming(finding, lost, places, events, by)
 
 
 def _blaming(
-    finding: Finding, lost: Mapping[int, ErrorEvent], places: Mapping[int, str], events: Sequence[Event]
+    finding: Finding, lost: Mapping[int, ErrorEvent], places: Mapping[int, str], events: Sequence[Event], by: str
 ) -> Finding:
     """`finding` with the rank that differs before the rest, where its steps or the others' places tell which it is."""
-    if _DIFFERS in finding.what or finding.who.rank is None:
+    if DIFFERS in finding.what or finding.who.rank is None:
         return finding
     steps = {event.rank: event.step for event in events if isinstance(event, StepEvent)}
     aborted = finding.who.rank
@@ -93,7 +95,7 @@ def _blaming(
         why = (
             f"{verb} left out a collective of step {known[ahead[0]]}: {'it has' if len(ahead) == 1 else 'they have'} "
             f"done that step, and {_ranks(behind)}, without which it cannot be done, only step "
-            f"{max(known[rank] for rank in behind)}"
+            f"{max(known[rank] for rank in behind)}{by}"
         )
         return _with(finding, ahead, why, lost)
     at: dict[str, list[int]] = {}
@@ -111,7 +113,7 @@ def _with(finding: Finding, ranks: Sequence[int], why: str, lost: Mapping[int, E
     first = lost.get(ranks[0])
     who = Who(first.node, ranks[0], first.host) if first is not None else finding.who
     whom = few([_named(lost[rank]) if rank in lost else f"rank {rank} (node {who.node})" for rank in ranks], _NAMED)
-    return replace(finding, what=f"{_DIFFERS}{whom} {why}; {finding.what}", who=who)
+    return replace(finding, what=f"{DIFFERS}{whom} {why}; {finding.what}", who=who)
 
 
 def _aborted_at(what: str) -> str:

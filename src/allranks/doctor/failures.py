@@ -13,6 +13,8 @@ from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.doctor import causes
 from allranks.doctor.attempt import Started
 from allranks.doctor.diagnosis import HOPELESS, MAY_PASS, OTHER_NODE, Restart, fingerprint, judged
+from allranks.doctor.log_tail import read_from
+from allranks.doctor.read_logs import step_of_text
 from allranks.doctor.verdict import Verdict
 from allranks.exit_codes import FAILED
 from allranks.findings import Finding
@@ -20,6 +22,7 @@ from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
 
 _LAST_BYTES = 2**16  # some hundred failures
+_LOG_CHARACTERS = 2**18
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,19 @@ def failures_of(run: RunDir) -> list[Failure]:
 
 
 def seen_before(verdict: Verdict, started: Started) -> Verdict:
-    """`verdict` of a failed start of our engine, kept for the next one, with a line where one before ended alike.
+    """`verdict` of a failed start, kept for the next one, with a line where one before ended alike.
 
     For the node that keeps the run's record. A disk that takes nothing costs the line in the file, no more.
     """
     reason = verdict.reason
-    if reason is None or verdict.exit_code != FAILED or reason.code == causes.INTERRUPTED or not started.is_ours:
+    # Of anyone's program the exit code is its own.
+    if reason is None or reason.code == causes.INTERRUPTED or (started.is_ours and verdict.exit_code != FAILED):
         return verdict
     before = failures_of(started.run)
     now = restart_of(reason, step_before(started.run, _newest_step(started)))
-    found = judged(now, [one.restart for one in before])
+    # Where a program does not say how far it came, a restart may well have gone further.
+    is_known = started.is_ours or now.step is not None
+    found = judged(now, [one.restart for one in before]) if is_known else now
     with contextlib.suppress(OSError), started.run.failures.open("a", encoding="utf-8") as file:
         file.write(Failure(time.time(), started.run_id, found).to_line())
     if found.verdict == now.verdict or not verdict.message:
@@ -93,6 +99,10 @@ def told_of_before(now: Restart, before: Sequence[Failure]) -> str:
 
 
 def _newest_step(started: Started) -> int | None:
+    """By the events of rank 0, or by what it has printed."""
+    if not started.is_ours:
+        log = started.run.log(started.node, 0)
+        return step_of_text(read_from(log, started.log_start(log))[-_LOG_CHARACTERS:])
     events = read_events(started.run.events(0), last_bytes=2**18)
     own = (one for one in events if isinstance(one, StepEvent) and one.run == started.run_id)
     return max((int(one.step) for one in own), default=None)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _LINES = 15
-_TRACEBACK, _REPORT = "Traceback (most recent call last):", "ChildFailedError:"
+TRACEBACK, _REPORT = "Traceback (most recent call last):", "ChildFailedError:"
 
 
 def read_from(path: Path, start: int = 0) -> str:
@@ -27,7 +27,7 @@ def _without_torchruns_report(text: str) -> str:
     report = text.rfind(_REPORT)
     if report < 0:
         return text
-    start = text.rfind(_TRACEBACK, 0, report)
+    start = text.rfind(TRACEBACK, 0, report)
     if start < 0 or "raise ChildFailedError" not in text[start:report]:  # that traceback is a rank's
         start = text.rfind("\n", 0, report) + 1
     return text[:start]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from allranks.doctor import causes
+from allranks.doctor.collective_abort import DIFFERS, SAID
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnosis
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
@@ -86,6 +87,10 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
     rank = own.who.rank
     node = None if own.who.node is None else str(own.who.node)
     if knows_more(own, told):
+        if SAID in own.what:  # whom the abort hit says nothing; where the ranks were does
+            is_known = own.what.startswith(DIFFERS)
+            told = replace(told, title=own.what, evidence=(*told.evidence, *map(Evidence, own.remedy.splitlines())))
+            return replace(told, rank=rank if is_known else None, node=(own.who.host or node) if is_known else None)
         return replace(
             told,
             rank=told.rank if told.rank is not None else rank,

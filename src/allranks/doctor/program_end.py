@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 
 from allranks.doctor import causes
 from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
 from allranks.doctor.first_failure import goes_before
 from allranks.doctor.launcher import launcher_killed
-from allranks.doctor.log_tail import last_lines, read_from
+from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, killed_by
+from allranks.doctor.told_in_logs import last_traceback, told_in_logs
 from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
 from allranks.exit_codes import DONE, FAILED, INTERRUPTED
 from allranks.findings import Evidence, Finding, Who
@@ -22,6 +25,7 @@ _ROOT_CAUSE = re.compile(
 # DeepSpeed's launcher (0.19) names no rank.
 _DEEPSPEED_CODE = re.compile(r"exits with return code = (-?\d+)")
 _DEEPSPEED_DONE = "exits successfully."
+_BY = ", by what they have printed"
 
 
 def program_end(started: Started, ended: Ended) -> Verdict:
@@ -35,7 +39,8 @@ def program_end(started: Started, ended: Ended) -> Verdict:
         killed = launcher_killed(started, ended) is not None
         own = _finding(started, ended, rank, code) if code is not None or killed else None
         if own is None or not goes_before(own, ended.lost):
-            return cut_off(FAILED, ended.lost, left)
+            lost = with_other_places(ended.lost, told_in_logs(started), by=_BY)
+            return cut_off(FAILED, lost, left, shown=_shown(lost, started))
     if ended.killed and ended.lost is None:
         late = not_stopped_in_time(started.node)
         return failed(INTERRUPTED if ended.signal == signal.SIGINT else FAILED, late, left)
@@ -44,7 +49,8 @@ def program_end(started: Started, ended: Ended) -> Verdict:
     if ended.signal is not None and (code is None or code < 0):
         told = "the program was asked to stop, and ended"
         return interrupted(ended.signal, started.node, told, exit_code=128 + ended.signal)
-    return failed(code if code is not None and code > 0 else FAILED, _finding(started, ended, rank, code), left)
+    reason = _finding(started, ended, rank, code)
+    return failed(code if code is not None and code > 0 else FAILED, reason, left, shown=_shown(reason, started))
 
 
 def stopped_program(node: int | str, received: signal.Signals) -> Verdict:
@@ -52,11 +58,20 @@ def stopped_program(node: int | str, received: signal.Signals) -> Verdict:
     return interrupted(received, node, "stopped before the program was started", exit_code=128 + received)
 
 
+def _shown(reason: Finding, started: Started) -> Finding:
+    """What is to be read of it here: rank 0's output is on node 0's terminal already."""
+    if started.node != 0:
+        return reason
+    its_log = str(started.run.log(0, 0))
+    return replace(reason, evidence=tuple(one for one in reason.evidence if one.file != its_log))
+
+
 def _finding(started: Started, ended: Ended, rank: int | None, code: int | None) -> Finding:
     run, node = started.run, started.node
     where = f"rank {rank} (node {node})" if rank is not None else f"a rank of node {node}"
     log = run.log(node, rank) if rank is not None else run.agent_log(node)
-    lines = last_lines(read_from(log, started.log_start(log)))
+    text, said = read_from(log, started.log_start(log)), ""
+    lines = last_lines(text)
     if code is None and (killed := launcher_killed(started, ended)) is not None:
         kind, what = killed.code, killed.what
     elif code is None:
@@ -64,22 +79,27 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
         what = f"node {node}: {started.launcher} ended with {ended.returncode}; the end of its log:"
     elif code < 0:
         kind, what = code_of_signal(-code, ended.memory), f"{where} failed first: {killed_by(-code, '', ended.memory)}"
+        if kind == causes.RANK_ABORTED and (told := aborted_in_collective(text)):
+            what = f"{where} {told}"  # it need not be this one that failed
     else:
         kind, what = causes.RANK_EXIT, f"{where} failed first: exit code {code}"
+        said = last_traceback(text).rpartition("\n")[2]
+        lines = lines[max((at for at, line in enumerate(lines) if TRACEBACK in line), default=0) :]
         if causes.code_of_error("\n".join(lines)) == causes.PEER_GONE:
             kind = causes.PEER_GONE
             what = f"{where} lost another rank, and ended with exit code {code}"
             if waited := next((line for line in reversed(lines) if causes.waited_in_vain(line)), ""):
                 what = f"{where} waited in vain for another rank, and ended with exit code {code}: {waited.strip()}"
-    return Finding(
+    finding = Finding(
         kind,
         what,
+        said=said if kind == causes.RANK_EXIT else "",
         who=Who(node, rank),
-        # Rank 0's output is on the terminal already.
-        evidence=tuple(Evidence(line, str(log)) for line in lines) if rank != 0 else (),
+        evidence=tuple(Evidence(line, str(log)) for line in lines),
         remedy=f"its log: {log}\nall logs: {run.logs(node)}",
         known_at=node,
     )
+    return with_other_places(finding, told_in_logs(started), by=_BY)
 
 
 def _first_failure(tail: str) -> tuple[int | None, int | None]:

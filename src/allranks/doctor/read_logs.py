@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.progress import newest_step
 from allranks.doctor.reading.index import Index
 from allranks.doctor.reading.scanner import PIECE_BYTES, Read, Scanner
 from allranks.doctor.reading.sources import Source, opened, read_some, sources
@@ -23,9 +24,18 @@ def diagnosis_of_logs(named: Sequence[str | Path]) -> Diagnosis:
 
 def diagnosis_of_text(text: str | bytes, index: Index | None = None, name: str = "log") -> Diagnosis:
     """The same of one log that is at hand."""
+    return diagnose([_read_text(text, index, name)])
+
+
+def step_of_text(text: str) -> int | None:
+    """The newest step that one log tells of, whatever became of it."""
+    return newest_step([_read_text(text)])
+
+
+def _read_text(text: str | bytes, index: Index | None = None, name: str = "log") -> Read:
     scanner = Scanner(index or our_index(), Source(None, name))
     scanner.feed(text.encode() if isinstance(text, str) else text, at_end=True)
-    return diagnose([scanner.read])
+    return scanner.read
 
 
 def read_log(source: Source, index: Index | None = None) -> Read:

@@ -9,7 +9,14 @@ from typing import Any
 from allranks.doctor import causes
 from allranks.evidence.collectives import ABSENT, CIRCLE, MISMATCH, SILENT, STUCK, Stall, analyse
 from allranks.evidence.nccl_state import nccl_state
-from allranks.evidence.python_stacks import Frame, folded, named, own_frame, waits_in_collective
+from allranks.evidence.python_stacks import (
+    Frame,
+    folded,
+    is_in_a_library,
+    named,
+    own_frame,
+    waits_in_collective,
+)
 from allranks.evidence.recording import Recording, recording_from_message
 from allranks.evidence.undelivered import Undelivered, undelivered
 from allranks.findings import Evidence, Finding, Who
@@ -25,6 +32,7 @@ _HELD = {
     "D": "waits in the kernel, for storage or a device",
 }
 # Of torch, which saves behind the training in a thread of its own.
+_LOADS = re.compile(r"/torch/utils/data/dataloader\.py$")
 _SAVES = re.compile(r"/torch/distributed/checkpoint/state_dict_saver\.py$")
 _KERNEL = "look at the file systems and the kernel's log on that node (dmesg): what it waits for does not answer"
 _REMEDIES = {
@@ -102,19 +110,14 @@ def ranks_of(summaries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, A
 
 
 def frames_of(about: Mapping[str, Any]) -> list[Frame]:
-    """The frames of the thread that trains, the newest first; where that waits for the one that makes its batches, or
-    for a save behind the training, of that one."""
+    """The frames of the thread that trains, the newest first; where that waits for the one that makes its batches, for
+    a worker of torch's DataLoader, or for a save behind the training, of that one."""
     threads = about.get("threads")
     training: list[Frame] = []
     making: list[Frame] = []
     saving: list[Frame] = []
     for thread in threads if isinstance(threads, list) else []:
-        if isinstance(thread, Mapping) and isinstance(thread.get("frames"), list):
-            frames = [
-                Frame(printable(one[0], 400), one[1], printable(one[2], 200))
-                for one in thread["frames"][:100]
-                if isinstance(one, list) and len(one) == 3 and isinstance(one[1], int)
-            ]
+        if isinstance(thread, Mapping) and (frames := _frames_in(thread)):
             if thread.get("trains") is True:
                 training = training or frames
             elif _is_at(frames, "feed", "make"):
@@ -123,7 +126,30 @@ def frames_of(about: Mapping[str, Any]) -> list[Frame]:
                 saving = frames
     if saving and _is_at(training, "checkpoint", "wait", "save"):
         return saving
+    if any(_LOADS.search(frame.file) and frame.function == "_try_get_data" for frame in training):
+        return _of_worker(about) or training
     return making if making and _is_at(training, "feed", "batches_of") else training
+
+
+def _frames_in(thread: Mapping[str, Any]) -> list[Frame]:
+    told = thread.get("frames")
+    return [
+        Frame(printable(one[0], 400), one[1], printable(one[2], 200))
+        for one in (told if isinstance(told, list) else [])[:100]
+        if isinstance(one, list) and len(one) == 3 and isinstance(one[1], int)
+    ]
+
+
+def _of_worker(about: Mapping[str, Any]) -> list[Frame]:
+    """Of a worker of torch's DataLoader that is in code of the user's; one that waits for work is in libraries only."""
+    workers = about.get("workers")
+    for worker in workers if isinstance(workers, list) else []:
+        frames = _frames_in(worker) if isinstance(worker, Mapping) else []
+        # What is below has been forked with it, and is where the rank itself was.
+        own = next((at for at, frame in enumerate(frames) if frame.function == "_worker_loop"), 0)
+        if not is_in_a_library(frames[:own]):
+            return frames[: own + 1]
+    return []
 
 
 def _is_at(frames: Sequence[Frame], module: str, *functions: str) -> bool:

@@ -23,7 +23,15 @@ from allranks.evidence.nccl_state import shortened
 from allranks.evidence.processes import children, held_threads, memory_events, process_state, sockets
 from allranks.evidence.py_spy import py_spy_threads
 from allranks.evidence.python_stacks import Thread, threads_of
-from allranks.evidence.rank_memory import CannotAsk, RankProcess, flight_recorder, python_stacks, ranks_here, start_time
+from allranks.evidence.rank_memory import (
+    CannotAsk,
+    RankProcess,
+    flight_recorder,
+    python_stacks,
+    ranks_here,
+    stacks_of_worker,
+    start_time,
+)
 from allranks.evidence.recording import Recording, recording
 from allranks.parent import die_with_parent
 from allranks.secrets import known_secrets, without_secrets
@@ -33,6 +41,7 @@ _FIND_SECONDS = 2.0
 _WRITE_SECONDS = 1.5
 _LOG_BYTES = 16_384
 _LOG_LINES = 12
+_WORKERS, _WORKER_SECONDS = 16, 0.5
 
 
 def main() -> None:
@@ -89,6 +98,7 @@ def summary(told: Mapping[str, Any]) -> dict[str, Any]:
 def _short(rank: Mapping[str, Any], entries: int, threads: int, frames: int) -> dict[str, Any]:
     short = {key: value for key, value in rank.items() if key not in ("recorder", "stacks")}
     short["threads"] = [{**one, "frames": one["frames"][:frames]} for one in rank.get("threads", [])[:threads]]
+    short["workers"] = [{**one, "frames": one["frames"][:frames]} for one in rank.get("workers", [])[:threads]]
     if "recorder" in rank:
         short["recording"] = _recording(rank["recorder"]).newest(entries).to_message() if entries else None
     if not frames:
@@ -129,7 +139,8 @@ def _look_at(one: RankProcess, deadline: float, reporter: Reporter) -> Iterator[
     """What is read of the kernel first: it answers also for a process that does not run."""
     thread = one.said.native_thread if one.said else None
     yield {"rank": {"process": process_state(one.pid, thread)}}
-    yield {"rank": {"memory": dict(memory_events(one.pid)), "sockets": sockets(one.pid), "children": children(one.pid)}}
+    below = children(one.pid)
+    yield {"rank": {"memory": dict(memory_events(one.pid)), "sockets": sockets(one.pid), "children": below}}
     yield {"rank": {"held_threads": held_threads(one.pid)}}
     reporter.doing("its Python stacks")
     # A part of the time for each, so that one that does not come leaves some for the next.
@@ -148,6 +159,20 @@ def _look_at(one: RankProcess, deadline: float, reporter: Reporter) -> Iterator[
         yield {"rank": {"recorder": flight_recorder(one, deadline=time.monotonic() + max(0.3, left * 0.4))}}
     except CannotAsk as why:
         yield {"rank": {"no_recorder": str(why)}}
+    reporter.doing("the stacks of its workers")
+    yield {"rank": {"workers": _workers(one, [worker["pid"] for worker in below], deadline)}}
+
+
+def _workers(one: RankProcess, pids: Sequence[int], deadline: float) -> list[dict[str, Any]]:
+    """Of those that the rank has forked, and that answer in time: the main thread."""
+    found = []
+    for pid in pids[:_WORKERS]:
+        try:
+            text = stacks_of_worker(one, pid, deadline=min(deadline, time.monotonic() + _WORKER_SECONDS))
+        except CannotAsk:  # a program of another kind, or one that is stopped: its state is told
+            continue
+        found += [{"pid": pid, **_plain(thread)} for thread in threads_of(text)[:1]]
+    return found
 
 
 def _plain(thread: Thread) -> dict[str, Any]:

@@ -60,6 +60,11 @@ def threads_of(text: str, training_thread: int | None = None) -> list[Thread]:
     return sorted(threads, key=lambda thread: not thread.trains)
 
 
+def is_in_a_library(frames: Sequence[Frame]) -> bool:
+    """Whether all of them are of Python and of installed packages."""
+    return all(_NOT_OWN.search(frame.file) for frame in frames)
+
+
 def own_frame(frames: Sequence[Frame]) -> Frame | None:
     """The newest frame of the user's code, else of ours, else of any."""
     for is_wanted in (lambda file: not _NOT_OWN.search(file) and not _OURS.search(file), _OURS.search):

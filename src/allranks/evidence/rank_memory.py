@@ -140,6 +140,30 @@ def python_stacks(process: RankProcess, *, deadline: float) -> str:
             return _settled(path, deadline)
 
 
+def stacks_of_worker(process: RankProcess, pid: int, *, deadline: float) -> str:
+    """The same of `pid`, a process that the rank has forked, such as one that loads data; raises CannotAsk.
+
+    It has the rank's handler and, as its own descriptor, the same file in memory.
+    """
+    with _held(process) as (description, _):
+        own, path = (Path(f"/proc/{one}/fd/{description.stacks_fd}") for one in (process.pid, pid))
+        try:
+            pidfd = os.pidfd_open(pid)
+            try:
+                if not _links_to(path, f"{_LINK}-stacks (deleted)") or not path.samefile(own):
+                    raise CannotAsk("it has not been forked by the rank")
+                if not handles(pid, STACKS_SIGNAL):
+                    raise CannotAsk(f"it has no handler of signal {STACKS_SIGNAL}")
+                with _alone(path, deadline):
+                    os.truncate(path, 0)
+                    signal.pidfd_send_signal(pidfd, STACKS_SIGNAL)
+                    return _settled(path, deadline)
+            finally:
+                os.close(pidfd)
+        except OSError as error:
+            raise CannotAsk(f"process {pid}: {error.strerror}") from None
+
+
 def flight_recorder(process: RankProcess, *, deadline: float) -> dict[str, Any]:
     """What `recorded` in the rank says; raises CannotAsk."""
     pid = process.pid

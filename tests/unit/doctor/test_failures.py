@@ -24,14 +24,16 @@ def killed(pid=7, rank=1):
 def fails(tmp_path):
     """A start that came to that step and failed of this: what its terminal reads below the message."""
 
-    def fail(run_id, step, reason=None, code=1, is_ours=True):
+    def fail(run_id, step, reason=None, code=1, is_ours=True, prints=""):
         reason = reason or killed(pid=hash(run_id) % 30000)
         run = RunDir(tmp_path / "run")
         run.logs(0).mkdir(parents=True, exist_ok=True)
-        log = EventLog(run.events(0), 0, run_id=run_id)
-        for number in range(1, step + 1):
-            log.write(StepEvent(step=number))
-        log.close()
+        if is_ours:
+            log = EventLog(run.events(0), 0, run_id=run_id)
+            for number in range(1, step + 1):
+                log.write(StepEvent(step=number))
+            log.close()
+        run.log(0, 0).write_text(prints)
         run.live.write_text(json.dumps({"run_id": run_id, "ended": {"exit_code": 1, "finding": reason.to_message()}}))
         started = Started(run, run_id, 0, "torchrun", 2, 2, is_ours=is_ours)
         verdict = seen_before(Verdict(code, reason, "error: it failed"), started)
@@ -72,11 +74,21 @@ def test_before_the_first_step_counts_too(fails):
         ({"reason": Finding(causes.INTERRUPTED, "SIGINT: stopped", who=Who(0))}, {}),
         ({"is_ours": False}, {"is_ours": False}),
     ],
-    ids=["another failure", "preempted", "interrupted", "anyone's program"],
+    ids=["another failure", "preempted", "interrupted", "a program that tells no step"],
 )
 def test_what_is_not_the_same_is_not_told(fails, then, now):
     fails("first", 4, **then)
     assert fails("second", 4, **now) == ""
+
+
+def test_of_anyones_program_what_it_prints_tells_the_step(fails, tmp_path):
+    def fail(run_id, step, code=1):
+        prints = "".join(f"step {number} loss 0.5\n" for number in range(1, step + 1))
+        return fails(run_id, step, is_ours=False, prints=prints, code=code)
+
+    assert fail("first", 4, code=7) == "" and fail("second", 9) == ""
+    assert "failed in the same way after the same step, 4" in fail("third", 4)
+    assert [one.restart.step for one in failures_of(RunDir(tmp_path / "run"))] == [4, 9, 4]
 
 
 def test_what_a_restart_does_not_mend_anyway_is_not_told_again(fails):

@@ -1,11 +1,14 @@
+import os
 import signal
 
 import pytest
 
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.program_end import program_end
+from allranks.doctor.told_in_logs import told_in_logs
 from allranks.findings import Finding
 from allranks.observe import RunDir
+from allranks.observe.events import StepEvent
 
 TORCHRUN = """\
 Failures:
@@ -45,6 +48,63 @@ def test_the_exit_code_is_that_of_the_rank_that_failed_first(node):
     assert found.exit_code == 7
     assert found.message.startswith("error: rank 1 (node 0) failed first: exit code 7\n  | last words of rank 1\n")
     assert "of the start before" not in found.message and str(node.log(0, 1)) in found.message
+
+
+TRACEBACK = """\
+step 3 loss 0.5
+[rank1]: Traceback (most recent call last):
+[rank1]:   File "/home/ana/train.py", line {}, in main
+[rank1]:     {}
+[rank1]: {}
+"""
+
+
+def test_the_traceback_is_on_top_and_what_it_says_is_kept(node):
+    node.log(0, 1).write_text("of the start before\n" + TRACEBACK.format(9, "raise error", "ValueError: bad batch 17"))
+    found = outcome(node, TORCHRUN.format(1), 1)
+    head, first, *_ = found.message.splitlines()
+    assert head.endswith("failed first: exit code 1") and first.startswith("  | [rank1]: Traceback (most recent")
+    assert found.reason.said == "ValueError: bad batch 17"
+
+
+# As torch 2.13 and faulthandler write it, of a rank that gloo aborts in the backward pass of DDP.
+ABORTED = """\
+step 3 loss 0.5
+terminate called after throwing an instance of 'gloo::EnforceNotMet'
+  what():  [enforce fail at pair.cc:456] op.preamble.length <= op.nbytes. 8 vs 4. Received data size doesn't match \
+expected size. Is there a distributed collective mismatch in your code?
+Fatal Python error: Aborted
+
+Thread 0x00007f5ab3dbeb80 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/torch/autograd/graph.py", line 979 in _engine_run_backward
+  File "/home/ana/train.py", line 12 in main
+"""
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:39330"
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_of_ranks_that_differ_the_places_are_told_and_who_is_ahead(node, step):
+    node.agent_log(0).with_name("launch.json").write_text("{}")
+    node.log(0, 0).write_text(ABORTED)
+    lost = TRACEBACK.format(9, "loss.backward()", LOST).replace("step 3", f"step {step}")
+    node.log(0, 1).write_text("of the start before\n" + lost)
+    ended = TORCHRUN.replace("Root Cause", "").replace("rank      : 0", "Root Cause rank      : 0").format(-6)
+    found = outcome(node, ended.replace("exitcode  : 1 ", "exitcode  : -6 "), 1)
+    head, *rest = found.message.splitlines()
+    assert "rank 0 (node 0) was aborted in a collective at /home/ana/train.py:12 in main: gloo does that" in head
+    assert rest[0] == "  rank 1 (node 0) was at /home/ana/train.py:9 in main"
+    blames = "error: ranks do not enter the same collectives: rank 1 (node 0) has left out a collective of step 4: "
+    assert head.startswith(blames) == (step == 4) and ("by what they have printed" in head) == (step == 4)
+    assert found.reason.who.rank == (1 if step == 4 else 0)
+
+
+def test_a_traceback_of_an_earlier_start_tells_nothing(node):
+    node.agent_log(0).with_name("launch.json").write_text("{}")
+    node.log(0, 0).write_text(ABORTED)
+    node.log(0, 1).write_text("of the start before\n" + TRACEBACK.format(9, "loss.backward()", LOST))
+    os.utime(node.log(0, 1), (1, 1))
+    started = Started(node, "run", 0, "torchrun", 2, 2, is_ours=False)
+    assert [(one.rank, type(one)) for one in told_in_logs(started)] == [(0, StepEvent)]
 
 
 def test_a_killed_rank(node):

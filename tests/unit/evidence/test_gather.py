@@ -106,7 +106,7 @@ def _line_of(function, text: str) -> int:
     [
         (_skips, "a condition on the rank", "rank 1 (node 0, {host}) never entered all_reduce of 4 float"),
         (_calls_another, "dist.barrier", "rank 1 (node 0, {host}): barrier; rank"),
-        (_data_loader, "for _ in DataLoader", "rank 1 (node 0, {host}) never entered all_reduce of 1 float"),
+        (_data_loader, "a dead mount", "rank 1 (node 0, {host}) never entered all_reduce of 1 float"),
         (_deadlock, "both.wait()", "rank 1 (node 0, {host}) never entered all_reduce of 1 float"),
     ],
 )
@@ -116,7 +116,9 @@ def test_who_holds_the_others_up_is_named(tmp_path, function, at, says):
     finding = diagnose([told])
     assert says.format(host=socket.gethostname()) in finding.what, printed(finding)
     assert finding.who.rank == 1
-    line = _line_of(function, at) + (function is _deadlock)  # where it waits for the other lock
+    # Of a rank that waits for its data, where the worker that reads them is.
+    line = _line_of(_Blocks if function is _data_loader else function, at)
+    line += function is _deadlock  # where it waits for the other lock
     assert f"rank 1 is at {__file__}:{line} in " in finding.what
     assert "ranks 0, 2" in finding.what
     assert from_message(finding.to_message()) == finding  # it is sent to the other nodes
