@@ -203,7 +203,7 @@ def test_an_output_directory_that_cannot_be_written(run, tmp_path):
 def test_a_run_that_goes_on_is_not_started_a_second_time(start, run, tmp_path):
     launcher = start(**ENDLESS)
     wait_for_steps(RunDir(tmp_path / "run"), launcher, ranks=1)
-    second = run("--auto-resume-from-checkpoints", "true", expect=2)
+    second = run("--auto-resume-from-checkpoints", "true", expect=3)
     assert f"in use by a run that has not ended (pid {launcher.pid} on" in second.output
     assert launcher.poll() is None
     launcher.kill()

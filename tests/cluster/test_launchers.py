@@ -114,7 +114,8 @@ def test_nodes_with_one_and_two_processes(nodes, reference, tmp_path):
     codes, outputs = nodes(*(by_hand(node, port, "--launcher", "accelerate", nproc=node + 1) for node in (0, 1)))
     assert codes == [3, 3] and "accelerate starts the same number on every node" in outputs[0], "\n".join(outputs)
 
-    codes, outputs = nodes(*(by_hand(node, port, "--launcher", "deepspeed", nproc=node + 1) for node in (0, 1)))
+    words = ("--launcher", "deepspeed", "--preflight.ignore", "start.processes")
+    codes, outputs = nodes(*(by_hand(node, port, *words, nproc=node + 1) for node in (0, 1)))
     assert codes == [0, 0], "\n".join(outputs)
     assert "fsdp on 3 ranks" in outputs[0]
     assert largest_difference(losses(tmp_path), reference) < 1e-5

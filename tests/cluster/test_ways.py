@@ -32,7 +32,13 @@ def by_hand(nodes: int, *more: object) -> list[Command]:
 # What is typed on node 0, node 1, …, and the number of ranks that it makes.
 WAYS: dict[str, tuple[list[Command], int]] = {
     "static": (by_hand(3), 3),
-    "unequal nodes": ([(*command, "--nproc-per-node", rank + 1) for rank, command in enumerate(by_hand(2))], 3),
+    "unequal nodes": (
+        [
+            (*command, "--nproc-per-node", rank + 1, "--preflight.ignore", "start.processes")
+            for rank, command in enumerate(by_hand(2))
+        ],
+        3,
+    ),
     "c10d": ([(*TRAIN, "--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", f"node0:{PORT}")] * 2, 2),
     "accelerate": (by_hand(2, "--launcher", "accelerate"), 2),
     "deepspeed": (by_hand(2, "--launcher", "deepspeed"), 2),

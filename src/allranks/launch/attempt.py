@@ -22,9 +22,11 @@ from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.failures import seen_before
 from allranks.doctor.training_end import own_end
 from allranks.doctor.verdict import Verdict
+from allranks.errors import AllranksError
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.node.local import RunInputs, run_local
+from allranks.launch.node.other_starts import OtherStarts
 from allranks.launch.node.this_node import Node, give_up_locks, refusals_leave_nothing, this_node
 from allranks.launch.peers import Peers, join_peers, refusals_told
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
@@ -67,7 +69,7 @@ class Work(Protocol):
         """Make ready what the ranks need, after all nodes have met. Raises AllranksError."""
         ...
 
-    def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
+    def alone(self, peers: Peers, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         """Do it in this process, where that needs no launcher; its exit code, or None."""
         ...
 
@@ -105,12 +107,17 @@ def attempt(launch: Launch, work: Work) -> Verdict:
         refuse_what_does_not_answer([{"purpose": "output_dir", "path": str(work.output_dir)}])
         node = this_node(work.output_dir, launch)
     try:
-        return _attempt(launch, work, node)
+        with OtherStarts(launch, node) as others:
+            try:
+                return _attempt(launch, work, node, others)
+            except AllranksError as error:
+                others.tell(str(error))
+                raise
     finally:
         give_up_locks(node)
 
 
-def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
+def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Verdict:
     with refusals_told(launch):
         with refusals_leave_nothing(node):
             preflight = work.preflight() if launch.meets else None
@@ -127,17 +134,20 @@ def _attempt(launch: Launch, work: Work, node: Node) -> Verdict:
                 checked.variables,
                 is_engine=work.is_engine,
                 preflight=preflight,
+                others=others,
             ) as peers,
         ):
             node = peers.node
             inputs = work.prepare(checked, peers)
             stop_if_asked()
-            if (code := work.alone(node, inputs, stop_if_asked)) is not None:
+            others.refuse()
+            if (code := work.alone(peers, inputs, stop_if_asked)) is not None:
                 started = _started(launch, work, peers, log_starts)
                 verdict = seen_before(own_end(started, code), started)
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
                 return verdict
             ended = run_local(launch, work.program(node), peers, inputs)
+            others.refuse()
             started = _started(launch, work, peers, log_starts)
             verdict = peers.ended(work.conclude(started, ended), started, ended)
             restarts = peers.restarts if ended.signal is None else None

@@ -23,6 +23,7 @@ from allranks.findings import Finding, told
 from allranks.launch.agreement import NothingToAgree, RunAgreement
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.finding_to_head import has_head
+from allranks.launch.node.other_starts import OtherStarts
 from allranks.launch.node.this_node import Node
 from allranks.launch.preflight.text import of_start
 from allranks.launch.preflight.together import Judged, Preflight
@@ -55,6 +56,7 @@ class Peers:
     rendezvous: Rendezvous | None = None
     account: NodeAccount = field(default_factory=NodeAccount)
     code: int = FAILED
+    others: OtherStarts | None = None
     finding: Finding | None = None
     """How it ended here, for the other nodes."""
     judged: Judged | None = None
@@ -121,7 +123,9 @@ class Peers:
 
     def lost(self) -> Finding | None:
         """Why the run cannot go on, if another node failed or was lost."""
-        return self.rendezvous.stop_finding() if self.rendezvous else None
+        if self.rendezvous is not None:
+            return self.rendezvous.stop_finding()
+        return self.others.finding() if self.others is not None else None
 
     def first_failure(self) -> Finding | None:
         """What this node's end follows from, as far as it knows once it has told the others."""
@@ -181,6 +185,7 @@ def join_peers(
     *,
     is_engine: bool = True,
     preflight: Preflight | None = None,
+    others: OtherStarts | None = None,
 ) -> Iterator[Peers]:
     """Meet the other nodes, and see that ranks on each can talk to those on each other.
 
@@ -188,10 +193,10 @@ def join_peers(
     says whether they run our engine. With `preflight` all nodes are checked, too. Raises RefusedError.
     """
     if not launch.meets:
-        yield Peers(node, account=account)
+        yield Peers(node, account=account, others=others)
         return
     speaks = speaks_for_all(launch)
-    rendezvous = _joined(launch, node, account, RunAgreement())
+    rendezvous = _joined(launch, node, account, RunAgreement(), others)
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous, account)
     if not speaks:
         peers.stopped = StoppedRanks(rendezvous, say=lambda text: None)  # node 0 tells it
@@ -243,14 +248,16 @@ def join_to_compare(launch: Launch, node: Node, variables: Mapping[str, str], tr
         rendezvous.leave(code, finding)
 
 
-def _joined(launch: Launch, node: Node, account: NodeAccount, agreement: Agreement) -> Rendezvous:
+def _joined(
+    launch: Launch, node: Node, account: NodeAccount, agreement: Agreement, others: OtherStarts | None = None
+) -> Rendezvous:
     own = replace(_who(launch), account=account.to_message())
     terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
     if speaks:
         say(f"{'rendezvous:':<12}{_going(own, terms)}")
     started = time.monotonic()
-    rendezvous = join(own, terms, agreement)
+    rendezvous = join(own, terms, agreement, refused_elsewhere=others.why if others is not None else lambda: None)
     hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
     if speaks:
         say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")

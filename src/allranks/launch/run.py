@@ -86,7 +86,7 @@ class _AnyProgram:
     def prepare(self, checked: Checked, peers: Peers) -> RunInputs:
         return RunInputs(self.argv, variables=checked.variables, hang_seconds=self.hang_seconds, asks=self.asks)
 
-    def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
+    def alone(self, peers: Peers, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         return None
 
     def program(self, node: Node) -> Program:

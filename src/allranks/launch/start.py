@@ -185,20 +185,20 @@ class _Training:
             return None
         return compare(starts) if peers.keeps_the_record else None
 
-    def alone(self, node: Node, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
+    def alone(self, peers: Peers, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
         if not self.in_this_process or self.launch.world_size > 1 or self.launch.launcher != "torchrun":
             return None
         if self.after_hang is not None:  # a thread that hangs cannot be ended; a process can
             return None
         interrupt.means(NO_RANK_LEFT)
-        prepare_this_process(self.launch, node, inputs)
+        prepare_this_process(self.launch, peers.node, inputs)
         stop_if_asked()
         with libraries_aside():
             from allranks.train.garbage import keep_imports
             from allranks.train.main import main_rank
 
             keep_imports()
-            with watched_alone(self.launch, node, self.cfg):
+            with watched_alone(self.launch, peers, self.cfg):
                 return main_rank(self.cfg)
 
     def program(self, node: Node) -> Program:

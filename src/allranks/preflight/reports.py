@@ -106,8 +106,9 @@ CHECKS = (
         "Whether all nodes start as many processes",
         "`--nproc-per-node 1` on one node and 2 on another join as 3 ranks without a word.",
         "Give all nodes the same --nproc-per-node, or leave it out: each then starts one for each of its GPUs",
-        "warning",
-        "It only warns, as torchrun takes such nodes, and it says nothing where they have different numbers of GPUs.",
+        "error",
+        "It says nothing where nodes have different numbers of GPUs. Where the numbers are meant, accept it with "
+        "`preflight: {ignore: [start.processes]}`.",
         _processes,
     ),
     Check(

@@ -60,7 +60,9 @@ class Head(Rendezvous):
             )
         self._start_talking()
         deadline = time.monotonic() + self.terms.join_seconds
-        came = self._wait_for_nodes(self._all_came_or_differ, self._missing, deadline)
+        came = self._wait_for_nodes(self._all_came_or_differ, self._missing_and_why, deadline)
+        if not self._all_came_or_differ() and (why := self.refused_elsewhere()) is not None:
+            self._refuse(why)
         if came and len(self._peers) < self.own.nnodes - 1:
             settle = time.monotonic() + _SETTLE_SECONDS
             self._wait(lambda: len(self._peers) + len(self._withdrawn) >= self.own.nnodes - 1, self._missing, settle)
@@ -171,6 +173,9 @@ class Head(Rendezvous):
         """Whether nobody else is to be expected. Nodes of one machine are not told apart, and may come again."""
         hosts = {self.own.host, *(peer.node.host for peer in self._peers.values())}
         return len(self._peers) + 1 + len(self._doubled - hosts) >= self.own.nnodes
+
+    def _missing_and_why(self) -> str:
+        return f"{self._missing()}{what_to_try(self.terms, self._note)}"
 
     def _missing(self) -> str:
         came = {rank: peer.node for rank, peer in self._peers.items()}

@@ -19,10 +19,18 @@ from allranks.rendezvous.rendezvous import Rendezvous
 from allranks.rendezvous.terms import Terms
 
 
-def join(own: Participant, terms: Terms, agreement: Agreement, *, say: Callable[[str], None] = say) -> Rendezvous:
+def join(
+    own: Participant,
+    terms: Terms,
+    agreement: Agreement,
+    *,
+    say: Callable[[str], None] = say,
+    refused_elsewhere: Callable[[], str | None] = lambda: None,
+) -> Rendezvous:
     """Wait until all nodes are there and agree, as `agreement` sees it.
 
-    Raises RefusedError that names who is missing, or what differs.
+    Raises RefusedError that names who is missing, or what differs. `refused_elsewhere` is asked all the while: why
+    another node of the run was refused, where that is heard by another way than the nodes' own.
     """
     rendezvous: Rendezvous | None = None
     if own.node_rank == 0:
@@ -36,6 +44,7 @@ def join(own: Participant, terms: Terms, agreement: Agreement, *, say: Callable[
         with contextlib.suppress(PortInUse):
             rendezvous = Head(replace(own, node_rank=0), terms, agreement, say)
     rendezvous = rendezvous or Member(own, terms, agreement, say)
+    rendezvous.refused_elsewhere = refused_elsewhere
     try:
         rendezvous.gather()
     except BaseException as error:

@@ -11,11 +11,20 @@ import psutil
 
 from allranks.cluster.interfaces import is_loopback
 from allranks.errors import UsageError
+from allranks.exit_codes import REFUSED
 from allranks.rendezvous.terms import Terms
 
 
 class PortInUse(UsageError):
     """Something listens there already."""
+
+    exit_code = REFUSED
+
+
+class UnknownAddress(UsageError):
+    """The name of node 0 leads nowhere on node 0 itself."""
+
+    exit_code = REFUSED
 
 
 def listen(terms: Terms) -> tuple[socket.socket, str]:
@@ -23,7 +32,7 @@ def listen(terms: Terms) -> tuple[socket.socket, str]:
     try:
         family, address = _resolved(terms.address, terms.port)
     except OSError as error:
-        raise UsageError(
+        raise UnknownAddress(
             f"{terms.address_option} {terms.address}: {error.strerror or error}; give a name or an address of "
             f"{terms.host} that every node can resolve"
         ) from None

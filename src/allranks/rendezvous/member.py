@@ -27,8 +27,8 @@ from allranks.rendezvous.wire import WireError
 _CONNECT_SECONDS = 3.5
 """A lost SYN is sent again after 1 and 3 s; then another connection is tried."""
 _RETRY_SECONDS = 0.5
-_HOPELESS_SECONDS = 10.0
-"""Beyond the first proof: three or more tries, while something may still be in the making."""
+_HOPELESS_SECONDS = 3.0
+"""Beyond the first proof: another try or more. With it a terminal has the reason within 10 s of the command."""
 _MOST_NOTES = 64
 
 
@@ -51,6 +51,8 @@ class Member(Rendezvous):
         )
         if self.nodes:
             return
+        if (why := self.refused_elsewhere()) is not None:
+            raise RefusedError(why)
         if self._gives_up:
             raise RefusedError(
                 f"{self.own.name} cannot meet {self.terms.host} at {self.terms.endpoint}, and does not wait for what "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+from collections.abc import Mapping
 
 from allranks.cluster.interfaces import facing, interfaces, is_loopback
 from allranks.cluster.not_reached import why_not_reached
@@ -26,7 +28,7 @@ async def why_not_there(error: OSError, terms: Terms, host: str, seconds: float)
     """Of the connection from this node, `host`, to node 0, which was tried for `seconds`. It takes at most a little
     more than a second."""
     if isinstance(error, socket.gaierror):
-        return WireError(
+        return (NeverThere if _is_final(error) else WireError)(
             f"the name {terms.address} is not known on {host}: name an address, or put it into /etc/hosts there"
         )
     if leads_back := await asyncio.get_running_loop().run_in_executor(None, _leads_back, terms.address, host):
@@ -40,6 +42,14 @@ async def why_not_there(error: OSError, terms: Terms, host: str, seconds: float)
         no_answer = f"no answer in {seconds:g} s"
         return WireError(f"{no_answer}: {here}") if here else await _of_its_machine(terms, no_answer)
     return WireError(f"{why_not_reached(error)}: {here or f'is this the address of {terms.host}?'}")
+
+
+def _is_final(error: socket.gaierror, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether a name will still be unknown later: Kubernetes names a pod when it runs, and a server may be slow.
+
+    https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/
+    """
+    return error.errno == socket.EAI_NONAME and "KUBERNETES_SERVICE_HOST" not in env
 
 
 def _leads_back(address: str, host: str) -> str:

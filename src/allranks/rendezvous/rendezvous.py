@@ -57,6 +57,7 @@ class Rendezvous(ABC):
         self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
         self._news, self._asked = Newest(), Newest()
         self.signs_of_life = SignsOfLife(say)
+        self.refused_elsewhere: Callable[[], str | None] = lambda: None
         self._leaving: tuple[int, Finding | None] | None = None
         self._ended = False  # the thread that talks
         self._patient = True
@@ -267,8 +268,16 @@ class Rendezvous(ABC):
             self._changed.notify_all()
 
     def _wait_for_nodes(self, done: Callable[[], bool], waiting: Callable[[], str], deadline: float) -> bool:
-        """`_wait` where the nodes have not met yet: who does not come, and why, is told early."""
-        return self._wait(done, waiting, deadline, first_word_seconds=_TELL_FIRST_SECONDS)
+        """`_wait` where the nodes have not met yet: who does not come, and why, is told early.
+
+        It also ends, as if done, when `refused_elsewhere` says why.
+        """
+        return self._wait(
+            lambda: done() or self.refused_elsewhere() is not None,
+            waiting,
+            deadline,
+            first_word_seconds=_TELL_FIRST_SECONDS,
+        )
 
     def _wait(
         self,

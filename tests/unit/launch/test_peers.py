@@ -23,7 +23,7 @@ class Channel:
 
 def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, monkeypatch):
     channel = Channel()
-    monkeypatch.setattr(peers, "join", lambda own, terms, agreement: channel)
+    monkeypatch.setattr(peers, "join", lambda own, terms, agreement, **options: channel)
     monkeypatch.setattr(peers, "prove_pairs", lambda rendezvous, own, **options: None)
     launch = resolve(LaunchOptions(nnodes="2", node_rank=1, master_addr="node0"), num_gpus=0)
     with (

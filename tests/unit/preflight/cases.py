@@ -169,8 +169,8 @@ def refuses(*texts: str) -> Change:
 
 REPORTS = [
     Case("reach.node", "cpu", silent, put("unanswered", {}), "No route to host"),
-    Case("start.processes", "cpu", starts(2, 1), starts(1, 1), "the number of processes is 2, where", "warning"),
-    Case("start.processes", "ethernet", starts(4, 8), starts(8, 8), "the number of processes is 4, where", "warning"),
+    Case("start.processes", "cpu", starts(2, 1), starts(1, 1), "the number of processes is 2, where", "error"),
+    Case("start.processes", "ethernet", starts(4, 8), starts(8, 8), "the number of processes is 4, where", "error"),
     Case("start.refused", "cpu", refuses("output_dir: cannot be written\nchoose another"), refuses(), "output_dir"),
     Case(
         "report.unanswered",

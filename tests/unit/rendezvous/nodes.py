@@ -53,13 +53,20 @@ class Nodes:
         self.said: list[str] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, node: Participant, key: int | None = None, **changed) -> None:
+    def start(
+        self,
+        node: Participant,
+        key: int | None = None,
+        *,
+        refused_elsewhere: Callable[[], str | None] = lambda: None,
+        **changed,
+    ) -> None:
         terms = Terms(run_id=f"proposed by {node.node_rank}", **{**self.terms, **changed})
 
         def work() -> None:
             try:
                 self.results[node.node_rank if key is None else key] = join(
-                    node, terms, RunAgreement(), say=self.said.append
+                    node, terms, RunAgreement(), say=self.said.append, refused_elsewhere=refused_elsewhere
                 )
             except AllranksError as error:
                 self.results[node.node_rank if key is None else key] = error

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,6 +17,7 @@ from allranks.cluster.account import NodeAccount
 from allranks.cluster.interfaces import Interface
 from allranks.doctor.causes import PEER_GONE, RANK_ERROR, RANK_KILLED, REFUSED
 from allranks.errors import RefusedError, UsageError
+from allranks.exit_codes import REFUSED as REFUSED_CODE
 from allranks.findings import Finding, Who
 from allranks.launch.agreement import NothingToAgree
 from allranks.rendezvous import (
@@ -334,7 +335,43 @@ def test_a_name_that_nobody_knows_is_told() -> None:
     nodes.start(node_of(1))
     assert "the name no-such-host.invalid is not known on host1" in str(nodes.wait()[1])
     nodes.start(node_of(0))
-    assert isinstance(nodes.wait()[0], UsageError)
+    assert isinstance(nodes.wait()[0], UsageError) and nodes.results[0].exit_code == REFUSED_CODE
+
+
+def test_a_name_that_nobody_knows_is_not_waited_for_but_under_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a pod has a name once it runs; and a server of names that is slow gives another error."""
+    monkeypatch.setattr(member, "_HOPELESS_SECONDS", 0.1)
+    nodes = Nodes(join_seconds=2.0, address="no-such-host.invalid")
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    monkeypatch.setattr(asyncio, "open_connection", _raising(unknown))
+    nodes.start(node_of(1))
+    assert "does not wait for what waiting will not mend: the name no-such-host.invalid" in str(nodes.wait()[1])
+    monkeypatch.setattr(asyncio, "open_connection", _raising(socket.gaierror(socket.EAI_AGAIN, "Temporary failure")))
+    nodes.start(node_of(1))
+    assert "within 2 s: the name no-such-host.invalid" in str(nodes.wait()[1])
+    monkeypatch.setattr(asyncio, "open_connection", _raising(unknown))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    nodes.start(node_of(1))
+    assert "within 2 s: the name no-such-host.invalid" in str(nodes.wait()[1])
+
+
+def _raising(error: OSError) -> Callable[..., Awaitable[None]]:
+    async def connect(*address: object, **options: object) -> None:
+        raise error
+
+    return connect
+
+
+def test_what_is_heard_of_a_refused_node_by_another_way_ends_the_waiting() -> None:
+    nodes = Nodes()
+    why = "node 2 (host2) refused to start: the name nodezero is not known on host2"
+    heard: list[str] = []
+    nodes.start(node_of(0, 3), refused_elsewhere=lambda: heard[0] if heard else None)
+    nodes.start(node_of(1, 3))
+    nodes.start(node_of(2, 3), port=free_port(), refused_elsewhere=lambda: heard[0] if heard else None)
+    heard.append(why)
+    assert {str(error) for error in nodes.wait().values()} == {why}
+    assert all(isinstance(error, RefusedError) for error in nodes.results.values())
 
 
 def test_an_address_of_another_machine_is_doubted() -> None:

@@ -7,23 +7,44 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from allranks.errors import UsageError
+from allranks.exit_codes import REFUSED
+from allranks.launch.node.refused_starts import leave_word
 from allranks.observe import say
 
 # torchrun's agent gives its ranks 30 s to end after its launcher was killed.
 _WAIT_SECONDS = 45.0
 
 
-def lock_node(logs: Path, *, is_again: bool = False, say: Callable[[str], None] = say) -> int:
+class InUse(UsageError):
+    """Another run, or another node of this one, has the lock: what is refused where nodes meet."""
+
+    exit_code = REFUSED
+
+
+@dataclass(frozen=True)
+class Twice:
+    """What to do about a lock that another process holds, and what that one is told: `word` follows on who came."""
+
+    remedy: Callable[[str], str]
+    """Of the host that holds it."""
+    word: str
+
+
+_TWO_RUNS = Twice(lambda host: "stop that one, or choose another --output-dir", "")
+
+
+def lock_node(logs: Path, *, is_again: bool = False, say: Callable[[str], None] = say, twice: Twice = _TWO_RUNS) -> int:
     """Take the lock of a node's log folder; returns the open descriptor, which holds it until all copies are closed.
 
     Where the launcher that took it is dead and only its ranks are still ending, this waits for them; so it does for
-    those of an attempt of this launcher before (`is_again`), which were killed a moment ago. Raises UsageError naming
-    the process that holds it. File systems without locks are let through.
+    those of an attempt of this launcher before (`is_again`), which were killed a moment ago. Raises InUse naming the
+    process that holds it, which is told by its lock. File systems without locks are let through.
     """
     path = logs / "lock"
     fd = _open(path)
@@ -33,17 +54,18 @@ def lock_node(logs: Path, *, is_again: bool = False, say: Callable[[str], None] 
             os.close(fd)
             fd = _open(path)
             continue
-        holder = path.read_text().strip()
+        holder = path.read_text().partition("\n")[0].strip()
         if deadline is None:
             deadline = time.monotonic() + (_WAIT_SECONDS if is_again or _has_ended(holder) else 0)
             if _has_ended(holder):
                 say("waiting for the ranks of the run before, whose launcher was killed, to end")
         if time.monotonic() >= deadline:
             os.close(fd)
-            raise UsageError(
+            if twice.word:
+                leave_word(path, f"{socket.gethostname()} (pid {os.getpid()}) {twice.word}")
+            raise InUse(
                 f"output_dir: {logs.parent.parent} is in use by a run that has not ended "
-                f"({holder or 'process unknown'}): stop that one, or choose another --output-dir; two nodes of one run "
-                "need two --node-rank"
+                f"({holder or 'process unknown'}): {twice.remedy(holder.rpartition(' on ')[2])}"
             )
         time.sleep(0.2)
     os.ftruncate(fd, 0)

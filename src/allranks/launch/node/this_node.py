@@ -11,7 +11,7 @@ from pathlib import Path
 
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
-from allranks.launch.node.lock import forget_lock, lock_node
+from allranks.launch.node.lock import Twice, forget_lock, lock_node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
 
@@ -42,7 +42,28 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
     if launch.node_rank is None:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return node
-    return replace(node, locks=[lock_node(node.run.logs(launch.node_rank), is_again=launch.num_restarts > 0)])
+    logs = node.run.logs(launch.node_rank)
+    return replace(node, locks=[lock_node(logs, is_again=launch.num_restarts > 0, twice=_twice(launch))])
+
+
+def _twice(launch: Launch) -> Twice:
+    """What two starts with one lock are told."""
+    if launch.max_nodes > 1:
+        return Twice(
+            lambda host: "stop that one, or choose another --output-dir; two nodes of one run need two --node-rank",
+            f"was given --node-rank {launch.node_rank} too, as this node was: give every node its own",
+        )
+    each = "start each with --nnodes N --node-rank R --master-addr HOST: without them each would train alone"
+
+    def remedy(host: str) -> str:
+        one_run = f"if {host} and this node are to be nodes of one run, {each}; else "
+        return f"{one_run if host != socket.gethostname() else ''}stop that one, or choose another --output-dir"
+
+    return Twice(
+        remedy,
+        f"was started into this output_dir as well: if both are to be nodes of one run, {each}; for two runs choose "
+        "two --output-dir, and --nnodes 1 to train on this node alone",
+    )
 
 
 def refuse_unwritable_run(run: RunDir) -> None:

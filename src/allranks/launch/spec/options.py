@@ -60,6 +60,8 @@ class Launch:
     token: str = field(default="", repr=False)
     """By which the nodes know each other."""
     skip_connection_check: bool = False
+    says_nnodes: bool = True
+    """Whether the number of nodes was given at all: else this one is alone because nothing names others."""
     num_restarts: int = 0
     """How often all ranks have been started again."""
 
@@ -145,6 +147,7 @@ def resolve(options: LaunchOptions, *, num_gpus: int | None = None) -> Launch:
         skip_connection_check=options.skip_connection_check,
         launcher_args=options.launcher_args,
         accelerate=settings,
+        says_nnodes=options.nnodes is not None,
     )
     if launcher != "torchrun":
         _refuse_what_only_torchrun_can(options, launch)

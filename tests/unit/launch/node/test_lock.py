@@ -1,13 +1,14 @@
 import os
+import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from allranks.errors import UsageError
 from allranks.launch.node import lock
-from allranks.launch.node.lock import forget_lock, lock_node
+from allranks.launch.node.lock import InUse, Twice, forget_lock, lock_node
+from allranks.launch.node.refused_starts import words_left
 
 
 @pytest.fixture
@@ -17,10 +18,23 @@ def logs(tmp_path):
 
 def test_a_second_launch_is_refused_by_name_until_the_first_has_ended(logs):
     held = lock_node(logs)
-    with pytest.raises(UsageError, match=rf"run is in use .*pid {os.getpid()} on"):
+    with pytest.raises(InUse, match=rf"run is in use .*pid {os.getpid()} on"):
         lock_node(logs)
     os.close(held)
     os.close(lock_node(logs))
+
+
+def test_the_holder_is_told_of_the_second_launch_until_another_takes_the_lock(logs):
+    held = lock_node(logs)
+    twice = Twice(lambda host: f"not beside {host}", "was given --node-rank 0 too")
+    with pytest.raises(InUse, match=f"not beside {socket.gethostname()}$"):
+        lock_node(logs, twice=twice)
+    (word,) = words_left(logs / "lock")
+    assert word.text == f"{socket.gethostname()} (pid {os.getpid()}) was given --node-rank 0 too"
+    os.close(held)
+    held = lock_node(logs)
+    assert words_left(logs / "lock") == []
+    os.close(held)
 
 
 # Takes the lock and is killed; a child that inherited it, as torchrun's agent does, lives until its stdin is closed.
@@ -78,7 +92,7 @@ def test_a_lock_that_a_refused_run_has_taken_away_is_made_anew(logs, monkeypatch
     monkeypatch.setattr(lock, "_open", open_and_lose)
     held = lock_node(logs)
     assert len(opened) == 2 and os.path.samestat(os.fstat(held), (logs / "lock").stat())
-    with pytest.raises(UsageError, match="is in use"):
+    with pytest.raises(InUse, match="is in use"):
         lock_node(logs)
     os.close(held)
 
