@@ -83,6 +83,8 @@ def test_ranks_that_hang_once_start_again_and_end_as_if_they_had_not(
     for output in outputs:
         assert "never entered all_reduce" in output, output
         assert "on_hang: restart: all nodes start their ranks again, 1 of 2 times" in output, output
+        assert "start the same command again" not in output, output
+    assert "resume:     automatic: from step 6" in outputs[0], outputs[0]
     run = RunDir(tmp_path / "run")
     events = read_events(run.events(0))
     steps = [event.step for event in events if isinstance(event, StepEvent)]

@@ -65,7 +65,7 @@ def describe(cfg: RunConfig, launch: Launch, run: RunDir) -> str:
             "strategy": strategy_name(cfg, launch.world_size, launch.nproc_per_node),
             "world size": _world_size(launch),
             "run": run.path,
-            "resume": resume_line(cfg, run),
+            "resume": resume_line(cfg, run, is_restarted=launch.num_restarts > 0),
         }
     )
 
@@ -104,13 +104,13 @@ def strategy_name(cfg: RunConfig, world_size: int, node_size: int | None = None)
     return name + method
 
 
-def resume_line(cfg: RunConfig, run: RunDir) -> str:
-    """What a start goes on from."""
-    if cfg.checkpoint.resume_from_checkpoint:
-        return f"from {cfg.checkpoint.resume_from_checkpoint}"
-    if not cfg.checkpoint.auto_resume_from_checkpoints:
-        return "no, starts at step 0"
+def resume_line(cfg: RunConfig, run: RunDir, *, is_restarted: bool = False) -> str:
+    """What a start goes on from; where all ranks are started again, it is what they have saved."""
     found = complete_checkpoints(run.checkpoints)
+    if cfg.checkpoint.resume_from_checkpoint and not (is_restarted and found):
+        return f"from {cfg.checkpoint.resume_from_checkpoint}"
+    if not cfg.checkpoint.auto_resume_from_checkpoints and not is_restarted:
+        return "no, starts at step 0"
     if not found:
         return "automatic: no complete checkpoint yet, starts at step 0"
     return f"automatic: from step {step_of(found[0])}, if its checksums hold"

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from allranks.config import RunConfig
 from allranks.errors import UsageError
+from allranks.findings import printed
 from allranks.launch.attempt import Work, attempt, tell_end
 from allranks.launch.spec.options import Launch
 from allranks.observe import say
@@ -37,9 +38,9 @@ def told_restarts(launch: Launch, work_of: Callable[[Launch], Work]) -> int:
     """Attempts at `work_of(launch)` until one does not end in a hang after which all nodes start again; the end is told
     on this terminal. Returns the exit code."""
     verdict = attempt(launch, work_of(launch))
-    while verdict.restarts is not None:
+    while verdict.restarts is not None and verdict.reason is not None:
         launch = replace(launch, num_restarts=verdict.restarts)
-        say(verdict.message, file=sys.stderr)
+        say(printed(verdict.reason), file=sys.stderr)
         say(f"on_hang: restart: all nodes start their ranks again, {verdict.restarts} of {launch.max_restarts} times")
         verdict = attempt(launch, work_of(launch))
     if launch.num_restarts and verdict.reason is not None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ def test_what_resuming_does_is_told(tmp_path):
     text = describe(auto, launch, run)
     assert "from step 7" in text and "c.yaml" in text and str(tmp_path) in text
     assert "starts at step 0" in describe(resolve_mapping(BASE), launch, run)
+    for keys in ({}, {"resume_from_checkpoint": "elsewhere/step-1"}):
+        assert "from step 7" in describe(resolve_mapping({**BASE, **keys}), replace(launch, num_restarts=1), run)
 
 
 @pytest.mark.parametrize(("ranks", "told"), [(range(8, 16), "ranks 8 to 15"), (range(1, 2), "rank 1"), (None, "its")])
