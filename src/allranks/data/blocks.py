@@ -50,6 +50,11 @@ class BlockSet:
     def num_documents(self) -> int:
         return len(self.document_offsets) - 1
 
+    def document_counts(self) -> dict[int, int]:
+        """Tokens of a document -> how many documents are that long."""
+        lengths, numbers = np.unique(np.diff(self.document_offsets), return_counts=True)
+        return dict(zip(lengths.tolist(), numbers.tolist(), strict=True))
+
     def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and mask of one document."""
         span = slice(int(self.document_offsets[index]), int(self.document_offsets[index + 1]))

@@ -141,7 +141,7 @@ class PlanEvent(Event):
 
     kind: ClassVar[str] = "plan"
     predicted_seconds: float = 0.0
-    """Of a step of whole rows, by the calibration and the earlier runs that were known when it began."""
+    """Of a step of usual rows, by the calibration and the earlier runs that were known when it began."""
     measured_seconds: float = 0.0
     """The median; on a CPU without what other programs took of it."""
     predicted_memory_bytes: int = 0

@@ -118,7 +118,7 @@ class _Inventory:
         values = shape.num_kv_heads * (shape.value_head_dim or shape.head_dim)
         returned = shape.num_heads * (shape.value_head_dim or shape.head_dim)
         projections = self._input_of(("q_proj", "k_proj", "v_proj"), shape.hidden)
-        if _has_query_norms(shape):
+        if has_query_norms(shape):
             projections += self._norm(queries) + self._norm(keys)
         if workload.attention == "eager":
             keys, values = queries, returned  # repeated for each query head
@@ -138,7 +138,10 @@ class _Inventory:
         if workload.attention != "eager" and not is_capped:
             return 0.0
         each = (_FLOAT + (self.compute if self.compute != _FLOAT else 0)) + (self.compute if is_capped else 0)
-        return workload.micro_batch_size * workload.tokens**2 * (shape.num_heads * each + 1)
+        row = workload.micro_batch_size * workload.tokens
+        # Under a mask a micro-batch is one row of scores; without one each block has its own.
+        pairs = row**2 if workload.attention == "eager" else row * workload.tokens
+        return pairs * (shape.num_heads * each + 1)
 
     def _mlp(self, width: int = 0) -> float:
         shape = self.shape
@@ -172,7 +175,9 @@ class _Inventory:
 
 
 @lru_cache(maxsize=8)
-def _has_query_norms(shape: ModelShape) -> bool:
+@lru_cache(maxsize=8)
+def has_query_norms(shape: ModelShape) -> bool:
+    """Whether queries and keys are normed, head by head (Qwen3)."""
     return any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -13,7 +13,7 @@ import psutil
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.errors import AllranksError
-from allranks.plan.calibration import Calibration, keep, load
+from allranks.plan.calibration import PAIRS, Calibration, keep, load
 from allranks.plan.hardware import Device, Link
 
 CPU = "cpu"
@@ -37,9 +37,12 @@ def this_cpu(num_ranks: int = 1) -> Device:
     )
 
 
-def calibrate(seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1) -> Calibration:
+def calibrate(
+    seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1, environment: Mapping[str, str] | None = None
+) -> Calibration:
     """Measure the devices of as many ranks as this node will have, all at a time, and what is between them; kept in the
-    user's cache, with the earlier runs that are known of them.
+    user's cache, with the earlier runs that are known of them. `environment`: what a launcher gives ranks beside their
+    number of threads.
 
     Raises AllranksError where it cannot be measured.
     """
@@ -59,8 +62,8 @@ def calibrate(seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1) -
         )
         for rank in range(num_ranks)
     ]
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}  # as a run would have
-    found = measure_devices(requests, environment, _LEAST_SECONDS + 10 * seconds)
+    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}  # as a run would have
+    found = measure_devices(requests, {**own, **(environment or {})}, _LEAST_SECONDS + 10 * seconds)
     for one in found:
         if not one.done:
             raise AllranksError(f"{device} of this node could not be measured: {one.failed}")
@@ -83,10 +86,10 @@ def calibrate(seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1) -
 def _slowest(found: Sequence[DeviceMeasured]) -> dict[str, Any]:
     """Of each rate that of the slowest rank: the others wait for it."""
     rates: dict[str, Any] = {}
-    for name in ("attention", "logits", "optimizer"):
-        rates[name] = min(_number(one, name) for one in found)
-    rates["kernel_seconds"] = max(_number(one, "kernel_seconds") for one in found)
-    for name in ("products", "small"):
+    rates["optimizer"] = min(_number(one, "optimizer") for one in found)
+    for name in ("kernel_seconds", "call_seconds"):
+        rates[name] = max(_number(one, name) for one in found)
+    for name in PAIRS:
         of_ranks = [_pairs(one, name) for one in found]
         rates[name] = tuple((pairs[0][0], min(rate for _, rate in pairs)) for pairs in zip(*of_ranks, strict=True))
     return rates

@@ -21,10 +21,13 @@ from typing import Any
 from allranks import durable
 from allranks.plan.hardware import Link
 from allranks.plan.rates import FITTED, Rates
+from allranks.plan.work import attended
 from allranks.plan.workload import StepTime, Workload
 
-_VERSION = 1
+_VERSION = 2
 _MOST_RUNS = 200
+PAIRS = ("products", "attention", "small", "logits")
+"""Rates that are known at several sizes."""
 _OF_LATEST = 5  # runs of the same workload: machines change
 
 
@@ -32,12 +35,13 @@ _OF_LATEST = 5  # runs of the same workload: machines change
 class PastRun:
     """A run of a workload: seconds of its steps and bytes of a rank as they were predicted without earlier runs, and as
     they were. `same` and `like` are digests of all that decides on the time but the length of rows, `tokens`, and of
-    model and method only."""
+    their documents, `attended` in the mean of all tokens; and of model and method only."""
 
     same: str
     like: str
     num_nodes: int
     tokens: float
+    attended: float
     predicted: float
     measured: float
     predicted_memory: float
@@ -49,10 +53,11 @@ class PastRun:
 class Calibration:
     """Of one device of one host; of a CPU as each of `num_ranks` found it that were measured at a time.
 
-    `products`: (cube root of rows x columns x depth, operations a second); `small`: (bytes of a tensor, bytes a second
-    that an operation on it reads and writes); both with the smallest first. `logits`: bytes a second in the cross
-    entropy, at 30 for each logit; `kernel_seconds`: of an operation on nothing. `within`: bytes a second and seconds
-    of latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
+    `products`: (cube root of rows x columns x depth, operations a second); `attention`: (tokens of a document,
+    operations a second), beside `call_seconds` of each call; `small`: (bytes of a tensor, bytes a second that an
+    operation on it reads and writes); `logits`: (bytes of a chunk of them, bytes a second in the cross entropy, at 30
+    for each); all with the smallest first. `kernel_seconds`: of an operation on nothing. `within`: bytes a second and
+    seconds of latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
     """
 
     host: str
@@ -62,8 +67,9 @@ class Calibration:
     element_bytes: int = 4
     products: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
-    attention: float = 0.0
-    logits: float = 0.0
+    attention: Sequence[tuple[float, float]] = ()
+    call_seconds: float = 0.0
+    logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
     kernel_seconds: float = 0.0
     within: Link | None = None
@@ -87,16 +93,25 @@ class Calibration:
             rates,
             products=[(size, rate * kept * share) for size, rate in self.products],
             small=[(size, rate * share) for size, rate in self.small],
-            attention=self.attention * kept * share,
-            logits=self.logits * share,
+            attention=[(tokens, rate * kept * share) for tokens, rate in self.attention],
+            call_seconds=self.call_seconds / share,
+            fresh_seconds=self._fresh_seconds / share if self.on_cpu else 0.0,
+            logits=[(size, rate * share) for size, rate in self.logits],
             optimizer=self.optimizer * share,
-            bandwidth=self.small[-1][1] * share,
+            bandwidth=max(rate for _, rate in self.small) * share,
             kernel_seconds=self.kernel_seconds / share,
             micro_batch_seconds=0.0 if self.on_cpu else rates.micro_batch_seconds,
             step_seconds=0.0 if self.on_cpu else rates.step_seconds,
             by_volume=True,
             is_serial=self.on_cpu,
         )
+
+    @property
+    def _fresh_seconds(self) -> float:
+        """The largest of the small operations' tensors is above the size from which glibc asks the system each time;
+        the next one is below. An operation reads two such and writes one."""
+        (_, kept), (_, fresh) = self.small[-2:]
+        return 3 * max(0.0, 1 / fresh - 1 / kept)
 
     def corrected(self, predicted: StepTime, workload: Workload) -> StepTime:
         """By what earlier runs took: the same workload's, else what others took against what was predicted of them."""
@@ -123,16 +138,22 @@ class Calibration:
         return len(self._same(workload))
 
     def _same(self, workload: Workload) -> list[PastRun]:
-        """With rows that are about as long: their time is in proportion, and attention's not quite."""
+        """With rows and documents that are about as long: their time is in proportion, and attention's not quite."""
         same, _ = digests(workload)
-        return [run for run in self.runs if run.same == same and 0.5 <= run.tokens / workload.tokens <= 2]
+        return [
+            run
+            for run in self.runs
+            if run.same == same
+            and 0.5 <= run.tokens / workload.tokens <= 2
+            and 0.5 <= run.attended / attended(workload) <= 2
+        ]
 
     def without_runs(self) -> Calibration:
         """The measured rates alone."""
         return replace(self, runs=())
 
 
-_OF_DATA = ("tokens", "labelled")
+_OF_DATA = ("tokens", "labelled", "documents")
 
 
 def digests(workload: Workload) -> tuple[str, str]:
@@ -193,6 +214,7 @@ def record_run(
         *digests(workload),
         num_nodes,
         workload.tokens,
+        attended(workload),
         predicted,
         measured,
         predicted_memory,
@@ -207,8 +229,9 @@ def _from_json(read: dict[str, Any]) -> Calibration:
     link = read.pop("within")
     within = Link(**{**link, "aliases": tuple(link["aliases"])}) if link is not None else None
     runs = tuple(PastRun(**run) for run in read.pop("runs"))
-    products, small = (tuple((float(a), float(b)) for a, b in read.pop(name)) for name in ("products", "small"))
-    return Calibration(**read, products=products, small=small, runs=runs, within=within)
+    for name in PAIRS:
+        read[name] = tuple((float(a), float(b)) for a, b in read[name])
+    return Calibration(**{**read, "runs": runs, "within": within})
 
 
 def _file(device: str, host: str, environment: Mapping[str, str]) -> Path:

@@ -151,6 +151,7 @@ def workload_of(
         offloads_optimizer=cfg.deepspeed.offloads or parallel.fsdp_settings.offload_params,
         offloads_parameters=parallel.fsdp_settings.offload_params or "offload_param" in zero,
         attention=_attention(cfg, on_cpu),
+        masks_row=cfg.model.attn_implementation in ("sdpa", "eager"),
         chunks_logits=cfg.kernels.chunked_cross_entropy is not False,
         is_compiled=parallel.torch_compile is True or (parallel.torch_compile == "auto" and not on_cpu),
         on_cpu=on_cpu,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from allranks.plan.workload import Workload
 
 _FLOAT = 4
-# As model.chunked has them: numbers of a chunk, and chunks at most.
+# Numbers of a chunk, and chunks at most.
 _CHUNK_NUMBERS, _MOST_CHUNKS = 2**24, 20
 
 
@@ -28,11 +28,16 @@ def loss_memory(workload: Workload) -> LossMemory:
     return _in_chunks(workload) if workload.chunks_logits else _in_full(workload)
 
 
+def rows_of_a_chunk(labels: float, vocabulary: int) -> float:
+    """Labels whose logits are there together, as model.chunked has them."""
+    return min(labels, max(1, _CHUNK_NUMBERS // vocabulary, math.ceil(labels / _MOST_CHUNKS)))
+
+
 def _in_chunks(workload: Workload) -> LossMemory:
     """The engine's own: logits of labels only, a chunk at a time, whose gradients are made at once."""
     shape, element = workload.shape, workload.element
     labels = workload.tokens * workload.micro_batch_size * workload.labelled
-    rows = min(labels, max(1, _CHUNK_NUMBERS // shape.vocabulary, math.ceil(labels / _MOST_CHUNKS)))
+    rows = rows_of_a_chunk(labels, shape.vocabulary)
     is_rounded = element.compute < _FLOAT
     # In 16 bits the product and its float32 copy are there together, later the gradient and its rounded copy.
     chunk = rows * shape.vocabulary * (_FLOAT + (element.compute if is_rounded else 0))

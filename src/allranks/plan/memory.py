@@ -31,6 +31,11 @@ def fullest(workload: Workload) -> RankMemory:
     return max(_moments(_Parts.of(workload)), key=lambda moment: moment.total)
 
 
+def kept_by_layers(workload: Workload) -> float:
+    """Bytes that the graph of one micro-batch's forward pass holds, its ends apart."""
+    return _Parts.of(workload).all_layers
+
+
 @dataclass(frozen=True)
 class _Parts:
     workload: Workload

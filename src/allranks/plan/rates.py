@@ -51,21 +51,25 @@ class Rates:
     """Of one device in one type of numbers, in operations and bytes a second. Pairs have the smallest first, and the
     rate is on a straight line between them.
 
-    `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second); `small`:
-    (bytes of a tensor, bytes a second). `logits`, `optimizer`: where these are known to have other rates than the
-    memory's `bandwidth`. `is_serial`: a CPU computes while it starts an operation, a GPU beside it.
+    `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second);
+    `attention`: (tokens of a document, operations a second), and `call_seconds` of each call beside; `small`: (bytes of
+    a tensor, bytes a second). `logits` likewise, `optimizer`: where these are known to have other rates than the
+    memory's `bandwidth`. `fresh_seconds`: what a byte costs that comes fresh from the system. `is_serial`: a CPU
+    computes while it starts an operation, a GPU beside it.
     """
 
     products: Sequence[tuple[float, float]]
-    attention: float
+    attention: Sequence[tuple[float, float]]
     bandwidth: float
     kernel_seconds: float
     hook_seconds: float
     micro_batch_seconds: float
     step_seconds: float
     small: Sequence[tuple[float, float]] = ()
-    logits: float = 0.0
+    logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
+    call_seconds: float = 0.0
+    fresh_seconds: float = 0.0
     by_volume: bool = False
     is_serial: bool = False
 
@@ -76,9 +80,14 @@ class Rates:
         moved = element_bytes * (one.tokens * (one.rows + one.columns) + one.rows * one.columns)
         return one.count * max(flops / _between(self.products, size), moved / self.bandwidth)
 
+    def attention_seconds(self, work: Work) -> float:
+        return sum(
+            one.flops / _between(self.attention, one.tokens) + one.calls * self.call_seconds for one in work.attended
+        )
+
     def moved_seconds(self, work: Work) -> float:
-        of_logits = work.logits_bytes / (self.logits or self.bandwidth)
-        return of_logits + sum(
+        of_logits = _between(self.logits, work.logits.tensor_bytes) if self.logits else self.bandwidth
+        return work.logits.num_bytes / of_logits + sum(
             one.num_bytes / (_between(self.small, one.tensor_bytes) if self.small else self.bandwidth)
             for one in work.moved
         )
@@ -97,12 +106,23 @@ def _between(points: Sequence[tuple[float, float]], size: float) -> float:
 _TOKENS = [2**power for power in range(4, 18)]
 
 
+_BLOCK = 128
+"""Queries and keys that FlashAttention-2 takes together (arXiv 2307.08691, section 3.3): what a block holds of later
+positions is computed in vain, so n (n + 128) / 2 pairs are where n n / 2 are counted."""
+_LONG = 4096
+"""Tokens of the sequences that `Constants.attention` is known of."""
+
+
+def _kept(tokens: float) -> float:
+    return tokens / (tokens + _BLOCK) * (1 + _BLOCK / _LONG)
+
+
 def rates_of(device: Device, *, half: bool, constants: Constants = FITTED) -> Rates:
     """From the device's data sheet, by the constants."""
     best = device.peak(half=half) * device.matmul
     return Rates(
         [(tokens, best * constants.matmul * tokens / (tokens + constants.half_tokens)) for tokens in _TOKENS],
-        attention=best * constants.attention,
+        attention=[(tokens, best * constants.attention * _kept(tokens)) for tokens in _TOKENS],
         bandwidth=device.bandwidth * constants.memory,
         kernel_seconds=constants.kernel_seconds,
         hook_seconds=constants.hook_seconds,

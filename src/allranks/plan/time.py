@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from allranks.plan.calibration import Calibration
 from allranks.plan.hardware import Device, Link, find_link
+from allranks.plan.memory import kept_by_layers
 from allranks.plan.model_shape import num_parameters
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of
@@ -22,6 +23,9 @@ _HOST_BYTES_PER_SECOND = 200e9
 table 4)."""
 _PCIE_BYTES_PER_SECOND = 20e9
 """Between a GPU and pinned memory of its node, over PCIe 4."""
+
+_TRIMMED_FROM = 256 * 2**20
+"""Bytes at the end of a CPU rank's heap that glibc gives back once they are free (launch.node.starters.memory)."""
 
 
 def step_time(
@@ -50,7 +54,7 @@ def step_time(
     found = StepTime(
         matmul=micro_batches * (ahead.matmul + back.matmul),
         attention=micro_batches * (ahead.attention + back.attention),
-        memory_bound=micro_batches * (ahead.memory_bound + back.memory_bound + _offloaded_seconds(workload)),
+        memory_bound=micro_batches * (ahead.memory_bound + back.memory_bound + _further_seconds(workload, rates)),
         optimizer=_optimizer_seconds(workload, rates),
         communication=told.seconds,
         exposed=told.exposed,
@@ -87,7 +91,7 @@ class _Pass:
     @classmethod
     def of(cls, work: Work, workload: Workload, rates: Rates) -> _Pass:
         matmul = sum(rates.product_seconds(one, workload.element.compute) for one in work.products)
-        attention, memory = work.attention_flops / rates.attention, rates.moved_seconds(work)
+        attention, memory = rates.attention_seconds(work), rates.moved_seconds(work)
         starting = work.kernels * rates.kernel_seconds + _hook_seconds(workload, rates)
         on_device = matmul + attention + memory
         return cls(matmul, attention, memory, starting if rates.is_serial else max(0.0, starting - on_device))
@@ -117,6 +121,15 @@ def _optimizer_seconds(workload: Workload, rates: Rates) -> float:
         return moved / (rates.optimizer or rates.bandwidth)
     travelling = workload.num_trained / holders * (workload.element.gradient + workload.element.compute)
     return moved / (_HOST_BYTES_PER_SECOND / workload.ranks_per_node) + travelling / _PCIE_BYTES_PER_SECOND
+
+
+def _further_seconds(workload: Workload, rates: Rates) -> float:
+    """Of a micro-batch, for memory that comes from elsewhere: the host's, or the system's."""
+    fresh = 0.0
+    if rates.fresh_seconds and (kept := kept_by_layers(workload)) > _TRIMMED_FROM:
+        # Each time that so much has been freed it goes back, and what is left of it stays: half in the mean.
+        fresh = (kept - _TRIMMED_FROM / 2) * rates.fresh_seconds
+    return fresh + _offloaded_seconds(workload)
 
 
 def _offloaded_seconds(workload: Workload) -> float:

@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.workload import ModelShape, Packing, Workload
-
-# Bytes that the small operations of Hugging Face's eager layers read and write, forward and backward, for each number
-# of the tensor they work on, counted in transformers' modeling_llama.py for a type of 2 and of 4 bytes. One pass of a
-# fused kernel (torch.compile) reads and writes each number once, and backward what came in forward, too.
-_NORM = {2: (36, 60), 4: (28, 52)}  # to float32, square, mean, scale, back, weight
-_ROTARY = {2: (20, 20), 4: (40, 40)}  # negate, concatenate, two products, a sum
-_GATE = {2: (10, 20), 4: (20, 40)}  # the activation, and its product with the other half
-_RESIDUAL = {2: (6, 6), 4: (12, 12)}
-_LOGITS = (15, 15)  # to float32, log-softmax; its gradient, back
+from allranks.plan.moved import (
+    UNPACKING,
+    Moved,
+    at_the_end,
+    gradients,
+    in_layers,
+    logits,
+    tokens_of,
+    unpacked,
+    with_logits,
+)
+from allranks.plan.workload import ModelShape, Workload
 
 # Kernels of a forward pass in eager mode: of a layer; of each matrix with LoRA (casts, dropout, two products, scaling,
 # sum); of each in 4 or 8 bits; of the embeddings, last norm and loss. Backwards there are about twice as many, started
@@ -26,12 +28,8 @@ _LOGITS = (15, 15)  # to float32, log-softmax; its gradient, back
 _LAYER_KERNELS, _ADAPTER_KERNELS, _END_KERNELS = 40, 7, 30
 _COMPILED_KERNELS = 15
 _BACKWARD_KERNELS = 1.3
-
-
-# Unpacking a weight, by who does it: bytes read and written for each element beside its packed ones, and kernels.
-# bitsandbytes writes the result at once; AutoGPTQ's PyTorch path shifts, masks, shifts by zero points and scales, in
-# tensors of 4 and 2 bytes (auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py).
-_UNPACKING: Mapping[Packing, tuple[float, int]] = {"bitsandbytes": (2, 3), "gptq": (22, 10)}
+_FORWARD_CALL = 1 / 3
+"""Of what a call of attention takes beside its work, forward and back."""
 
 
 @dataclass(frozen=True)
@@ -45,54 +43,55 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """`num_bytes` read and written by operations on tensors of `tensor_bytes`, which a cache may hold."""
+class Attended:
+    """`flops` in `calls` of attention, each forward and back over a document of `tokens`."""
 
-    tensor_bytes: float
-    num_bytes: float
+    tokens: float
+    calls: float
+    flops: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one pass over a micro-batch. `attention_flops` of the device's matrix units, `moved` by operations that wait
-    for memory, `logits_bytes` by those of the loss, `kernels` that are started one by one."""
+    """Of one pass over a micro-batch. `attended`: attention by length of documents; `moved` by operations that wait
+    for memory, `logits` by those of the loss, `kernels` that are started one by one."""
 
     products: tuple[Product, ...]
-    attention_flops: float
+    attended: tuple[Attended, ...]
     moved: tuple[Moved, ...]
-    logits_bytes: float
+    logits: Moved
     kernels: float
 
 
 def forward(workload: Workload) -> Work:
     """All layers, embeddings, output layer and loss, forward."""
-    shape, labelled = workload.shape, _with_logits(workload)
+    shape, labelled = workload.shape, with_logits(workload)
     products = (*_base_products(workload), *_adapter_products(workload))
     return Work(
         (*products, Product(labelled, shape.hidden, shape.vocabulary, 1)),
-        _attention_flops(workload),
-        (*_in_layers(workload, 0), _unpacked(workload), _at_the_end(workload, 0)),
-        labelled * shape.vocabulary * _LOGITS[0],
+        tuple(_attended(workload, 1.0, _FORWARD_CALL)),
+        (*in_layers(workload, 0), unpacked(workload), at_the_end(workload, 0)),
+        logits(workload, 0),
         _kernels_of_layers(workload) + _END_KERNELS,
     )
 
 
 def backward(workload: Workload) -> Work:
     """The same backward, with recomputed layers and what each micro-batch adds to the gradients."""
-    labelled, shape = _with_logits(workload), workload.shape
+    labelled, shape = with_logits(workload), workload.shape
     again = 1.0 if workload.recomputes else 0.0
     products = [_times(one, 1 + again + (workload.method == "full")) for one in _base_products(workload)]
     products += [_times(one, 2 + again) for one in _adapter_products(workload)]
     products.append(Product(labelled, shape.hidden, shape.vocabulary, 2.0 if workload.trains_embeddings else 1.0))
-    moved = [*_in_layers(workload, 1), _unpacked(workload), _at_the_end(workload, 1), _gradients(workload)]
+    moved = [*in_layers(workload, 1), unpacked(workload), at_the_end(workload, 1), gradients(workload)]
     if workload.recomputes:
-        moved += [*_in_layers(workload, 0), _unpacked(workload)]
+        moved += [*in_layers(workload, 0), unpacked(workload)]
     return Work(
         tuple(products),
         # FlashAttention computes the scores again (Dao 2023, arXiv 2307.08691).
-        _attention_flops(workload) * (2.5 + again),
+        tuple(_attended(workload, 2.5 + again, 1 - _FORWARD_CALL + _FORWARD_CALL * again)),
         tuple(moved),
-        labelled * shape.vocabulary * _LOGITS[1],
+        logits(workload, 1),
         _kernels_of_layers(workload) * (_BACKWARD_KERNELS + again) + _END_KERNELS,
     )
 
@@ -114,21 +113,21 @@ def _kernels_of_layers(workload: Workload) -> float:
     kernels = shape.num_layers * (_COMPILED_KERNELS if compiled else _LAYER_KERNELS)
     kernels += len(workload.adapted) * (3 if compiled else _ADAPTER_KERNELS)
     if workload.num_packed:
-        kernels += sum(_matrices(_Same(shape)).values()) * _UNPACKING[workload.packing][1]
+        kernels += sum(_matrices(_Same(shape)).values()) * UNPACKING[workload.packing][1]
     # Of each expert's own three products, where they are not made together.
     return kernels + 3.0 * min(shape.num_experts, 64) * (shape.num_layers - shape.num_dense_layers)
 
 
 def _base_products(workload: Workload) -> Iterator[Product]:
     """Of every matrix of the layers; an expert's gets its part of the tokens."""
-    shape, tokens = workload.shape, _tokens(workload)
+    shape, tokens = workload.shape, tokens_of(workload)
     for (rows, columns, is_expert), count in _matrices(_Same(shape)).items():
         share = shape.experts_per_token / shape.num_experts if is_expert and shape.num_experts else 1.0
         yield Product(tokens * share, columns, rows, count)
 
 
 def _adapter_products(workload: Workload) -> Iterator[Product]:
-    rank, tokens = workload.lora_rank, _tokens(workload)
+    rank, tokens = workload.lora_rank, tokens_of(workload)
     for (rows, columns), count in Counter(workload.adapted.values()).items():
         yield Product(tokens, columns, rank, count)
         yield Product(tokens, rank, rows, count)
@@ -159,85 +158,30 @@ def _matrices(of: _Same) -> Counter[tuple[int, int, bool]]:
     return found
 
 
-def _in_layers(workload: Workload, way: int) -> Iterator[Moved]:
-    """By the layers' small operations and eager attention's scores; `way` 0 is forward, 1 backward."""
+def _attended(workload: Workload, times: float, calls: float) -> Iterator[Attended]:
+    """Forward: two products of every query with the keys before it, `times` over; `calls` of each layer."""
     shape = workload.shape
-    size = _tokens(workload) * workload.element.compute
-    heads = (shape.num_heads + shape.num_kv_heads) * shape.head_dim
-    width = shape.intermediate * (shape.experts_per_token or 1) + shape.shared_intermediate
-    norm, residual, rotary, gate = (
-        float(_bytes_each(table, workload)[way]) for table in (_NORM, _RESIDUAL, _ROTARY, _GATE)
-    )
-    if workload.is_compiled:
-        # Norm and residual in one kernel, the rotation in another, the gate in a third.
-        each = workload.element.compute * (1, 1.5)[way]
-        norm, residual, rotary, gate = 4 * each, 0.0, 2 * each, 3 * each
-    for numbers, bytes_each in ((2 * shape.hidden, norm + residual), (heads, rotary), (width, gate)):
-        yield Moved(size * min(numbers, width), _tokens(workload) * shape.num_layers * numbers * bytes_each)
-    if workload.adapted:
-        yield Moved(size * shape.hidden, _tokens(workload) * _moved_by_adapters(workload, way))
-    if workload.attention == "eager":
-        # Mask, softmax in float32 and cast, each read and written.
-        scores = shape.num_heads * workload.tokens**2 * workload.micro_batch_size * workload.element.compute
-        yield Moved(scores, shape.num_layers * scores * 8.0)
-
-
-def _moved_by_adapters(workload: Workload, way: int) -> float:
-    """Bytes for one token in all adapters: PEFT's casts, dropout, scaling and sum (peft/tuners/lora/layer.py). Backward
-    a gradient goes the same way back, and is added to that of the layer's input."""
-    compute, trained = workload.element.compute, workload.element.trained
-    casts = 2 * (compute + trained) if trained != compute else 0.0
-    dropout = 2 * trained + 1 if workload.lora_dropout else 0.0
-    of_input = casts + dropout + (0, 3 * compute)[way]
-    of_output = (5, 2)[way] * compute
-    if workload.is_compiled:
-        of_input, of_output = of_input / 2, 2 * compute
-    return float(sum(columns * of_input + rows * of_output for rows, columns in workload.adapted.values()))
-
-
-def _unpacked(workload: Workload) -> Moved:
-    """A pass over weights in 4 or 8 bits reads and writes them to have them in the computing type."""
-    written = _UNPACKING[workload.packing][0] * workload.element.compute / 2
-    num_bytes = workload.num_packed * (workload.element.packed + written)
-    return Moved(num_bytes, num_bytes)
-
-
-def _at_the_end(workload: Workload, way: int) -> Moved:
-    """The last norm."""
-    numbers = _tokens(workload) * workload.shape.hidden
-    return Moved(numbers * workload.element.compute, numbers * _bytes_each(_NORM, workload)[way])
-
-
-def _gradients(workload: Workload) -> Moved:
-    """Of each trained element one is written, and from the second micro-batch on added to what is there."""
-    num_bytes = workload.num_trained * workload.element.trained
-    return Moved(num_bytes, num_bytes * (3 if workload.num_micro_batches > 1 else 1))
-
-
-def _attention_flops(workload: Workload) -> float:
-    """Forward: two products of every query with the keys before it."""
-    shape, length = workload.shape, float(workload.tokens)
     widths = shape.num_heads * (shape.head_dim + (shape.value_head_dim or shape.head_dim))
     windowed = shape.num_windowed_layers if shape.window else 0
-    # A kernel skips what comes later; eager attention computes it and masks it.
-    is_whole = workload.attention == "eager"
-    seen = length if is_whole else length / 2
-    near = seen if is_whole else min(seen, shape.window or seen)
-    pairs = length * ((shape.num_layers - windowed) * seen + windowed * near)
-    return 2.0 * widths * pairs * workload.micro_batch_size
+    row = workload.micro_batch_size * workload.tokens
+    documents = [
+        (tokens, number * workload.micro_batch_size) for tokens, number in workload.documents or [(workload.tokens, 1)]
+    ]
+    # A kernel skips what comes later in a document; under a mask all pairs of a micro-batch's one row are computed.
+    is_whole = workload.attention == "eager" or (workload.masks_row and sum(number for _, number in documents) > 1)
+    for tokens, number in [(float(row), 1.0)] if is_whole else documents:
+        seen = tokens if is_whole else tokens / 2
+        near = seen if is_whole else min(seen, shape.window or seen)
+        pairs = tokens * ((shape.num_layers - windowed) * seen + windowed * near)
+        yield Attended(tokens, calls * number * shape.num_layers, times * number * 2.0 * widths * pairs)
 
 
-def _tokens(workload: Workload) -> float:
-    return float(workload.micro_batch_size * workload.tokens)
-
-
-def _with_logits(workload: Workload) -> float:
-    """Tokens whose logits are computed: in chunks, only those with a label."""
-    return _tokens(workload) * (workload.labelled if workload.chunks_logits else 1.0)
-
-
-def _bytes_each(table: Mapping[int, tuple[int, int]], workload: Workload) -> tuple[int, int]:
-    return table[4 if workload.element.compute > 2 else 2]
+def attended(workload: Workload) -> float:
+    """Tokens of the document that a token is in, in the mean of all tokens."""
+    documents = workload.documents or [(workload.tokens, 1)]
+    return sum(tokens**2 * number for tokens, number in documents) / sum(
+        tokens * number for tokens, number in documents
+    )
 
 
 def _times(product: Product, count: float) -> Product:
@@ -251,9 +195,9 @@ def useful_flops(workload: Workload) -> float:
     passes = 3 if workload.method == "full" else 2
     of_base = passes * sum(map(_flops, products))
     of_adapters = 3 * sum(map(_flops, _adapter_products(workload)))
-    shape, labelled = workload.shape, _with_logits(workload)
+    shape, labelled = workload.shape, with_logits(workload)
     head = 2.0 * labelled * shape.hidden * shape.vocabulary * (3 if workload.trains_embeddings else 2)
-    return of_base + of_adapters + head + 3 * _attention_flops(workload)
+    return of_base + of_adapters + head + 3 * sum(one.flops for one in _attended(workload, 1.0, _FORWARD_CALL))
 
 
 def _flops(product: Product) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,8 +73,10 @@ class Workload:
     `changes`: what to write into the config to get this one, key -> value, or None for a key to take out.
 
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
-    `labelled` is the part of them that has a label. `adapted`: module -> (rows, columns) of each matrix that LoRA
-    adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
+    `labelled` is the part of them that has a label. `documents`: (tokens of a document, how many such a row holds in
+    the mean), none where a row is one document; each attends to itself alone, but with `masks_row` all is computed and
+    a mask takes out what one document would see of another. `adapted`: module -> (rows, columns) of each matrix that
+    LoRA adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
     trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
     `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether in float32, and of a copy of them
     (other trainers'). `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step
@@ -93,6 +95,7 @@ class Workload:
     tokens: int
     element: ElementBytes
     labelled: float = 1.0
+    documents: Sequence[tuple[float, float]] = field(default=(), repr=False)
     lora_rank: int = 0
     lora_dropout: bool = False
     adapted: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
@@ -104,6 +107,7 @@ class Workload:
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
     attention: Attention = "sdpa"
+    masks_row: bool = False
     chunks_logits: bool = True
     upcasts_logits: bool = True
     shifts_logits: bool = False

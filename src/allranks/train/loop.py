@@ -300,7 +300,6 @@ def _digest(loop: Loop, read: list[StepStats]) -> None:
             seconds,
             waited=stats.cpu_seconds[loop.plan.rank] if loop.model.placement.device.type == "cpu" else 0.0,
             tokens=record["tokens"],
-            target_tokens=record["target_tokens"],
             memory_bytes=memory,
         )
         if loop.progress is not None:

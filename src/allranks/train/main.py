@@ -42,7 +42,7 @@ from allranks.train.loop import Loop, TrainingEnd, train
 from allranks.train.memory import held_later, out_of_memory
 from allranks.train.nccl_log_size import BoundedLog
 from allranks.train.network import equal_settings, nccl_log_file, set_up_network
-from allranks.train.pace import beside_plan
+from allranks.train.pace import beside_plan, lengths_of
 from allranks.train.proof import Proving
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
@@ -218,6 +218,7 @@ class _Rank:
                 self.cfg,
                 loop.pace,
                 loop.model.hf_model.config.to_dict(),
+                lengths_of(loop.plan, padded_to=loop.pad_blocks_to),
                 nodes=loop.model.placement.nodes,
                 gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allranks.config import RunConfig
+from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.observe.events import PlanEvent
 from allranks.plan.calibrate import CPU, this_cpu
 from allranks.plan.calibration import load, record_run
 from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Device, find_reported
+from allranks.plan.lengths import Lengths, of_blocks
 from allranks.plan.memory import rank_memory
 from allranks.plan.time import step_time
 
@@ -27,16 +29,12 @@ class Pace:
     """What the steps of a run took; on a CPU without the seconds in which other programs had it."""
 
     num_steps: int = 0
-    tokens: int = 0
-    target_tokens: int = 0
     memory_bytes: int = 0
     seconds_a_token: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT_STEPS))
     """Of the newest steps that had any tokens, but for the run's first."""
 
-    def add(self, seconds: float, *, waited: float, tokens: int, target_tokens: int, memory_bytes: int) -> None:
+    def add(self, seconds: float, *, waited: float, tokens: int, memory_bytes: int) -> None:
         self.num_steps += 1
-        self.tokens += tokens
-        self.target_tokens += target_tokens
         self.memory_bytes = max(self.memory_bytes, memory_bytes)
         if tokens and self.num_steps > _FIRST_STEPS:
             self.seconds_a_token.append(max(seconds - waited, 0.0) / tokens)
@@ -50,47 +48,57 @@ class Pace:
         return tokens * statistics.median(self.seconds_a_token)
 
 
+def lengths_of(plan: BatchPlan, *, padded_to: int | None) -> Lengths:
+    """Of all that the run is given, as a plan before it would have them."""
+    blocks = plan.blocks
+    return of_blocks(
+        blocks.token_counts.tolist(),
+        int(blocks.target_counts.sum()),
+        blocks.document_counts(),
+        plan.micro_batch_size,
+        padded_to=padded_to,
+    )
+
+
 def beside_plan(
-    cfg: RunConfig, pace: Pace, model_config: dict[str, Any], *, nodes: tuple[int, ...], gpu: str | None
+    cfg: RunConfig,
+    pace: Pace,
+    model_config: dict[str, Any],
+    lengths: Lengths,
+    *,
+    nodes: tuple[int, ...],
+    gpu: str | None,
 ) -> PlanEvent | None:
     """What was predicted of this run and what it took, added to what later plans know of this machine; None where the
     run was too short, or its model or GPU is none that can be planned.
 
-    `nodes`: of each rank; `gpu`: its name as torch gives it, None on a CPU.
+    `lengths`: of what it was trained on; `nodes`: of each rank; `gpu`: its name as torch gives it, None on a CPU.
     """
     num_nodes, per_node = len(set(nodes)), nodes.count(nodes[0])
     device = this_cpu(per_node) if gpu is None else find_reported(gpu)
     if device is None or not pace.is_enough:
         return None
-    labelled = pace.target_tokens / pace.tokens
     try:
-        own = own_workload(
-            cfg,
-            model_config,
-            num_nodes=num_nodes,
-            gpus_per_node=per_node,
-            on_cpu=gpu is None,
-            labelled=labelled,
-        )
+        own = own_workload(cfg, model_config, num_nodes=num_nodes, gpus_per_node=per_node, on_cpu=gpu is None)
     except AllranksError:
         return None
     known = load(device.name)
-    raw = step_time(own, device, None, known.without_runs() if known is not None else None).total
-    memory = rank_memory(own, device if gpu is not None else None).total
-    of_step = own.micro_batch_size * own.tokens * own.num_micro_batches * own.num_ranks
-    measured = pace.step_seconds(of_step)
-    predicted = known.step_seconds(own, raw) if known is not None else raw
+    usual = lengths.usual_of(own)
+    raw = step_time(usual, device, None, known.without_runs() if known is not None else None).total
+    memory = rank_memory(replace(own, tokens=lengths.longest), device if gpu is not None else None).total
+    measured = pace.step_seconds(own.micro_batch_size * lengths.mean * own.num_micro_batches * own.num_ranks)
+    predicted = known.step_seconds(usual, raw) if known is not None else raw
     told = PlanEvent(
         predicted_seconds=round(predicted, 6),
         measured_seconds=round(measured, 6),
-        predicted_memory_bytes=round(memory if known is None else memory * known.memory_factor(own)),
+        predicted_memory_bytes=round(memory if known is None else memory * known.memory_factor(usual)),
         measured_memory_bytes=pace.memory_bytes,
         device=_name(device),
         calibrated=known is not None and known.is_measured,
-        earlier_runs=known.num_runs(own) if known is not None else 0,
+        earlier_runs=known.num_runs(usual) if known is not None else 0,
     )
     record_run(
-        own,
+        usual,
         device.name,
         num_nodes=num_nodes,
         predicted=raw,

@@ -43,8 +43,9 @@ MEASURED = Calibration(
     device="cpu",
     products=((64.0, 20e9), (512.0, 80e9)),
     small=((1e5, 40e9), (1e7, 10e9)),
-    attention=30e9,
-    logits=6e9,
+    attention=((64.0, 10e9), (1024.0, 40e9)),
+    call_seconds=50e-6,
+    logits=((1e7, 6e9), (6e7, 4e9)),
     optimizer=9e9,
     kernel_seconds=5e-6,
 )
@@ -63,7 +64,7 @@ def test_what_is_kept_comes_back(cache: dict[str, str]) -> None:
     assert load("h100-80gb", "here", cache) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 1, "host": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 2, "host": 3}'])
 def test_a_file_that_cannot_be_read_is_none(cache: dict[str, str], content: str) -> None:
     keep(MEASURED, cache).write_text(content)
     assert load("cpu", "here", cache) is None
@@ -71,7 +72,7 @@ def test_a_file_that_cannot_be_read_is_none(cache: dict[str, str], content: str)
 
 def test_a_file_of_another_version_is_measured_anew(cache: dict[str, str]) -> None:
     file = keep(MEASURED, cache)
-    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 2}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 1}))
     assert load("cpu", "here", cache) is None
 
 
@@ -160,3 +161,26 @@ def test_ranks_of_a_node_are_measured_together_with_what_is_between_them(
     assert load("cpu") == measured
     ddp = replace(TINY, num_ranks=2, ranks_per_node=2)
     assert step_time(ddp, this_cpu(2), None, measured).communication > 0
+
+
+def test_short_documents_take_what_was_measured_of_short_ones() -> None:
+    """1024 tokens of 16 documents: a sixteenth of the pairs, at the rate and with the calls of documents so short."""
+    row = replace(TINY, micro_batch_size=1, tokens=1024)
+    whole = step_time(row, this_cpu(), None, MEASURED)
+    packed = step_time(replace(row, documents=[(64.0, 16.0)]), this_cpu(), None, MEASURED)
+    pairs = (
+        TINY.num_micro_batches * 4 * 2 * 4 * (64 + 64) / 2
+    )  # layers, 2 operations, heads, their numbers; half of all
+    calls = TINY.num_micro_batches * 4 * 50e-6
+    assert whole.attention == pytest.approx(3.5 * pairs * 1024**2 / 40e9 + calls)
+    assert packed.attention == pytest.approx(3.5 * pairs * 16 * 64**2 / 10e9 + 16 * calls)
+    assert packed.matmul == whole.matmul
+
+
+def test_under_a_mask_documents_take_as_long_as_a_whole_row() -> None:
+    packed = replace(TINY, micro_batch_size=1, documents=[(64.0, 4.0)])
+    masked, apart = (step_time(replace(packed, masks_row=masks), this_cpu()).attention for masks in (True, False))
+    # All pairs of 256 tokens against half of those of four documents, which are taken at half the rate.
+    assert masked == pytest.approx(4 * apart, rel=0.01)
+    alone = replace(packed, documents=[])
+    assert step_time(replace(alone, masks_row=True), this_cpu()) == step_time(alone, this_cpu())

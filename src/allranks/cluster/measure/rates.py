@@ -10,13 +10,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+from allranks.cluster.measure.layer import LAYER_KERNELS, LAYERS, layers_of_nothing
+
 _PRODUCTS = {"cpu": (32, 64, 128, 256, 512, 1024), "cuda": (128, 256, 512, 1024, 2048, 4096, 8192)}
-_TENSORS = {"cpu": (2**14, 2**17, 2**20, 2**23, 2**25), "cuda": (2**20, 2**24, 2**28, 2**30)}
-_ATTENTION = {"cpu": (4, 512, 64), "cuda": (32, 4096, 128)}  # heads, tokens, numbers of a head
-_LOGITS = {"cpu": (256, 8192), "cuda": (4096, 65536)}
+_TENSORS = {"cpu": (2**14, 2**17, 2**20, 2**23, 2**24 - 2**16, 2**25), "cuda": (2**20, 2**24, 2**28, 2**30)}
+_DOCUMENTS = {"cpu": (16, 32, 64, 128, 256, 512, 1024, 2048), "cuda": (128, 512, 2048, 8192)}
+_HEADS = {"cpu": (8, 64), "cuda": (32, 128)}  # of a layer, and numbers of each
+_ROW = {"cpu": 1024, "cuda": 8192}
+_HELD = {"cpu": 2**26, "cuda": 2**31}
+"""Bytes of tensors that a pass keeps before it lets them go."""
+_LOGITS = {"cpu": ((256, 8192), (512, 32768)), "cuda": ((256, 65536), (4096, 65536))}  # labels, vocabulary
 _TRAINED = {"cpu": 2**22, "cuda": 2**28}
 _TINY_OPERATIONS = 200
 _BACKWARD_KERNELS = 1.3
@@ -24,6 +29,7 @@ _BACKWARD_KERNELS = 1.3
 _LOGITS_BYTES, _OPTIMIZER_BYTES = 30, 44
 """For each number, as plan/work.py counts them: of cross entropy forward and backward; of a fused AdamW and the norm of
 its gradients, all in float32."""
+_MOST_OPERANDS = 256
 _LEAST_REPEATS, _MOST_REPEATS = 3, 100
 
 
@@ -33,26 +39,29 @@ def measure_rates(device: Any, seconds: float, tell: Callable[..., None]) -> Non
 
     kind = device.type
     dtype = torch.bfloat16 if kind == "cuda" else torch.float32
-    each = seconds / (len(_PRODUCTS[kind]) + len(_TENSORS[kind]) + 4)
+    each = seconds / (len(_PRODUCTS[kind]) + len(_TENSORS[kind]) + len(_DOCUMENTS[kind]) + len(_LOGITS[kind]) + 4)
 
     def timed(work: Callable[[], Any]) -> float:
         return _seconds(work, device, each)
 
     products = []
     for size in _PRODUCTS[kind]:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
-        products.append((float(size), 2 * size**3 / timed(partial(torch.matmul, a, b))))
+        number = min(_MOST_OPERANDS, max(2, _HELD[kind] // (2 * size * size * dtype.itemsize)))
+        taken = timed(_products_of(size, number, device, dtype)) / number
+        products.append((float(size), 2 * size**3 / taken))
     tell(products=products)
-    kernel = timed(lambda: _tiny(device)) / (_TINY_OPERATIONS * (1 + _BACKWARD_KERNELS))
-    tell(kernel_seconds=kernel)
+    start = timed(lambda: _tiny(device)) / (_TINY_OPERATIONS * (1 + _BACKWARD_KERNELS))
+    tell(kernel_seconds=timed(layers_of_nothing(device)) / (LAYERS * LAYER_KERNELS * (1 + _BACKWARD_KERNELS)))
     small = []
     for num_bytes in _TENSORS[kind]:
-        a, b = (torch.ones(num_bytes // dtype.itemsize, device=device, dtype=dtype) for _ in "ab")
+        number = max(2, _HELD[kind] // num_bytes)
+        taken = timed(_pass_over(num_bytes // dtype.itemsize, number, device, dtype)) / number
         # The operation's own start is counted elsewhere; what is left of a small one is little.
-        taken = timed(partial(torch.mul, a, b))
-        small.append((float(num_bytes), 3 * num_bytes / max(taken - kernel, taken / 2)))
+        small.append((float(num_bytes), 3 * num_bytes / max(taken - start, taken / 2)))
     tell(small=small)
-    tell(attention=_attention(device, dtype, timed), logits=_logits(device, timed), optimizer=_optimizer(device, timed))
+    call = _call_seconds(device, dtype, timed)
+    tell(call_seconds=call, attention=_attention(device, dtype, call, timed))
+    tell(logits=_logits(device, timed), optimizer=_optimizer(device, timed))
 
 
 def _seconds(work: Callable[[], Any], device: Any, budget: float) -> float:
@@ -84,28 +93,102 @@ def _tiny(device: Any) -> None:
     result.sum().backward()
 
 
-def _attention(device: Any, dtype: Any, timed: Callable[[Callable[[], Any]], float]) -> float:
-    """Operations a second, forward and backward, with what is masked left out: 2 products forward, 5 backward."""
+def _attention(
+    device: Any, dtype: Any, call_seconds: float, timed: Callable[[Callable[[], Any]], float]
+) -> list[tuple[float, float]]:
+    """Operations a second by length of documents, forward and backward: 2 products forward, 5 backward, with what is
+    masked left out. What each call takes beside its work is counted elsewhere."""
+    heads, numbers = _HEADS[device.type]
+    rates = []
+    for length in _DOCUMENTS[device.type]:
+        row = max(length, _ROW[device.type])
+        calls = row // length if device.type == "cpu" else 1
+        taken = timed(_row_of_documents(device, dtype, heads, numbers, length, row))
+        taken = max(taken - calls * call_seconds, taken / 2)
+        rates.append((float(length), 3.5 * 4 * heads * numbers * length * row / 2 / taken))
+    return rates
+
+
+def _call_seconds(device: Any, dtype: Any, timed: Callable[[Callable[[], Any]], float]) -> float:
+    """What a call takes beside its work, forward and backward: of next to nothing."""
+    length, row = 8, 256
+    return timed(_row_of_documents(device, dtype, 1, 8, length, row)) * (length / row if device.type == "cpu" else 1)
+
+
+def _row_of_documents(device: Any, dtype: Any, heads: int, numbers: int, length: int, row: int) -> Callable[[], None]:
+    """Attention of documents of `length` in a row to themselves, and back. A CPU takes one after the other, as
+    `model.attention` does; a GPU all at a time."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    heads, tokens, numbers = _ATTENTION[device.type]
     q, k, v = (
-        torch.randn(1, heads, tokens, numbers, device=device, dtype=dtype, requires_grad=True) for _ in ("q", "k", "v")
+        torch.randn(1, heads, row, numbers, device=device, dtype=dtype, requires_grad=True) for _ in ("q", "k", "v")
     )
-    ahead = torch.ones(1, heads, tokens, numbers, device=device, dtype=dtype)
-    taken = timed(lambda: scaled_dot_product_attention(q, k, v, is_causal=True).backward(ahead))
-    return 3.5 * 4 * heads * tokens**2 * numbers / 2 / taken
+    ahead = torch.ones(1, heads, row, numbers, device=device, dtype=dtype)
+
+    def one_by_one() -> None:
+        parts = zip(*(tensor.split(length, dim=2) for tensor in (q, k, v)), strict=True)
+        outputs = [scaled_dot_product_attention(a, b, c, is_causal=True) for a, b, c in parts]
+        torch.cat(outputs, dim=2).backward(ahead)
+
+    def together() -> None:
+        a, b, c = (
+            tensor.view(heads, row // length, length, numbers).transpose(0, 1).contiguous() for tensor in (q, k, v)
+        )
+        outputs = scaled_dot_product_attention(a, b, c, is_causal=True)
+        outputs.transpose(0, 1).reshape(ahead.shape).backward(ahead)
+
+    return one_by_one if device.type == "cpu" else together
 
 
-def _logits(device: Any, timed: Callable[[Callable[[], Any]], float]) -> float:
+def _products_of(size: int, number: int, device: Any, dtype: Any) -> Callable[[], None]:
+    """Of matrices that no cache holds any more when their turn comes, as in a step."""
     import torch
 
-    rows, vocabulary = _LOGITS[device.type]
-    logits = torch.randn(rows, vocabulary, device=device, requires_grad=True)
-    labels = torch.zeros(rows, dtype=torch.int64, device=device)
-    taken = timed(lambda: torch.nn.functional.cross_entropy(logits, labels).backward())
-    return _LOGITS_BYTES * rows * vocabulary / taken
+    pairs = [[torch.randn(size, size, device=device, dtype=dtype) for _ in "ab"] for _ in range(number)]
+
+    def work() -> None:
+        for a, b in pairs:
+            a @ b
+
+    return work
+
+
+def _pass_over(size: int, number: int, device: Any, dtype: Any) -> Callable[[], None]:
+    """As a pass works: on what was written long ago and is in no cache, and what it makes is kept. Memory that comes
+    fresh from the system is dearer than any operation on it."""
+    import torch
+
+    given = [torch.ones(size, device=device, dtype=dtype) for _ in range(number + 1)]
+
+    def work() -> None:
+        kept = []
+        for one in range(number):
+            kept.append(given[one] * given[-1])
+
+    return work
+
+
+def _logits(device: Any, timed: Callable[[Callable[[], Any]], float]) -> list[tuple[float, float]]:
+    """Bytes a second in the cross entropy of a chunk, its gradients included, by the chunk's bytes. They are made by a
+    product so thin that it costs nothing beside."""
+    import torch
+
+    rates = []
+    for rows, vocabulary in _LOGITS[device.type]:
+        hidden, weight = torch.randn(rows, 4, device=device), torch.randn(4, vocabulary, device=device)
+        labels = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+
+        def work(hidden: Any = hidden, weight: Any = weight, labels: Any = labels) -> None:
+            logits = hidden @ weight
+            logits -= logits.amax(1, keepdim=True)
+            logits.gather(1, labels).sum()
+            logits.exp_()
+            logits *= 1 / logits.sum(1, keepdim=True)
+            logits.scatter_add_(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
+
+        rates.append((4.0 * rows * vocabulary, _LOGITS_BYTES * rows * vocabulary / timed(work)))
+    return rates
 
 
 def _optimizer(device: Any, timed: Callable[[Callable[[], Any]], float]) -> float:

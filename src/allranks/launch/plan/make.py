@@ -139,6 +139,6 @@ def _assumptions(machines: Machines, lengths: Lengths) -> list[str]:
             f"{link.achieved:.0%}"
         )
     if lengths.num_blocks is None:
-        found.append("every block is full and every token has a label: real data takes less of both")
+        found.append("every block is one document, full, and every token has a label: real data takes less of all")
     found.append("all nodes are alike, nothing else runs on them, and the data comes faster than it is computed")
     return found

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allranks.config import RunConfig, load_config
 from allranks.config.load import resolve_mapping
@@ -15,6 +15,9 @@ from allranks.config.yaml_lines import parse_yaml, read_yaml
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.preflight.sizes import folder_of_model
 from allranks.plan.lengths import Lengths, full, of_blocks
+
+if TYPE_CHECKING:
+    from allranks.data.blocks import BlockSet
 
 _PLACEHOLDER = "DATA"
 """Where a config of a model alone names its data."""
@@ -100,15 +103,19 @@ def _read(file: Path, cfg: RunConfig) -> dict[str, Any]:
 def lengths_of(source: Source) -> Lengths:
     """Of the prepared data where it is there, else full blocks. Nothing is prepared, and the Hub is not asked."""
     data = source.cfg.data
-    if source.usual is None and (counts := _prepared_counts(source.cfg)) is not None:
-        of_blocks_, targets = counts
-        size = source.cfg.optimizer.micro_batch_size
-        return of_blocks(of_blocks_, targets, size, padded_to=data.sequence_len if data.pad_to_sequence_len else None)
+    if source.usual is None and (blocks := _prepared(source.cfg)) is not None:
+        return of_blocks(
+            blocks.token_counts.tolist(),
+            int(blocks.target_counts.sum()),
+            blocks.document_counts(),
+            source.cfg.optimizer.micro_batch_size,
+            padded_to=data.sequence_len if data.pad_to_sequence_len else None,
+        )
     return full(data.sequence_len)
 
 
-def _prepared_counts(cfg: RunConfig) -> tuple[list[int], int] | None:
-    """Tokens of each block, and how many of all have a label."""
+def _prepared(cfg: RunConfig) -> BlockSet | None:
+    """What a run would train on, where it is there."""
     folder = Path(cfg.data.dataset_prepared_path).expanduser()
     specs = [*cfg.data.datasets, *(cfg.data.test_datasets or ())]
     if not any(folder.glob("*/manifest.json")) or not all(Path(one.path).expanduser().exists() for one in specs):
@@ -121,9 +128,7 @@ def _prepared_counts(cfg: RunConfig) -> tuple[list[int], int] | None:
     except AllranksError:
         return None  # data or tokenizer that is not there: the start says so
     prepared = open_prepared(folder_of(cfg.data.dataset_prepared_path, known), known, lambda _: None)
-    if prepared is None or not len(prepared.train):
-        return None
-    return prepared.train.token_counts.tolist(), int(prepared.train.target_counts.sum())
+    return prepared.train if prepared is not None and len(prepared.train) else None
 
 
 def num_steps(cfg: RunConfig, wanted: int, lengths: Lengths) -> int | None:

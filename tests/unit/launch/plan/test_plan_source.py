@@ -11,6 +11,7 @@ from allranks.config import load_config
 from allranks.data import prepare
 from allranks.errors import ConfigError, UsageError
 from allranks.launch.plan.source import lengths_of, num_steps, source_of
+from allranks.plan.config_workload import own_workload
 from allranks.plan.lengths import Lengths, of_blocks
 from tests.unit.data.conftest import make_tokenizer, save_model_folder
 
@@ -74,8 +75,9 @@ def test_the_lengths_of_prepared_data_are_its_own_and_full_blocks_are_assumed_be
     assert num_steps(load_config(path, {"max_steps": "9"}), 2, before) == 9
     prepared = prepare(load_config(path))
     found = lengths_of(source_of(path, {}))
-    counts = prepared.train.token_counts.tolist()
-    assert found == of_blocks(counts, int(prepared.train.target_counts.sum()), 2, padded_to=None)
+    counts, targets = prepared.train.token_counts.tolist(), int(prepared.train.target_counts.sum())
+    documents = {count: counts.count(count) for count in counts}  # not packed: a block is a document
+    assert found == of_blocks(counts, targets, documents, 2, padded_to=None)
     assert found.num_blocks == 4 and found.longest < 32 and found.mean == sum(counts) / 4
     assert num_steps(load_config(path), 2, found) == 6
     padded = lengths_of(source_of(path, {"pad_to_sequence_len": "true"}))
@@ -83,5 +85,27 @@ def test_the_lengths_of_prepared_data_are_its_own_and_full_blocks_are_assumed_be
 
 
 def test_a_micro_batch_is_at_most_as_long_as_the_longest_blocks():
-    found = of_blocks([10, 4, 6, 4], 12, 2, padded_to=None)
-    assert found == Lengths(longest=8, usual=6, mean=6.0, labelled=0.5, num_blocks=4)
+    found = of_blocks([10, 4, 6, 4], 12, {10: 1, 6: 1, 4: 2}, 2, padded_to=None)
+    documents = ((4.0, 0.5), (6.0, 0.25), (10.0, 0.25))
+    assert found == Lengths(longest=8, usual=6, mean=6.0, labelled=0.5, num_blocks=4, documents=documents)
+
+
+def test_documents_about_as_long_count_together_for_the_same_attention():
+    lengths = {n: 1 + n % 7 for n in range(1, 4000)}
+    tokens = sum(n * number for n, number in lengths.items())
+    found = of_blocks([4000] * (tokens // 4000), 9, lengths, 1, padded_to=None)
+    assert len(found.documents) < 50
+    blocks = found.num_blocks
+    assert sum(number for _, number in found.documents) * blocks == pytest.approx(sum(lengths.values()))
+    squares = sum(n**2 * number for n, number in lengths.items())
+    assert sum(n**2 * number for n, number in found.documents) * blocks == pytest.approx(squares)
+
+
+def test_padding_is_one_more_document_of_a_micro_batch_without_labels(tmp_path, model):
+    found = of_blocks([10, 4, 6, 4], 12, {10: 1, 6: 1, 4: 2}, 2, padded_to=16)
+    assert found.documents[-1] == (20.0, 0.5)
+    source = source_of(written(tmp_path, model), {})
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 128, "vocab_size": 500}
+    own = own_workload(source.cfg, {**source.config_json, **shape}, num_nodes=1, gpus_per_node=1, on_cpu=True)
+    usual = found.usual_of(own)
+    assert usual.tokens == 16 and usual.tokens * usual.labelled == 3.0
