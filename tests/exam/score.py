@@ -1,7 +1,8 @@
 """The exam of `allranks doctor`: graded excerpts of public issues, healthy logs and near misses. `make exam` prints it.
 
 Halves A and B are of threads by the hash of their address; the rules were written looking at half A only. Sets C, D and
-E are of other threads: they were collected, graded and committed before they were first asked.
+E are of other threads: they were collected, graded and committed before they were first asked. O is of our own runs of
+TRL and axolotl, broken on purpose (`python -m tests.exam.breaking`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from allranks.doctor.read_logs import diagnosis_of_text
 HERE = Path(__file__).parent
 RIGHT, RIGHT_LIKELY, NOT_KNOWN, WRONG, WRONG_BUT_SURE = "right", "right, likely", "unknown", "wrong", "wrong but sure"
 COLUMNS = (RIGHT, RIGHT_LIKELY, NOT_KNOWN, WRONG, WRONG_BUT_SURE)
+OWN_RUNS = "o"
 _NO_CAUSE = "unknown"
 
 
@@ -36,7 +38,7 @@ class Question:
 
 def questions(halves: str = "ab") -> Iterator[Question]:
     for half in halves:
-        for file in sorted((HERE / f"half-{half}").glob("*.toml")):
+        for file in sorted((HERE / ("own-runs" if half == OWN_RUNS else f"half-{half}")).glob("*.toml")):
             for one in tomllib.loads(file.read_text(encoding="utf-8")).get("question", []):
                 also = tuple(one.get("also", ()))
                 yield Question(one["id"], half, file.stem, one["cause"], also, one.get("rank"), one["log"].strip("\n"))
@@ -76,7 +78,7 @@ def near_misses() -> Iterator[tuple[str, tuple[str, ...], Diagnosis]]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; `--wrong` also each answer that is not right. Ends with 1 where one is wrong but sure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--halves", default="abcde", help="which: a, b, c, d, e or several")
+    parser.add_argument("--halves", default="abcdeo", help="which: a, b, c, d, e, o or several")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
     parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
     options = parser.parse_args(arguments)
