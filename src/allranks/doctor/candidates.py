@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from allranks.doctor import causes
 from allranks.doctor.progress import steps_further
@@ -71,7 +71,7 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             if hit.rule.kind == CONSEQUENCE:
                 consequences.append(hit)
                 continue
-            is_weak = _is_contradicted(hit, read) or (_WARNING.search(hit.line.text) and not _fails_after(hit, read))
+            is_weak = _is_contradicted(hit, read) or (_is_warning(hit.line) and not _fails_after(hit, read))
             certainty = LIKELY if is_weak else hit.rule.certainty
             support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
             raised = in_tracebacks.get(hit.order)
@@ -80,7 +80,33 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
                 continue
             (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
         found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads, marks)]
-    return found, symptoms, consequences
+    return _warnings_last(found), symptoms, consequences
+
+
+def _warnings_last(found: Sequence[Candidate]) -> list[Candidate]:
+    """A warning that was only logged, after which the program failed of something that is worded too, is doubtful."""
+
+    def is_logged(one: Candidate) -> bool:
+        return one.raised is None and _is_warning(one.line)
+
+    def failed_later(one: Candidate) -> bool:
+        return any(
+            other.read == one.read
+            and other.order > one.order
+            and other.support <= BY_TRACEBACK
+            and not is_logged(other)
+            and _may_be_one(other.line, one.line)
+            for other in found
+        )
+
+    return [
+        replace(one, support=BY_LINE, certainty=LIKELY) if is_logged(one) and failed_later(one) else one
+        for one in found
+    ]
+
+
+def _is_warning(line: Line) -> bool:
+    return line.level in ("WARNING", "WARN") or _WARNING.search(line.text) is not None
 
 
 def _marks(read: Read) -> list[Mark]:

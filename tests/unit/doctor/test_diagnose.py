@@ -444,3 +444,13 @@ def test_torchruns_report_shows_what_the_first_raised_and_what_the_others_did():
     told = diagnosis_of_text(report)
     assert (told.cause, told.rank) == ("exception", 1)
     assert "no sample has the number 64" in told.evidence[0].text
+
+
+@pytest.mark.parametrize("level", ["WARNING", "WARN"])
+def test_a_warning_of_python_logging_does_not_win_over_what_the_program_failed_of(doctor, level):
+    warned = f"[2026-11-29 10:06:20,391] [{level}] [some.environment] CUDA out of memory\n"
+    raised = 'Traceback (most recent call last):\n  File "a.py", line 19, in load\n    go()\nValueError: bad path\n'
+    told = doctor(warned + raised)
+    assert (told.cause, told.certainty) == ("exception", "likely")
+    assert doctor(raised.replace("ValueError: bad path", "RuntimeError: CUDA out of memory")).certainty == "sure"
+    assert doctor(warned).certainty == "likely"

@@ -64,7 +64,7 @@ for _kinds, _text in (
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
     (
         (_BRACKET, _LETTER, _OTHER),
-        r"(?:- )?\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=[^\s:])",
+        r"(?:- )?\[?(?P<level>DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=[^\s:])",
     ),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?"),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?"),
@@ -90,6 +90,8 @@ class Prefixed:
     node: str | None = None
     seconds: float | None = None
     stream: str = ""
+    level: str = ""
+    """Of Python's logging, as it stands there."""
 
 
 def without_prefixes(text: str) -> Prefixed:
@@ -98,7 +100,7 @@ def without_prefixes(text: str) -> Prefixed:
     local: int | None = None
     node: str | None = None
     seconds: float | None = None
-    stream, at = "", 0
+    stream, level, at = "", "", 0
     for _ in range(_MOST):
         for prefix in _PREFIXES[_kind_of(text[at : at + 1])]:
             if (found := prefix.match(text, at)) is not None and found.end() > at:
@@ -112,12 +114,13 @@ def without_prefixes(text: str) -> Prefixed:
             local = int(value)
         node = told.get("node") or node
         stream = told.get("stream") or stream
+        level = level or told.get("level") or ""
         if seconds is None:
             seconds = _seconds(told)
         at = found.end()
     if rank is None and (within := _RANK_WITHIN.search(text, at, at + 200)):
         rank = int(within[1])
-    return Prefixed(text[at:], rank, local, node, seconds, stream)
+    return Prefixed(text[at:], rank, local, node, seconds, stream, level)
 
 
 def _kind_of(char: str) -> int:

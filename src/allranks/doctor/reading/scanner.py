@@ -219,7 +219,7 @@ class Scanner:
         stream = told.stream or (f"local rank {local}" if local is not None else "")
         if len(self.read.writers) < 100_000:
             self.read.writers.add(f"{node}/{rank}/{stream}")
-        return Line(source.name, number, told.text, rank, node, told.seconds, stream)
+        return Line(source.name, number, told.text, rank, node, told.seconds, stream, told.level)
 
     def _time_before(self, held: bytes, begin: int) -> float | None:
         """When the nearest of the lines before was written, as far as one of them tells."""
