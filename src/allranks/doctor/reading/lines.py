@@ -11,8 +11,8 @@ ANSI = re.compile(rb"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b\n]{0,2000}
 
 @dataclass(frozen=True)
 class Line:
-    """`number` counts from 1 as editors do; `text` is printable. `stream` tells writers without a rank apart; `level` is
-    that of Python's logging, where it was."""
+    """`number` counts from 1 as editors do; `text` is printable. `stream` tells writers without a rank apart; `level`
+    is that of Python's logging, where it was."""
 
     file: str
     number: int
