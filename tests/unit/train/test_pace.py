@@ -66,7 +66,7 @@ def test_steps_without_tokens_say_nothing(tmp_path: Path) -> None:
     pace = Pace()
     for _ in range(12):
         pace.add(1.0, waited=0.0, tokens=0, memory_bytes=0)
-    assert beside_plan(config(tmp_path), pace, MODEL, nodes=(0,), gpu=None) is None
+    assert beside_plan(config(tmp_path), pace, MODEL, WHOLE, nodes=(0,), gpu=None) is None
 
 
 def test_a_short_run_says_nothing(tmp_path: Path) -> None:
