@@ -1,8 +1,11 @@
 """Who is measured with whom: by simulation of clusters with one bad node, or one bad link."""
 
+import random
+
 import pytest
 
 from allranks.cluster.measure.schedule import (
+    ALL_PAIRS_OF_OTHERS,
     ALL_PAIRS_UP_TO,
     first_rounds,
     second_rounds,
@@ -45,6 +48,19 @@ def test_a_single_slow_node_is_found_for_certain(num_nodes):
         only_slow = {n for n in range(num_nodes) if all(bad in pair for pair in met if n in pair)}
         assert only_slow == {bad}
         assert sum(bad in pair for pair in met) >= 2
+
+
+@pytest.mark.parametrize("num_nodes", range(ALL_PAIRS_OF_OTHERS + 1, 40))
+def test_whatever_is_slow_every_node_is_measured_and_no_pair_twice(num_nodes):
+    dice = random.Random(num_nodes)
+    for share in (0, 0.1, 0.3, 0.5, 0.8, 1) * 3:
+        first = first_rounds(num_nodes, ALL_PAIRS_OF_OTHERS)
+        slow = [pair for pairs in first for pair in pairs if dice.random() < share]
+        rounds = [*first, *second_rounds(num_nodes, slow, ALL_PAIRS_OF_OTHERS)]
+        met = [pair for pairs in rounds for pair in pairs]
+        assert len(set(met)) == len(met) and {node for pair in met for node in pair} == set(range(num_nodes))
+        assert all(len({node for pair in pairs for node in pair}) == 2 * len(pairs) for pairs in rounds)
+        assert len(rounds) <= 3
 
 
 def test_what_is_seen_of_single_links():
