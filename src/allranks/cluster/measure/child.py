@@ -16,6 +16,11 @@ from typing import Any
 
 REPEATS = 5
 """Of each measurement; the median counts, and a first one that warms up does not."""
+_SIZE_SECONDS = 10.0
+"""For the all-reduces of one size. Over a slow link one counts by itself, and a size that would take longer is left
+out: the rate is known by then."""
+_TELLS_RATE = 2**20
+"""Bytes from which an all-reduce takes as long as its bytes do, and not as its messages."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,16 @@ def _collectives(request: Request, device: Any) -> None:
         timeout=timedelta(seconds=request.seconds),
     )
     _tell(joined=True)
+    seconds_of_byte = 0.0
     for num_bytes in request.sizes:
+        if seconds_of_byte * num_bytes > _SIZE_SECONDS:
+            break
         values = torch.empty(num_bytes // 4, device=device)
         wanted = float(request.world_size * (request.world_size + 1) // 2)
         right = True
-        times = []
-        for _ in range(REPEATS):
+        times: list[float] = []
+        repeats = REPEATS
+        while len(times) < repeats:
             values.fill_(request.rank + 1)
             dist.barrier()
             begun = time.perf_counter()
@@ -125,9 +134,24 @@ def _collectives(request: Request, device: Any) -> None:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begun)
             right = right and bool((values == wanted).all())
-        _tell(num_bytes=num_bytes, seconds=statistics.median(times[1:]), right=right)
+            if len(times) == 1:
+                repeats = max(1, min(REPEATS, int(_SIZE_SECONDS / _slowest(times[0], device))))
+        seconds = statistics.median(times[1:] or times)
+        if num_bytes >= _TELLS_RATE:
+            seconds_of_byte = _slowest(seconds, device) / num_bytes
+        _tell(num_bytes=num_bytes, seconds=seconds, right=right)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _slowest(seconds: float, device: Any) -> float:
+    """The most that any rank took: all go by it, for they must do the same."""
+    import torch
+    import torch.distributed as dist
+
+    most = torch.tensor([max(seconds, 1e-9)], device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return float(most.item())
 
 
 def _host(address: str) -> str:
