@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allranks.cluster.measure.children import AllReduce, DeviceMeasured
-from allranks.cluster.measure.schedule import first_rounds, second_rounds
-from allranks.cluster.measure.values import Link, Measurements
+from allranks.cluster.measure.schedule import ALL_PAIRS_OF_OTHERS, first_rounds, second_rounds
+from allranks.cluster.measure.values import Link, Measurements, TransportMeasured
 from allranks.cluster.node_report import NodeReport
 from allranks.cluster.rank_addresses import RankAddress
 from allranks.doctor.pairs import Place
@@ -159,7 +159,43 @@ def measured_of(rng, cluster: Cluster) -> Measurements:
         ]
         for name in names
     }
-    return Measurements(links if len(names) > 1 else (), devices, sum(map(len, devices.values())))
+    measured = Measurements(links if len(names) > 1 else (), devices, sum(map(len, devices.values())))
+    if len(names) == 1:
+        return measured
+    return replace(measured, others=other_transports(rng, cluster, usual), without_rdma=_without_rdma(cluster))
+
+
+def other_transports(rng, cluster: Cluster, usual: float) -> list[TransportMeasured]:
+    """Each rail of adapters at what sound ones come to, and sometimes a network for storage or for management."""
+    names = cluster.nodes
+    up_to = ALL_PAIRS_OF_OTHERS
+    pairs = sorted(
+        pair for one in (*first_rounds(len(names), up_to), *second_rounds(len(names), [], up_to)) for pair in one
+    )
+    directions = [(names[a], names[b]) for pair in pairs for a, b in (pair, pair[::-1])]
+    rails = {
+        f"{port['device']}:{port['port']}": port["rate_gbits"] * 1e9 / 8
+        for port in cluster.reports[names[0]]["infiniband"]
+        if port["state"] == "ACTIVE"
+    }
+    found = [
+        TransportMeasured("rdma", rail, [Link(a, b, rail, None, rng.uniform(0.9, 0.98) * rate) for a, b in directions])
+        for rail, rate in rails.items()
+    ]
+    for network in ("10.99.0.0/24", "192.168.7.0/24")[: rng.choice((0, 0, 1, 2))]:
+        rate = rng.choice((0.1, 0.5, 1.0, 1.5)) * usual
+        links = [
+            Link(a, b, rng.choice(("ens9", "eth1")), rng.uniform(2e-5, 2e-4), rng.uniform(0.8, 1.1) * rate)
+            for a, b in directions
+        ]
+        found.append(TransportMeasured("tcp", network, links))
+    return found
+
+
+def _without_rdma(cluster: Cluster) -> dict[str, str]:
+    if cluster.kind in ("infiniband", "roce"):
+        return {}
+    return dict.fromkeys(cluster.nodes, "it has no active InfiniBand or RoCE port")
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from allranks.preflight import (
     measured,
     measured_devices,
     measured_step,
+    measured_transports,
     names,
     parity,
     planned_memory,
@@ -46,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     *gpu_health.CHECKS,
     *planned_memory.CHECKS,
     *measured.CHECKS,
+    *measured_transports.CHECKS,
     *measured_step.CHECKS,
     *measured_devices.CHECKS,
 )

@@ -9,8 +9,7 @@ from allranks.findings import Evidence, Finding, Who
 from allranks.preflight.check import Answer, Check, Subject, skipped, unknown
 from allranks.preflight.folding import fold
 from allranks.preflight.judgement import STATES, Checked, Judgement, Reported, State
-from allranks.preflight.matrix import matrix, rate_matrix
-from allranks.preflight.usual import usual_rate_of
+from allranks.preflight.matrix import matrix, rate_matrices
 
 _STATE_OF: Mapping[str, State] = {"error": "failed", "warning": "warned", "note": "noted"}
 _RANK = {state: number for number, state in enumerate(STATES)}
@@ -55,13 +54,15 @@ def judge(subject: Subject, policy: Policy | None = None, checks: Sequence[Check
             if answer.outcome == "found"
         ]
     reported.sort(key=lambda one: _RANK[one.state])
+    rates = rate_matrices(subject)
     return Judgement(
         subject.nodes,
         subject.starting,
         tuple(checked),
         tuple(reported),
         matrix(subject.pairs) if subject.pairs else None,
-        rate_matrix(subject, usual_rate_of(subject)),
+        rates.pop("", None),
+        rates,
     )
 
 

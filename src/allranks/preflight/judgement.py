@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ STATES: tuple[State, ...] = get_args(State)
 """The worst first."""
 VERSION = 1
 _LONGEST_NAME, _LONGEST_REASON = 256, 1000
-_MOST_REASONS, _MOST_FINDINGS, _MOST_NODES = 64, 10_000, 65_536
+_MOST_REASONS, _MOST_FINDINGS, _MOST_NODES, _MOST_TRANSPORTS = 64, 10_000, 65_536, 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Judgement:
     """Who did not reach whom; None where all did, or nobody tried."""
     rates: Matrix | None = None
     """What each link carries; None where none carries much less than most, or nothing was measured."""
+    transports: Mapping[str, Matrix] = field(default_factory=dict)
+    """The same over what else joins the nodes, by its name."""
 
     @property
     def is_refused(self) -> bool:
@@ -89,6 +91,7 @@ class Judgement:
             "checks": [_checked_message(one) for one in self.checked],
             "matrix": self.matrix.to_message() if self.matrix else None,
             "rates": self.rates.to_message() if self.rates else None,
+            "transports": {name: one.to_message() for name, one in self.transports.items()},
         }
 
     @classmethod
@@ -115,6 +118,7 @@ class Judgement:
             tuple(reported),
             Matrix.from_message(message.get("matrix")),
             Matrix.from_message(message.get("rates")),
+            _transports(message.get("transports")),
         )
 
 
@@ -146,6 +150,12 @@ def _read(told: Mapping[str, Any], nodes: Sequence[str]) -> Checked | None:
     ]
     found = {state: tuple(some) for state, some in by_state.items() if some}
     return Checked(_name(told.get("id")), found, tuple(reasons))
+
+
+def _transports(told: object) -> dict[str, Matrix]:
+    of = list(told.items())[:_MOST_TRANSPORTS] if isinstance(told, Mapping) else []
+    read = {_name(name): Matrix.from_message(one) for name, one in of}
+    return {name: one for name, one in read.items() if one is not None}
 
 
 def _state(value: object) -> State | None:

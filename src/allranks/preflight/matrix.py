@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allranks.cluster.measure.values import Link
 from allranks.preflight.check import Pairs, Subject
 from allranks.preflight.folding import fold, natural
+from allranks.preflight.usual import usual_of
 
 _SHORTEST_LABEL, _LONGEST_LABEL = 12, 40
 _REACHED = "rows connect to columns: . reached, # not, 1-9 tenths not, ? not tried"
@@ -64,6 +66,8 @@ _SHADES = ".123456789#"
 _SIGNS = frozenset(f"{_SHADES}? ")
 _AS_USUAL = 0.5
 """Of the usual rate: less is a number in the picture. Rates of busy hosts differ by some tenths."""
+_RDMA_AS_USUAL = 0.8
+"""The host has no part in RDMA."""
 
 
 def matrix(pairs: Pairs) -> Matrix | None:
@@ -82,18 +86,30 @@ def matrix(pairs: Pairs) -> Matrix | None:
     return Matrix(tuple(tuple(sorted((names[p] for p in group), key=natural)) for group in groups), cells)
 
 
-def rate_matrix(subject: Subject, usual: float) -> Matrix | None:
-    """The picture of what every link carries, a row and a column a node; None where all of them carry about `usual`."""
-    if subject.measured is None or usual <= 0:
+def rate_matrices(subject: Subject) -> dict[str, Matrix]:
+    """The picture of each transport that has a slow link, by its name; that of the ranks has the name ""."""
+    measured = subject.measured
+    if measured is None:
+        return {}
+    ways = [("", measured.links, _AS_USUAL)]
+    ways += [(one.name, one.links, _RDMA_AS_USUAL if one.kind == "rdma" else _AS_USUAL) for one in measured.others]
+    pictures = {name: _rate_matrix(subject.nodes, links, as_usual) for name, links, as_usual in ways}
+    return {name: one for name, one in pictures.items() if one is not None}
+
+
+def _rate_matrix(nodes: Sequence[str], links: Sequence[Link], as_usual: float) -> Matrix | None:
+    """What every link carries, a row and a column a node; None where all of them carry about what is usual."""
+    usual = usual_of(links)
+    if usual <= 0:
         return None
     signs: dict[tuple[str, str], str] = {}
-    for one in subject.measured.links:
+    for one in links:
         rate = one.bytes_per_second
-        sign = "#" if rate is None else _shade(max(0.0, 1 - rate / usual)) if rate < _AS_USUAL * usual else "."
+        sign = "#" if rate is None else _shade(max(0.0, 1 - rate / usual)) if rate < as_usual * usual else "."
         signs[one.source, one.target] = max(signs.get((one.source, one.target), "."), sign, key=_SHADES.index)
     if not set(signs.values()) - {"."}:
         return None
-    names = [node for node in subject.nodes if any(node in pair for pair in signs)]
+    names = [node for node in nodes if any(node in pair for pair in signs)]
     cells = ("".join(" " if a == b else signs.get((a, b), "?") for b in names) for a in names)
     return Matrix(tuple((name,) for name in names), tuple(cells))
 

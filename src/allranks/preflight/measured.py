@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 
 from allranks.cluster.measure.values import Link, Measurements
 from allranks.listing import few, si_bytes
 from allranks.preflight.check import Answer, Check, Severity, Subject, found, skipped, unknown
+from allranks.preflight.slow_links import FEWEST_PEERS, Expected, not_blamed, slow_links, slow_nodes
 from allranks.preflight.usual import (
     not_measured,
     rest_is_well,
@@ -22,9 +23,7 @@ from allranks.preflight.usual import (
 _WARNED_SHARE, _REFUSED_SHARE = 0.4, 0.2
 # TCP through one kernel does not fill faster cards: beyond it nothing is expected.
 _EXPECTED_MBITS = 10_000
-_WARNED_OF_SPEED, _REFUSED_OF_SPEED = 0.4, 0.2
 _SLOWER_ANSWER, _MORE_SECONDS = 10.0, 0.002
-_FEWEST_PEERS = 2
 
 
 def _bandwidth(subject: Subject) -> list[Answer]:
@@ -34,31 +33,21 @@ def _bandwidth(subject: Subject) -> list[Answer]:
     links = subject.measured.links
     if not links:
         return [skipped(subject.nodes, "there is no other node")]
+    rates = {one: one.bytes_per_second for one in links if one.bytes_per_second is not None}
     answers = [
         found((one.source, one.target), f"from {one.source} to {one.target} nothing could be measured: {one.failed}")
         for one in links
         if one.failed
     ]
-    rates = {one: one.bytes_per_second for one in links if one.bytes_per_second is not None}
     expected = _expected(subject, rates)
-    shares = {one: (rate / usual if usual else 1.0) for one, rate in rates.items() if (usual := expected(one)) or True}
-    slow = {one: share for one, share in shares.items() if share < _WARNED_SHARE}
-    blamed = _slow_nodes(subject.nodes, shares, slow)
-    for node, own in blamed.items():
-        worst = min(slow[one] for one in own)
-        told = few([_told(one, rates[one], expected(one)) for one in own], 3, between="; ")
-        text = f"every link that was measured of it is slow: {told}"
-        answers.append(found(node, text, severity=_severity(worst)))
-    for one in slow:
-        if one.source not in blamed and one.target not in blamed:
-            answers.append(
-                found((one.source, one.target), _told(one, rates[one], expected(one)), severity=_severity(slow[one]))
-            )
+    shares = {one: rate / expected[one].rate for one, rate in rates.items() if expected[one].rate}
+    slow = {one: _severity(share) for one, share in shares.items() if share < _WARNED_SHARE}
+    answers += slow_links(subject.nodes, rates, expected, slow)
     answers += _not_known(subject, {node for one in links for node in (one.source, one.target)})
     return rest_is_well(subject, answers)
 
 
-def _expected(subject: Subject, rates: Mapping[Link, float]) -> Callable[[Link], float]:
+def _expected(subject: Subject, rates: Mapping[Link, float]) -> dict[Link, Expected]:
     """What a link should carry: as much as most do, and something like what its interfaces say."""
     of_all = usual_rate(len(subject.nodes), list(rates.values()))
     speeds = {
@@ -68,36 +57,13 @@ def _expected(subject: Subject, rates: Mapping[Link, float]) -> Callable[[Link],
         if nic.speed_mbits and nic.kind not in ("veth", "virtual", "bridge", "loopback")
     }
 
-    def of(link: Link) -> float:
+    def of(link: Link) -> Expected:
         known = [speed for (node, name), speed in speeds.items() if node == link.source and name == link.interface]
         own = min([*known, _EXPECTED_MBITS]) * 1e6 / 8 if known else 0.0
         # Below the interface's own speed all links may be; then most tell nothing.
-        return max(of_all, own)
+        return Expected(max(of_all, own))
 
-    return of
-
-
-def _slow_nodes(nodes: Sequence[str], known: Mapping[Link, float], slow: Mapping[Link, float]) -> dict[str, list[Link]]:
-    """Nodes of which every pair is slow, in one direction at least, while each partner has a pair that is not."""
-    pairs: dict[str, dict[str, bool]] = {node: {} for node in nodes}
-    for link in known:
-        for a, b in ((link.source, link.target), (link.target, link.source)):
-            if a in pairs:
-                pairs[a][b] = pairs[a].get(b, False) or link in slow
-    quick = {node for node, of in pairs.items() if not all(of.values())}
-    return {
-        node: [link for link in slow if node in (link.source, link.target)]
-        for node, of in pairs.items()
-        if len(of) >= _FEWEST_PEERS and all(of.values()) and quick.issuperset(of)
-    }
-
-
-def _told(link: Link, rate: float, usual: float) -> str:
-    on = f" ({link.interface})" if link.interface else ""
-    return (
-        f"from {link.source} to {link.target}{on} {told_rate(rate)} come through, {rate / usual:.0%} of the "
-        f"{told_rate(usual)} that are usual here"
-    )
+    return {one: of(one) for one in rates}
 
 
 def _severity(share: float) -> Severity:
@@ -111,7 +77,7 @@ def _latency(subject: Subject) -> list[Answer]:
     known = {one: one.latency_seconds for one in subject.measured.links if one.latency_seconds is not None}
     if not known:
         return [skipped(subject.nodes, "there is no other node")]
-    if len(known) <= _FEWEST_PEERS:
+    if len(known) <= FEWEST_PEERS:
         return [skipped(subject.nodes, "there is no other pair of nodes to compare with")]
     usual = usual_latency(len(subject.nodes), list(known.values()))
     slow = {
@@ -122,15 +88,14 @@ def _latency(subject: Subject) -> list[Answer]:
     told = {
         one: f"from {one.source} to {one.target} a message takes {told_time(seconds)}" for one, seconds in slow.items()
     }
-    blamed = _slow_nodes(subject.nodes, known, slow)
+    blamed = slow_nodes(subject.nodes, known, slow)
     answers = [
         found(node, f"{few([told[one] for one in own], 3, between='; ')}, where {told_time(usual)} are usual")
         for node, own in blamed.items()
     ]
     answers += [
         found((one.source, one.target), f"{told[one]}, where {told_time(usual)} are usual")
-        for one in slow
-        if one.source not in blamed and one.target not in blamed
+        for one in not_blamed(slow, blamed)
     ]
     answers += _not_known(subject, {node for one in known for node in (one.source, one.target)})
     return rest_is_well(subject, answers)
@@ -147,6 +112,10 @@ def _figures(subject: Subject) -> list[Answer]:
         parts.append(f"links carry {told_rate(median(rates))} ({told_rate(min(rates))} to {told_rate(max(rates))})")
     if latencies := [one.latency_seconds for one in measured.links if one.latency_seconds is not None]:
         parts.append(f"a message takes {told_time(median(latencies))} (up to {told_time(max(latencies))})")
+    for other in measured.others:
+        if rates := [one.bytes_per_second for one in other.links if one.bytes_per_second is not None]:
+            over = f"{other.name} by ib_write_bw" if other.kind == "rdma" else other.name
+            parts.append(f"over {over} {told_rate(median(rates))} ({told_rate(min(rates))} to {told_rate(max(rates))})")
     devices = [one for of in measured.devices.values() for one in of]
     if matmuls := [one.matmul_flops for one in devices if one.matmul_flops is not None]:
         parts.append(f"a matmul runs at {scaled(median(matmuls), 'FLOP/s')}")

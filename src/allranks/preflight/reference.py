@@ -103,7 +103,12 @@ _BY_HAND = (
     ),
     (
         "`iperf3` between the nodes",
-        "`measured.bandwidth` and `measured.latency`, in both directions; `reach.speed`, `reach.interface-slow`",
+        "`measured.bandwidth` and `measured.latency`, in both directions; `measured.networks` and "
+        "`measured.faster-network` over other interfaces; `reach.speed`, `reach.interface-slow`",
+    ),
+    (
+        "`ib_send_bw`, `ib_write_bw` between the nodes",
+        "`measured.infiniband`, for each adapter in both directions",
     ),
     (
         "write down the command, the commit, the config and `env \\| grep NCCL`",

@@ -26,7 +26,7 @@ def _gid(subject: Subject) -> list[Answer]:
             if port.gids is None or (port.gids and all(gid.type is None for gid in port.gids)):
                 yield unknown(node, f"the types of {port_name(port)}'s GIDs are not known")
             elif index < 0:
-                if not any(_is_routable(gid) for gid in port.gids):
+                if not any(is_routable(gid) for gid in port.gids):
                     yield found(node, f"{port_name(port)} has no GID of type {_V2} with an address: {_gids(port.gids)}")
             else:
                 yield from _at_index(node, port, index)
@@ -40,12 +40,12 @@ def _at_index(node: str, port: InfinibandPort, index: int) -> Iterator[Answer]:
         yield found(node, f"{port_name(port)} has no GID {index} (NCCL_IB_GID_INDEX), but {_gids(port.gids or ())}")
     elif gid.type is not None and gid.type != _V2:
         yield found(node, f"GID {index} of {port_name(port)} is of type {printable(gid.type)}, not {_V2}")
-    elif not _is_routable(gid):
+    elif not is_routable(gid):
         text = f"GID {index} of {port_name(port)} is a link-local address, which no router takes"
         yield found(node, text, severity="warning")
 
 
-def _is_routable(gid: Gid) -> bool:
+def is_routable(gid: Gid) -> bool:
     return gid.type == _V2 and not (gid.gid or "fe80").startswith("fe80")
 
 

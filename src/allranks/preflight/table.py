@@ -25,6 +25,8 @@ def table(judgement: Judgement) -> list[str]:
         lines += judgement.matrix.lines(WIDTH)
     if judgement.rates is not None:
         lines += judgement.rates.lines(WIDTH, of_rates=True)
+    for name, picture in judgement.transports.items():
+        lines += [f"over {name}:", *picture.lines(WIDTH, of_rates=True)]
     return [*lines, *_not_seen(judgement), *_nodes(judgement)]
 
 

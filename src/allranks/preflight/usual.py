@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from allranks.cluster.measure.values import Link
 from allranks.preflight.check import Answer, Subject, ok, skipped
 
 _FEW_NODES, _OF_FEW = 4, 0.7
@@ -12,8 +13,13 @@ _FEW_NODES, _OF_FEW = 4, 0.7
 
 def usual_rate_of(subject: Subject) -> float:
     """In bytes per second; 0 where nothing was measured."""
-    links = subject.measured.links if subject.measured else ()
-    return usual_rate(len(subject.nodes), [one.bytes_per_second for one in links if one.bytes_per_second is not None])
+    return usual_of(subject.measured.links if subject.measured else ())
+
+
+def usual_of(links: Sequence[Link]) -> float:
+    """The same of some links."""
+    nodes = {node for one in links for node in (one.source, one.target)}
+    return usual_rate(len(nodes), [one.bytes_per_second for one in links if one.bytes_per_second is not None])
 
 
 def usual_rate(num_nodes: int, rates: Sequence[float]) -> float:

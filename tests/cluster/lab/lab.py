@@ -13,7 +13,7 @@ from tests.cluster.lab.pbs import Pbs
 from tests.cluster.lab.ray import Ray
 from tests.cluster.lab.slurm import Slurm
 
-NETWORK = "10.77.0"
+NETWORK, SECOND_NETWORK = "10.77.0", "10.78.0"
 DISK_SIZE = "2g"
 REPOSITORY = Path(__file__).resolve().parents[3]
 # Folders that a node covers with its own: what lies below them on the host would not be visible.
@@ -155,9 +155,14 @@ class Lab:
             chance = ["-m", "statistic", "--mode", "random", "--probability", str(probability)]
             self.filter(index, chain, "!", "-i" if chain == "INPUT" else "-o", "lo", *chance, "-j", "DROP")
 
-    def limit(self, index: int, rate: str) -> None:
-        """Limit both directions of the node's cable, in tc's words: 1gbit, 10mbit."""
-        self._switch.set_rate(index, self.nodes[index].init_pid, rate)
+    def limit(self, index: int, rate: str, *, second: bool = False) -> None:
+        """Limit both directions of the node's cable, in tc's words: 1gbit, 10mbit; or of its second one."""
+        self._switch.set_rate(index, self.nodes[index].init_pid, rate, second=second)
+
+    def second_network(self, *indices: int) -> None:
+        """Give these nodes an eth1 too, in a network of its own: 10.78.0.1, .2, …; until `restore`."""
+        for index in indices:
+            self._switch.plug_second(index, self.nodes[index].init_pid, f"{SECOND_NETWORK}.{index + 1}")
 
     def delay(self, index: int, time: str) -> None:
         """Delay each direction of the node's cable, in tc's words: 20ms. Errors: NotImplementedError without netem."""
@@ -187,6 +192,7 @@ class Lab:
     def restore(self) -> None:
         """Undo all faults, end what still runs on the nodes, and start anew those that are down or were written to."""
         for index, node in enumerate(self.nodes):
+            self._switch.unplug_second(index)
             if node.alive and not node.dirty:
                 node.thaw()
                 node.limit_cpu(None)

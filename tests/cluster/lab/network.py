@@ -1,4 +1,5 @@
-"""The switch of a lab: a bridge in a network namespace of its own, and one cable to every node.
+"""The switch of a lab: a bridge in a network namespace of its own, and one cable to every node (or a second one, to a
+bridge of their own).
 
 Faults: a cable pulled, a port dropped or refused, packets lost, a rate limit; a delay where the kernel has netem (a
 switch in user space could delay without it, but would limit the rate as well).
@@ -53,6 +54,16 @@ class Switch:
         """Remove the cable of a node, which may be gone already with the node."""
         _inside(self._holder.pid, ["ip", "link", "delete", f"sw{index}"], check=False)
 
+    def plug_second(self, index: int, node_pid: int, address: str) -> None:
+        """Lay another cable from a node, its eth1, to a second bridge; gone with the node or by `unplug_second`."""
+        if "br1" not in _inside(self._holder.pid, ["ip", "-br", "link"]):
+            self.ip("link add br1 type bridge forward_delay 0 stp_state 0", "link set br1 up")
+        self.ip(f"link add tw{index} type veth peer name eth1 netns {node_pid}", f"link set tw{index} master br1 up")
+        _ip(node_pid, f"address add {address}/{PREFIX_LENGTH} broadcast + dev eth1", "link set eth1 up")
+
+    def unplug_second(self, index: int) -> None:
+        _inside(self._holder.pid, ["ip", "link", "delete", f"tw{index}"], check=False)
+
     def set_link(self, index: int, node_pid: int, up: bool) -> None:
         """Pull a node's cable or put it back; when this returns, both ends have noticed."""
         self.ip(f"link set sw{index} {'up' if up else 'down'}")
@@ -72,9 +83,10 @@ class Switch:
                 raise RuntimeError(f"the link of node{index} does not go {'up' if up else 'down'}:\n{port}\n{end}")
             time.sleep(0.02)
 
-    def set_rate(self, index: int, node_pid: int, rate: str | None) -> None:
+    def set_rate(self, index: int, node_pid: int, rate: str | None, *, second: bool = False) -> None:
         """Limit both directions of a node's cable to `rate` (tc's words: 1gbit, 10mbit); None lifts the limit."""
-        for pid, device in ((self._holder.pid, f"sw{index}"), (node_pid, "eth0")):
+        port, end = (f"tw{index}", "eth1") if second else (f"sw{index}", "eth0")
+        for pid, device in ((self._holder.pid, port), (node_pid, end)):
             _inside(pid, ["tc", "qdisc", "delete", "dev", device, "root"], check=False)
             if rate is not None:
                 shape = ["rate", rate, "burst", "256kb", "latency", "50ms"]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from allranks.cluster.measure.children import AllReduce, DeviceMeasured
-from allranks.cluster.measure.values import Link
+from allranks.cluster.measure.values import Link, TransportMeasured
 from allranks.plan.step import PlannedStep
 from tests.simulated_nodes import Cluster
-from tests.unit.preflight.cases import Case, Change
+from tests.unit.preflight.cases import Case, Change, both, everywhere, variable
 
 
 def links(change: Callable[[Link, str], Link]) -> Change:
@@ -26,6 +26,41 @@ def links(change: Callable[[Link, str], Link]) -> Change:
 
 def slower(share: float) -> Change:
     return links(lambda link, node: replace(link, bytes_per_second=share * link.bytes_per_second))
+
+
+def over(kind: str, change: Callable[[Link], Link], *, share: float = 1.0, interface: str = "ens9") -> Change:
+    """Another transport, over which all nodes carry a `share` of what the ranks' links do, and this one's links change:
+    one of their adapters, or a network."""
+
+    def apply(cluster: Cluster, node: str) -> None:
+        measured = cluster.have_measured()
+        if kind == "rdma":
+            made = next(one for one in measured.others if one.kind == "rdma")
+        else:
+            rate = share * max(one.bytes_per_second for one in measured.links)
+            links = [replace(one, interface=interface, bytes_per_second=rate) for one in measured.links]
+            made = TransportMeasured("tcp", "10.99.0.0/24", links)
+        changed = [change(one) if node in (one.source, one.target) else one for one in made.links]
+        others = [one for one in measured.others if one.kind == "rdma" and one.name != made.name]
+        cluster.measured = replace(measured, others=[*others, replace(made, links=changed)])
+
+    return apply
+
+
+def at(share: float) -> Callable[[Link], Link]:
+    return lambda link: replace(link, bytes_per_second=share * link.bytes_per_second)
+
+
+def fails(link: Link) -> Link:
+    return replace(link, bytes_per_second=None, failed="ib_write_bw: Couldn't allocate MR")
+
+
+def second_card(cluster: Cluster, node: str) -> None:
+    """Every node has one more, in a network of its own."""
+    for number, report in enumerate(cluster.reports.values()):
+        address = {"address": f"10.99.0.{number + 1}", "prefix": 24}
+        card = {"name": "ens9", "state": "up", "carrier": True, "kind": "physical", "addresses": [address]}
+        report["interfaces"].insert(2, {**card, "mtu": report["interfaces"][1]["mtu"]})
 
 
 def device(change: Callable[[DeviceMeasured], None]) -> Change:
@@ -114,5 +149,39 @@ CASES = [
         "note",
         all_nodes=True,
     ),
+    Case(
+        "measured.networks",
+        "cpu",
+        over("tcp", at(0.1)),
+        over("tcp", at(0.6)),
+        "over 10.99.0.0/24, every link that was measured of it is slow",
+        "note",
+    ),
+    Case(  # NCCL sends over every interface that is selected
+        "measured.networks",
+        "ethernet",
+        both(everywhere(variable("NCCL_SOCKET_IFNAME", "^docker,lo,veth")), second_card, over("tcp", at(0.1))),
+        both(everywhere(variable("NCCL_SOCKET_IFNAME", "^docker,lo,veth")), second_card, over("tcp", at(0.6))),
+        "over 10.99.0.0/24, every link that was measured of it is slow",
+        "warning",
+    ),
+    Case(
+        "measured.faster-network",
+        "cpu",
+        over("tcp", at(1), share=2.5),
+        over("tcp", at(1), share=1.5),
+        "and ens9 (10.99.0.0/24) carries ",
+        "warning",
+        all_nodes=True,
+    ),
+    Case(
+        "measured.infiniband",
+        "infiniband",
+        over("rdma", at(0.1)),
+        over("rdma", at(0.95)),
+        "by ib_write_bw over mlx5_0:1, every link that was measured of it is slow",
+    ),
+    Case("measured.infiniband", "roce", over("rdma", at(0.7)), over("rdma", at(0.95)), "that its port has", "warning"),
+    Case("measured.infiniband", "infiniband", over("rdma", fails), over("rdma", at(0.95)), "allocate MR", "warning"),
     Case("measured.figures", "cpu", device(slow_sum), not_measured, "links carry", "note", all_nodes=True),
 ]

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -16,9 +16,13 @@ from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices
 from allranks.cluster.measure.tcp import Receiver
 from allranks.cluster.measure.values import Measurements
+from allranks.cluster.node_report import NodeReport
 from allranks.cluster.rank_addresses import RankAddress, rank_addresses
 from allranks.errors import RefusedError
-from allranks.launch.preflight.measuring_links import MOST_ADDRESSES, Links, items, secret_of
+from allranks.launch.preflight.measuring_links import MOST_ADDRESSES, ROUND_SECONDS, Links, Transport, items
+from allranks.launch.preflight.measuring_others import measure_others
+from allranks.launch.preflight.rdma_transports import own_rails, shared_rails, why_without
+from allranks.launch.preflight.tcp_transports import RanksTransport, offered_networks, secret_of, shared_networks
 from allranks.launch.preflight.together import Preflight, node_names
 from allranks.launch.spec.options import Launch
 from allranks.listing import printable
@@ -26,8 +30,6 @@ from allranks.observe import RunDir, read_events
 from allranks.observe.events import CommunicationEvent, StepEvent
 from allranks.rendezvous import Rendezvous
 
-_ROUND_SECONDS = 60.0
-"""For what takes milliseconds, on nodes that are busy with something else."""
 _DEVICE_SECONDS = 120.0
 """For starting PyTorch on a cold disk, a matmul and a copy, meeting, and the all-reduces."""
 _MEET_SECONDS = 60.0
@@ -51,6 +53,7 @@ def measured_together(
         own,
         launch,
         variables,
+        report=preflight.report(),
         skip=skip,
         is_apart=bool(preflight.pairs and preflight.pairs[1]),
     )
@@ -76,17 +79,33 @@ def measure_together(
     launch: Launch,
     variables: Mapping[str, str],
     *,
+    report: NodeReport | None = None,
     skip: str = "",
     is_apart: bool = False,
 ) -> Measurements:
     """What all nodes measured; whole on node 0, where alone it is judged. Raises RefusedError where a node is lost.
 
     `own` are the addresses that this node's ranks will give to others, `variables` what they get beside the
-    environment. `skip`: why this node does not want it. `is_apart`, on node 0: some pairs do not reach each other.
+    environment. `report` tells of its other interfaces and adapters. `skip`: why this node does not want it.
+    `is_apart`, on node 0: some pairs do not reach each other.
     """
-    nonce = secrets.token_hex(16)
-    with closing(_Receiving(own, secret_of(rendezvous.terms.token, nonce), skip)) as receiving:
-        offer = {"nonce": nonce, "at": receiving.offered, "skip": receiving.skip, "master": _free_port(own)}
+    nonce, token = secrets.token_hex(16), rendezvous.terms.token
+    with ExitStack() as open_ends:
+        secret = secret_of(token, nonce)
+        receiving = open_ends.enter_context(closing(_Receiving(own, secret, skip)))
+        networks, receivers = offered_networks(None if receiving.skip else report, own, secret)
+        rails = own_rails(None if receiving.skip else report, own, variables)
+        for receiver in receivers:
+            open_ends.callback(receiver.close)
+        open_ends.callback(rails.close)
+        offer = {
+            "nonce": nonce,
+            "at": receiving.offered,
+            "networks": networks,
+            "rails": rails.offered,
+            "skip": receiving.skip,
+            "master": _free_port(own),
+        }
 
         def decide(all_offers: Sequence[Any]) -> object:
             reasons = [_why_not(name, said) for name, said in zip(names, all_offers, strict=True)]
@@ -94,17 +113,28 @@ def measure_together(
                 reasons.append("some nodes do not reach each other")
             return {"offers": list(all_offers), "skip": next(filter(None, reasons), "")}
 
-        answer = rendezvous.round("measure: where", offer, _ROUND_SECONDS, decide=decide)
+        answer = rendezvous.round("measure: where", offer, ROUND_SECONDS, decide=decide)
         answer = answer if isinstance(answer, dict) else {}
         if why := answer.get("skip"):
             return Measurements(skipped=printable(why, 300))
         offers = items(answer.get("offers"))
-        if len(offers) != len(names):
+        if len(offers) != len(names) or not all(isinstance(one, dict) for one in offers):
             raise RefusedError("node 0 does not say where the nodes are to be measured")
-        links = Links(rendezvous, names, own, offers)
+        links = Links(rendezvous, names, RanksTransport(own, offers, token))
         links.measure_all()
+        transports: list[Transport] = [
+            *shared_networks(offers, rendezvous.own.node_rank, token),
+            *shared_rails(offers, rails),
+        ]
+        others = measure_others(rendezvous, names, transports)
     devices = _measure_devices(rendezvous, names, launch, variables, offers[0])
-    return replace(devices, links=links.best(), share_seen=links.share)
+    return replace(
+        devices,
+        links=links.best(),
+        share_seen=links.share,
+        others=others,
+        without_rdma=why_without(names, offers),
+    )
 
 
 class _Receiving:
@@ -165,7 +195,7 @@ def _measure_devices(
         kept.append(Measurements(devices=read, world_size=world_size if requests[0].port else 0))
         return None
 
-    rendezvous.round("measure: devices", told, _DEVICE_SECONDS + _ROUND_SECONDS, decide=decide)
+    rendezvous.round("measure: devices", told, _DEVICE_SECONDS + ROUND_SECONDS, decide=decide)
     return kept[0] if kept else Measurements()
 
 

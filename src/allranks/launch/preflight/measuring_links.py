@@ -1,40 +1,63 @@
-"""All links between the nodes, measured slot by slot: what looks slow is measured a second time, and its better time
+"""The links of one transport, measured slot by slot: what looks slow is measured a second time, and its better time
 counts."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from allranks.cluster.measure.children import number
-from allranks.cluster.measure.schedule import Pair, first_rounds, second_rounds, share_seen, to_measure
-from allranks.cluster.measure.tcp import LINK_SECONDS, Measured, measure
+from allranks.cluster.measure.schedule import (
+    ALL_PAIRS_UP_TO,
+    Pair,
+    first_rounds,
+    second_rounds,
+    share_seen,
+    to_measure,
+)
+from allranks.cluster.measure.tcp import Measured
 from allranks.cluster.measure.values import Link
-from allranks.cluster.pairs import Target
-from allranks.cluster.rank_addresses import RankAddress
 from allranks.errors import RefusedError
 from allranks.listing import printable
 from allranks.preflight.usual import usual_rate
 from allranks.rendezvous import Rendezvous
 
 MOST_ADDRESSES = 4
-_ROUND_SECONDS = 60.0
+ROUND_SECONDS = 60.0
 """For what takes milliseconds, on nodes that are busy with something else."""
 _MOST_ROUNDS = 64
-AGAIN_BELOW = 0.6
-"""Of the usual rate: such a link is measured a second time."""
+
+
+class Transport(Protocol):
+    """How this node measures over one transport. `name` and `nodes`, who take part, are the same on all nodes."""
+
+    kind: Literal["tcp", "rdma"]
+    name: str
+    nodes: Sequence[int]
+    seconds: float
+    """At most for one slot."""
+    slow_below: float
+    """Of the usual rate: such a link is measured a second time."""
+
+    def measure(self, node: int) -> list[tuple[str, Measured]]:
+        """From this node to another: of each interface by its name."""
+
+    def answering(self, node: int) -> contextlib.AbstractContextManager[object]:
+        """Within, the other one measures to this node."""
 
 
 class Links:
-    """Measures what the schedule says, slot by slot; node 0 gathers."""
+    """Measures what the schedule says, slot by slot; node 0 gathers. Nodes that take no part wait for each slot."""
 
     def __init__(
-        self, rendezvous: Rendezvous, names: Sequence[str], own: Sequence[RankAddress], offers: Sequence[Any]
+        self, rendezvous: Rendezvous, names: Sequence[str], transport: Transport, all_pairs_up_to: int = ALL_PAIRS_UP_TO
     ) -> None:
-        self._rendezvous, self._names, self._own = rendezvous, names, own
-        self._targets = [_targets(node, offer, rendezvous.terms.token) for node, offer in enumerate(offers)]
+        self._rendezvous, self._names, self._transport = rendezvous, names, transport
+        self._own = (
+            transport.nodes.index(rendezvous.own.node_rank) if rendezvous.own.node_rank in transport.nodes else -1
+        )
+        self._all_pairs_up_to = all_pairs_up_to
         self._best: dict[tuple[int, int, str], Measured] = {}
         self._measured: set[Pair] = set()
         self._slot = 0
@@ -42,22 +65,23 @@ class Links:
     @property
     def share(self) -> float:
         """The part of all links that were measured."""
-        return share_seen(len(self._names), self._measured) if len(self._names) > 1 else 1.0
+        return share_seen(len(self._transport.nodes), self._measured) if len(self._transport.nodes) > 1 else 1.0
 
     def measure_all(self) -> None:
-        for pairs in first_rounds(len(self._names)):
+        num_nodes, up_to = len(self._transport.nodes), self._all_pairs_up_to
+        for pairs in first_rounds(num_nodes, up_to):
             self._measure(pairs)
-        for pairs in self._agreed("measure: second round", lambda: second_rounds(len(self._names), self._slow())):
+        for pairs in self._agreed("second round", lambda: second_rounds(num_nodes, self._slow(), up_to)):
             self._measure(pairs)
-        for pairs in self._agreed("measure: again", lambda: _disjoint(self._slow())):
+        for pairs in self._agreed("again", lambda: _disjoint(self._slow())):
             self._measure(pairs)
 
     def best(self) -> list[Link]:
         """Of each link the better of its measurements, in the order of the nodes; on node 0."""
         return [
             Link(
-                self._names[source],
-                self._names[target],
+                self._names[self._transport.nodes[source]],
+                self._names[self._transport.nodes[target]],
                 interface,
                 one.latency_seconds,
                 one.bytes_per_second,
@@ -68,11 +92,11 @@ class Links:
 
     def _slow(self) -> list[Pair]:
         rates = [one.bytes_per_second for one in self._best.values() if one.bytes_per_second is not None]
-        usual = usual_rate(len(self._names), rates)
+        usual = usual_rate(len(self._transport.nodes), rates)
         slow = {
             (min(source, target), max(source, target))
             for (source, target, _), one in self._best.items()
-            if one.bytes_per_second is None or one.bytes_per_second < AGAIN_BELOW * usual
+            if one.bytes_per_second is None or one.bytes_per_second < self._transport.slow_below * usual
         }
         return sorted(slow)
 
@@ -82,37 +106,38 @@ class Links:
         def decide(said: Sequence[Any]) -> object:
             return [[list(pair) for pair in pairs] for pairs in choose()]
 
-        chosen = self._rendezvous.round(name, None, _ROUND_SECONDS, decide=decide)
-        return [_pairs(pairs, len(self._names)) for pairs in items(chosen)[:_MOST_ROUNDS]]
+        chosen = self._rendezvous.round(f"measure: {self._transport.name}: {name}", None, ROUND_SECONDS, decide=decide)
+        return [_pairs(pairs, len(self._transport.nodes)) for pairs in items(chosen)[:_MOST_ROUNDS]]
 
     def _measure(self, pairs: Sequence[Pair]) -> None:
         self._measured.update(pairs)
-        for work in to_measure([pairs], self._rendezvous.own.node_rank):
-            told = [] if work is None or not work[1] else self._measure_to(work[0])
-            self._slot += 1
-            seconds = _ROUND_SECONDS + LINK_SECONDS * MOST_ADDRESSES
-            self._rendezvous.round(f"measure: slot {self._slot}", told, seconds, decide=self._take)
-
-    def _measure_to(self, node: int) -> list[Any]:
-        """Over each interface that both ends use for the same."""
-        found = []
-        for library, target in self._targets[node].items():
-            source = next((one for one in self._own if one.library == library), None)
-            if source is not None:
-                one = measure(target, source.address)
-                found.append([node, source.interface, one.latency_seconds, one.bytes_per_second, one.failed])
-        return found
+        for work in to_measure([pairs], self._own):
+            other = None if work is None else self._transport.nodes[work[0]]
+            is_sender = work is not None and work[1]
+            with contextlib.nullcontext() if other is None or is_sender else self._transport.answering(other):
+                told = self._transport.measure(other) if other is not None and is_sender else []
+                self._slot += 1
+                self._rendezvous.round(
+                    f"measure: {self._transport.name}: slot {self._slot}",
+                    [_told(work[0], interface, one) for interface, one in told] if work is not None else [],
+                    ROUND_SECONDS + self._transport.seconds,
+                    decide=self._take,
+                )
 
     def _take(self, said: Sequence[Any]) -> object:
-        for source, told in enumerate(said):
-            for one in items(told)[:MOST_ADDRESSES]:
-                if not isinstance(one, list) or len(one) != 5 or one[0] not in range(len(self._names)):
+        for source, node in enumerate(self._transport.nodes):
+            for one in items(said[node])[:MOST_ADDRESSES]:
+                if not isinstance(one, list) or len(one) != 5 or one[0] not in range(len(self._transport.nodes)):
                     continue
                 key = (source, one[0], printable(one[1], 64))
                 new = Measured(number(one[2]), number(one[3]), printable(one[4] or "", 200))
                 before = self._best.get(key)
                 self._best[key] = new if before is None else _better(before, new)
         return None
+
+
+def _told(target: int, interface: str, one: Measured) -> list[Any]:
+    return [target, interface, one.latency_seconds, one.bytes_per_second, one.failed]
 
 
 def _better(one: Measured, other: Measured) -> Measured:
@@ -136,18 +161,6 @@ def _disjoint(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return rounds
 
 
-def _targets(node: int, offer: Any, token: str) -> dict[str, Target]:
-    """Where to measure to, by what its ranks use that address for: it comes from the wire."""
-    targets = {}
-    try:
-        secret = secret_of(token, str(offer["nonce"]))
-        for one in offer["at"][:MOST_ADDRESSES]:
-            targets[printable(one["library"], 64)] = Target(node, str(one["address"]), int(one["port"]), secret)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"node {node} does not say where it is to be measured: {error!r}") from None
-    return targets
-
-
 def _pairs(said: object, num_nodes: int) -> list[Pair]:
     """Raises RefusedError for what is none: it comes from the wire."""
     try:
@@ -162,8 +175,3 @@ def _pairs(said: object, num_nodes: int) -> list[Pair]:
 
 def items(said: object) -> list[Any]:
     return said if isinstance(said, list) else []
-
-
-def secret_of(token: str, nonce: str) -> bytes:
-    """Known to the nodes only, as that of the connections that were tried."""
-    return hmac.new(token.encode(), b"measure " + nonce.encode(), hashlib.sha256).digest()
