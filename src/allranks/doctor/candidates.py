@@ -24,6 +24,10 @@ _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this 
 _LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
 _INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
 _NOT_FINITE = "nan-loss"
+_OF_SRUN = {"slurm-cancelled", "rank-sigkill"}
+# What srun does itself after a task of the step has failed.
+_DONE_BY_SRUN = re.compile(r"\*\*\* STEP \S{1,80} ON .{1,80} CANCELLED AT \S{1,40} \*\*\*|srun: ")
+_TASK_FAILED = re.compile(r"srun: error: \S{1,80}: tasks? [\d,-]{1,200}: Exited with exit code [1-9]")
 # Raised by what waits for the program that failed.
 _OF_LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "ProcessExitedException", "RayTaskError")
 _NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError", "GeneratorExit", "StopIteration")
@@ -76,7 +80,7 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
             raised = in_tracebacks.get(hit.order)
             candidate = Candidate(hit.rule, hit.line, number, hit.order, support, hit.fields, raised, certainty)
-            if _was_survived(candidate, reads, marks):
+            if _was_survived(candidate, reads, marks) or _is_by_srun(candidate, read):
                 continue
             (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
         found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads, marks)]
@@ -186,6 +190,15 @@ def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequenc
     if further >= (_LINES_OF_OTHERS if failed else _LINES_OF_OTHERS - 1 if ends else 1):
         return True
     return _others_go_on(one, reads)
+
+
+def _is_by_srun(one: Candidate, read: Read) -> bool:
+    """Whether srun ended the step, or its other tasks, as one of them had failed before."""
+    return (
+        one.id in _OF_SRUN
+        and bool(_DONE_BY_SRUN.search(one.line.text))
+        and any(hit.order < one.order and _TASK_FAILED.search(hit.line.text) for hit in read.hits)
+    )
 
 
 def _fails_after(one: Hit, read: Read) -> bool:

@@ -416,6 +416,20 @@ srun: error: node1: task 1: Exited with exit code 1
     assert diagnosis_of_text(f"{end}\n").cause in ("slurm-cancelled", "sigterm-from-outside")
 
 
+def test_a_step_that_srun_ends_after_a_task_failed_was_not_cancelled_by_anyone():
+    failed = "srun: error: node07: task 5: Exited with exit code 1\n"
+    ended = """\
+slurmstepd: error: *** STEP 8841.0 ON node07 CANCELLED AT 2026-11-01T10:00:14 ***
+srun: error: node07: tasks 3,7: Killed
+srun: Force Terminated StepId=8841.0
+"""
+    assert diagnosis_of_text(ended).cause in ("slurm-cancelled", "rank-sigkill")
+    assert diagnosis_of_text(failed + ended).cause is None
+    assert diagnosis_of_text(
+        failed + "slurmstepd: error: *** JOB 8841 ON node07 CANCELLED AT 2026-11-01T10:00:14 ***\n"
+    ).cause
+
+
 def test_steps_after_a_notice_of_an_end_to_come_do_not_take_it_back():
     log = """spot-watch: instance-action {"action": "terminate", "time": "2026-04-02T11:04:01Z"}
 [rank3] received SIGTERM at step 900

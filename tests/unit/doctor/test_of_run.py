@@ -193,7 +193,7 @@ def test_a_run_that_was_preempted_did_not_fail(made):
     events = [
         {"rank": rank, "kind": kind, **more}
         for rank, by in ((0, "SIGUSR1"), (1, "SIGUSR1"), (2, "a signal to another rank"))
-        for kind, more in (("step", {"step": 7}), ("exit", {"code": 75, "reason": f"preempted by {by}"}))
+        for kind, more in (("step", {"step": 7, "loss": 2.1}), ("exit", {"code": 75, "reason": f"preempted by {by}"}))
     ]
     path = made({0: "step 7  loss 2.1\n"}, events=events)
     nodes = [{"node": 0, "host": "gpu0", "ranks": [{"rank": 0}, {"rank": 1}]}, {"node": 1, "ranks": [{"rank": 2}]}]
