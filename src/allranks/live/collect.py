@@ -55,6 +55,7 @@ class NodeCollector:
         self._gone: dict[int, int] = {}  # rank -> the pid of its process that has ended
         self._bytes: tuple[float, int, int] | None = None
         self._cpu: dict[int, tuple[float, float]] = {}  # pid -> when it was looked at, and its seconds of CPU then
+        self._machine: tuple[float, float, float] | None = None  # the same of all programs, and what was idle
         self._links = LinkCounter()
 
     def collect(self, processes: Mapping[int, psutil.Process], launcher_pid: int | None = None) -> NodeState:
@@ -71,6 +72,8 @@ class NodeCollector:
             state = replace(state, events_age_seconds=age, output_age_seconds=self._output_age(rank, now))
             ranks.append(self._with_process(state, processes.get(rank), use))
         bytes_in, bytes_out = self._traffic()
+        idle, busy = self._machine_use()
+        own = sum(one.cpu_use or 0.0 for one in ranks)
         return NodeState(
             node=self._node,
             host=self._host,
@@ -78,6 +81,8 @@ class NodeCollector:
             ranks=tuple(ranks),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
+            idle_cpu=idle,
+            other_cpu_use=None if busy is None else max(0.0, busy - own),
             launcher_pid=launcher_pid,
             warnings=self._gpus.warnings if self._gpus is not None else (),
             links=self._links.read([process.pid for process in processes.values()]),
@@ -112,6 +117,19 @@ class NodeCollector:
         if before is None or now <= before[0]:
             return None
         return max(0.0, seconds - before[1]) / (now - before[0])
+
+    def _machine_use(self) -> tuple[float | None, float | None]:
+        """Cores that were idle, and that were used by anything, since the last call."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # A guest's time is also the user's (proc_stat(5)).
+        known = ("user", "nice", "system", "irq", "softirq", "steal")
+        now, busy = time.monotonic(), sum(getattr(times, name, 0.0) for name in known)
+        before, self._machine = self._machine, (now, idle, busy)
+        if before is None or now <= before[0]:
+            return None, None
+        seconds = now - before[0]
+        return max(0.0, idle - before[1]) / seconds, max(0.0, busy - before[2]) / seconds
 
     def _follower(self, rank: int) -> EventFollower:
         path = self._run.events(rank)

@@ -120,6 +120,10 @@ class NodeState:
     bytes_in: float | None = None
     """A second, over the interfaces that the ranks really use."""
     bytes_out: float | None = None
+    idle_cpu: float | None = None
+    """Cores that nothing has used since the last look."""
+    other_cpu_use: float | None = None
+    """Cores that other programs than its ranks have taken since then."""
     launcher_pid: int | None = None
     warnings: tuple[str, ...] = ()
     links: tuple[LinkState, ...] = ()

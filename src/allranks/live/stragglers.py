@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from allranks.findings import Finding, Who, printed
 from allranks.live.state import LiveTable, NodeState, RankState
@@ -21,12 +22,22 @@ _PART = 0.2
 # Steps over which all looks agree: other work of a moment passes, and a burst of slow steps leaves the median. A rank's
 # own work is known by its last ten steps, of which eight are slow before it counts: with these it is named within 20.
 _AGREEING_STEPS = 9
-# And for how long they do, which is longer where steps are short: the kernel lets a rank share its core with another
-# program for some seconds before it moves one of them. That was 6 s at most on two cores with two busy programs beside
-# two ranks, in 2,000 steps of 50 ms (tests/cluster/test_healthy_run.py).
-_AGREEING_SECONDS = 10.0
+# Where other programs leave nothing of a node's cores idle, the kernel makes a rank share its core with some of them
+# for a while, and then another rank. That was 6 s at most with two busy programs beside two ranks on two cores, and
+# more than 10 s at a load of 17 (2,000 steps of 50 to 100 ms, tests/cluster/test_healthy_run.py).
+_BESIDE_OTHERS_SECONDS = 60.0
+_IDLE_CORES, _OTHERS_CORES = 0.5, 0.3
 # Looks at the states of processes, one each second, and those in which a rank that makes steps was stopped.
 _LOOKS, _STOPPED_LOOKS, _STOPPED = 10, 3, ("T", "t")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """All looks since that step, at the time `t`, have found a rank slow; in one of them others kept its node busy."""
+
+    step: int
+    t: float
+    beside_others: bool = False
 
 
 class Stragglers:
@@ -34,8 +45,7 @@ class Stragglers:
 
     def __init__(self) -> None:
         self.found: tuple[Finding, ...] = ()
-        # rank -> step from which on all looks have found it slow, and when that was
-        self._slow_since: dict[int, tuple[int, float]] = {}
+        self._slow_since: dict[int, _Stretch] = {}  # by rank
         self._fine_since: dict[int, int] = {}  # of those that are found: from which on none has
         self._step: int | None = None
         self._stopped: dict[int, deque[bool]] = {}  # by rank: in which of the newest looks it was stopped
@@ -52,7 +62,12 @@ class Stragglers:
         self._step = step
         stopped = self._often_stopped(table)
         slow = {**stopped, **slow_ranks(table)}
-        self._slow_since = {rank: self._slow_since.get(rank, (step, table.t)) for rank in slow}
+        beside_others = _beside_others(table)
+        stretches = {rank: self._slow_since.get(rank, _Stretch(step, table.t)) for rank in slow}
+        self._slow_since = {
+            rank: replace(one, beside_others=one.beside_others or rank in beside_others)
+            for rank, one in stretches.items()
+        }
         before = {one.who.rank: one for one in self.found if one.who.rank is not None}
         self._fine_since = {rank: self._fine_since.get(rank, step) for rank in before if rank not in slow}
         now = {
@@ -62,10 +77,10 @@ class Stragglers:
         }
         new = [
             rank
-            for rank, (since, t) in self._slow_since.items()
+            for rank, since in self._slow_since.items()
             if rank not in before
-            and step - since >= _AGREEING_STEPS
-            and (rank in stopped or table.t - t >= _AGREEING_SECONDS)
+            and step - since.step >= _AGREEING_STEPS
+            and (rank in stopped or not since.beside_others or table.t - since.t >= _BESIDE_OTHERS_SECONDS)
         ]
         self.found = (*now.values(), *[slow[rank] for rank in new])
         again = sorted(before.keys() - now.keys())
@@ -88,6 +103,17 @@ class Stragglers:
                     remedy = "all others wait for it in every step: look there for who stops it (cpulimit, a debugger)"
                     found[rank.rank] = _straggler(node, rank, what, remedy)
         return found
+
+
+def _beside_others(table: LiveTable) -> set[int]:
+    """Ranks of nodes whose cores other programs keep busy, too."""
+    return {
+        rank.rank
+        for node in table.nodes
+        if node.idle_cpu is not None and node.other_cpu_use is not None
+        if node.idle_cpu < _IDLE_CORES and node.other_cpu_use > _OTHERS_CORES
+        for rank in node.ranks
+    }
 
 
 def _event(who: Who, table: LiveTable, message: str, *, is_slow: bool = True) -> StragglerEvent:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,19 @@ def trained(log: EventLog, steps: int, *, num_steps: int = 100) -> None:
     log.write(PhaseEvent(phase="train", pid=os.getpid(), num_steps=num_steps, full_speed=1000.0))
     for step in range(1, steps + 1):
         log.write(StepEvent(step=step, loss=3.0 / step, tokens=50, seconds=0.5, data_seconds=0.1))
+
+
+def test_what_other_programs_take_of_the_cores_is_told(run: RunDir, rank: psutil.Process) -> None:
+    collector = NodeCollector(run, RUN, 0, "host0")
+    first = collector.collect({0: rank})
+    assert (first.idle_cpu, first.other_cpu_use) == (None, None)
+    until_used = time.process_time() + 0.3
+    while time.process_time() < until_used:  # this process is no rank
+        pass
+    state = collector.collect({0: rank})
+    assert state.idle_cpu is not None and state.idle_cpu >= 0
+    assert state.other_cpu_use is not None and state.other_cpu_use > 0
+    assert NodeState.from_message(json.loads(json.dumps(state.to_message()))) == state
 
 
 def test_only_events_of_this_start_count(run: RunDir, rank: psutil.Process) -> None:

@@ -76,15 +76,27 @@ def test_a_rank_that_is_stopped_and_let_go_on_again_and_again_is_slow_by_itself(
         )
 
 
-@pytest.mark.parametrize(("seconds", "is_named"), [(7.0, False), (20.0, True)])
-def test_a_rank_that_shares_its_core_for_some_seconds_is_not_named_however_many_steps_that_are(
-    seconds: float, is_named: bool
+@pytest.mark.parametrize(
+    ("idle", "others", "seconds", "is_named"),
+    [
+        (0.1, 1.5, 30.0, False),
+        (0.1, 1.5, 80.0, True),
+        (1.5, 0.4, 3.0, True),
+        (0.1, 0.1, 3.0, True),
+        (None, None, 3.0, True),
+    ],
+    ids=["others for a while", "others for long", "a core is idle", "only ranks", "not known"],
+)
+def test_a_rank_that_shares_its_core_with_other_programs_is_not_named_before_that_lasts(
+    idle: float | None, others: float | None, seconds: float, is_named: bool
 ) -> None:
     stragglers = Stragglers()
     told = []
-    for step in range(1, 2000):
-        at = step * 0.05
-        told += stragglers.read(table(step, [0.01, 0.03 if 40 < at < 40 + seconds else 0.01], t=at))
+    for step in range(1, 3000):
+        t = step * 0.05
+        seen = table(step, [0.01, 0.03 if 40 < t < 40 + seconds else 0.01], t=t)
+        nodes = tuple(replace(node, idle_cpu=idle, other_cpu_use=others) for node in seen.nodes)
+        told += stragglers.read(replace(seen, nodes=nodes))
     assert any(event.is_slow for event in told) == is_named
 
 
