@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
 from allranks.cluster.identity import Identity, identify, refuse_part_of_a_job
+from allranks.cluster.torchrun_agent import refuse_nodes_left_out, told_to_torchrun
 from allranks.config import RunConfig
 from allranks.errors import AllranksError, UsageError
 from allranks.exit_codes import PREEMPTED
@@ -59,6 +60,7 @@ def begin_rank(read: Read) -> tuple[RunConfig, Identity]:
     refuse_part_of_a_job(os.environ)
     refuse_one_process_of_several()
     refuse_one_node_of_several(identity)
+    refuse_nodes_left_out(identity, told_to_torchrun())
     cfg = read({})
     check_accelerate(cfg)
     if layers := layers_named_only_there(cfg):

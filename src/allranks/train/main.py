@@ -14,8 +14,10 @@ import torch
 from allranks import interrupt
 from allranks.checkpoint.state import read_state
 from allranks.cluster.expected import DATA_FINGERPRINT, EXPECTED_NODES, check_world_size
+from allranks.cluster.gpus import count_gpus
 from allranks.cluster.identity import Identity, identify
 from allranks.cluster.timed import TIMED
+from allranks.cluster.torchrun_agent import PROCESSES, same_on_all_nodes, told_to_torchrun
 from allranks.config import RunConfig
 from allranks.config.strategy import strategy
 from allranks.data import Prepared, load_tokenizer, prepare
@@ -140,7 +142,10 @@ class _Rank:
         wait_seconds, needs_group = cfg.parallel.start_timeout_seconds, kind in ("fsdp", "zero")
         device = world.join(identity, timeout_seconds=wait_seconds, needs_group=needs_group)
         told = {"prepared data": prepared.fingerprint, "--nnodes": os.environ.get(EXPECTED_NODES)}
-        world.check_equal(equal_settings(cfg) | model_files(cfg) | told, identity)
+        launched = same_on_all_nodes(told_to_torchrun(), os.environ, count_gpus())
+        if "start.processes" in (cfg.preflight.settings.ignore or ()):
+            launched.pop(PROCESSES, None)
+        world.check_equal(equal_settings(cfg) | model_files(cfg) | told | launched, identity)
         storage = detect_shared(self.run_dir.path, identity)
         resume = checkpoint_to_resume(cfg, self.run_dir, storage, self._warn)
 
