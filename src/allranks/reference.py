@@ -77,7 +77,7 @@ def _run_directory() -> list[tuple[str, str]]:
     for name, member in vars(RunDir).items():
         if isinstance(member, property):
             path, text = getattr(run, name), inspect.getdoc(member)
-        elif inspect.isfunction(member) and not name.startswith("_") and name != "all_events":
+        elif inspect.isfunction(member) and not name.startswith(("_", "all_")):
             path = member(run, *(example[each] for each in list(inspect.signature(member).parameters)[1:]))
             text = inspect.getdoc(member)
         else:

@@ -6,7 +6,7 @@ import json
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -142,10 +142,20 @@ def _own_finding(run: RunDir) -> Finding | None:
     events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))
     if isinstance(ended, Mapping) and (found := preempted(ended, live.get("nodes"), events)):
         return found
+    if not isinstance(ended, Mapping) and (found := _of_a_node(run, live, events)):
+        return _with_host(found, live.get("nodes"))
     kept = sorted((run.path / "evidence").glob("*/diagnosis.json"))
     found_then = [found for path in kept[-1:] if (found := from_message(_json(path)))]
     of_ranks = first_of_ranks(0, events, "", lambda rank: run.log(0, rank))
     return first_failure(filter(None, [*found_then, of_ranks]))
+
+
+def _of_a_node(run: RunDir, live: Mapping[str, Any], events: Sequence[Event]) -> Finding | None:
+    """What nodes said when their parts ended, where the one that keeps the record could not: it was lost itself, or
+    has a disk of its own."""
+    newest = live.get("run_id") or (events[-1].run if events else None)
+    ends = [told for path in run.all_ends() if (told := _json(path)).get("run") == newest]
+    return first_failure(found for told in ends if (found := from_message(told.get("finding"))))
 
 
 def _with_host(found: Finding, nodes: object) -> Finding:

@@ -34,7 +34,7 @@ from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
-from allranks.live.live_file import write_end
+from allranks.live.live_file import write_end, write_own_end
 from allranks.observe import say
 
 
@@ -159,6 +159,8 @@ def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Ver
                 return replace(verdict, restarts=restarts)
             if peers.keeps_the_record:
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
+            elif verdict.reason is not None:
+                write_own_end(node.run, node.name, node.run_id, verdict.exit_code, verdict.reason)
     except Stopped as stop:
         verdict = work.stopped(node, stop.received)
     interrupt.means(NO_RANK_LEFT)

@@ -95,3 +95,10 @@ def write_end(run: RunDir, run_id: str, exit_code: int, finding: Finding | None)
         return
     with contextlib.suppress(OSError):
         write_live(run, replace(table, eta_seconds=None, ended=LiveEnd(exit_code=exit_code, finding=finding)))
+
+
+def write_own_end(run: RunDir, node: int | str, run_id: str, exit_code: int, finding: Finding) -> None:
+    """Why the start failed, as this node knows it: the one that keeps the table may be what was lost."""
+    told = {"run": run_id, "exit_code": exit_code, "finding": finding.to_message()}
+    with contextlib.suppress(OSError):
+        run.end(node).write_text(json.dumps(told))

@@ -69,6 +69,14 @@ class RunDir:
         """What the launcher's own process (torchrun's agent) printed."""
         return self.logs(node_rank) / "agent.log"
 
+    def end(self, node_rank: int | str) -> Path:
+        """Why this node's part of the newest start that failed did; live.json has the answer of all nodes together."""
+        return self.logs(node_rank) / "ended.json"
+
+    def all_ends(self) -> list[Path]:
+        """Those of all nodes that have written one here."""
+        return sorted((self.path / "logs").glob("node-*/ended.json"))
+
     def config(self, node_rank: int | str) -> Path:
         """The resolved config that the ranks of this node read."""
         return self.logs(node_rank) / "config.yaml"

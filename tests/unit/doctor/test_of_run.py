@@ -13,6 +13,7 @@ from allranks.doctor.program_end import program_end
 from allranks.doctor.with_rules import with_rules
 from allranks.errors import UsageError
 from allranks.findings import Evidence, Finding, Who
+from allranks.live.live_file import write_own_end
 from allranks.observe import RunDir
 
 DISK = "Traceback (most recent call last):\n  File 'x'\nOSError: [Errno 28] No space left on device: '/data/x'\n"
@@ -222,3 +223,23 @@ def test_a_node_that_is_named_by_its_rank_alone_is_told_by_its_host(made):
         live = json.loads((path / "live.json").read_text()) | {"nodes": nodes}
         (path / "live.json").write_text(json.dumps(live))
         assert diagnosis_of_run(path).node == node
+
+
+def test_where_the_node_that_keeps_the_record_is_lost_the_others_know(made):
+    agent = "Received 15 death signal, shutting down workers\n"
+    events = [{"rank": 1, "kind": "step", "step": 3, "run": "r2"}]
+    path = made({0: agent}, events=events)
+    run = RunDir(path)
+    (path / "live.json").write_text(json.dumps({"run_id": "r2", "ended": None, "nodes": [{"node": 0, "host": "gpu0"}]}))
+    assert diagnosis_of_run(path).cause != causes.NODE_LOST
+    lost = Finding(causes.NODE_LOST, "node 0 (gpu0) was lost: the connection was closed", who=Who(0), known_at=1)
+    run.end(1).parent.mkdir(parents=True)
+    for of_run, is_known in (("r1", False), ("r2", True)):
+        write_own_end(run, 1, of_run, 1, lost)
+        told = diagnosis_of_run(path)
+        assert (told.cause == causes.NODE_LOST) is is_known
+    assert (told.certainty, told.node, told.restart.verdict) == ("sure", "gpu0", "other-node")
+    (path / "live.json").unlink()  # a disk of its own
+    assert diagnosis_of_run(path).cause == causes.NODE_LOST
+    (path / "live.json").write_text(json.dumps({"run_id": "r2", "ended": {"exit_code": 0, "finding": None}}))
+    assert diagnosis_of_run(path).cause != causes.NODE_LOST
