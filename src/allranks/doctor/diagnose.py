@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from allranks.doctor import unknown
 from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates
 from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
-from allranks.doctor.progress import newest_step
+from allranks.doctor.progress import newest_step, step_in
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, RETRIED, SURE
@@ -131,8 +132,10 @@ def _first(found: list[Candidate], reads: Sequence[Read], offsets: Sequence[floa
             return (when, *place)
         if in_one_log:
             return place
-        # Neither times nor one log's order: the launcher's word, then what is best supported.
-        return (float(one.line.rank != first_rank), float(one.support), *place)
+        # Neither times nor one log's order: the launcher's word, then what is best supported, then the earliest step,
+        # for ranks do their steps together.
+        step = step_in(one.line.text)
+        return (float(one.line.rank != first_rank), float(one.support), math.inf if step is None else step, *place)
 
     by_writer: dict[tuple[int, int | None, str], list[Candidate]] = {}
     for one in found:

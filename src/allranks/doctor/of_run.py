@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 import tempfile
 import time
@@ -195,7 +196,7 @@ def _events(run: RunDir) -> Iterator[Read]:
 
 def _line_of(event: Event) -> str:
     if isinstance(event, StepEvent):
-        said = f"step {event.step} loss {event.loss}"
+        said = f"step {event.step}{'' if math.isnan(event.loss) else f' loss {event.loss}'}"  # it may not be told
     elif isinstance(event, ErrorEvent):
         kind = f"{event.type}: " if event.type else ""
         said = f"{kind}{event.message[:1500]}"

@@ -15,6 +15,7 @@ from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.doctor.told_in_logs import last_traceback, told_in_logs
 from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
+from allranks.doctor.with_rules import known_by_rules
 from allranks.exit_codes import DONE, FAILED, INTERRUPTED
 from allranks.findings import Evidence, Finding, Who
 
@@ -99,6 +100,9 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
         remedy=f"its log: {log}\nall logs: {run.logs(node)}",
         known_at=node,
     )
+    # The other nodes' terminals are to say it, too.
+    known = known_by_rules(finding, started, said=what)
+    finding = replace(finding, remedy="\n".join([*known, finding.remedy]))
     return with_other_places(finding, told_in_logs(started), by=_BY)
 
 

@@ -20,7 +20,12 @@ def newest_mark(reads: Sequence[Read]) -> Mark | None:
 
 def newest_step(reads: Sequence[Read]) -> int | None:
     mark = newest_mark(reads)
-    steps = [step for found in _STEP.finditer(mark.line.text) for step in found.groups() if step] if mark else []
+    return step_in(mark.line.text) if mark else None
+
+
+def step_in(line: str) -> int | None:
+    """The step that a line names."""
+    steps = [step for found in _STEP.finditer(line) for step in found.groups() if step]
     return int(steps[-1]) if steps else None
 
 

@@ -21,20 +21,25 @@ _LONGEST = 500  # characters of what is added
 
 def with_rules(verdict: Verdict, started: Started) -> Verdict:
     """`verdict` with what its failure means and what to do, by the failed rank's own log: two lines at most."""
-    reason = verdict.reason
-    if reason is None or reason.code not in BARE or not verdict.message or started.node != reason.known_at:
+    if verdict.reason is None or not verdict.message:
         return verdict
+    lines = known_by_rules(verdict.reason, started, said=verdict.message)
+    return replace(verdict, message="\n  ".join([verdict.message, *lines]))
+
+
+def known_by_rules(reason: Finding, started: Started, *, said: str) -> list[str]:
+    """What `reason`, of this node, means and what to do, as far as `said` does not say it: two lines at most."""
     told = None
-    with contextlib.suppress(Exception):  # the verdict is needed, whatever becomes of what would be added to it
-        told = _told(reason, started)
+    if reason.code in BARE and started.node == reason.known_at:
+        with contextlib.suppress(Exception):  # the verdict is needed, whatever becomes of what would be added to it
+            told = _told(reason, started)
     if told is None:
-        return verdict
+        return []
     first_action = re.split(r"(?<=[.;:]) ", told.remedy)[0].rstrip(";:")
     word = "perhaps" if told.certainty == LIKELY else "that is"
-    more = f"{word}: {told.title}" if told.title not in verdict.message else ""
-    todo = f"what helps: {first_action}" if first_action and first_action not in verdict.message else ""
-    lines = [printable(" ".join(line.split()), _LONGEST) for line in (more, todo) if line]
-    return replace(verdict, message="\n  ".join([verdict.message, *lines]))
+    more = f"{word}: {told.title}" if told.title not in said else ""
+    todo = f"what helps: {first_action}" if first_action and first_action not in said else ""
+    return [printable(" ".join(line.split()), _LONGEST) for line in (more, todo) if line]
 
 
 def _told(reason: Finding, started: Started) -> Diagnosis | None:

@@ -9,7 +9,6 @@ from allranks import interrupt
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.program_end import program_end, stopped_program
 from allranks.doctor.verdict import Verdict
-from allranks.doctor.with_rules import with_rules
 from allranks.errors import UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
@@ -93,7 +92,7 @@ class _AnyProgram:
         return self.what
 
     def conclude(self, started: Started, ended: Ended) -> Verdict:
-        return with_rules(program_end(started, ended), started)
+        return program_end(started, ended)
 
     def stopped(self, node: Node, received: signal.Signals) -> Verdict:
         return stopped_program(node.name, received)

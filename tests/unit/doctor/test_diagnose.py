@@ -10,7 +10,7 @@ import pytest
 
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import HOPELESS, Restart, judged
-from allranks.doctor.read_logs import diagnosis_of_text, read_log
+from allranks.doctor.read_logs import diagnosis_of_logs, diagnosis_of_text, read_log
 from allranks.doctor.reading.index import Index
 from allranks.doctor.reading.scanner import Scanner
 from allranks.doctor.reading.sources import Source, sources
@@ -239,6 +239,14 @@ def test_clocks_are_aligned_by_what_both_saw(of_files):
         b_rank1=there.format("11:00:00,000") + "2025-01-01 11:05:01,000 - CUDA out of memory\n",
     )
     assert (told.cause, told.rank) == ("out-of-memory", 1)
+
+
+def test_without_times_the_earlier_step_was_first(tmp_path):
+    for rank, first in ((0, 6), (1, 5)):
+        lines = (f"step {step} loss {'nan' if step >= first else '0.5'}\n" for step in range(1, 9))
+        (tmp_path / f"rank-0000{rank}.log").write_text("".join(lines))
+    told = diagnosis_of_logs([tmp_path])
+    assert (told.cause, told.rank, told.evidence[0].text) == ("nan-loss", 1, "step 5 loss nan")
 
 
 def test_without_times_two_causes_in_two_logs_are_not_sure(of_files):
