@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from allranks.cluster.infiniband import data_rate
 from allranks.cluster.measure.values import Link, TransportMeasured
 from allranks.listing import few, printable
 from allranks.preflight.check import Answer, Check, Severity, Subject, found, skipped, unknown
@@ -23,8 +24,6 @@ want 185 of 200 and 375 of 400 Gbit/s (conf/nd96asr_v4.conf and nd96isr_h100_v5.
 https://github.com/Azure/azurehpc-health-checks); headers take 7 % of RoCE's packets of 1 KiB. The share is ours."""
 _BY_TOOL, _OF_PORT = "by ib_write_bw over", "that its port has"
 _SHOWN = 3
-_CODED_UP_TO_GBITS, _CODED_SHARE = 40.0, 0.8
-"""InfiniBand of SDR to QDR sends 10 bits for 8 (InfiniBand Architecture Specification, volume 2, 8b/10b)."""
 
 
 def _networks(subject: Subject) -> list[Answer]:
@@ -121,19 +120,13 @@ def _infiniband(subject: Subject) -> list[Answer]:
 def _ports(subject: Subject, rail: TransportMeasured) -> dict[Link, float]:
     """What each link's slower port can carry, in bytes of data per second, where that is known."""
     of_ports = {
-        (node, port_name(port)): _payload(port.rate_gbits, port.link_layer)
+        (node, port_name(port)): data_rate(port.rate_gbits, port.link_layer)
         for node, report in subject.reported
         for port in report.infiniband or ()
         if port.rate_gbits
     }
     ends = {link: [of_ports.get((node, link.interface)) for node in (link.source, link.target)] for link in rail.links}
     return {link: min(one for one in both if one) for link, both in ends.items() if any(both)}
-
-
-def _payload(gbits: float, layer: str | None) -> float:
-    """Bytes per second of data that a port of this rate can carry."""
-    coded = layer == "InfiniBand" and gbits <= _CODED_UP_TO_GBITS
-    return gbits * 1e9 / 8 * (_CODED_SHARE if coded else 1.0)
 
 
 def _nodes(one: TransportMeasured) -> tuple[str, ...]:

@@ -38,7 +38,9 @@ class Transport(Protocol):
     seconds: float
     """At most for one slot."""
     slow_below: float
-    """Of the usual rate: such a link is measured a second time."""
+    """Of the usual rate, or of `expected`: such a link is measured a second time."""
+    expected: float
+    """Bytes per second that each link should carry; 0 where only others tell."""
 
     def measure(self, node: int) -> list[tuple[str, Measured]]:
         """From this node to another: of each interface by its name."""
@@ -92,7 +94,7 @@ class Links:
 
     def _slow(self) -> list[Pair]:
         rates = [one.bytes_per_second for one in self._best.values() if one.bytes_per_second is not None]
-        usual = usual_rate(len(self._transport.nodes), rates)
+        usual = max(usual_rate(len(self._transport.nodes), rates), self._transport.expected)
         slow = {
             (min(source, target), max(source, target))
             for (source, target, _), one in self._best.items()

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from allranks.cluster.infiniband import data_rate
+from allranks.cluster.measure.children import number as measured_number
 from allranks.cluster.measure.perftest import (
     RAIL_SECONDS,
     Adapter,
@@ -45,12 +47,13 @@ class OwnRails:
     tool: Tool | None = None
     address: str = ""
     adapters: dict[str, tuple[Adapter, int]] = field(default_factory=dict)
-    layers: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The link layer of each, and the rate of data that it can carry."""
     kept: list[socket.socket] = field(default_factory=list)
 
     @property
     def offered(self) -> dict[str, Any]:
-        at = [{"name": name, "layer": self.layers[name], "port": port} for name, (_, port) in self.adapters.items()]
+        at = [{**self.ports[name], "name": name, "port": port} for name, (_, port) in self.adapters.items()]
         return {"why_not": self.why_not, "address": self.address, "at": at}
 
     def close(self) -> None:
@@ -85,7 +88,8 @@ def own_rails(report: NodeReport | None, own: Sequence[RankAddress], variables: 
             return OwnRails(f"it cannot listen at {address}: {error.strerror}")
         rails.kept.append(kept)
         rails.adapters[port_name(port)] = Adapter(port.device, port.port, _gid_index(port, told)), at
-        rails.layers[port_name(port)] = port.link_layer or ""
+        rate = data_rate(port.rate_gbits, port.link_layer) if port.rate_gbits else 0.0
+        rails.ports[port_name(port)] = {"layer": port.link_layer or "", "rate": rate}
     return rails
 
 
@@ -95,8 +99,8 @@ class AdapterTransport:
     kind: Literal["tcp", "rdma"] = "rdma"
     seconds, slow_below = RAIL_SECONDS, 0.8
 
-    def __init__(self, name: str, at: Mapping[int, tuple[str, int]], own: OwnRails) -> None:
-        self.name = name
+    def __init__(self, name: str, at: Mapping[int, tuple[str, int]], own: OwnRails, expected: float = 0.0) -> None:
+        self.name, self.expected = name, expected
         self.nodes: Sequence[int] = sorted(at)
         self._at, self._own = at, own
 
@@ -114,6 +118,7 @@ class AdapterTransport:
 def shared_rails(offers: Sequence[Any], own: OwnRails) -> list[AdapterTransport]:
     """The same on all nodes, from what all have offered, which comes from the wire: nonsense is left out."""
     at: dict[tuple[str, str], dict[int, tuple[str, int]]] = {}
+    slowest: dict[str, float] = {}
     for node, offer in enumerate(offers):
         rails = offer.get("rails")
         rails = rails if isinstance(rails, dict) else {}
@@ -123,11 +128,13 @@ def shared_rails(offers: Sequence[Any], own: OwnRails) -> list[AdapterTransport]
                 if 0 < port < 2**16:
                     key = printable(one["name"], 64), printable(one["layer"], 64)
                     at.setdefault(key, {})[node] = address, port
+                    rate = measured_number(one.get("rate")) or 0.0
+                    slowest[key[0]] = min(rate, slowest.get(key[0], rate))
     shared = {key: nodes for key, nodes in at.items() if len(nodes) > 1}
     names = [name for name, _ in shared]
     # InfiniBand here and RoCE there under one name: none of it is a rail.
     chosen = [(name, nodes) for (name, _), nodes in sorted(shared.items()) if names.count(name) == 1]
-    return [AdapterTransport(name, nodes, own) for name, nodes in chosen[:MOST_RAILS]]
+    return [AdapterTransport(name, nodes, own, slowest[name]) for name, nodes in chosen[:MOST_RAILS]]
 
 
 def why_without(names: Sequence[str], offers: Sequence[Any]) -> dict[str, str]:

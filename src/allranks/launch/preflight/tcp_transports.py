@@ -30,7 +30,7 @@ class RanksTransport:
 
     kind: Literal["tcp", "rdma"] = "tcp"
     name = "ranks"
-    seconds, slow_below = LINK_SECONDS * MOST_ADDRESSES, _AGAIN_BELOW
+    seconds, slow_below, expected = LINK_SECONDS * MOST_ADDRESSES, _AGAIN_BELOW, 0.0
 
     def __init__(self, own: Sequence[RankAddress], offers: Sequence[Any], token: str) -> None:
         self.nodes: Sequence[int] = range(len(offers))
@@ -53,7 +53,7 @@ class NetworkTransport:
     """Over one network that nodes share beside the one of the ranks."""
 
     kind: Literal["tcp", "rdma"] = "tcp"
-    seconds, slow_below = LINK_SECONDS, _AGAIN_BELOW
+    seconds, slow_below, expected = LINK_SECONDS, _AGAIN_BELOW, 0.0
 
     def __init__(self, network: str, at: Mapping[int, Mapping[str, Any]], own: int, secrets: Sequence[bytes]) -> None:
         self.name = network

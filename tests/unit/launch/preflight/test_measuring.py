@@ -184,6 +184,8 @@ def test_the_adapters_that_nccl_will_use_are_measured(has_tool):
         "mlx5_1:1": Adapter("mlx5_1", 1),
     }
     assert [one["layer"] for one in found.offered["at"]] == ["InfiniBand"] * 2
+    (fast,) = rails({**PORT, "rate_gbits": 400.0}).offered["at"]
+    assert fast["rate"] == 50e9
     assert len(rails(*({**PORT, "device": f"mlx5_{n}"} for n in range(20))).adapters) == 8
 
 
@@ -208,8 +210,8 @@ def test_why_adapters_are_not_measured(has_tool, monkeypatch):
     assert why_without(names, offers) == {"a": "ib_write_bw is not installed (package perftest)"}
 
 
-def rail(name="mlx5_0:1", layer="InfiniBand", port=4000):
-    return {"name": name, "layer": layer, "port": port}
+def rail(name="mlx5_0:1", layer="InfiniBand", port=4000, rate=0.0):
+    return {"name": name, "layer": layer, "port": port, "rate": rate}
 
 
 def of_rails(*of_nodes):
@@ -224,6 +226,19 @@ def test_adapters_of_one_name_and_kind_are_a_rail():
     assert of_rails([first], [rail(layer="Ethernet")]) == {}
     both = rail(layer="Ethernet")
     assert of_rails([first], [first], [both], [both]) == {}
+
+
+def test_what_no_link_of_an_adapter_comes_near_is_measured_again_too():
+    offers = [{"rails": {"address": f"10.0.0.{n + 1}", "at": [rail(rate=rate)]}} for n, rate in enumerate((50e9, 25e9))]
+    (transport,) = shared_rails(offers, OwnRails())
+    assert transport.expected == 25e9
+    (other,) = shared_rails([offers[0], {"rails": {"address": "10.0.0.2", "at": [rail(rate="x")]}}], OwnRails())
+    assert other.expected == 0
+    found = Links(Rendezvous(), ["a", "b"], transport)
+    found._take([[[1, "mlx5_0:1", None, 15e9, ""]], [[0, "mlx5_0:1", None, 15e9, ""]]])
+    assert found._slow() == [(0, 1)]
+    found._take([[[1, "mlx5_0:1", None, 24e9, ""]], [[0, "mlx5_0:1", None, 23e9, ""]]])
+    assert found._slow() == []
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, [7], [{}], [rail(port="x")], [rail(port=0)], [rail(port=2**16)]])
