@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from allranks.config import RunConfig
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.ray_train import cluster
 from allranks.launch.ray_train.cluster import _connect, _reach, _remove_stale_folders, _started_here, require_ray
-from allranks.launch.ray_train.start import _refuse_options, with_launcher
+from allranks.launch.ray_train.start import _refuse_options, start_ray, with_launcher
 from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from tests.cluster.conftest import free_port
@@ -54,6 +55,14 @@ def test_ray_client_is_refused_with_the_way_that_works():
 def test_options_of_other_launchers_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         _refuse_options(LaunchOptions(**options), NodeOptions())
+
+
+def test_a_restart_after_a_hang_needs_one_that_ray_may_make():
+    pytest.importorskip("ray")
+    keys = {"base_model": "m", "datasets": [{"path": "d", "type": "chat_template"}], "learning_rate": 0.1}
+    cfg = RunConfig.from_resolved({**keys, "max_steps": 9, "on_hang": "restart", "ray_max_failures": 0}, source="-")
+    with pytest.raises(UsageError, match="on_hang: restart with ray_max_failures: 0"):
+        start_ray(cfg, LaunchOptions(), NodeOptions())
 
 
 def test_inside_another_launcher_it_is_refused(monkeypatch):
