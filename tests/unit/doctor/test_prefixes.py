@@ -35,6 +35,7 @@ SAID = "RuntimeError: no"
         ("stderr: ", None, None, None),
         ("stdout: [rank2]: ", 2, None, None),
         ("^C", None, None, None),
+        ("> ", None, None, None),
         ("", None, None, None),
     ],
 )

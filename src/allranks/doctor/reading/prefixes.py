@@ -26,6 +26,8 @@ for _kinds, _text in (
     ),
     # What shows a subprocess's output: accelerate test, some schedulers
     ((_LETTER,), r"std(?:err|out): "),
+    # Quoted, as in a mail
+    ((_OTHER,), r"> (?!>)"),
     # What a terminal shows of a key that was pressed
     ((_OTHER,), r"\^[CZ\\] ?"),
     # srun -l
