@@ -55,7 +55,8 @@ TRAINERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers."""
+    """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers. `is_later`: added after
+    the fit, and in neither half."""
 
     group: str
     workload: Workload
@@ -67,6 +68,7 @@ class Row:
     fits: bool
     source: str
     is_anchor: bool = False
+    is_later: bool = False
 
     def predicted(self, constants: Constants) -> float:
         """Between nothing and everything recomputed it is in proportion."""
@@ -88,7 +90,7 @@ def rows() -> list[Row]:
     """All of them; of the anchors' tables, and of all other systems together, every second one is for the fit."""
     read = tomllib.loads(ROWS.read_text(encoding="utf-8"))
     found = [row for group in read["groups"] for row in _of_group(group, read["models"])]
-    others = [row for row in found if row.gigabytes is None]
+    others = [row for row in found if row.gigabytes is None and not row.is_later]
     chosen = {id(row) for row in others[::2]}
     return [replace(row, fits=True) if id(row) in chosen else row for row in found]
 
@@ -113,7 +115,10 @@ def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Itera
                 gpus, tokens, size, accumulated, recomputed, rate = one
                 workload = _workload(shape, table["trainer"], gpus, tokens, size, accumulated)
                 seconds = size * accumulated * tokens / rate
-                yield Row(name, workload, device, link, recomputed, seconds, None, False, group["source"])
+                yield Row(
+                    *(name, workload, device, link, recomputed, seconds, None, False, group["source"]),
+                    is_later=group.get("is_later", False),
+                )
 
 
 def _shape(config: dict[str, Any]) -> ModelShape:
@@ -247,7 +252,7 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
             f"{row.error(constants):+.1%} | {of_gpu:,.0f} |"
         )
     yield ""
-    others = [row for row in every if row.gigabytes is None]
+    others = [row for row in every if row.gigabytes is None and not row.is_later]
     parts = {
         "Qwen's rows, the half that was fitted": [row for row in every if row.is_anchor and row.fits],
         "Qwen's rows, the other half": [row for row in every if row.is_anchor and not row.fits],
@@ -257,6 +262,7 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
         ],
         "other systems, the half that was fitted": [row for row in others if row.fits],
         "other systems, the other half": [row for row in others if not row.fits],
+        "rows that were added after the fit": [row for row in every if row.is_later],
     }
     for name, part in parts.items():
         errors = [row.error(constants) for row in part]
