@@ -33,11 +33,32 @@ _ZERO = ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=4, state
 # What is common to a trainer's rows. Qwen's scripts: PEFT on Hugging Face's eager layers, float32 adapters, DeepSpeed
 # where a rank holds less than all. LLM Foundry and torchtitan with compile: fused layers.
 TRAINERS: dict[str, dict[str, Any]] = {
-    "qwen-lora": {"method": "lora", "lora_rank": 64, "lora_dropout": True, "foreach": True},
-    "qwen-lora-emb": {"method": "lora", "lora_rank": 64, "lora_dropout": True, "foreach": True, "ends": True},
-    "qwen-qlora": {"method": "qlora", "lora_rank": 64, "lora_dropout": True, "foreach": True, "packing": "gptq"},
-    "qwen-full": {"kind": "zero", "element": _ZERO},
-    "qwen-lora-zero3": {"method": "lora", "lora_rank": 64, "lora_dropout": True, "kind": "zero", "element": _ZERO},
+    "qwen-lora": {"stops_early": False, "method": "lora", "lora_rank": 64, "lora_dropout": True, "foreach": True},
+    "qwen-lora-emb": {
+        "stops_early": False,
+        "method": "lora",
+        "lora_rank": 64,
+        "lora_dropout": True,
+        "foreach": True,
+        "ends": True,
+    },
+    "qwen-qlora": {
+        "stops_early": False,
+        "method": "qlora",
+        "lora_rank": 64,
+        "lora_dropout": True,
+        "foreach": True,
+        "packing": "gptq",
+    },
+    "qwen-full": {"stops_early": False, "kind": "zero", "element": _ZERO},
+    "qwen-lora-zero3": {
+        "stops_early": False,
+        "method": "lora",
+        "lora_rank": 64,
+        "lora_dropout": True,
+        "kind": "zero",
+        "element": _ZERO,
+    },
     "foundry": {"kind": "fsdp", "is_compiled": True},
     "foundry-pure": {"kind": "fsdp", "is_compiled": True, "element": replace(_PLAIN, gradient=2)},
     "titan": {"kind": "fsdp"},
@@ -55,8 +76,8 @@ TRAINERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers. `is_later`: added after
-    the fit, and in neither half."""
+    """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers. `is_later`: in
+    neither half, for it came after them."""
 
     group: str
     workload: Workload
@@ -97,6 +118,7 @@ def rows() -> list[Row]:
 
 def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Iterator[Row]:
     device = find_device(group["device"])
+    changes = {"stops_early": group["stops_early"]} if "stops_early" in group else {}
     if "bandwidth" in group:
         device = replace(device, bandwidth=group["bandwidth"])
     link = find_link(group["link"]) if "link" in group else None
@@ -114,6 +136,7 @@ def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Itera
             else:
                 gpus, tokens, size, accumulated, recomputed, rate = one
                 workload = _workload(shape, table["trainer"], gpus, tokens, size, accumulated)
+                workload = replace(workload, **changes)
                 seconds = size * accumulated * tokens / rate
                 yield Row(
                     *(name, workload, device, link, recomputed, seconds, None, False, group["source"]),

@@ -32,6 +32,10 @@ _FORWARD_CALL = 1 / 3
 """Of what a call of attention takes beside its work, forward and back."""
 
 
+# Modules whose product is a dense layer's last. An expert's is weighed, and the weights' gradients want it.
+_LAST = ("mlp.down_proj", "ffn.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "feed_forward.w2", "mlp.fc2")
+
+
 @dataclass(frozen=True)
 class Product:
     """`count` products of [tokens, rows] and [rows, columns]."""
@@ -80,7 +84,10 @@ def backward(workload: Workload) -> Work:
     """The same backward, with recomputed layers and what each micro-batch adds to the gradients."""
     labelled, shape = with_logits(workload), workload.shape
     again = 1.0 if workload.recomputes else 0.0
-    products = [_times(one, 1 + again + (workload.method == "full")) for one in _base_products(workload)]
+    passes = 1 + (workload.method == "full")
+    products = [_times(one, passes + again) for one in _base_products(workload)]
+    if again and workload.stops_early:
+        products += [_times(one, -1) for one in _base_products(workload, last=True)]
     products += [_times(one, 2 + again) for one in _adapter_products(workload)]
     products.append(Product(labelled, shape.hidden, shape.vocabulary, 2.0 if workload.trains_embeddings else 1.0))
     moved = [*in_layers(workload, 1), unpacked(workload), at_the_end(workload, 1), gradients(workload)]
@@ -118,10 +125,14 @@ def _kernels_of_layers(workload: Workload) -> float:
     return kernels + 3.0 * min(shape.num_experts, 64) * (shape.num_layers - shape.num_dense_layers)
 
 
-def _base_products(workload: Workload) -> Iterator[Product]:
-    """Of every matrix of the layers; an expert's gets its part of the tokens."""
+def _base_products(workload: Workload, *, last: bool = False) -> Iterator[Product]:
+    """Of every matrix of the layers; an expert's gets its part of the tokens. `last`: of those alone that end a layer,
+    and that nothing after them has need of."""
     shape, tokens = workload.shape, tokens_of(workload)
-    for (rows, columns, is_expert), count in _matrices(_Same(shape)).items():
+    adapted = any(name.endswith(_LAST) for name in workload.adapted)
+    for (rows, columns, is_expert, is_last), count in _matrices(_Same(shape)).items():
+        if last and (not is_last or adapted):
+            continue
         share = shape.experts_per_token / shape.num_experts if is_expert and shape.num_experts else 1.0
         yield Product(tokens * share, columns, rows, count)
 
@@ -147,14 +158,16 @@ class _Same:
 
 
 @lru_cache(maxsize=8)
-def _matrices(of: _Same) -> Counter[tuple[int, int, bool]]:
-    """(rows, columns, whether of an expert) of each matrix that all or some tokens pass, without those of the ends."""
-    found: Counter[tuple[int, int, bool]] = Counter()
+def _matrices(of: _Same) -> Counter[tuple[int, int, bool, bool]]:
+    """(rows, columns, whether of an expert, whether the last of a layer) of each matrix that all or some tokens pass,
+    without those of the ends."""
+    found: Counter[tuple[int, int, bool, bool]] = Counter()
     for name, size in of.shape.tensors.items():
         if len(size) not in (2, 3) or of.shape.vocabulary in size or min(size) < 2:
             continue
         is_expert = ".experts." in name or len(size) == 3
-        found[size[-2], size[-1], is_expert] += size[0] if len(size) == 3 else 1
+        is_last = not is_expert and name.removesuffix(".weight").endswith(_LAST)
+        found[size[-2], size[-1], is_expert, is_last] += size[0] if len(size) == 3 else 1
     return found
 
 

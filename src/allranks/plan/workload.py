@@ -70,6 +70,9 @@ class ElementBytes:
 class Workload:
     """A config on so many ranks. `num_trained` elements are trained; with an adapter they come beside the model's.
 
+    `stops_early`: a layer is recomputed until all is there that its gradients need, which its last product is not
+    (torch.utils.checkpoint without `use_reentrant`, from PyTorch 2.1 on).
+
     `changes`: what to write into the config to get this one, key -> value, or None for a key to take out.
 
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
@@ -103,6 +106,7 @@ class Workload:
     packing: Packing = "bitsandbytes"
     trains_embeddings: bool = True
     recomputes: bool = False
+    stops_early: bool = True
     offloads_activations: bool = False
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
