@@ -120,8 +120,14 @@ class _Inventory:
         projections = self._input_of(("q_proj", "k_proj", "v_proj"), shape.hidden)
         if has_query_norms(shape):
             projections += self._norm(queries) + self._norm(keys)
+        of_queries, of_keys = _latent_widths(shape)
+        for name, width in (("q_b_proj", of_queries), ("kv_b_proj", of_keys)):
+            projections += self._norm(width) + self._input_of((name,), width, is_alone=True) if width else 0.0
         if workload.attention == "eager":
             keys, values = queries, returned  # repeated for each query head
+        elif of_keys:
+            # Keys are put together for each head from one projection's outputs, of which values are a view.
+            keys, values = queries, shape.num_heads * (shape.head_dim - _rotated(shape)) + returned
         kept = (queries + keys + values + returned) * self.compute
         kept += shape.num_heads * _FLOAT  # the softmax's logarithms
         output = self._input_of(("o_proj",), returned, is_alone=True)
@@ -135,6 +141,9 @@ class _Inventory:
         caps it."""
         shape, workload = self.shape, self.workload
         is_capped = shape.family == "gemma2"
+        if workload.on_cpu and workload.attention == "sdpa" and shape.value_head_dim not in (0, shape.head_dim):
+            # A CPU's fused kernel has no values of another width; what is run in its place keeps the softmax.
+            return workload.micro_batch_size * workload.tokens**2 * shape.num_heads * self.compute
         if workload.attention != "eager" and not is_capped:
             return 0.0
         each = (_FLOAT + (self.compute if self.compute != _FLOAT else 0)) + (self.compute if is_capped else 0)
@@ -179,6 +188,25 @@ class _Inventory:
 def has_query_norms(shape: ModelShape) -> bool:
     """Whether queries and keys are normed, head by head (Qwen3)."""
     return any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors)
+
+
+@lru_cache(maxsize=8)
+def _latent_widths(shape: ModelShape) -> tuple[int, int]:
+    """Of the vectors that queries, and keys with values, are projected from, as DeepSeek has them; 0: none."""
+    widths = {"q_a_layernorm.weight": 0, "kv_a_layernorm.weight": 0}
+    for name, size in shape.tensors.items():
+        norm = ".".join(name.split(".")[-2:])
+        if norm in widths:
+            widths[norm] = size[0]
+    of_queries, of_keys = widths.values()
+    return of_queries, of_keys
+
+
+@lru_cache(maxsize=8)
+def _rotated(shape: ModelShape) -> int:
+    """Of a head's width, what is rotated: one for all heads, beside the vector that `kv_a_proj_with_mqa` makes."""
+    rows = next((size[0] for name, size in shape.tensors.items() if name.endswith("kv_a_proj_with_mqa.weight")), 0)
+    return rows - _latent_widths(shape)[1]
 
 
 @lru_cache(maxsize=8)

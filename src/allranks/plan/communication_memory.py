@@ -7,12 +7,16 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from allranks.plan.held_memory import held
 from allranks.plan.model_shape import largest_tensor, num_parameters
 from allranks.plan.workload import ModelShape, Workload
 
 # DeepSpeed keeps what it gathered where it comes again within so many elements (stage3_max_reuse_distance): backwards,
 # what follows in the forward pass comes twice before it.
 _REUSE_ELEMENTS = 1_000_000_000
+# DDP sends what rank 0 has to the others in copies of so much, two at a time (torch/nn/parallel/distributed.py,
+# broadcast_bucket_size; torch/csrc/distributed/c10d/reducer.cpp, broadcast_coalesced).
+_BROADCAST_BYTES = 2 * 250 * 2**20
 _IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
@@ -20,6 +24,9 @@ _IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 class Gathered:
     """Bytes beyond what is held, at the moments of `plan.memory`."""
 
+    start: float = 0.0
+    last_forward: float = 0.0
+    before_head: float = 0.0
     at_loss: float = 0.0
     head: float = 0.0
     last_layer: float = 0.0
@@ -41,7 +48,8 @@ def gathered(workload: Workload) -> Gathered:
     # A gradient is made, then copied into its bucket; a shared embedding's is counted where it waits.
     waits = workload.shape.is_tied and workload.trains_embeddings
     largest = 0.0 if waits else _largest_trained(workload) * workload.element.trained
-    return Gathered(head=largest, last_layer=largest, first_layer=largest)
+    start = min(held(workload).parameters, _BROADCAST_BYTES)
+    return Gathered(start=start, head=largest, last_layer=largest, first_layer=largest)
 
 
 def _of_fsdp(workload: Workload) -> Gathered:
@@ -62,11 +70,13 @@ def _of_fsdp(workload: Workload) -> Gathered:
     own_part = element.trained / shards
     following = unit if is_tied else max(unit, end_unit)
     first = root + unit + following
-    ahead = 2 if workload.method == "full" else 1
     reducing = of_layer + trained * (element.compute + own_part)
     if workload.layout.keeps_gathered:
-        everything = _traveling(workload, num_parameters(workload.shape), workload.num_packed)
+        beside = workload.num_trained if workload.method != "full" else 0
+        everything = _traveling(workload, num_parameters(workload.shape) + beside, workload.num_packed)
         return Gathered(
+            last_forward=everything + unit,
+            before_head=everything + end_unit + unit,
             at_loss=everything + (end_unit or unit),
             head=everything + of_end + end * own_part,
             last_layer=everything - end_unit + of_end,
@@ -75,7 +85,9 @@ def _of_fsdp(workload: Workload) -> Gathered:
             first_reduced=first + reducing,
         )
     return Gathered(
-        at_loss=root + (ahead * unit if is_tied else 2 * end_unit),
+        last_forward=root + 2 * unit + end_unit,
+        before_head=root + 2 * end_unit + unit,
+        at_loss=root + (unit if is_tied else 2 * end_unit),
         head=root + (2 * unit if is_tied else end_unit + unit) + of_end + end * own_part,
         last_layer=root + 2 * unit + of_end,
         last_reduced=root + 2 * unit + reducing,
@@ -124,7 +136,11 @@ def _of_zero(workload: Workload) -> Gathered:
         return Gathered(head=bucket, last_layer=bucket, first_layer=bucket + largest)
     total = num_parameters(workload.shape)
     layer, _, _ = _units(workload)
-    live = min(total, _REUSE_ELEMENTS / 2 + layer + workload.prefetch_elements)
+    # The output layer needs one piece, which what layers leave behind is not. An adapter's small matrices before it are
+    # gathered ahead together with it, into a buffer of which it becomes a copy (partition_parameters.py,
+    # AllGatherCoalescedHandle).
+    end = workload.shape.vocabulary * workload.shape.hidden * (1 if workload.method == "full" else 2)
+    live = min(total, _REUSE_ELEMENTS / 2 + layer + workload.prefetch_elements + end)
     # On one rank its piece is the parameter.
     packed = workload.num_packed * live / total
     whole = bucket + (_traveling(workload, live, packed) if workload.num_ranks > 1 else 0.0)

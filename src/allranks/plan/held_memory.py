@@ -95,10 +95,11 @@ def _padding(shape: ModelShape, shards: int) -> float:
 
 
 def _first_elements(workload: Workload) -> float:
-    """Of what has its gradient last: the first layer, and the embedding unless it shares the output layer's."""
+    """Of what has its gradient last: the first layer, and the embedding unless it shares the output layer's. FSDP waits
+    with a shared one's until it has both."""
     shape = workload.shape
     if workload.method != "full":
         return workload.num_trained / shape.num_layers
     end = shape.vocabulary * shape.hidden
     layers = num_parameters(shape) - (1 if shape.is_tied else 2) * end
-    return layers / shape.num_layers + (0 if shape.is_tied else end)
+    return layers / shape.num_layers + (0 if shape.is_tied and workload.layout.kind != "fsdp" else end)

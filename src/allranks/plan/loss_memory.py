@@ -54,8 +54,6 @@ def _in_chunks(workload: Workload) -> LossMemory:
     leaving = of_weight + chosen
     if of_weight and is_rounded and not autocasts:
         leaving += head * element.compute  # in the type of a gathered weight
-    if shape.is_tied and workload.layout.kind != "zero":
-        leaving += of_weight  # it waits for the embedding's
     # It has been reduced by then, or lies in a bucket, unless there is one process or the embedding's is waited for.
     in_buckets = workload.layout.kind == "ddp" and workload.num_ranks > 1
     is_kept = shape.is_tied or (workload.layout.kind == "ddp" and not in_buckets)

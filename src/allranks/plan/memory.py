@@ -1,8 +1,9 @@
 """The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
 
-What is held all the time (`held_memory`) is known to the element. On top of it comes one of eight moments: the loss at
-the end of the forward pass; in the backward pass the output layer, then the last and the first layer, each at work and
-with its gradients on their way, and the embedding; and the optimizer's step. The largest counts.
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of eleven moments: before the
+first step, when ranks are given the same weights; in the forward pass the last layer, the output layer and the loss; in
+the backward pass the output layer, then the last and the first layer, each at work and with its gradients on their way,
+and the embedding; and the optimizer's step. The largest counts.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ class _Parts:
 def _moments(parts: _Parts) -> Iterator[RankMemory]:
     own, kept, loss, buffers = parts.held, parts.kept, parts.loss, parts.gathered
     base = RankMemory(own.parameters, own.gradients_between, own.optimizer, 0, 0, 0, 0)
+    yield replace(base, gradients=0, optimizer=0, communication=buffers.start)
+    yield replace(base, activations=parts.all_layers + kept.working, communication=buffers.last_forward)
+    yield replace(base, activations=parts.all_layers + kept.ends, communication=buffers.before_head)
     yield replace(
         base,
         activations=parts.all_layers + kept.ends + (kept.casts if parts.workload.recomputes else 0.0),
@@ -86,7 +90,8 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
         communication=buffers.last_layer,
     )
     yield replace(base, activations=parts.layers_before_last, communication=buffers.last_reduced)
-    late = replace(base, gradients=max(own.gradients_between, own.gradients_of_layers))
+    waiting = loss.joining if parts.workload.layout.kind == "fsdp" else 0.0
+    late = replace(base, gradients=max(own.gradients_between, own.gradients_of_layers), logits=waiting)
     first = kept.input + parts.layer_again + kept.working
     yield replace(late, activations=first, communication=buffers.first_layer)
     yield replace(late, activations=kept.input, communication=buffers.first_reduced)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, _meta_registrations
 from torch.distributed.tensor import _sharding_prop
 from torch.nn.parallel import DistributedDataParallel, distributed
 from torch.utils import _foreach_utils
-from transformers.integrations import moe
 
 from allranks.model import varlen
 
@@ -43,10 +43,12 @@ def fake_replicas() -> Iterator[None]:
 
 @contextmanager
 def fake_experts() -> Iterator[None]:
-    """Products of grouped matrices in float32 run as transformers' own operation: the shapes of torch's are known for
-    bfloat16 alone."""
-    can_use = moe._can_use_grouped_mm
-    with _replaced(moe, "_can_use_grouped_mm", lambda x, w, offs: w.dtype == torch.bfloat16 and can_use(x, w, offs)):
+    """Let products of grouped matrices have a shape in float32, too: torch knows it for bfloat16 alone."""
+
+    def product(mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None, out_dtype: torch.dtype | None, **_: Any) -> Any:
+        return _meta_registrations._create_grouped_mm_output_tensor(mat_a, mat_b, offs, out_dtype)
+
+    with _replaced(_meta_registrations, "_meta_grouped_mm_common", product):
         yield
 
 

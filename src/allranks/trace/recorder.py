@@ -15,12 +15,15 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from allranks.trace.gradient_sums import IN_PLACE, is_in_place, uses_of_one
+
 # Whose code asked for a storage, by the file of the nearest frame that says it.
 _ASKED_BY = {
     "/torch/distributed/fsdp/": "communication",
     "/deepspeed/": "communication",
     "/allranks/model/comm_hooks.py": "communication",
     "/allranks/model/chunked.py": "logits",
+    "/torch/nn/modules/linear_cross_entropy.py": "logits",
     "/allranks/model/head.py": "logits",
     "/torch/optim/": "optimizer",
     "/torch/nn/utils/clip_grad.py": "gradients",
@@ -60,6 +63,8 @@ class Recorder(TorchDispatchMode):
         self._held: dict[int, tuple[Held, weakref.ref[Any]]] = {}
         self._fake: list[Any] = []
         self._resize: list[Any] = []
+        uses_of_one()
+        self._bodies = _bodies()
 
     def __enter__(self) -> Recorder:
         self._fake.append(_fake_mode())
@@ -86,6 +91,11 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it calls again with the shards
+        if (body := self._bodies.get(func)) is not None:
+            with self:
+                return body(*args, **(kwargs or {}))
+        if is_in_place(func, args):
+            func = IN_PLACE
         made = func(*args, **(kwargs or {}))
         if self._gloo and (copied := _GLOO_COPIES.get(func.name())):
             self._pass(sum(args[index].untyped_storage().size() for index in copied if isinstance(args[index], Tensor)))
@@ -159,6 +169,15 @@ class Recorder(TorchDispatchMode):
         if num_bytes:
             held.num_bytes += num_bytes
             self._changes.append((held, num_bytes, self.phase))
+
+
+def _bodies() -> dict[Any, Any]:
+    """Operations of torch's that are written in Python, and take much for themselves, with what they run."""
+    try:
+        from torch.nn.modules.linear_cross_entropy import _linear_cross_entropy_batch_chunked as chunked
+    except ImportError:  # it came with torch 2.13
+        return {}
+    return {chunked._opoverload: chunked._init_fn}
 
 
 def _kind() -> str:

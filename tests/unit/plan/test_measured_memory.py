@@ -6,8 +6,9 @@ import statistics
 
 import pytest
 
+from benchmarks.peak_cases import VARIANTS, Case, write_models
 from benchmarks.plan_memory_rows import error
-from benchmarks.plan_peaks import VARIANTS, Case, measured, write_models
+from benchmarks.plan_peaks import measured
 from benchmarks.plan_rows import rows
 
 

@@ -70,8 +70,9 @@ def test_more_tokens_and_larger_micro_batches_never_need_less(is_mixture):
     for workload in every(is_mixture):
         longer = replace(workload, tokens=2 * workload.tokens)
         larger = replace(workload, micro_batch_size=2 * workload.micro_batch_size)
-        assert rank_memory(workload).total < rank_memory(longer).total
-        assert rank_memory(workload).total < rank_memory(larger).total
+        # As much, where a rank holds most before its first step.
+        assert rank_memory(workload).total <= rank_memory(longer).total
+        assert rank_memory(workload).total <= rank_memory(larger).total
 
 
 def test_recomputation_needs_less_and_offloading_less_still():

@@ -53,8 +53,8 @@ def totals(found: Mapping[Any, Mapping[str, float]]) -> dict[Any, float]:
 
 @pytest.mark.parametrize(
     ("name", "keys"),
-    [("llama-tied", LORA), ("qwen3-moe", {**AGAIN, **BF16})],
-    ids=["tied with an adapter", "experts, recomputed"],
+    [("llama-tied", LORA), ("qwen3-moe", {**AGAIN, **BF16}), ("qwen3-moe", LORA)],
+    ids=["tied with an adapter", "experts, recomputed", "float32 experts under an adapter"],
 )
 def test_one_process_holds_as_much_with_values_as_without(name, keys):
     """But for some bytes: experts count their tokens in another type on the CPU."""
