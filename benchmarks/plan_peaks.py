@@ -28,7 +28,7 @@ from allranks.trace.child import peaks
 from allranks.trace.layers import largest
 from benchmarks.peak_cases import Case, cases, write_models
 
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.1
 
 
 def measured(case: Case, folder: Path, rank: int) -> int:
