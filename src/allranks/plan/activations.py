@@ -184,7 +184,6 @@ class _Inventory:
 
 
 @lru_cache(maxsize=8)
-@lru_cache(maxsize=8)
 def has_query_norms(shape: ModelShape) -> bool:
     """Whether queries and keys are normed, head by head (Qwen3)."""
     return any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors)
