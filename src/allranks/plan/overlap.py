@@ -38,14 +38,16 @@ def exchange(workload: Workload, within: Link, between: Link | None, *, forward:
 
     FSDP2 and ZeRO-3 gather a layer while the one before is computed and reduce while the next is; DDP reduces buckets
     in the last backward pass; ZeRO-1 and 2 wait for theirs (DeepSpeed's `overlap_comm` is off there). The first and
-    last piece of each pass find nothing to hide behind.
+    last piece of each pass find nothing to hide behind. Between ranks of one node that compute on CPUs, their own cores
+    carry what is sent, and are taken from computing.
     """
     if workload.num_ranks == 1:
         return Exchange(0.0, 0.0)
     kinds = list(_kinds(workload, within, between))
     total = sum(kind.seconds * kind.calls for kind in kinds)
     kind, stage = workload.layout.kind, workload.layout.stage
-    if kind == "zero" and stage < 3:
+    takes_cores = workload.on_cpu and workload.num_ranks == workload.ranks_per_node
+    if takes_cores or (kind == "zero" and stage < 3):
         return Exchange(total, total)
     if kind == "ddp":
         return Exchange(total, sum(_behind(one.seconds, one.pieces, backward) for one in kinds))

@@ -8,7 +8,7 @@ import pytest
 
 from allranks.plan.calibrate import calibrate, this_cpu
 from allranks.plan.calibration import Calibration, keep, load, record_run
-from allranks.plan.hardware import find_device
+from allranks.plan.hardware import find_device, find_link
 from allranks.plan.model_shape import num_parameters, shape_of
 from allranks.plan.step_traffic import Layout
 from allranks.plan.time import step_time
@@ -184,3 +184,11 @@ def test_under_a_mask_documents_take_as_long_as_a_whole_row() -> None:
     assert masked == pytest.approx(4 * apart, rel=0.01)
     alone = replace(packed, documents=[])
     assert step_time(replace(alone, masks_row=True), this_cpu()) == step_time(alone, this_cpu())
+
+
+def test_ranks_of_one_node_send_with_the_cores_that_they_compute_with() -> None:
+    ddp = replace(TINY, num_ranks=2, ranks_per_node=2, bucket_bytes=2**20)
+    alone = step_time(ddp, this_cpu(2), None, MEASURED)
+    assert alone.exposed == alone.communication > 0
+    far = step_time(replace(ddp, ranks_per_node=1), this_cpu(), find_link("10gbit"), MEASURED)
+    assert far.exposed < far.communication
