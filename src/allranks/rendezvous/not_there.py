@@ -34,14 +34,13 @@ async def why_not_there(error: OSError, terms: Terms, host: str, seconds: float)
     if leads_back := await asyncio.get_running_loop().run_in_executor(None, _leads_back, terms.address, host):
         return NeverThere(f"{why_not_reached(error)}: {leads_back}")
     here = await asyncio.get_running_loop().run_in_executor(None, _of_this_node, terms.address, host)
+    is_ours = error.errno is None and isinstance(error, TimeoutError)  # the kernel's own comes with a number
+    why = f"no answer in {seconds:g} s" if is_ours else why_not_reached(error)
+    if here:
+        return NeverThere(f"{why}: {here}")
     if isinstance(error, ConnectionRefusedError):
-        return WireError(
-            f"connection refused: {here or f'is {terms.host} started, and with this {terms.port_option}?'}"
-        )
-    if error.errno is None and isinstance(error, TimeoutError):  # ours: the kernel's own comes with a number
-        no_answer = f"no answer in {seconds:g} s"
-        return WireError(f"{no_answer}: {here}") if here else await _of_its_machine(terms, no_answer)
-    return WireError(f"{why_not_reached(error)}: {here or f'is this the address of {terms.host}?'}")
+        return WireError(f"{why}: is {terms.host} started, and with this {terms.port_option}?")
+    return await _of_its_machine(terms, why) if is_ours else WireError(f"{why}: is this the address of {terms.host}?")
 
 
 def _is_final(error: socket.gaierror, env: Mapping[str, str] = os.environ) -> bool:

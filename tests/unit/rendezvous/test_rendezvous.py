@@ -298,9 +298,12 @@ def test_a_node_0_that_refuses_alone_goes_soon(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_link_without_a_carrier_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(not_there, "facing", lambda address, found: Interface("eth0", (address,), False))
-    nodes = Nodes(join_seconds=1.0)
+    monkeypatch.setattr(member, "_HOPELESS_SECONDS", 0.1)
+    nodes = Nodes(join_seconds=100.0)
     nodes.start(node_of(1))
-    assert "eth0 of host1, which leads there, has no link: look at its cable" in str(nodes.wait()[1])
+    said = str(nodes.wait()[1])
+    assert "does not wait for what waiting will not mend: connection refused: eth0 of host1, which leads there," in said
+    assert "has no link: look at its cable" in said
 
 
 @contextlib.contextmanager
