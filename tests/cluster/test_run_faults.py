@@ -1,0 +1,160 @@
+"""The same faults as of our own training, under `allranks run`, with a plain script of PyTorch: DDP on gloo, torch's
+DataLoader and torch.save. Every terminal that is left names the fault, and the doctor says the same of what is left.
+
+The script puts the fault into rank 1 after its third step, and writes down when.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import allranks
+from allranks.doctor import causes
+from allranks.doctor.collective_abort import DIFFERS
+from allranks.doctor.diagnosis import EXCEPTION
+from allranks.doctor.of_run import diagnosis_of_run
+from tests.cluster.lab import Lab
+from tests.cluster.moments import Terminal, record_fault
+from tests.cluster.test_out_of_memory import cgroup
+from tests.cluster.training import ENVIRONMENT
+from tests.patience import TIMEOUT_SECONDS
+
+HANG_SECONDS = 20.0
+WAIT_SECONDS = 8.0
+PORT = 29547
+SCRIPT = Path(__file__).with_name("plain_trainer.py")
+
+
+def stop(lab: Lab) -> None:
+    (rank,) = [one for one in lab.node(1).processes() if "plain_trainer.py" in one.argv[2:3]]
+    os.kill(rank.pid, signal.SIGSTOP)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What every terminal in `on` says of it, and what the doctor does: the cause, of which rank, on which node.
+
+    `deadline`: after how many seconds it may be noticed. `inject` is done to the lab while the script trains; without
+    it the script does what has this name itself.
+    """
+
+    name: str
+    says: tuple[str, ...]
+    cause: str = causes.NODE_LOST
+    rank: int | None = 1
+    """None where the doctor cannot know it."""
+    node: int | None = 1
+    deadline: float = 0.0
+    inject: Callable[[Lab], None] | None = None
+    on: tuple[int, ...] = (0, 1)
+    evidence: str = ""
+    """What the doctor shows of it."""
+
+
+RANK_1 = "rank 1 (node 1, node1)"
+EXITED = "rank 1 (node 1) failed first: exit code 1"
+KILLED = "rank 1 (node 1) failed first: killed by SIGKILL"
+ABORTED = "rank 0 (node 0) was aborted in a collective at {script}:"
+DEATHS = (
+    Fault("exception", (EXITED, "ValueError: bad batch 17"), EXCEPTION, evidence="ValueError: bad batch 17"),
+    Fault("killed", (KILLED,), causes.RANK_KILLED),
+    Fault("eats memory", (KILLED, "by the kernel: its cgroup ran out of memory"), causes.OUT_OF_MEMORY),
+    Fault("cuda memory", (EXITED, "CUDA out of memory. Tried to"), "cuda-out-of-memory", evidence="CUDA out of memory"),
+    Fault("not a number", (EXITED, "loss is nan at step 4"), "nan-loss", evidence="loss is nan at step 4"),
+    Fault("full disk", (EXITED, "a disk is full"), "disk-full", evidence="unexpected pos"),
+    # gloo aborts the one that is sent more than it asked for.
+    Fault(
+        "skipped",
+        (f"{DIFFERS}rank 1 (node 1) has left out a collective of step 4", ABORTED),
+        "unequal-collectives",
+        evidence="rank 1 (node 1) was at {script}:",
+    ),
+    Fault("other shape", (ABORTED, "rank 1 (node 1) was at {script}:"), "unequal-collectives", rank=None, node=None),
+)
+HANGS = (
+    Fault("stopped", (f"{RANK_1} is stopped by a signal (state T)",), causes.RANK_STOPPED, inject=stop),
+    Fault(
+        "other collective", ("perhaps: ranks entered different operations", f"{RANK_1}: broadcast of 8"), causes.HANG
+    ),
+    Fault("blocked loader", (f"{RANK_1} never entered all_reduce of 5 float", "in __getitem__"), causes.HANG),
+    Fault("deadlock", (f"{RANK_1} never entered all_reduce of scalar float", "in take"), causes.HANG),
+)
+TOKENIZES = f"{RANK_1} did not come to the collective in which rank 0 (node 0) has waited in vain"
+FAULTS = (
+    *DEATHS,
+    *(replace(fault, deadline=HANG_SECONDS) for fault in HANGS),
+    Fault("tokenizes", (TOKENIZES,), causes.HANG, deadline=WAIT_SECONDS),
+)
+
+
+@contextlib.contextmanager
+def memory_of(launcher: Terminal, fault: Fault) -> Iterator[None]:
+    """Where the fault eats memory, the launcher and what it starts have little."""
+    if fault.name != "eats memory":
+        yield
+        return
+    with cgroup(1_500_000_000) as group:
+        for child in Path(f"/proc/{launcher.process.pid}/task/{launcher.process.pid}/children").read_text().split():
+            (group / "tasks").write_text(child)
+        yield
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while (group / "tasks").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
+    fault: Fault, lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    folder = lab.shared / f"run-{fault.name.replace(' ', '-')}"
+    folder.mkdir()
+    script = folder / SCRIPT.name
+    script.write_text(SCRIPT.read_text())
+    env = {**ENVIRONMENT, "PYTHONPATH": str(Path(allranks.__path__[0]).parent)}
+    words = [sys.executable, "-m", "allranks", "run", "--nnodes", "2", "--master-addr", "node0"]
+    words += ["--master-port", str(PORT), "--nproc-per-node", "1", "--hang-timeout", f"{HANG_SECONDS:g}"]
+    words += ["--output-dir", "run"]
+    program = ["--", script.name, "waits" if fault.inject else fault.name]
+    terminals = [
+        Terminal(lab.node(rank).popen([*words, "--node-rank", str(rank), *program], env=env, cwd=str(folder)))
+        for rank in (0, 1)
+    ]
+    if fault.name == "full disk":
+        lab.node(1).fill_disk()
+    with memory_of(terminals[1], fault):
+        terminals[0].wait_for("step 3 ")
+        if fault.inject is not None:
+            injected = time.time()
+            fault.inject(lab)
+        outputs = {rank: terminals[rank].finish() for rank in fault.on}
+        if fault.inject is None:
+            injected = float((folder / "injected").read_text())
+    told = diagnosis_of_run(folder / "run")
+    record_fault(
+        record_property,
+        fault=fault.name,
+        way="run",
+        injected=injected,
+        deadline=fault.deadline,
+        told=[terminals[rank].moment_of(fault.says[0]) for rank in fault.on],
+        cause=told.cause,
+        rank=told.rank,
+        node=told.node,
+    )
+    for rank, output in outputs.items():
+        assert terminals[rank].returncode == 1, f"node {rank}:\n{output}"
+        for said in fault.says:
+            said = said.format(script=script)
+            assert said in output, f"nowhere on node {rank}: {said}\n{output}"
+    assert told.cause == fault.cause, told
+    assert told.rank == fault.rank, told
+    assert told.node in (None if fault.node is None else f"node{fault.node}", str(fault.node)), told
+    assert fault.evidence.format(script=script) in "\n".join(one.text for one in told.evidence), told
