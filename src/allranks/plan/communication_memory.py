@@ -25,6 +25,8 @@ class Gathered:
     """Bytes beyond what is held, at the moments of `plan.memory`."""
 
     start: float = 0.0
+    gathering: float = 0.0
+    middle_forward: float = 0.0
     last_forward: float = 0.0
     before_head: float = 0.0
     at_loss: float = 0.0
@@ -84,7 +86,11 @@ def _of_fsdp(workload: Workload) -> Gathered:
             first_layer=first + of_layer,
             first_reduced=first + reducing,
         )
+    # gloo gathers into a tensor of its own (ProcessGroupGloo.cpp).
+    copies = 1 if workload.on_cpu else 0
     return Gathered(
+        gathering=root + max((3 + copies) * unit, 2 * unit + (1 + copies) * end_unit),
+        middle_forward=root + 3 * unit,
         last_forward=root + 2 * unit + end_unit,
         before_head=root + 2 * end_unit + unit,
         at_loss=root + (unit if is_tied else 2 * end_unit),

@@ -1,9 +1,9 @@
 """The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
 
-What is held all the time (`held_memory`) is known to the element. On top of it comes one of eleven moments: before the
-first step, when ranks are given the same weights; in the forward pass the last layer, the output layer and the loss; in
-the backward pass the output layer, then the last and the first layer, each at work and with its gradients on their way,
-and the embedding; and the optimizer's step. The largest counts.
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of thirteen moments: before
+the first step, when ranks are given the same weights; in the forward pass the last layers, when the next is gathered
+and at work, the output layer and the loss; in the backward pass the output layer, then the last and the first layer,
+each at work and with its gradients on their way, and the embedding; and the optimizer's step. The largest counts.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
     own, kept, loss, buffers = parts.held, parts.kept, parts.loss, parts.gathered
     base = RankMemory(own.parameters, own.gradients_between, own.optimizer, 0, 0, 0, 0)
     yield replace(base, gradients=0, optimizer=0, communication=buffers.start)
+    yield replace(base, activations=parts.layers_before_last, communication=buffers.gathering)
+    yield replace(base, activations=parts.layers_before_last + kept.working, communication=buffers.middle_forward)
     yield replace(base, activations=parts.all_layers + kept.working, communication=buffers.last_forward)
     yield replace(base, activations=parts.all_layers + kept.ends, communication=buffers.before_head)
     yield replace(

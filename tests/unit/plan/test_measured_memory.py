@@ -20,6 +20,11 @@ def test_rows_of_others_are_met_with_one_set_of_constants():
     assert max(abs(error(row)) for row in anchors) < 0.10
 
 
+def test_rows_of_several_gpus_are_met_without_having_been_fitted():
+    shared = [abs(error(row)) for row in rows() if row.gigabytes is not None and row.workload.num_ranks > 1]
+    assert len(shared) == 9 and statistics.median(shared) < 0.03 and max(shared) < 0.10
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("models")
