@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import allranks
 from tests.cluster.lab import Lab
+from tests.cluster.moments import Terminal, record_fault
 from tests.cluster.training import Training, make_training
 from tests.patience import TIMEOUT_SECONDS
 
@@ -29,13 +31,6 @@ TOKEN = {"ALLRANKS_TOKEN": "t" * 32}
 def checked(lab: Lab, base_config: dict, request: pytest.FixtureRequest) -> Training:
     """Model and data in a folder that all nodes share; the output directory is each node's own."""
     return make_training(lab, request.node.name, base_config, output_dir="/root/run")
-
-
-def from_node_0(checked: Training, *words: object, expect: int = 3) -> str:
-    """What `--hosts` on node 0 prints."""
-    command = (*CHECK, "--hosts", "node[0-1]", "--master-port", PORT, *words)
-    (output,) = checked.finish([checked.start(0, command)], expect=[expect])
-    return output
 
 
 def test_healthy_nodes_pass_without_a_warning(lab: Lab, checked: Training) -> None:
@@ -208,13 +203,29 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_of_one_node_is_told_on_every_terminal(lab: Lab, checked: Training, fault: Fault) -> None:
+def test_a_fault_of_one_node_is_told_on_every_terminal(
+    lab: Lab, checked: Training, record_property: Callable[[str, object], None], fault: Fault
+) -> None:
     fault.arrange(lab)
-    started = [
-        checked.start(0, (*BY_HAND, *fault.kind, "--node-rank", 0), **TOKEN),
-        checked.start(1, (*BY_HAND, *fault.kind, "--node-rank", 1, *fault.words), **TOKEN, **fault.env),
-    ]
-    for output in checked.finish(started, expect=[3, 3]):
+    first = checked.start(0, (*BY_HAND, *fault.kind, "--node-rank", 0), **TOKEN)
+    came = time.time()
+    last = checked.start(1, (*BY_HAND, *fault.kind, "--node-rank", 1, *fault.words), **TOKEN, **fault.env)
+    terminals = [Terminal(first), Terminal(last)]
+    for terminal in terminals:
+        terminal.finish()
+    told = [terminal.moment_of(f"[{fault.check}]") for terminal in terminals]
+    record_fault(
+        record_property,
+        fault=fault.name,
+        way="check",
+        injected=came,
+        deadline=0,
+        told=told,
+        cause=fault.check,
+        rank=None,
+        node="node1",
+    )
+    for output in checked.finish(terminals, expect=[3, 3]):
         told = [line for line in output.splitlines() if f"[{fault.check}]" in line and line.startswith("error: ")]
         assert any(fault.says[0] in line for line in told) and all(words in output for words in fault.says), output
         assert "nothing was started" in output
@@ -247,10 +258,26 @@ UNREACHED = {
 
 
 @pytest.mark.parametrize("fault", UNREACHED)
-def test_nodes_that_cannot_take_part_are_asked_by_themselves(lab: Lab, checked: Training, fault: str) -> None:
+def test_nodes_that_cannot_take_part_are_asked_by_themselves(
+    lab: Lab, checked: Training, record_property: Callable[[str, object], None], fault: str
+) -> None:
     arrange, says = UNREACHED[fault]
     arrange(lab)
-    output = from_node_0(checked, QUICK)
+    came = time.time()
+    terminal = Terminal(checked.start(0, (*CHECK, "--hosts", "node[0-1]", "--master-port", PORT, QUICK)))
+    output = terminal.finish()
+    record_fault(
+        record_property,
+        fault=fault,
+        way="check",
+        injected=came,
+        deadline=0,
+        told=[terminal.moment_of(f"[{says[-1]}]")],
+        cause=says[-1],
+        rank=None,
+        node="node1",
+    )
+    checked.finish([terminal], expect=[3])
     (told,) = [line for line in output.splitlines() if line.startswith("error: ") and "node1" in line]
     assert all(words in told for words in says), output
 
