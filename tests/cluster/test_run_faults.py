@@ -87,10 +87,15 @@ HANGS = (
     Fault("deadlock", (f"{RANK_1} never entered all_reduce of scalar float", "in take"), causes.HANG),
 )
 TOKENIZES = f"{RANK_1} did not come to the collective in which rank 0 (node 0) has waited in vain"
+LOST = (
+    Fault("node lost", ("node 1 (node1) was lost: ",), inject=lambda lab: lab.kill(1), on=(0,)),
+    Fault("head lost", ("node 0 (node0) was lost: ",), inject=lambda lab: lab.kill(0), on=(1,), node=0),
+)
 FAULTS = (
     *DEATHS,
     *(replace(fault, deadline=HANG_SECONDS) for fault in HANGS),
     Fault("tokenizes", (TOKENIZES,), causes.HANG, deadline=WAIT_SECONDS),
+    *(replace(fault, rank=None) for fault in LOST),
 )
 
 
