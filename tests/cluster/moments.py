@@ -55,15 +55,15 @@ class Terminal:
     def returncode(self) -> int | None:
         return self.process.returncode
 
-    def moment_of(self, text: str) -> float | None:
-        """When the first line with `text` came."""
-        return next((line.moment for line in self.lines if text in line.text), None)
+    def moment_of(self, text: str, after: float = 0.0) -> float | None:
+        """When the first line with `text` came, of those after that moment."""
+        return next((line.moment for line in self.lines if text in line.text and line.moment > after), None)
 
-    def wait_for(self, text: str, timeout: float = TIMEOUT_SECONDS) -> float:
+    def wait_for(self, text: str, timeout: float = TIMEOUT_SECONDS, *, after: float = 0.0) -> float:
         """Wait for a line with `text`; its moment. Errors: AssertionError, with the output, if none comes."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or self.moment_of(text) is not None, timeout=timeout)
-        moment = self.moment_of(text)
+            self._changed.wait_for(lambda: self._is_over or self.moment_of(text, after) is not None, timeout=timeout)
+        moment = self.moment_of(text, after)
         assert moment is not None, f"nowhere {text!r}:\n{self.output}"
         return moment
 

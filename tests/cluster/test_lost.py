@@ -5,13 +5,18 @@ Most is thorough: test_launch.py shows it with two nodes of this machine, by han
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from allranks.doctor import causes
+from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.of_run import diagnosis_of_run
 from tests.cluster.lab import Lab
+from tests.cluster.moments import Terminal, named, record_fault
 from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
 
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
@@ -23,21 +28,21 @@ BY_HAND = (*TRAIN, "--master-addr", "node0", "--master-port", 29518)
 NOTED = ("sh", "-c", 'echo $$ >head.pid; exec "$@"', "sh")
 
 
-def start_by_hand(training: Training, num_nodes: int) -> list[Any]:
+def start_by_hand(training: Training, num_nodes: int) -> list[Terminal]:
     words = [(*BY_HAND, "--nnodes", num_nodes, "--node-rank", rank) for rank in range(num_nodes)]
-    return [training.start(rank, (*(NOTED if rank == 0 else ()), *each)) for rank, each in enumerate(words)]
+    return [Terminal(training.start(rank, (*(NOTED if rank == 0 else ()), *each))) for rank, each in enumerate(words)]
 
 
-def start_over_ssh(training: Training, num_nodes: int) -> list[Any]:
-    return [training.start(0, (*NOTED, *TRAIN, "--hosts", f"node[0-{num_nodes - 1}]"))]
+def start_over_ssh(training: Training, num_nodes: int) -> list[Terminal]:
+    return [Terminal(training.start(0, (*NOTED, *TRAIN, "--hosts", f"node[0-{num_nodes - 1}]")))]
 
 
-def start_in_slurm(training: Training, num_nodes: int) -> list[Any]:
+def start_in_slurm(training: Training, num_nodes: int) -> list[Terminal]:
     training.lab.slurm()
-    return [training.start(0, ("salloc", "-Q", "-N", num_nodes, *NOTED, *TRAIN))]
+    return [Terminal(training.start(0, ("salloc", "-Q", "-N", num_nodes, *NOTED, *TRAIN)))]
 
 
-WAYS: dict[str, Callable[[Training, int], list[Any]]] = {
+WAYS: dict[str, Callable[[Training, int], list[Terminal]]] = {
     "by hand": start_by_hand,
     "ssh": start_over_ssh,
     "slurm": start_in_slurm,
@@ -55,7 +60,9 @@ def num_nodes() -> int:
 
 
 @pytest.fixture(params=WAYS)
-def running(request: pytest.FixtureRequest, lab: Lab, base_config: dict, num_nodes: int) -> tuple[Training, list[Any]]:
+def running(
+    request: pytest.FixtureRequest, lab: Lab, base_config: dict, num_nodes: int
+) -> tuple[Training, list[Terminal]]:
     """A training on several nodes that would not end, at its third step; and the commands that started it."""
     training = make_training(lab, request.node.name, base_config, **ENDLESS)
     processes = WAYS[request.param](training, num_nodes)
@@ -84,8 +91,8 @@ def assert_only_launchers_know_the_token(training: Training, num_nodes: int) -> 
     assert not [path for path in training.config.parent.rglob("*") if path.is_file() and token in path.read_bytes()]
 
 
-def output_of(process: Any) -> str:
-    return process.communicate(timeout=GONE_AFTER_SECONDS)[0]
+def output_of(process: Terminal) -> str:
+    return process.finish(GONE_AFTER_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,9 @@ def output_of(process: Any) -> str:
 @pytest.mark.parametrize(
     "running", [pytest.param(way, marks=[] if way == "ssh" else pytest.mark.thorough) for way in WAYS], indirect=True
 )
-def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[Any]], signum: signal.Signals) -> None:
+def test_a_signal_to_the_head_saves_and_ends_all(
+    running: tuple[Training, list[Terminal]], signum: signal.Signals
+) -> None:
     training, processes = running
     signal_head(training, signum)
     outputs = [output_of(process) for process in processes]
@@ -106,26 +115,54 @@ def test_a_signal_to_the_head_saves_and_ends_all(running: tuple[Training, list[A
     training.wait_until_gone()
 
 
+def record(
+    record_property: Callable[[str, object], None],
+    training: Training,
+    terminals: list[Terminal],
+    said: str,
+    **fault: Any,
+) -> Diagnosis:
+    """What the doctor says."""
+    told = diagnosis_of_run(training.run.path)
+    moments = [terminal.moment_of(said) for terminal in terminals]
+    record_fault(record_property, way="train", told=moments, **fault, **named(told))
+    return told
+
+
 @pytest.mark.thorough
-def test_a_killed_head_leaves_nothing(running: tuple[Training, list[Any]]) -> None:
+def test_a_killed_head_leaves_nothing(
+    running: tuple[Training, list[Terminal]], record_property: Callable[[str, object], None]
+) -> None:
     training, processes = running
+    injected = time.time()
     signal_head(training, signal.SIGKILL)
     training.wait_until_gone()
-    for process in processes[1:]:
-        output = output_of(process)
-        assert process.returncode == 1, output
-        assert "node 0 (node0) was lost: the connection was closed" in output
+    outputs = [output_of(process) for process in processes]
+    if others := processes[1:]:  # those whose terminal is not the head's
+        said = "node 0 (node0) was lost: the connection was closed"
+        fault = {"fault": "head killed", "injected": injected, "deadline": 0}
+        told = record(record_property, training, others, said, **fault)
+        assert [process.returncode for process in others] == [1] * len(others), outputs
+        assert all(said in output for output in outputs[1:]), outputs
+        assert (told.cause, told.certainty, told.node) == (causes.NODE_LOST, "sure", "node0"), told
 
 
 @pytest.mark.parametrize("num_nodes", [3])
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", ["kill", "power_off"])
-def test_a_lost_node_ends_the_others_and_is_named(running: tuple[Training, list[Any]], lab: Lab, how: str) -> None:
+def test_a_lost_node_ends_the_others_and_is_named(
+    running: tuple[Training, list[Terminal]], lab: Lab, how: str, record_property: Callable[[str, object], None]
+) -> None:
     training, processes = running
+    injected = time.time()
     getattr(lab, how)(2)
     training.wait_until_gone()
-    for process in processes[:2]:
-        output = output_of(process)
+    outputs = [output_of(process) for process in processes[:2]]
+    # Whose power is off says nothing more: that is noticed when it has been silent for long enough.
+    fault = {"fault": f"node lost ({how})", "injected": injected, "deadline": 10 if how == "power_off" else 0}
+    told = record(record_property, training, processes[:2], "error: node 2 (node2) was lost", **fault)
+    for process, output in zip(processes, outputs, strict=False):
         assert process.returncode == 1, output
         [*_, last] = [line for line in output.splitlines() if line.startswith("error: ")]
         assert "node2" in last and "was lost" in last, output
+    assert (told.cause, told.node) == (causes.NODE_LOST, "node2"), told

@@ -39,8 +39,11 @@ ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
 NodeName={nodes} CPUs=4 RealMemory=4000 Gres=gpu:h200:4
-PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP GraceTime=120
 PartitionName=long Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
 GRES_CONF = "NodeName={nodes} Name=gpu Type=h200 File=/dev/tty[10-13]\n"
@@ -56,7 +59,8 @@ class Job:
 
 
 class Slurm:
-    """`sbatch`, `srun`, `salloc` and the rest work on every node. Partitions: batch (the default) and long."""
+    """`sbatch`, `srun`, `salloc` and the rest work on every node. Partitions: batch (the default) and long, and
+    urgent, which takes nodes away from jobs of batch: two minutes after it has told them so."""
 
     def __init__(self, nodes: list[Node]):
         self._nodes = nodes
