@@ -153,10 +153,16 @@ def test_a_port_that_another_program_has(
     log.write_text(outputs[0])
     told = ask_doctor(lab.node(0), log)
     said = f"cannot listen on node0:{PORT}: the port is in use by pid "
-    record(record_property, terminals[:1], said, told, fault="port taken", injected=injected, node="node0")
+    # Node 1 hears it of node 0 (that over another way than the port), or finds what else listens there.
+    refused, found = (
+        "node 0 (node0) refused to start: node 0 cannot listen",
+        "something else than this version of allranks",
+    )
+    named_on = [terminal for terminal in terminals if said in terminal.output]
+    record(record_property, named_on, said, told, fault="port taken", injected=injected, node="node0")
     assert said in outputs[0] and f"-m http.server {PORT}); stop that process" in outputs[0], outputs[0]
-    assert f"node0:{PORT}: something else than this version of allranks listens there" in outputs[1], outputs[1]
-    assert [terminal.returncode for terminal in terminals] == [2, 3], outputs
+    assert refused in outputs[1] or found in outputs[1], outputs[1]
+    assert terminals[0].returncode == 2 and terminals[1].returncode != 0, outputs
     assert (told["cause"], told["certainty"]) == ("port-in-use", "sure"), told
     taking.send_signal(signal.SIGKILL)
     training.wait_until_gone()
