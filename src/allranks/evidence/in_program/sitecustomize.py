@@ -32,10 +32,11 @@ def _leave():  # type: () -> None
         os.environ["PYTHONPATH"] = os.pathsep.join(given)
 
 
-try:  # noqa: SIM105
-    _answer()
-except Exception:
-    pass
-_leave()
-del sys.modules["sitecustomize"]
-import sitecustomize  # noqa: E402, F401
+if __name__ == "sitecustomize":  # and not where its text is imported as a part of allranks
+    try:  # noqa: SIM105
+        _answer()
+    except Exception:
+        pass
+    _leave()
+    del sys.modules[__name__]
+    import sitecustomize  # noqa: F401
