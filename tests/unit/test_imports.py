@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow", "pandas")
 MAY_BE_HEAVY = ("allranks.model.", "allranks.train.", "allranks.export.", "allranks.inference.")
 MAY_BE_HEAVY += ("allranks.checkpoint.dcp.",)
 # Of the room that runs the engine on nothing, what does so, in a process of its own.
-MAY_BE_HEAVY += tuple(f"allranks.trace.{part}" for part in ("layers", "nothing", "recorder", "step"))
+MAY_BE_HEAVY += tuple(f"allranks.trace.{part}" for part in ("gradient_sums", "layers", "nothing", "recorder", "step"))
 # Runs inside Ray's own processes, not in the command line's, and needs Ray installed.
 MAY_BE_HEAVY += ("allranks.launch.ray_train.trainer",)
 # One for each tracker: runs in the tracker's own process, and needs its library installed.
