@@ -162,7 +162,7 @@ def test_a_port_that_another_program_has(
     record(record_property, named_on, said, told, fault="port taken", injected=injected, node="node0")
     assert said in outputs[0] and f"-m http.server {PORT}); stop that process" in outputs[0], outputs[0]
     assert refused in outputs[1] or found in outputs[1], outputs[1]
-    assert terminals[0].returncode == 2 and terminals[1].returncode != 0, outputs
+    assert terminals[0].returncode == 3 and terminals[1].returncode != 0, outputs
     assert (told["cause"], told["certainty"]) == ("port-in-use", "sure"), told
     taking.send_signal(signal.SIGKILL)
     training.wait_until_gone()

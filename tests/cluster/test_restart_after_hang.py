@@ -16,6 +16,8 @@ from allranks.live.from_events import table_of
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import PhaseEvent, StepEvent
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
+from tests.cluster.lab import Lab
+from tests.cluster.training import make_training
 from tests.patience import TIMEOUT_SECONDS
 
 # Python runs it in every process: in a rank it waits, beside the imports, for what it spoils.
@@ -108,3 +110,22 @@ def test_what_hangs_in_the_same_way_after_the_same_step_again_is_not_started_a_t
         assert output.count("on_hang: restart: all nodes start their ranks again") == 1, output
         assert "all ranks had been started again 1 of 5 times (--max-restarts)" in output, output
     assert "failed in the same way after the same step, 6" in outputs[0]
+
+
+@pytest.mark.thorough
+def test_over_ssh_a_run_whose_rank_is_stopped_starts_again_by_itself(
+    lab: Lab, base_config: dict, losses_alone: Callable[..., dict[int, float]]
+) -> None:
+    keys = {**KEYS, "max_steps": 40, "learning_rate": 1e-3}
+    training = make_training(lab, "restart-over-ssh", base_config, **keys)
+    train = [sys.executable, "-m", "allranks", "train", "c.yaml", "--hosts", "node[0-1]", "--max-restarts", 1]
+    process = training.start(0, train)
+    training.wait_for_step(4, process)
+    pid = next(event.pid for event in read_events(training.run.events(1)) if isinstance(event, PhaseEvent))
+    lab.node(1).run(["kill", "-STOP", str(pid)], check=True)
+    (output,) = training.finish([process])
+    assert output.count("on_hang: restart: all nodes start their ranks again, 1 of 1 times") == 2, output
+    assert f"rank 1 (node 1, node1, pid {pid}) is stopped" in output, output
+    alone = losses_alone(max_steps=40, learning_rate=1e-3)
+    assert largest_difference(training.losses(), alone) < 1e-5
+    training.wait_until_gone()

@@ -12,7 +12,7 @@ FAILED = 255
 
 _OPTIONS = (
     "BatchMode=yes",
-    "ConnectTimeout=10",
+    "ConnectTimeout=8",  # a node that does not answer is to be told within 10 s
     # A node without power sends no FIN: the connection is given up after 10 s of silence.
     "ServerAliveInterval=5",
     "ServerAliveCountMax=2",
