@@ -7,7 +7,6 @@ plugin of its own kind writes down the moments; it is started without a launcher
 """
 
 import argparse
-import datetime
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -40,9 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _write_report(workload: Workload, rounds: list[dict[str, Measurement]], speed: list[str], start: list[str]) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
-    path = Path(__file__).parent / "reports" / f"axolotl_{report.slug(hardware)}_{today}.md"
+    today = report.today()
+    hardware = report.hardware(facts)
     text = [
         f"# {workload.name} beside axolotl on {hardware}, {today}",
         "",
@@ -70,9 +68,7 @@ def _write_report(workload: Workload, rounds: list[dict[str, Measurement]], spee
         "Command: `make bench-axolotl`",
         "",
     ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("axolotl", hardware, text)
 
 
 def _versions() -> list[str]:

@@ -7,7 +7,6 @@ all alike, and ratios are taken within a round.
 """
 
 import argparse
-import datetime
 import os
 import sys
 from dataclasses import asdict
@@ -57,8 +56,8 @@ def _write_report(
     start: list[str],
 ) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    today = report.today()
+    hardware = report.hardware(facts)
     lines = [
         f"# {workload.name} on {hardware}, {today}",
         "",
@@ -90,11 +89,7 @@ def _write_report(
         ),
         "",
     ]
-    name = f"{report.slug(workload.name)}_{report.slug(hardware)}_{today}.md"
-    path = Path(__file__).parent / "reports" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines))
-    return path
+    return report.saved(report.slug(workload.name), hardware, lines)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ it longer by little.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import random
 import resource
@@ -109,8 +108,8 @@ def main() -> int:
 
 
 def _write_report(figures: list[tuple[str, str]]) -> Path:
-    facts, today = report.machine(), datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    facts, today = report.machine(), report.today()
+    hardware = report.hardware(facts)
     lines = [
         f"# A large log, read by the doctor, on {hardware}, {today}",
         "",
@@ -119,9 +118,7 @@ def _write_report(figures: list[tuple[str, str]]) -> Path:
         *report.table(["", ""], [list(row) for row in figures]),
         *report.settings("Machine", facts),
     ]
-    path = Path(__file__).parent / "reports" / f"doctor_{report.slug(hardware)}_{today}.md"
-    path.write_text("\n".join(lines))
-    return path
+    return report.saved("doctor", hardware, lines)
 
 
 if __name__ == "__main__":

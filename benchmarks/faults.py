@@ -10,7 +10,6 @@ time-out that the test sets (`hang_timeout`), to the moment at which the last te
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import sys
@@ -98,8 +97,8 @@ def _row(fault: dict[str, Any], result: str) -> list[str]:
 
 
 def _write_report(table: list[str], load: float, options: argparse.Namespace) -> Path:
-    facts, today = report.machine(), datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    facts, today = report.machine(), report.today()
+    hardware = report.hardware(facts)
     more = f" -k {options.k!r}" if options.k else ""
     lines = [
         f"# Faults in real runs, and how long until they are named, {today}",
@@ -115,9 +114,7 @@ def _write_report(table: list[str], load: float, options: argparse.Namespace) ->
         *table,
         *report.settings("Machine", facts),
     ]
-    path = Path(__file__).parent / "reports" / f"faults_{report.slug(hardware)}_{today}.md"
-    path.write_text("\n".join(lines))
-    return path
+    return report.saved("faults", hardware, lines)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ for the last two.
 """
 
 import argparse
-import datetime
 import os
 import statistics
 import sys
@@ -81,9 +80,8 @@ def _cost_lines(rounds: list[list[Turn]], slot: float) -> list[str]:
 
 def _write_report(lines: list[str], load: float) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
-    path = Path(__file__).parent / "reports" / f"live_{report.slug(hardware)}_{today}.md"
+    today = report.today()
+    hardware = report.hardware(facts)
     text = [
         f"# What watching the ranks costs, on {hardware}, {today}",
         "",
@@ -94,8 +92,7 @@ def _write_report(lines: list[str], load: float) -> Path:
         f"Command: `python -m benchmarks.live {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
         "",
     ]
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("live", hardware, text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Each setting trains the same model, one after the other in each round, in fresh 
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -128,9 +127,8 @@ def _table(rounds: list[dict[str, Measured]], chosen: list[str]) -> list[str]:
 
 def _write_report(workload: Workload, num_ranks: int, num_rounds: int, lines: list[str]) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
-    path = Path(__file__).parent / "reports" / f"malloc_{report.slug(hardware)}_{today}.md"
+    today = report.today()
+    hardware = report.hardware(facts)
     text = [
         f"# glibc's settings under FSDP2 on {num_ranks} ranks, on {hardware}, {today}",
         "",
@@ -141,9 +139,7 @@ def _write_report(workload: Workload, num_ranks: int, num_rounds: int, lines: li
         *report.settings("Workload", asdict(workload)),
         *report.settings("Machine", facts),
     ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("malloc", hardware, text)
 
 
 if __name__ == "__main__":

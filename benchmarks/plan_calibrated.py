@@ -11,7 +11,6 @@ noise: caches and memory are shared all the same.
 """
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -211,8 +210,8 @@ def _allranks(words: list[str], cache: Path) -> None:
 
 def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    today = report.today()
+    hardware = report.hardware(facts)
     text = [
         f"# Predicted after `allranks plan --calibrate`, and measured, on {hardware}, {today}",
         "",
@@ -227,9 +226,7 @@ def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float)
         f"Command: `python -m benchmarks.plan_calibrated {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
         "",
     ]
-    path = Path(__file__).parent / "reports" / f"plan-calibrated_{report.slug(hardware)}_{today}.md"
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("plan-calibrated", hardware, text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ caches; its memory is that of all its processes together, sampled ten times a se
 """
 
 import argparse
-import datetime
 import json
 import os
 import random
@@ -123,10 +122,9 @@ def _write_report(
     options: argparse.Namespace, num_bytes: int, rounds: list[dict], names: dict[str, str], lines: list[str]
 ) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
+    today = report.today()
+    hardware = report.hardware(facts)
     loads = [one[key][2] for one in rounds for key in names]
-    path = Path(__file__).parent / "reports" / f"preprocess_{report.slug(hardware)}_{today}.md"
     text = [
         f"# Preparing {options.conversations} conversations on {hardware}, {today}",
         "",
@@ -141,8 +139,7 @@ def _write_report(
         "Command: `python -m benchmarks.preprocess`",
         "",
     ]
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("preprocess", hardware, text)
 
 
 def _write(folder: Path, count: int) -> int:

@@ -1,5 +1,6 @@
 """The report of a benchmark: ratios with their spread, and everything needed to do it again."""
 
+import datetime
 import json
 import platform
 import re
@@ -88,6 +89,23 @@ def raw(rounds: Sequence[dict[str, Measurement]], names: dict[str, str]) -> list
 
 def settings(title: str, values: dict) -> list[str]:
     return [f"## {title}", "", "```json", json.dumps(values, indent=1), "```", ""]
+
+
+def hardware(facts: dict[str, str]) -> str:
+    """Of `machine()`, in the words that reports begin with."""
+    return f"{facts['cores used']} cores of {facts['processor']}"
+
+
+def today() -> str:
+    return datetime.date.today().isoformat()
+
+
+def saved(kind: str, where: str, lines: Sequence[str]) -> Path:
+    """Write a report of that kind into `reports`, named by where and when it was made."""
+    path = Path(__file__).parent / "reports" / f"{kind}_{slug(where)}_{today()}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines))
+    return path
 
 
 def slug(text: str) -> str:

@@ -6,7 +6,6 @@ Part of `make bench`. Rounds and fresh processes as in benchmarks.cpu.
 """
 
 import argparse
-import datetime
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -91,9 +90,8 @@ def _write_report(
     workload: Workload, rounds: list[dict[str, Measurement]], lines: list[str], chosen: list[str]
 ) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
-    hardware = f"{facts['cores used']} cores of {facts['processor']}"
-    path = Path(__file__).parent / "reports" / f"steps_{report.slug(hardware)}_{today}.md"
+    today = report.today()
+    hardware = report.hardware(facts)
     text = [
         f"# What each step of the speed pass is worth, on {hardware}, {today}",
         "",
@@ -105,9 +103,7 @@ def _write_report(
         *report.settings("Workload", asdict(workload)),
         *report.settings("Machine", facts),
     ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(text))
-    return path
+    return report.saved("steps", hardware, text)
 
 
 if __name__ == "__main__":
