@@ -29,7 +29,7 @@ def runs_as_a_program(module):
     if spec.submodule_search_locations is not None:
         return f"{module}.__main__" in MODULES
     tests = [node.test for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.If)]
-    return module.endswith("__main__") or any("__name__" in ast.unparse(test) for test in tests)
+    return module.endswith("__main__") or any("__main__" in ast.unparse(test) for test in tests)
 
 
 def test_exactly_the_modules_that_are_programs_are_entry_points():
