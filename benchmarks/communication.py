@@ -8,7 +8,6 @@ long as it is slower than the machine's cores, which compute for all four ranks.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -167,7 +166,7 @@ def _table(measured: dict[str, dict[str, Any]]) -> list[str]:
 
 def _write_report(table: list[str], num_parameters: int, load: float, options: argparse.Namespace) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
+    today = report.today()
     lines = [
         f"# Less communication over {options.rate}, {today}",
         "",
@@ -189,9 +188,7 @@ def _write_report(table: list[str], num_parameters: int, load: float, options: a
         f"Command: `python -m benchmarks.communication --rate {options.rate} --steps {options.steps}`",
         "",
     ]
-    path = Path(__file__).parent / "reports" / f"communication_{report.slug(options.rate)}_{today}.md"
-    path.write_text("\n".join(lines))
-    return path
+    return report.saved("communication", options.rate, lines, part=options.only or "")
 
 
 if __name__ == "__main__":

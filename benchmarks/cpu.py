@@ -89,7 +89,8 @@ def _write_report(
         ),
         "",
     ]
-    return report.saved(report.slug(workload.name), hardware, lines)
+    part = report.part_of(list(names), CONTESTANTS)
+    return report.saved(report.slug(workload.name), hardware, lines, part=part)
 
 
 if __name__ == "__main__":

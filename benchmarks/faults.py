@@ -114,7 +114,7 @@ def _write_report(table: list[str], load: float, options: argparse.Namespace) ->
         *table,
         *report.settings("Machine", facts),
     ]
-    return report.saved("faults", hardware, lines)
+    return report.saved("faults", hardware, lines, part=options.k)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             lines += ["## A watcher in trouble", "", *live_faults.measure(WORKLOAD, workload, Path(folder) / "faults")]
     print("\n" + "\n".join(lines))
     if not options.no_report:
-        print(f"report: {_write_report(lines, load)}")
+        print(f"report: {_write_report(lines, load, options.only or '')}")
 
 
 def _cost_lines(rounds: list[list[Turn]], slot: float) -> list[str]:
@@ -78,7 +78,7 @@ def _cost_lines(rounds: list[list[Turn]], slot: float) -> list[str]:
     ]
 
 
-def _write_report(lines: list[str], load: float) -> Path:
+def _write_report(lines: list[str], load: float, part: str) -> Path:
     facts = report.machine()
     today = report.today()
     hardware = report.hardware(facts)
@@ -92,7 +92,7 @@ def _write_report(lines: list[str], load: float) -> Path:
         f"Command: `python -m benchmarks.live {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
         "",
     ]
-    return report.saved("live", hardware, text)
+    return report.saved("live", hardware, text, part=part)
 
 
 if __name__ == "__main__":

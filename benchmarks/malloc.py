@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = _table(rounds, chosen)
     print("\n" + "\n".join(lines))
     if not options.no_report:
-        print(f"report: {_write_report(workload, options.ranks, len(rounds), lines)}")
+        print(f"report: {_write_report(workload, options.ranks, len(rounds), lines, report.part_of(chosen, VARIANTS))}")
 
 
 def _run(workload: Workload, directory: Path, scratch: Path, name: str, num_ranks: int) -> Measured:
@@ -125,7 +125,7 @@ def _table(rounds: list[dict[str, Measured]], chosen: list[str]) -> list[str]:
     )
 
 
-def _write_report(workload: Workload, num_ranks: int, num_rounds: int, lines: list[str]) -> Path:
+def _write_report(workload: Workload, num_ranks: int, num_rounds: int, lines: list[str], part: str) -> Path:
     facts = report.machine()
     today = report.today()
     hardware = report.hardware(facts)
@@ -139,7 +139,7 @@ def _write_report(workload: Workload, num_ranks: int, num_rounds: int, lines: li
         *report.settings("Workload", asdict(workload)),
         *report.settings("Machine", facts),
     ]
-    return report.saved("malloc", hardware, text)
+    return report.saved("malloc", hardware, text, part=part)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def main() -> None:
     lines = table(rounds)
     print("\n".join(["", *lines]))
     if not options.no_report:
-        print(f"report: {_write_report(lines, rounds, load)}")
+        print(f"report: {_write_report(lines, rounds, load, options.only)}")
 
 
 def table(rounds: list[dict[str, Found]]) -> list[str]:
@@ -208,7 +208,7 @@ def _allranks(words: list[str], cache: Path) -> None:
         sys.exit(f"error: allranks {words[0]} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float) -> Path:
+def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float, part: str) -> Path:
     facts = report.machine()
     today = report.today()
     hardware = report.hardware(facts)
@@ -226,7 +226,7 @@ def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float)
         f"Command: `python -m benchmarks.plan_calibrated {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
         "",
     ]
-    return report.saved("plan-calibrated", hardware, text)
+    return report.saved("plan-calibrated", hardware, text, part=part)
 
 
 if __name__ == "__main__":

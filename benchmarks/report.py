@@ -5,12 +5,14 @@ import json
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.measure import Measurement
 
+REPORTS = Path(__file__).parent / "reports"
+_MOST_OF_PART = 60  # characters; a file's name may have 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy")
 
 
@@ -100,12 +102,21 @@ def today() -> str:
     return datetime.date.today().isoformat()
 
 
-def saved(kind: str, where: str, lines: Sequence[str]) -> Path:
-    """Write a report of that kind into `reports`, named by where and when it was made."""
-    path = Path(__file__).parent / "reports" / f"{kind}_{slug(where)}_{today()}.md"
+def saved(kind: str, where: str, lines: Sequence[str], *, part: str = "") -> Path:
+    """Write a report of that kind into `reports`, named by where and when it was made.
+
+    `part`: what alone was run of it, as asked for: such a report leaves the whole one of the same day as it is.
+    """
+    name = f"{kind}-{slug(part)[:_MOST_OF_PART].strip('-')}" if part else kind
+    path = REPORTS / f"{name}_{slug(where)}_{today()}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines))
     return path
+
+
+def part_of(chosen: Sequence[str], every: Iterable[str]) -> str:
+    """As `saved` takes it: what was chosen, unless that is all there is."""
+    return "" if set(chosen) == set(every) else " ".join(chosen)
 
 
 def slug(text: str) -> str:

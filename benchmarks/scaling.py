@@ -8,7 +8,6 @@ which says nothing of a cluster.
 """
 
 import argparse
-import datetime
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ import yaml
 
 from benchmarks import report
 
+RATES, NODES = "1gbit,100mbit", "1,2,3"
 CORES = 0.4
 """Of a core, for each node: three nodes and what else this machine does fit on two."""
 MOST_APART = 10.0
@@ -37,8 +37,8 @@ TIMEOUT_SECONDS = 1500.0
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", default="1gbit,100mbit", help="of each node's cable, in tc's words")
-    parser.add_argument("--nodes", default="1,2,3", help="numbers of nodes (default 1,2,3)")
+    parser.add_argument("--rates", default=RATES, help="of each node's cable, in tc's words")
+    parser.add_argument("--nodes", default=NODES, help="numbers of nodes (default 1,2,3)")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each (default 30)")
     parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
     options = parser.parse_args(arguments)
@@ -116,7 +116,7 @@ def _write_report(
     table: list[str], measured: dict[str, dict[str, Any]], num_parameters: int, load: float, options: argparse.Namespace
 ) -> Path:
     facts = report.machine()
-    today = datetime.date.today().isoformat()
+    today = report.today()
     apart = _largest_difference(measured)
     verdict = "within" if apart <= MOST_APART else "not within"
     lines = [
@@ -141,9 +141,8 @@ def _write_report(
         f"--steps {options.steps}`",
         "",
     ]
-    path = Path(__file__).parent / "reports" / f"scaling_{report.slug(facts['cores used'])}-cores_{today}.md"
-    path.write_text("\n".join(lines))
-    return path
+    part = report.part_of([options.rates, options.nodes], [RATES, NODES])
+    return report.saved("scaling", f"{facts['cores used']}-cores", lines, part=part)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _write_report(
         *report.settings("Workload", asdict(workload)),
         *report.settings("Machine", facts),
     ]
-    return report.saved("steps", hardware, text)
+    return report.saved("steps", hardware, text, part=report.part_of(chosen, VARIANTS))
 
 
 if __name__ == "__main__":
