@@ -2,34 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from allranks.cli.config_keys import ConfigKeysCommand, given
-from allranks.cli.launch_options import (
-    AccelerateConfig,
-    Export,
-    Hostfile,
-    Hosts,
-    JoinTimeout,
-    Launcher,
-    MasterAddr,
-    MasterPort,
-    Nnodes,
-    NodeRank,
-    NodeTimeout,
-    NprocPerNode,
-    Python,
-    RemoteStart,
-    SkipConnectionCheck,
-    launch_options,
-    node_options,
-    words_given,
-)
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
+from allranks.cli.launch_options import launch_options, node_options, with_launch_options, words_given
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
+# Each size is one start, without a restart, and a rendezvous of its own.
+_NOT_HERE = ("rdzv_backend", "rdzv_id", "rdzv_endpoint", "max_restarts", "grace_seconds")
 _FOR_TRAIN = ("launcher", "accelerate_config", "join_timeout", "node_timeout", "skip_connection_check")
 _FOR_NODES = ("remote_start", "python", "export", "nproc_per_node", "master_addr")
 
@@ -39,6 +23,7 @@ _FOR_NODES = ("remote_start", "python", "export", "nproc_per_node", "master_addr
     options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]...",
     epilog="Example: allranks bench-scaling config.yaml --nodes 1,2,4 --hosts node[0-3]",
 )
+@with_launch_options(without=_NOT_HERE)
 def bench_scaling(
     ctx: typer.Context,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.")],
@@ -59,24 +44,8 @@ def bench_scaling(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the run directories in OUTPUT_DIR/bench-scaling.")
     ] = False,
-    hosts: Hosts = None,
-    hostfile: Hostfile = None,
-    remote_start: RemoteStart = "auto",
-    python: Python = None,
-    export: Export = None,
-    nproc_per_node: NprocPerNode = None,
-    nnodes: Nnodes = None,
-    node_rank: NodeRank = None,
-    master_addr: MasterAddr = None,
-    master_port: MasterPort = None,
-    launcher: Launcher = None,
-    accelerate_config: AccelerateConfig = None,
-    join_timeout: JoinTimeout = 600.0,
-    node_timeout: NodeTimeout = 10.0,
-    skip_connection_check: SkipConnectionCheck = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
+    **launch: Any,
 ) -> None:
     """Time a few steps of CONFIG on each number of nodes: tokens/s, efficiency, and where the rest is lost.
 

@@ -7,8 +7,9 @@ import typer
 
 from allranks.cli import answer_options as options
 from allranks.cli.generate import show
+from allranks.cli.help import new_app
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 _HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer"
 
 

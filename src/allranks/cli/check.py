@@ -2,38 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from allranks.cli.config_keys import given
-from allranks.cli.launch_options import (
-    AccelerateConfig,
-    Export,
-    GraceSeconds,
-    Hostfile,
-    Hosts,
-    JoinTimeout,
-    Launcher,
-    MasterAddr,
-    MasterPort,
-    MaxRestarts,
-    Nnodes,
-    NodeRank,
-    NodeTimeout,
-    NprocPerNode,
-    Python,
-    RdzvBackend,
-    RdzvEndpoint,
-    RdzvId,
-    RemoteStart,
-    SkipConnectionCheck,
-    launch_options,
-    node_options,
-)
+from allranks.cli.config_keys import IgnoreUnsupported, given
+from allranks.cli.help import new_app
+from allranks.cli.launch_options import launch_options, node_options, with_launch_options
 from allranks.cli.train import TrainCommand
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -41,6 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]... [-- LAUNCHER-OPTIONS]",
     epilog="Example: allranks check config.yaml --hosts node[0-3] --write-hosts lists",
 )
+@with_launch_options(join_timeout=60.0)
 def check(
     ctx: typer.Context,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.")],
@@ -55,29 +34,8 @@ def check(
         Path | None,
         typer.Option(metavar="DIR", help="Write lists of the nodes that pass and fail, for ssh, Slurm and PBS."),
     ] = None,
-    hosts: Hosts = None,
-    hostfile: Hostfile = None,
-    remote_start: RemoteStart = "auto",
-    python: Python = None,
-    export: Export = None,
-    nproc_per_node: NprocPerNode = None,
-    nnodes: Nnodes = None,
-    node_rank: NodeRank = None,
-    master_addr: MasterAddr = None,
-    master_port: MasterPort = None,
-    launcher: Launcher = None,
-    accelerate_config: AccelerateConfig = None,
-    rdzv_backend: RdzvBackend = None,
-    rdzv_id: RdzvId = None,
-    rdzv_endpoint: RdzvEndpoint = None,
-    max_restarts: MaxRestarts = 0,
-    grace_seconds: GraceSeconds = 300.0,
-    join_timeout: JoinTimeout = 60.0,
-    node_timeout: NodeTimeout = 10.0,
-    skip_connection_check: SkipConnectionCheck = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
+    **launch: Any,
 ) -> None:
     """Check all nodes that `allranks train` with the same options would start on, and start nothing.
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from allranks import interrupt
-from allranks.cli.help import HelpContext, with_our_help
+from allranks.cli.help import HelpContext, new_app, with_our_help
 
 # name -> (module, one line of help). The module has `app`, a typer.Typer, or a function named like the command.
 # Commands are imported when they are run, so that none makes another slow or breaks it.
@@ -120,11 +120,6 @@ def _interruptible(name: str, callback: Callable[..., Any]) -> Callable[..., Any
             return callback(*arguments, **options)
 
     return work
-
-
-def new_app(**settings: Any) -> typer.Typer:
-    """A typer app in our style: plain help (rich's costs 0.1 s at every start), no completion options."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = new_app(
     no_args_is_help=True,
     help="Show the resolved config or the schema of all keys; import another trainer's config.",
     epilog="Example: allranks config show config.yaml --learning-rate 1e-4",
@@ -31,9 +29,7 @@ def show(
         Path, typer.Argument(metavar="CONFIG", help="YAML file with Axolotl's keys.", show_default=False)
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
 ) -> None:
     """Check CONFIG and print it as it will be used, every default filled in. The output is itself a config."""
     from allranks.config import load_config

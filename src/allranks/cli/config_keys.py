@@ -1,10 +1,15 @@
 """Commands that take any config key as an option: `allranks train c.yaml --max-steps 2`."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
 from allranks.errors import UsageError
+
+IgnoreUnsupported = Annotated[
+    bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
+]
 
 
 class ConfigKeysCommand(TyperCommand):

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+from allranks.cli.help import new_app
+
+app = new_app()
 
 
 @app.command(epilog="Example: allranks doctor outputs/run, or: allranks doctor slurm-*.out")

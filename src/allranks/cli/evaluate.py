@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.help import new_app
 
 if TYPE_CHECKING:
     from allranks.inference.evaluate import DataScore, Evaluation, Score
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from allranks.cli import answer_options as options
+from allranks.cli.help import new_app
 
 if TYPE_CHECKING:
     from allranks.inference.answer import Sampling
     from allranks.inference.prompts import Prompt
     from allranks.inference.session import Answerer
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(

@@ -39,6 +39,11 @@ class HelpContext(typer.Context):
         super().__init__(*arguments, **{"max_content_width": _MOST_COLUMNS, **settings})
 
 
+def new_app(**settings: Any) -> typer.Typer:
+    """A typer app in our style: plain help (rich's costs 0.1 s at every start), no completion options."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
 def with_our_help(command: Any) -> Any:
     """`command` and its subcommands with help that looks so."""
     command.context_class = HelpContext

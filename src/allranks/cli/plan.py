@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -70,9 +71,7 @@ def plan(
         bool, typer.Option("--all", help="Show every micro-batch size, with and without recomputation.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
 ) -> None:
     """Predict memory, speed and cost of CONFIG on these nodes, under every strategy, the best first.
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from allranks import interrupt
-from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -28,9 +29,7 @@ def preprocess(
         int, typer.Option(min=0, help="Print this many samples, with what is trained and what is masked.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print path, fingerprint and counts as JSON.")] = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
 ) -> None:
     """Make the prepared data set of CONFIG, or open it if it was made before.
 

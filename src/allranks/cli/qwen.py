@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from allranks.cli.help import new_app
 from allranks.cli.train_words import TrainWordsCommand, read_as_train, train_words
 from allranks.errors import UsageError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 _WITHOUT_DEEPSPEED = {
     "full": "finetune_ds.sh shards by DeepSpeed ZeRO-3; here FSDP2 does, with the same losses",

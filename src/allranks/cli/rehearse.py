@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from allranks.cli.config_keys import ConfigKeysCommand, given
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -26,9 +27,7 @@ def rehearse(
         Path | None, typer.Option(metavar="DIR", help="Leave model, config, run and logs in this new folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")] = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
 ) -> None:
     """Rehearse the whole run on this machine's CPU, as several nodes, with a small random copy of the model.
 

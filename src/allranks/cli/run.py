@@ -7,30 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from allranks.cli.launch_options import (
-    AccelerateConfig,
-    Export,
-    GraceSeconds,
-    Hostfile,
-    Hosts,
-    JoinTimeout,
-    Launcher,
-    MasterAddr,
-    MasterPort,
-    MaxRestarts,
-    Nnodes,
-    NodeRank,
-    NodeTimeout,
-    NprocPerNode,
-    Python,
-    RdzvBackend,
-    RdzvEndpoint,
-    RdzvId,
-    RemoteStart,
-    SkipConnectionCheck,
-    launch_options,
-    node_options,
-)
+from allranks.cli.help import new_app
+from allranks.cli.launch_options import launch_options, node_options, with_launch_options
 from allranks.errors import UsageError
 
 
@@ -52,7 +30,7 @@ def _spelt(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -60,32 +38,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     options_metavar="[OPTIONS] -- PROGRAM [ARGUMENTS]...",
     epilog="Example: allranks run --hosts node[0-3] --nproc-per-node 8 -- -m axolotl.cli.train config.yaml",
 )
+@with_launch_options(launcher="torchrun")
 def run(
     ctx: typer.Context,
     stray: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     output_dir: Annotated[Path, typer.Option(help="Where logs and the record of the run are kept.")] = Path(
         "allranks-run"
     ),
-    hosts: Hosts = None,
-    hostfile: Hostfile = None,
-    remote_start: RemoteStart = "auto",
-    python: Python = None,
-    export: Export = None,
-    nproc_per_node: NprocPerNode = None,
-    nnodes: Nnodes = None,
-    node_rank: NodeRank = None,
-    master_addr: MasterAddr = None,
-    master_port: MasterPort = None,
-    launcher: Launcher = "torchrun",
-    accelerate_config: AccelerateConfig = None,
-    rdzv_backend: RdzvBackend = None,
-    rdzv_id: RdzvId = None,
-    rdzv_endpoint: RdzvEndpoint = None,
-    max_restarts: MaxRestarts = 0,
-    grace_seconds: GraceSeconds = 300.0,
-    join_timeout: JoinTimeout = 600.0,
-    node_timeout: NodeTimeout = 10.0,
-    skip_connection_check: SkipConnectionCheck = False,
     hang_timeout: Annotated[
         float | None,
         typer.Option(help="End it when no rank has written anything for so many seconds, and say what each did."),
@@ -94,6 +53,7 @@ def run(
         bool,
         typer.Option(help="Ranks that are Python's tell where they are when they hang, on a signal (61)."),
     ] = True,
+    **launch: Any,
 ) -> None:
     """Start any program that torchrun can start, on this machine or on all nodes: anyone's trainer.
 

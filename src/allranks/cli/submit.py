@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from allranks.cli.config_keys import IgnoreUnsupported
+from allranks.cli.help import new_app
 from allranks.cli.train_words import TrainWordsCommand, is_given, read_as_train, train_words
 from allranks.errors import UsageError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -60,9 +62,7 @@ def submit(
     pbs_flavour: Annotated[str, typer.Option(metavar="openpbs|torque", help="Which PBS.")] = "openpbs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script; submit nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print job id, script and log as JSON.")] = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
 ) -> None:
     """Check CONFIG, write a batch script that trains it on all nodes of a job, and submit it.
 

@@ -7,31 +7,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from allranks.cli.config_keys import ConfigKeysCommand, given
-from allranks.cli.launch_options import (
-    AccelerateConfig,
-    Export,
-    GraceSeconds,
-    Hostfile,
-    Hosts,
-    JoinTimeout,
-    Launcher,
-    MasterAddr,
-    MasterPort,
-    MaxRestarts,
-    Nnodes,
-    NodeRank,
-    NodeTimeout,
-    NprocPerNode,
-    Python,
-    RdzvBackend,
-    RdzvEndpoint,
-    RdzvId,
-    RemoteStart,
-    SkipConnectionCheck,
-    launch_options,
-    node_options,
-)
+from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
+from allranks.cli.help import new_app
+from allranks.cli.launch_options import launch_options, node_options, with_launch_options
 from allranks.cli.train_words import is_given
 from allranks.errors import UsageError
 
@@ -40,7 +18,7 @@ class TrainCommand(ConfigKeysCommand):
     after_dashes = True
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command(
@@ -48,6 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
     options_metavar="[OPTIONS] [--CONFIG-KEY VALUE]... [-- LAUNCHER-OPTIONS]",
     epilog="Example: allranks train config.yaml --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --max-steps 20",
 )
+@with_launch_options()
 def train(
     ctx: typer.Context,
     config: Annotated[
@@ -61,29 +40,8 @@ def train(
         bool,
         typer.Option("--smoke", help="Only two steps, judged: go or no-go (3), with a certificate for the real start."),
     ] = False,
-    hosts: Hosts = None,
-    hostfile: Hostfile = None,
-    remote_start: RemoteStart = "auto",
-    python: Python = None,
-    export: Export = None,
-    nproc_per_node: NprocPerNode = None,
-    nnodes: Nnodes = None,
-    node_rank: NodeRank = None,
-    master_addr: MasterAddr = None,
-    master_port: MasterPort = None,
-    launcher: Launcher = None,
-    accelerate_config: AccelerateConfig = None,
-    rdzv_backend: RdzvBackend = None,
-    rdzv_id: RdzvId = None,
-    rdzv_endpoint: RdzvEndpoint = None,
-    max_restarts: MaxRestarts = 0,
-    grace_seconds: GraceSeconds = 300.0,
-    join_timeout: JoinTimeout = 600.0,
-    node_timeout: NodeTimeout = 10.0,
-    skip_connection_check: SkipConnectionCheck = False,
-    ignore_unsupported: Annotated[
-        bool, typer.Option("--ignore-unsupported", help="Go on without Axolotl keys that allranks does not support.")
-    ] = False,
+    ignore_unsupported: IgnoreUnsupported = False,
+    **launch: Any,
 ) -> None:
     """Train what CONFIG says: alone, on several processes of this machine, or as one node of several.
 

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from allranks.cli.help import new_app
 from allranks.cli.run_argument import Run, run_dir
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 _SHOWN = {"ok": "ok", "wrong": "WRONG", "warning": "warning", "unknown": "not known"}
 
