@@ -8,9 +8,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.of_run import diagnosis_of_run
+from tests.cluster.training import TRAIN, Training
 from tests.patience import TIMEOUT_SECONDS
 
 PROPERTY = "fault"
@@ -90,16 +93,49 @@ class Terminal:
         self.process.send_signal(number)
 
 
+def start_by_hand(training: Training, port: int, *more: object, **env: str) -> list[Terminal]:
+    """`allranks train` on nodes 0 and 1, started on each."""
+    words = (*TRAIN, "--nnodes", 2, "--master-addr", "node0", "--master-port", port, *more)
+    return [Terminal(training.start(rank, (*words, "--node-rank", rank), **env)) for rank in range(2)]
+
+
+def record_failure(
+    record_property: Callable[[str, object], None],
+    run: Path,
+    terminals: Sequence[Terminal],
+    said: str,
+    *,
+    fault: str,
+    injected: float,
+    deadline: float = 0.0,
+    way: Literal["train", "run"] = "train",
+) -> Diagnosis:
+    """`record_fault` of a run that is over: `said` was the answer on these terminals. Returns what the doctor says."""
+    told = diagnosis_of_run(run)
+    record_fault(
+        record_property,
+        fault=fault,
+        way=way,
+        injected=injected,
+        deadline=deadline,
+        told=[terminal.moment_of(said) for terminal in terminals],
+        cause=told.cause,
+        rank=told.rank,
+        node=told.node,
+    )
+    return told
+
+
 def record_fault(
     record_property: Callable[[str, object], None],
     *,
     fault: str,
     way: Literal["train", "run", "check"],
     injected: float,
-    deadline: float,
+    deadline: float = 0.0,
     told: Sequence[float | None],
     cause: str | None,
-    rank: int | None,
+    rank: int | None = None,
     node: str | None,
 ) -> None:
     """Keep how long a fault took to be answered, before anything is asserted of it.
@@ -123,8 +159,3 @@ def record_fault(
             }
         ),
     )
-
-
-def named(told: Diagnosis) -> dict[str, Any]:
-    """What the doctor named, as `record_fault` takes it."""
-    return {"cause": told.cause, "rank": told.rank, "node": told.node}

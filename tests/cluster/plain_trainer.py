@@ -22,6 +22,8 @@ import torch.distributed as dist  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
+from tests.cluster.rank_faults import deadlock, eats_memory, tokenizes  # noqa: E402
+
 FAULT, RANK = sys.argv[1], int(os.environ["RANK"])
 HERE = RANK == 1
 AT = 4
@@ -40,31 +42,6 @@ class Squares(Dataset):
             now()
             threading.Event().wait()  # as on a dead mount
         return torch.full((4,), float(index % 7))
-
-
-def tokenizes():
-    while True:
-        " ".join(str(number) for number in range(1000)).split()
-
-
-def deadlock():
-    one, other, met = threading.Lock(), threading.Lock(), threading.Barrier(2)
-
-    def take(first, second):
-        with first:
-            met.wait()
-            with second:
-                pass
-
-    threading.Thread(target=take, args=(other, one), daemon=True).start()
-    take(one, other)
-
-
-def eats_memory():
-    kept = []
-    while True:
-        kept.append(bytearray(2**24))
-        time.sleep(0.01)
 
 
 def fault(step):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.rank_faults import deadlock, eats_memory, tokenizes
+
 FAULT, RANK = os.environ.get("FAULT", ""), os.environ.get("RANK", "")
 
 
@@ -27,27 +29,8 @@ def is_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def eats_memory() -> None:
-    eaten = []
-    while True:
-        eaten.append(b"x" * 2**24)
-
-
 def never_comes() -> None:
     threading.Event().wait()  # as on a lock or on a dead mount
-
-
-def deadlock() -> None:
-    one, other, met = threading.Lock(), threading.Lock(), threading.Barrier(2)
-
-    def take(first: threading.Lock, second: threading.Lock) -> None:
-        with first:
-            met.wait()
-            with second:
-                pass
-
-    threading.Thread(target=take, args=(other, one), daemon=True).start()
-    take(one, other)
 
 
 def other_weights() -> None:
@@ -68,11 +51,6 @@ def other_shape() -> None:
     import torch
 
     torch.distributed.all_reduce(torch.zeros(9 if RANK == "1" else 8))
-
-
-def tokenizes() -> None:
-    while True:
-        " ".join(str(number) for number in range(1000)).split()
 
 
 def at_step(number: int, do: Callable[[], None]) -> Callable[[Any], Any]:

@@ -16,15 +16,13 @@ import pytest
 import allranks
 from tests.cluster.lab import Lab
 from tests.cluster.moments import Terminal, record_fault
-from tests.cluster.training import Training, make_training
+from tests.cluster.training import TOKEN, Training, make_training
 from tests.patience import TIMEOUT_SECONDS
 
 CHECK = (sys.executable, "-m", "allranks", "check", "c.yaml", "--nproc-per-node", 1, "--join-timeout", 20)
 QUICK = "--quick"  # without measuring links and devices, which finds none of these faults
 PORT = 29541
 BY_HAND = (*CHECK, "--nnodes", 2, "--master-addr", "node0", "--master-port", PORT)
-# Values of one node are shown on the others to nodes that know each other only.
-TOKEN = {"ALLRANKS_TOKEN": "t" * 32}
 
 
 @pytest.fixture
@@ -219,10 +217,8 @@ def test_a_fault_of_one_node_is_told_on_every_terminal(
         fault=fault.name,
         way="check",
         injected=came,
-        deadline=0,
         told=told,
         cause=fault.check,
-        rank=None,
         node="node1",
     )
     for output in checked.finish(terminals, expect=[3, 3]):
@@ -271,10 +267,8 @@ def test_nodes_that_cannot_take_part_are_asked_by_themselves(
         fault=fault,
         way="check",
         injected=came,
-        deadline=0,
         told=[terminal.moment_of(f"[{says[-1]}]")],
         cause=says[-1],
-        rank=None,
         node="node1",
     )
     checked.finish([terminal], expect=[3])

@@ -4,19 +4,16 @@ test_live.py tries the first; each of these is put into ranks, or into the netwo
 trains.
 """
 
-import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from allranks.doctor.of_run import diagnosis_of_run
 from tests.cluster.injected import happened, inject
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, named, record_fault
+from tests.cluster.moments import record_failure, start_by_hand
 from tests.cluster.training import make_training
 
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 HANG_SECONDS = 10
 
 # What is said of each: of the rank that differs, with its node, and where in the code it is.
@@ -47,18 +44,16 @@ def test_what_holds_the_run_up_is_named_on_every_node(
     keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": HANG_SECONDS}, "save_strategy": "no"}
     training = make_training(lab, request.node.name, base_config, **keys)
     env = inject(training, fault)
-    words = [(*TRAIN, "--master-port", 29542, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, each, **env)) for rank, each in enumerate(words)]
+    terminals = start_by_hand(training, 29542, **env)
     outputs = training.finish(terminals, expect=[1, 1])
-    told = diagnosis_of_run(training.run.path)
-    record_fault(
+    record_failure(
         record_property,
+        training.run.path,
+        terminals,
+        SAID[fault][0],
         fault=fault,
-        way="train",
         injected=happened(training),
         deadline=HANG_SECONDS if fault == "deadlock" else 0,
-        told=[terminal.moment_of(SAID[fault][0]) for terminal in terminals],
-        **named(told),
     )
     for output in outputs:
         for said in SAID[fault]:
@@ -101,22 +96,14 @@ def test_what_comes_between_nodes_is_told_from_nodes_that_do_not_run(
 ) -> None:
     keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": HANG_SECONDS}, "save_strategy": "no"}
     training = make_training(lab, request.node.name, base_config, **keys)
-    words = [(*TRAIN, "--master-port", PORT, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, each)) for rank, each in enumerate(words)]
+    terminals = start_by_hand(training, PORT)
     training.wait_for_step(3, terminals[0])
     spoil, said = NETWORK[fault]
     injected = time.time()
     spoil(lab)
     (output,) = training.finish(terminals[:1], expect=[1])
-    told = diagnosis_of_run(training.run.path)
-    record_fault(
-        record_property,
-        fault=fault,
-        way="train",
-        injected=injected,
-        deadline=HANG_SECONDS,
-        told=[terminals[0].moment_of(said)],
-        **named(told),
+    record_failure(
+        record_property, training.run.path, terminals[:1], said, fault=fault, injected=injected, deadline=HANG_SECONDS
     )
     assert said in output, output
     lab.restore()

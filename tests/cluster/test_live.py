@@ -1,19 +1,16 @@
 """Ranks that hang in a real run: who the others wait for is named on every node, and the run ends, without a human."""
 
 import json
-import sys
 from collections.abc import Callable
 
 import pytest
 
-from allranks.doctor.of_run import diagnosis_of_run
 from allranks.live.from_events import table_of
 from tests.cluster.injected import happened, inject
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, named, record_fault
+from tests.cluster.moments import record_failure, start_by_hand
 from tests.cluster.training import make_training
 
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 HANG_SECONDS = 10
 
 
@@ -26,18 +23,16 @@ def test_the_rank_that_does_not_come_is_named_on_every_node_while_the_others_wai
     keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": HANG_SECONDS}, "save_strategy": "no"}
     training = make_training(lab, request.node.name, base_config, **keys)
     env = inject(training, "never comes")
-    words = [(*TRAIN, "--master-port", 29541, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, each, **env)) for rank, each in enumerate(words)]
+    terminals = start_by_hand(training, 29541, **env)
     outputs = training.finish(terminals, expect=[1, 1])
-    told = diagnosis_of_run(training.run.path)
-    record_fault(
+    told = record_failure(
         record_property,
+        training.run.path,
+        terminals,
+        "error: rank 1 ",
         fault="never comes",
-        way="train",
         injected=happened(training),
         deadline=HANG_SECONDS,
-        told=[terminal.moment_of("error: rank 1 ") for terminal in terminals],
-        **named(told),
     )
     assert (told.cause, told.certainty, told.rank, told.node) == ("hang", "sure", 1, "node1"), told
     for output in outputs:

@@ -4,23 +4,18 @@ Most is thorough: test_launch.py shows it with two nodes of this machine, by han
 """
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from allranks.doctor import causes
-from allranks.doctor.diagnosis import Diagnosis
-from allranks.doctor.of_run import diagnosis_of_run
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, named, record_fault
-from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
+from tests.cluster.moments import Terminal, record_failure
+from tests.cluster.training import GONE_AFTER_SECONDS, TRAIN, Training, make_training
 
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
 BY_HAND = (*TRAIN, "--master-addr", "node0", "--master-port", 29518)
 
 
@@ -115,20 +110,6 @@ def test_a_signal_to_the_head_saves_and_ends_all(
     training.wait_until_gone()
 
 
-def record(
-    record_property: Callable[[str, object], None],
-    training: Training,
-    terminals: list[Terminal],
-    said: str,
-    **fault: Any,
-) -> Diagnosis:
-    """What the doctor says."""
-    told = diagnosis_of_run(training.run.path)
-    moments = [terminal.moment_of(said) for terminal in terminals]
-    record_fault(record_property, way="train", told=moments, **fault, **named(told))
-    return told
-
-
 @pytest.mark.thorough
 def test_a_killed_head_leaves_nothing(
     running: tuple[Training, list[Terminal]], record_property: Callable[[str, object], None]
@@ -140,8 +121,7 @@ def test_a_killed_head_leaves_nothing(
     outputs = [output_of(process) for process in processes]
     if others := processes[1:]:  # those whose terminal is not the head's
         said = "node 0 (node0) was lost: the connection was closed"
-        fault = {"fault": "head killed", "injected": injected, "deadline": 0}
-        told = record(record_property, training, others, said, **fault)
+        told = record_failure(record_property, training.run.path, others, said, fault="head killed", injected=injected)
         assert [process.returncode for process in others] == [1] * len(others), outputs
         assert all(said in output for output in outputs[1:]), outputs
         assert (told.cause, told.certainty, told.node) == (causes.NODE_LOST, "sure", "node0"), told
@@ -159,8 +139,15 @@ def test_a_lost_node_ends_the_others_and_is_named(
     training.wait_until_gone()
     outputs = [output_of(process) for process in processes[:2]]
     # Whose power is off says nothing more: that is noticed when it has been silent for long enough.
-    fault = {"fault": f"node lost ({how})", "injected": injected, "deadline": 10 if how == "power_off" else 0}
-    told = record(record_property, training, processes[:2], "error: node 2 (node2) was lost", **fault)
+    told = record_failure(
+        record_property,
+        training.run.path,
+        processes[:2],
+        "error: node 2 (node2) was lost",
+        fault=f"node lost ({how})",
+        injected=injected,
+        deadline=10 if how == "power_off" else 0,
+    )
     for process, output in zip(processes, outputs, strict=False):
         assert process.returncode == 1, output
         [*_, last] = [line for line in output.splitlines() if line.startswith("error: ")]

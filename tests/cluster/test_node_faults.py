@@ -16,11 +16,10 @@ import pytest
 from allranks.doctor import causes
 from tests.cluster.injected import happened, inject
 from tests.cluster.lab import Lab, Node
-from tests.cluster.moments import Terminal, record_fault
+from tests.cluster.moments import Terminal, record_fault, start_by_hand
 from tests.cluster.training import ENVIRONMENT, Training, make_training
 
 ALLRANKS = (sys.executable, "-m", "allranks")
-TRAIN = (*ALLRANKS, "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 PORT = 29546
 OWN = "/var/run-of-this-node"
 SAVED = {"save_strategy": "steps", "save_steps": 30, "logging_steps": 1, "output_dir": OWN}
@@ -40,11 +39,6 @@ def make(lab: Lab, base_config: dict, request: pytest.FixtureRequest) -> Callabl
     return training
 
 
-def start(training: Training, *more: object, **env: str) -> list[Terminal]:
-    words = [(*TRAIN, "--master-port", PORT, "--node-rank", rank, *more) for rank in range(2)]
-    return [Terminal(training.start(rank, each, **env)) for rank, each in enumerate(words)]
-
-
 def ask_doctor(node: Node, run: object) -> dict[str, Any]:
     done = node.run([*ALLRANKS, "doctor", str(run), "--json"], env=ENVIRONMENT)
     assert done.stdout.startswith("{"), done.stderr
@@ -61,7 +55,7 @@ def record(
 ) -> None:
     moments = [terminal.moment_of(said) for terminal in terminals]
     named = {key: told[key] for key in ("cause", "rank", "node")}
-    record_fault(record_property, way="train", told=moments, **{"deadline": 0, **named, **more})
+    record_fault(record_property, way="train", told=moments, **{**named, **more})
 
 
 def test_a_rank_that_the_kernel_kills_for_want_of_memory(
@@ -69,7 +63,7 @@ def test_a_rank_that_the_kernel_kills_for_want_of_memory(
 ) -> None:
     lab.limit_memory(1, 1_500_000_000)
     training = make()
-    terminals = start(training, **inject(training, "eats memory"))
+    terminals = start_by_hand(training, PORT, **inject(training, "eats memory"))
     outputs = training.finish(terminals, expect=[1, 1])
     told = ask_doctor(lab.node(0), training.run.path)
     said = "rank 1 (node 1) failed first: killed by SIGKILL (pid "
@@ -86,7 +80,7 @@ def test_a_disk_of_one_node_that_is_full_at_a_checkpoint(
     make: Callable[..., Training], lab: Lab, record_property: Callable[[str, object], None]
 ) -> None:
     training = make(**SAVED)
-    terminals = start(training)
+    terminals = start_by_hand(training, PORT)
     terminals[0].wait_for("step 30: checkpoint")
     lab.node(1).fill_disk()
     outputs = training.finish(terminals, expect=[1, 1])
@@ -123,7 +117,7 @@ def test_a_checkpoint_that_a_dead_mount_holds(
     record_property: Callable[[str, object], None],
 ) -> None:
     training = make(**SAVED, hang_timeout={"checkpoint": 10, "step": 10})
-    terminals = start(training)
+    terminals = start_by_hand(training, PORT)
     terminals[0].wait_for("step 30: checkpoint")
     dead_mount()
     outputs = training.finish(terminals, expect=[1, 1])
@@ -147,7 +141,7 @@ def test_a_port_that_another_program_has(
     listening = ["sh", "-c", f"until ss -ltn | grep -q :{PORT}; do sleep 0.1; done"]
     lab.node(0).run(listening, check=True)
     injected = time.time()
-    terminals = start(training, "--join-timeout", 20)
+    terminals = start_by_hand(training, PORT, "--join-timeout", 20)
     outputs = [terminal.finish() for terminal in terminals]
     log = training.config.parent / "node-0.out"
     log.write_text(outputs[0])

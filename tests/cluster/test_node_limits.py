@@ -107,10 +107,8 @@ def test_a_real_limit_of_one_node_is_found_over_ssh(
         fault=check,
         way="check",
         injected=started,
-        deadline=0,
         told=[told],
         cause=check,
-        rank=None,
         node="node1",
     )
     training.finish([terminal], expect=[3])

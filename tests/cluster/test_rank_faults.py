@@ -4,7 +4,6 @@ says the same of what is left.
 Those that make ranks hang are in test_live.py and test_hangs.py, too.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,11 @@ from typing import Any
 import pytest
 
 from allranks.doctor import causes
-from allranks.doctor.of_run import diagnosis_of_run
 from tests.cluster.injected import happened, inject
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, named, record_fault
+from tests.cluster.moments import record_failure, start_by_hand
 from tests.cluster.training import make_training
 
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 HANG_SECONDS = 10
 
 
@@ -85,18 +82,16 @@ def test_a_fault_of_one_rank_is_named_on_every_node_and_by_the_doctor(
     keys = {"max_steps": 1000, "num_epochs": 1000, "hang_timeout": {"step": HANG_SECONDS}, "save_strategy": "no"}
     training = make_training(lab, request.node.name, base_config, **{**keys, **fault.keys})
     env = inject(training, fault.name)
-    words = [(*TRAIN, "--master-port", 29545, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, each, **env)) for rank, each in enumerate(words)]
+    terminals = start_by_hand(training, 29545, **env)
     outputs = training.finish(terminals, expect=[fault.exit_code] * 2)
-    told = diagnosis_of_run(training.run.path)
-    record_fault(
+    told = record_failure(
         record_property,
+        training.run.path,
+        terminals,
+        fault.says[0],
         fault=fault.name,
-        way="train",
         injected=happened(training),
         deadline=fault.deadline,
-        told=[terminal.moment_of(fault.says[0]) for terminal in terminals],
-        **named(told),
     )
     for output in outputs:
         for said in fault.says:

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-import allranks
 from allranks.doctor import causes
 from allranks.doctor.collective_abort import DIFFERS
 from allranks.doctor.diagnosis import EXCEPTION
-from allranks.doctor.of_run import diagnosis_of_run
+from tests.cluster.injected import PYTHONPATH
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, record_fault
+from tests.cluster.moments import Terminal, record_failure
 from tests.cluster.test_out_of_memory import cgroup
 from tests.cluster.training import ENVIRONMENT
 from tests.patience import TIMEOUT_SECONDS
@@ -123,7 +122,7 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
     folder.mkdir()
     script = folder / SCRIPT.name
     script.write_text(SCRIPT.read_text())
-    env = {**ENVIRONMENT, "PYTHONPATH": str(Path(allranks.__path__[0]).parent)}
+    env = {**ENVIRONMENT, "PYTHONPATH": PYTHONPATH}
     words = [sys.executable, "-m", "allranks", "run", "--nnodes", "2", "--master-addr", "node0"]
     words += ["--master-port", str(PORT), "--nproc-per-node", "1", "--hang-timeout", f"{HANG_SECONDS:g}"]
     words += ["--output-dir", "run"]
@@ -142,17 +141,15 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
         outputs = {rank: terminals[rank].finish() for rank in fault.on}
         if fault.inject is None:
             injected = float((folder / "injected").read_text())
-    told = diagnosis_of_run(folder / "run")
-    record_fault(
+    told = record_failure(
         record_property,
+        folder / "run",
+        [terminals[rank] for rank in fault.on],
+        fault.says[0],
         fault=fault.name,
         way="run",
         injected=injected,
         deadline=fault.deadline,
-        told=[terminals[rank].moment_of(fault.says[0]) for rank in fault.on],
-        cause=told.cause,
-        rank=told.rank,
-        node=told.node,
     )
     for rank, output in outputs.items():
         assert terminals[rank].returncode == 1, f"node {rank}:\n{output}"

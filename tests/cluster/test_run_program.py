@@ -9,9 +9,6 @@ import time
 import psutil
 import pytest
 
-from allranks.doctor import causes
-from allranks.doctor.diagnosis import EXCEPTION
-from allranks.doctor.of_run import diagnosis_of_run
 from allranks.observe import RunDir
 from tests.cluster.conftest import free_port, start_allranks
 from tests.patience import TIMEOUT_SECONDS
@@ -127,44 +124,3 @@ def test_over_ssh(lab):
     while left := [node.processes() for node in lab.nodes if node.processes()]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
-
-
-FAULTY = """
-import datetime, os, sys
-import torch, torch.distributed as dist
-
-def tokenizes():
-    while True:
-        " ".join(str(number) for number in range(1000)).split()
-
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=8))
-for step in range(1, 1000):
-    if step == 4 and dist.get_rank() == 1:
-        if sys.argv[1] == "raises":
-            raise ValueError("bad batch 17")
-        if sys.argv[1] == "is killed":
-            os.kill(os.getpid(), 9)
-        if sys.argv[1] == "tokenizes":
-            tokenizes()
-    dist.all_reduce(torch.ones(8))
-    print("step", step, flush=True)
-"""
-# What both terminals say, and the cause that the doctor names, of rank 1.
-FAULTS = {
-    "raises": ("rank 1 (node 1) failed first: exit code 1", EXCEPTION),
-    "is killed": ("rank 1 (node 1) failed first: killed by SIGKILL", causes.RANK_KILLED),
-    "tokenizes": ("did not come to the collective in which rank 0 (node 0) has waited in vain", causes.HANG),
-}
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_goes_wrong_on_one_rank_is_named_as_in_our_own_runs(start, tmp_path, fault):
-    (tmp_path / "faulty.py").write_text(FAULTY)
-    launchers = [start("--nproc-per-node", "1", "--", "faulty.py", fault, node=node) for node in (0, 1)]
-    codes, outputs = finish(*launchers)
-    said, cause = FAULTS[fault]
-    assert 0 not in codes and all(said in output for output in outputs), "\n".join(outputs)
-    told = diagnosis_of_run(tmp_path / "allranks-run")
-    assert (told.cause, told.rank) == (cause, 1), told
-    assert fault != "raises" or told.evidence[0].text.endswith("ValueError: bad batch 17"), told

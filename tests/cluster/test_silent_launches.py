@@ -12,13 +12,11 @@ import pytest
 
 from tests.cluster.lab import Lab
 from tests.cluster.moments import Terminal, record_fault
-from tests.cluster.training import Training, make_training
+from tests.cluster.training import TOKEN, TRAIN, Training, make_training
 
 PORT = 29541
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 NOWHERE = "nodezero"
-TOKEN = {"ALLRANKS_TOKEN": "t" * 32}
 
 
 def by_hand(rank: int, *, nnodes: int = 2, nproc: int = 1, address: str = "node0") -> tuple[object, ...]:
@@ -205,10 +203,8 @@ def test_a_launch_that_would_be_silent_is_told_on_every_terminal(
         fault=launch.name,
         way="train",
         injected=last,
-        deadline=0,
         told=told,
         cause=launch.cause,
-        rank=None,
         node=launch.node,
     )
     training.finish(terminals, expect=[launch.code] * len(terminals))

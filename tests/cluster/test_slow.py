@@ -3,7 +3,6 @@ named within 20 steps."""
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,10 +14,9 @@ from allranks.live.stragglers import STRAGGLER
 from allranks.observe import read_events
 from allranks.observe.events import PhaseEvent, StepEvent, StragglerEvent, WarningEvent
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, record_fault
+from tests.cluster.moments import record_fault, start_by_hand
 from tests.cluster.training import Training, make_training
 
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 MOST_STEPS = 20
 
 
@@ -80,8 +78,7 @@ def test_a_rank_that_is_slow_and_a_link_that_is_slow_are_told_apart_within_20_st
     # Steps of a second and more where the rank is slow: in shorter ones it has to be so for ten seconds, too.
     keys |= {"batch_size": 64, "hang_timeout": {"step": 600}}
     training = make_training(lab, request.node.name, base_config, **keys)
-    words = [(*TRAIN, "--master-port", 29544, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, each)) for rank, each in enumerate(words)]
+    terminals = start_by_hand(training, 29544)
     training.wait_for_step(20, terminals[0])
     assert named_slow(training) == []
     slow_down, said = SLOW[fault]
@@ -98,7 +95,6 @@ def test_a_rank_that_is_slow_and_a_link_that_is_slow_are_told_apart_within_20_st
         fault=f"{fault} (named after {steps} steps)",
         way="train",
         injected=injected,
-        deadline=0,
         told=[terminals[0].moment_of(said)],
         cause=STRAGGLER if of_rank else SLOW_LINK,
         rank=1 if of_rank else None,

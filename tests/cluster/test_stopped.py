@@ -1,7 +1,6 @@
 """A rank that is stopped keeps all others waiting: it is named while they wait, at their time-out, and on Ctrl-C."""
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +8,13 @@ from dataclasses import dataclass
 import pytest
 
 from allranks.doctor import causes
-from allranks.doctor.of_run import diagnosis_of_run
 from allranks.observe import read_events
 from allranks.observe.events import PhaseEvent
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, named, record_fault
+from tests.cluster.moments import Terminal, record_failure, start_by_hand
 from tests.cluster.training import GONE_AFTER_SECONDS, Training, make_training
 
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant", "save_strategy": "steps"}
-TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 2, "--master-addr", "node0")
 STOPPED = "rank 1 (node 1, node1, pid {pid}) is stopped, as by SIGSTOP, state T, in phase train after step "
 
 
@@ -35,8 +32,7 @@ class Stopped:
 def stopped(request: pytest.FixtureRequest, lab: Lab, base_config: dict) -> Stopped:
     keys = getattr(request, "param", {})
     training = make_training(lab, request.node.name, base_config, **ENDLESS, save_steps=100_000, **keys)
-    words = [(*TRAIN, "--master-port", 29519, "--node-rank", rank) for rank in range(2)]
-    terminals = [Terminal(training.start(rank, command)) for rank, command in enumerate(words)]
+    terminals = start_by_hand(training, 29519)
     training.wait_for_step(3, terminals[0])
     pid = next(event.pid for event in read_events(training.run.events(1)) if isinstance(event, PhaseEvent))
     since = time.time()
@@ -82,16 +78,15 @@ def test_at_the_time_out_the_stopped_rank_is_to_blame_and_not_the_healthy_one(
     for terminal in stopped.terminals:
         terminal.wait_for("error: ")
     outputs = [end(terminal, 1) for terminal in stopped.terminals]
-    told = diagnosis_of_run(stopped.training.run.path)
     said = "the others waited for it in vain"
-    record_fault(
+    told = record_failure(
         record_property,
+        stopped.training.run.path,
+        stopped.terminals,
+        said,
         fault="SIGSTOP, until a collective's time-out",
-        way="train",
         injected=stopped.since,
         deadline=COLLECTIVE_SECONDS,
-        told=[terminal.moment_of(said) for terminal in stopped.terminals],
-        **named(told),
     )
     for output in outputs:
         [*_, last] = [line for line in output.splitlines() if line.startswith("error: ")]

@@ -1,6 +1,7 @@
 """A training on the lab: the config in a shared folder, started by real commands on real nodes."""
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from allranks.observe.events import StepEvent
 from tests.cluster.lab import Lab
 from tests.patience import TIMEOUT_SECONDS
 
+TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml")
+# Where nodes are started by hand: values of one node are shown on the others to nodes that know each other only.
+TOKEN = {"ALLRANKS_TOKEN": "t" * 32}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
 # After a run was cut off, no rank runs anywhere: 15 s by promise, and more where many tests share two cores.
 GONE_AFTER_SECONDS = 60.0
