@@ -101,16 +101,25 @@ allranks.load_confg
 """
 
 
-def mypy(path, text):
-    path.write_text(text)
-    # As `make lint` calls it, whose cache saves it all but the program.
-    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", path]
-    environment = {**os.environ, "MYPYPATH": "src"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+# What the API's types do not speak of is not read, and of allranks nothing but signatures: a fifth of the time.
+MYPY = """
+[mypy]
+follow_imports = silent
+[mypy-datasets.*,numpy.*,peft.*,ray.*,torch.*,transformers.*]
+follow_imports = skip
+"""
+
+
+def mypy(folder, text):
+    (folder / "user.py").write_text(text)
+    (folder / "mypy.ini").write_text(MYPY)
+    command = [sys.executable, "-m", "mypy", "--config-file", folder / "mypy.ini", "--cache-dir", folder, "user.py"]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
 
 
 def test_a_users_program_is_typed(tmp_path):
-    done = mypy(tmp_path / "user.py", USER + WRONG)
+    done = mypy(tmp_path, USER + WRONG)
     shown = [line.partition('is "')[2].rstrip('"') for line in done.stdout.splitlines() if "Revealed" in line]
     of = "allranks."
     assert [name.rpartition("|")[0] or name for name in shown] == [
