@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from allranks.config import RunConfig
+from allranks.config.sections.adapter import AdapterConfig
 from allranks.errors import ConfigError
+from allranks.model.peft_names import config_for_files, misread_modules, name_modules, names_as_they_are
 from allranks.model.sharding import filling, full_shape, local_part
 from allranks.model.weights import StoredTensor, read_header, read_rows
 
@@ -22,28 +25,36 @@ from allranks.model.weights import StoredTensor, read_header, read_rows
 def add_adapter(model: PreTrainedModel, cfg: RunConfig) -> LoraConfig:
     """Wrap the target modules of `model` (on the meta device) in LoRA, in place, and freeze everything else.
 
-    Names become PEFT's: `….q_proj.base_layer.weight`, `….q_proj.lora_A.default.weight`.
+    Names become PEFT's: `….q_proj.base_layer.weight`, `….q_proj.lora_A.default.weight`. Returns the config with which
+    PEFT does the same.
 
     Raises:
-        ConfigError: a target or a module to save that matches nothing; the names that there are get listed.
+        ConfigError: a target or a module to save that matches nothing; the names that there are get listed. One that
+            PEFT could not load again.
     """
     options = cfg.adapter
     config = _continued(cfg, options.lora_model_dir) if options.lora_model_dir else _new(model, options)
     config.base_model_name_or_path = cfg.model.base_model
     config.task_type = "CAUSAL_LM"
     config.inference_mode = False
+    # A file of PEFT's says what PEFT makes of it.
+    is_ours = not options.lora_model_dir or name_modules(config, model)
     _check_names(model, config)
+    names = linear_names(model)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), names_as_they_are() if is_ours else nullcontext():
             inject_adapter_in_model(config, model)
     except ValueError as error:  # PEFT has no default targets for this model, or a pattern matches nothing
         raise ConfigError(
             f"{' '.join(str(error).split())[:300]}; set lora_target_linear: true, or lora_target_modules to names from "
-            + ", ".join(linear_names(model))
+            + ", ".join(names)
         ) from error
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name))
-    return config
+    misread = misread_modules(model)
+    if misread:
+        _refuse_misread(options, type(model).__name__, {name.rpartition(".")[2] for name in misread}, names)
+    return config_for_files(config, model, misread)
 
 
 def start_adapter(model: nn.Module, cfg: RunConfig, seed: int) -> None:
@@ -116,6 +127,22 @@ def _new(model: PreTrainedModel, options: Any) -> LoraConfig:
         layers_pattern=options.peft_layers_pattern,
         bias="none",
     )
+
+
+def _refuse_misread(options: AdapterConfig, model: str, misread: set[str], names: list[str]) -> None:
+    """Raise ConfigError for what PEFT cannot do with an adapter that it is told by a weight. `names`: of all linear
+    layers."""
+    asked = {
+        "peft_use_dora": options.peft_use_dora,
+        f"load_in_{options.quantized_bits}bit": options.quantized_bits is not None,
+    }
+    for key in (key for key, is_asked in asked.items() if is_asked):
+        others = [name for name in names if name not in misread]
+        raise ConfigError(
+            f"{key}: PEFT takes {', '.join(sorted(misread))} of {model} for its experts, and linear layers "
+            f"of these names get no adapter that it could load with {key}; leave them out, with "
+            f"lora_target_linear: false and lora_target_modules: [{', '.join(others)}], or leave out {key}"
+        )
 
 
 def _continued(cfg: RunConfig, lora_model_dir: str) -> LoraConfig:

@@ -12,16 +12,22 @@ from typing import Any
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.plan.stored_size import stored_shapes
 
-# In files, experts lie one by one, and models put them together; routers are a class of their own in most models.
-_NO_LINEAR_LAYER = re.compile(r"(^|\.)(experts\.|\w*emb\w*|wte$|wpe$|(\w+_)?gate$|(\w+_)?router(\.|$))")
+# Routers are a class of their own in most models; only the gate of a shared expert is a linear layer.
+_NO_LINEAR_LAYER = re.compile(
+    r"(^|\.)(experts\.|\w*emb\w*|wte$|wpe$|(?!shared_expert_gate$)(\w+_)?gate$|(\w+_)?router(\.|$))"
+)
+# Modules of Mixtral's files -> those of its model.
+_RENAMED = (".block_sparse_moe.", ".mlp.")
+_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(\w+)\.weight$")
+_PARTS = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj"}
+_PARTS |= {"down_proj": "down_proj", "w2": "down_proj"}
 _LAYER_NUMBER = r"(?:^|.*\.)[^.]*\.(\d+)\."
 
 
 def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     """Elements of the tensors that an adapter on the model in `folder` trains and saves; None where nothing is known.
 
-    A lower bound: what the files do not tell for sure is left out, such as PEFT's own choice of modules, or experts
-    that are stored one by one.
+    A lower bound: what the files do not tell for sure is left out, such as PEFT's own choice of modules.
     """
     if options.lora_model_dir:
         shapes = stored_shapes(Path(options.lora_model_dir).expanduser(), "adapter_model")
@@ -37,20 +43,39 @@ def num_elements(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     rank = options.lora_r or 1  # which the config has to give
     matrices = adapted_matrices(shapes, config, options).values()
     of_layers = sum(rank * (rows + columns) + (rows if options.peft_use_dora else 0) for rows, columns in matrices)
-    return of_layers + _of_parameters(shapes, options, rank) + _of_whole_modules(shapes, options)
+    of_parameters = sum(
+        rank * math.prod(shape[:-2]) * sum(shape[-2:]) for shape in adapted_parameters(shapes, config, options).values()
+    )
+    return of_layers + of_parameters + _of_whole_modules(shapes, config, options)
 
 
 def adapted_matrices(
     shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig
 ) -> dict[str, tuple[int, int]]:
     """Module -> (rows, columns) of each matrix that gets a pair of its own."""
-    vocabulary, is_asked, in_layers = config.get("vocab_size"), _asked(options.lora_target_modules), _in_layers(options)
+    tensors, in_layers = _as_in_model(shapes, config), _in_layers(options)
+    vocabulary, is_asked = config.get("vocab_size"), _asked(options.lora_target_modules, config.get("vocab_size"))
     adapted = {}
-    for module, (rows, columns) in _modules(shapes, config).items():
-        linear = options.lora_target_linear and vocabulary not in (rows, columns) and is_linear(module)
-        if (linear or is_asked(module)) and in_layers(module):
-            adapted[module] = (rows, columns)
+    for name, shape in tensors.items():
+        module = name.removesuffix(".weight")
+        if module == name or len(shape) != 2:
+            continue
+        linear = options.lora_target_linear and vocabulary not in shape and is_linear(module)
+        if (linear or is_asked(module, shape)) and in_layers(module):
+            adapted[module] = (shape[0], shape[1])
     return adapted
+
+
+def adapted_parameters(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig
+) -> dict[str, tuple[int, ...]]:
+    """Parameter -> its shape, of those that are adapted as they are: a pair for each expert of one that holds all."""
+    asked = options.lora_target_parameters
+    names = [asked] if isinstance(asked, str) else asked or ()
+    if not names:
+        return {}
+    tensors = _as_in_model(shapes, config)
+    return {name: shape for name, shape in tensors.items() if len(shape) in (2, 3) and _ends_in(name, names)}
 
 
 def model_config(folder: Path) -> dict[str, Any] | None:
@@ -62,16 +87,29 @@ def model_config(folder: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def _modules(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Module -> the shape of its matrix; without layers beyond the model's last, which predict further tokens."""
+def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Tensors by the names that the model has for them: experts that are stored one by one lie together, a shared
+    output layer is there. Without layers beyond the model's last, which predict further tokens."""
     num_layers = config.get("num_hidden_layers")
-    modules: dict[str, tuple[int, ...]] = {}
-    for name, shape in stored.items():
+    tensors: dict[str, tuple[int, ...]] = {}
+    experts: dict[str, int] = {}
+    for stored_name, shape in stored.items():
+        name = stored_name.replace(*_RENAMED)
         layer = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", name)
-        is_extra = layer is not None and isinstance(num_layers, int) and int(layer[1]) >= num_layers
-        if name.endswith(".weight") and len(shape) == 2 and not is_extra:
-            modules[name.removesuffix(".weight")] = shape
-    return modules
+        if layer is not None and isinstance(num_layers, int) and int(layer[1]) >= num_layers:
+            continue
+        of_expert = _EXPERT.match(name)
+        if of_expert is None:
+            tensors[name] = shape
+        elif (part := _PARTS.get(of_expert[3])) is not None:
+            fused = f"{of_expert[1]}.{part}"
+            experts[fused] = max(experts.get(fused, 0), int(of_expert[2]) + 1)
+            rows = shape[0] * (2 if part == "gate_up_proj" else 1)
+            tensors[fused] = (experts[fused], rows, *shape[1:])
+    for embedding in ("model.embed_tokens.weight", "transformer.wte.weight"):
+        if embedding in tensors:
+            tensors.setdefault("lm_head.weight", tensors[embedding])
+    return tensors
 
 
 def is_linear(module: str) -> bool:
@@ -79,17 +117,17 @@ def is_linear(module: str) -> bool:
     return _NO_LINEAR_LAYER.search(module) is None
 
 
-def _asked(wanted: str | list[str] | None) -> Callable[[str], bool]:
+def _asked(wanted: str | list[str] | None, vocabulary: Any) -> Callable[[str, tuple[int, ...]], bool]:
     """As PEFT reads it: a list of names or ends of names, or one regular expression for whole names."""
     if not isinstance(wanted, str):
-        return lambda module: _ends_in(module, wanted or ())
+        return lambda module, shape: _ends_in(module, wanted or ())
     if wanted == "all-linear":
-        return is_linear
+        return lambda module, shape: vocabulary not in shape and is_linear(module)
     try:
         pattern = re.compile(wanted)
     except re.error:
-        return lambda module: False
-    return lambda module: pattern.fullmatch(module) is not None
+        return lambda module, shape: False
+    return lambda module, shape: pattern.fullmatch(module) is not None
 
 
 def _in_layers(options: AdapterConfig) -> Callable[[str], bool]:
@@ -105,17 +143,12 @@ def _in_layers(options: AdapterConfig) -> Callable[[str], bool]:
     return is_in
 
 
-def _of_parameters(stored: Mapping[str, tuple[int, ...]], options: AdapterConfig, rank: int) -> int:
-    """A matrix of its own for each expert of a parameter that holds them all."""
-    asked = options.lora_target_parameters
-    names = [asked] if isinstance(asked, str) else asked or ()
-    shapes = [shape for name, shape in stored.items() if len(shape) == 3 and _ends_in(name, names)]
-    return sum(rank * shape[0] * (shape[1] + shape[2]) for shape in shapes)
-
-
-def _of_whole_modules(stored: Mapping[str, tuple[int, ...]], options: AdapterConfig) -> int:
+def _of_whole_modules(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig) -> int:
     names = options.lora_modules_to_save or ()
-    return sum(math.prod(shape) for name, shape in stored.items() if _ends_in(name.rpartition(".")[0], names))
+    if not names:
+        return 0
+    tensors = _as_in_model(stored, config)
+    return sum(math.prod(shape) for name, shape in tensors.items() if _ends_in(name.rpartition(".")[0], names))
 
 
 def _ends_in(module: str, names: list[str] | tuple[str, ...]) -> bool:

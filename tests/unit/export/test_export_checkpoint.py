@@ -88,6 +88,17 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "tied base": ("llama-tied", LORA),
     "bare parameters": ("qwen3-moe", {**LORA, "lora_target_parameters": ["mlp.experts.gate_up_proj"]}),
+    "beside experts": ("deepseek-v3", {**LORA, "lora_dropout": 0.1}),
+    "beside experts, and those": (
+        "deepseek-v3",
+        {
+            "adapter": "lora",
+            "lora_r": 3,
+            "lora_alpha": 6,
+            "lora_target_modules": r".*layers\.(0\.mlp|1\.mlp\.shared_experts|1\.self_attn)\.(gate|up|o)_proj",
+            "lora_target_parameters": ["mlp.experts.down_proj", "mlp.gate.weight"],
+        },
+    ),
     "experts": ("mixtral", {**LORA, "lora_target_linear": False, "lora_target_modules": ["q_proj", "v_proj"]}),
 }
 

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import ParamWrapper
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from allranks.errors import ConfigError
-from allranks.model.adapter import adapter_tensors
+from allranks.model.adapter import adapter_tensors, saved_name
 from allranks.model.build import build_model
 from allranks.model.train_model import TrainModel
 from tests.tiny_models import config_for, make_batch, one_process, saved_model
@@ -27,6 +29,32 @@ def test_every_linear_layer_but_the_output_layer():
     parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     parts += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     assert found == {f"model.layers.{layer}.{part}" for layer in range(2) for part in parts}
+
+
+def test_linear_layers_that_are_named_as_experts_are_and_no_experts():
+    found = adapted(build("deepseek-v3", lora_target_linear=True))
+    of_mlp = {name for name in found if ".mlp." in name}
+    parts = ("gate_proj", "up_proj", "down_proj")
+    assert of_mlp == {f"model.layers.{at}.{part}" for at in ("0.mlp", "1.mlp.shared_experts") for part in parts}
+    assert len(found - of_mlp) == 2 * 5
+
+
+def test_a_pattern_is_of_whole_names():
+    found = adapted(build("deepseek-v3", lora_target_modules=r"model\.layers\.0\..*(up|o)_proj"))
+    assert found == {"model.layers.0.mlp.up_proj", "model.layers.0.self_attn.o_proj"}
+
+
+def test_adapters_of_ours_can_be_continued(tmp_path):
+    first = build("deepseek-v3", lora_target_linear=True, lora_dropout=0.1)
+    first.peft_config.save_pretrained(str(tmp_path))
+    tensors = {saved_name(name): tensor for name, tensor in adapter_tensors(first.hf_model).items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    again = build("deepseek-v3", lora_model_dir=str(tmp_path))
+    assert adapted(again) == adapted(first)
+    layer = again.hf_model.get_submodule("model.layers.0.mlp.gate_proj")
+    assert not isinstance(layer, ParamWrapper)
+    batch = make_batch(3)
+    torch.testing.assert_close(again.forward_loss(batch), first.forward_loss(batch))
 
 
 def test_by_name_and_layer():
@@ -132,6 +160,10 @@ def test_adapters_of_peft_can_be_continued(tmp_path):
         (
             {"lora_target_parameters": ["mlp.experts.up"]},
             r"lacks parameter mlp.experts.up; it has none but those of modules",
+        ),
+        (
+            {"name": "deepseek-v3", "lora_target_linear": True, "peft_use_dora": True},
+            r"peft_use_dora: .*lora_target_modules: \[q_a_proj, .*o_proj\]",
         ),
         ({"lora_target_parameters": ["x"], "lora_dropout": 0.1}, r"lora_dropout: does not go with"),
         ({"lora_target_linear": True, "lora_modules_to_save": ["wte"]}, r"has no module wte; it has .*embed_tokens"),

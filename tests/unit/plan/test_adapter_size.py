@@ -1,20 +1,26 @@
 """The size of an adapter's checkpoint, told by the model's files alone, is that of the one that is written."""
 
+import copy
 import json
 import shutil
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from allranks.errors import ConfigError
 from allranks.launch.preflight.sizes import sizes
-from allranks.model.adapter import adapter_tensors
+from allranks.model.adapter import adapter_tensors, add_adapter
 from allranks.model.build import build_model
 from allranks.plan.adapter_size import num_adapter_elements
+from allranks.plan.config_workload import Trained
+from allranks.plan.model_shape import shape_of
 from allranks.train.saved_size import saved_bytes
 from allranks.train.strategies import make_strategy
 from tests.tiny_models import ARCHITECTURES, config_for, make_batch, one_process, saved_model
 from tests.tiny_runs import LORA, train
+from tests.unit.plan.test_model_shape import CASES, SMALL
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 WITH_EMBEDDINGS = {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
@@ -40,6 +46,9 @@ def foretold(cfg):
         ("llama", lora(lora_target_modules=["embed_tokens"])),
         ("llama", lora(lora_target_linear=True, peft_use_dora=True)),
         ("gpt-oss", lora(lora_target_parameters=EXPERTS, lora_target_modules=["q_proj"])),
+        ("qwen3-moe", lora(lora_target_parameters=EXPERTS, lora_target_modules=["q_proj"])),
+        ("llama-tied", WITH_EMBEDDINGS),
+        ("mixtral", lora(lora_target_linear=True, lora_target_parameters=["mlp.gate.weight"])),
     ],
     ids=str,
 )
@@ -49,12 +58,43 @@ def test_it_counts_what_is_trained(name, keys):
     assert num_adapter_elements(saved_model(name), cfg.adapter) == sum(tensor.numel() for tensor in trained.values())
 
 
+SPELLINGS = {
+    "linear": {"lora_target_linear": True},
+    "all-linear": {"lora_target_modules": "all-linear"},
+    "and the output layer": {"lora_target_linear": True, "lora_target_modules": ["lm_head"]},
+    "whole ends": {"lora_target_linear": True, "lora_modules_to_save": ["embed_tokens", "lm_head"]},
+    "a pattern": {"lora_target_modules": r".*layers\.[01]\..*(o|gate|up|down)_proj"},
+    "a pattern of one layer": {"lora_target_modules": r"model\.layers\.1\.self_attn\..*"},
+    "experts": {
+        "lora_target_modules": ["o_proj"],
+        "lora_target_parameters": ["experts.gate_up_proj", "mlp.gate.weight"],
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "keys"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_plan_counts_what_is_trained_of_every_family(tmp_path, kind, keys):
+    described = {"model_type": kind, **SMALL, **keys}
+    shape = shape_of(described)
+    config = AutoConfig.for_model(kind, **{**SMALL, **keys, "pad_token_id": 0})
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config)
+    num_built = 0
+    for spelling in SPELLINGS.values():
+        cfg, model = config_for(tmp_path, **lora(**spelling)), copy.deepcopy(plain)
+        try:
+            add_adapter(model, cfg)
+        except ConfigError:
+            continue  # of a name that the model does not have, or a pair that PEFT has not; a run is refused
+        num_built += 1
+        trained = sum(tensor.numel() for tensor in adapter_tensors(model).values())
+        assert Trained.of(cfg, described, shape).num_elements == trained, spelling
+    assert num_built >= 4
+
+
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("llama-tied", WITH_EMBEDDINGS),
-        ("mixtral", lora(lora_target_linear=True, lora_target_modules=["gate"])),
-        ("qwen3-moe", lora(lora_target_parameters=EXPERTS, lora_target_modules=["q_proj"])),
         ("llama", lora(lora_modules_to_save=["lm_head"])),  # and the modules that PEFT chooses
     ],
     ids=str,

@@ -42,7 +42,7 @@ class AdapterConfig(Section):
     lora_target_modules: str | list[str] | None = None
     """Modules that get an adapter: names, or one regular expression. PEFT's choice for the model if not given."""
     lora_target_linear: bool = False
-    """Give every linear layer but the output layer an adapter."""
+    """Give every linear layer but the output layer an adapter; fused experts are none."""
     lora_target_parameters: str | list[str] | None = None
     """Bare parameters that get an adapter, such as `mlp.experts.gate_up_proj` of mixtures of experts."""
     lora_modules_to_save: list[str] | None = None
