@@ -67,10 +67,6 @@ class Diagnosis:
     def is_known(self) -> bool:
         return self.cause is not None
 
-    @property
-    def is_sure(self) -> bool:
-        return self.certainty == SURE
-
     def to_message(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from allranks.listing import few
 
@@ -102,12 +101,6 @@ def named(ranks: Sequence[int]) -> str:
             spans.append([rank])
     words = [str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans]
     return f"rank{'' if len(set(ranks)) == 1 else 's'} {few(words, 12)}"
-
-
-def short_path(file: str) -> str:
-    """The last parts of a path, which say enough in a line of a terminal."""
-    parts = Path(file).parts
-    return "/".join(parts[-3:]) if len(parts) > 3 else file
 
 
 def _clean(text: str) -> str:

@@ -28,7 +28,6 @@ class Entry:
     sequence: int
     operation: str
     input_sizes: tuple[tuple[int, ...], ...] = ()
-    output_sizes: tuple[tuple[int, ...], ...] = ()
     dtypes: tuple[str, ...] = ()
     is_done: bool = False
     is_message: bool = False
@@ -163,7 +162,6 @@ def _entry(one: Mapping[str, Any]) -> Entry | None:
         sequence=sequence,
         operation=_word(operation.partition(":")[2] or operation),
         input_sizes=_sizes(one.get("input_sizes")),
-        output_sizes=_sizes(one.get("output_sizes")),
         dtypes=_words(one.get("input_dtypes")),
         is_done=one.get("retired") is True or one.get("state") == "completed",
         is_message=is_message,
@@ -183,7 +181,6 @@ def _own_entry(one: Mapping[str, Any]) -> Entry | None:
         sequence=sequence,
         operation=_word(operation),
         input_sizes=_sizes(one.get("input_sizes")),
-        output_sizes=_sizes(one.get("output_sizes")),
         dtypes=_words(one.get("dtypes")),
         is_done=one.get("is_done") is True,
         is_message=one.get("is_message") is True,

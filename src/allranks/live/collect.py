@@ -52,7 +52,6 @@ class NodeCollector:
         self._before = {path: _size(path) for path in run.all_events()}
         self._followers: dict[int, EventFollower] = {}
         self._progress: dict[int, RankProgress] = {}
-        self._gone: dict[int, int] = {}  # rank -> the pid of its process that has ended
         self._bytes: tuple[float, int, int] | None = None
         self._cpu: dict[int, tuple[float, float]] = {}  # pid -> when it was looked at, and its seconds of CPU then
         self._machine: tuple[float, float, float] | None = None  # the same of all programs, and what was idle

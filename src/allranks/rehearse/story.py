@@ -25,7 +25,7 @@ from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.exit_codes import DONE
 from allranks.launch.describe import strategy_name
 from allranks.observe import RunDir, say
-from allranks.rehearse.config import NUM_RECORDS, NUM_STEPS, RehearsalConfig, rehearsal_config
+from allranks.rehearse.config import NUM_RECORDS, NUM_STEPS, rehearsal_config
 from allranks.rehearse.files import write_model
 from allranks.rehearse.nodes import (
     inherited,
@@ -191,7 +191,6 @@ class _Story:
 
     def _config(self) -> str:
         made = rehearsal_config(self.cfg, self.folder / "model", self.folder, world_size=self.asked.world_size)
-        self._made: RehearsalConfig = made
         self.told.replaced = made.replaced
         self._small = resolve_mapping(made.flat, self.cfg.source, {})
         self._file = self.folder / "config.yaml"

@@ -104,16 +104,11 @@ class Lab:
         return self._pbs
 
     def ray(self) -> Ray:
-        """A Ray cluster of all nodes, started at the first call; it takes 800 MB a node until `stop_ray`."""
+        """A Ray cluster of all nodes, started at the first call; it takes 800 MB a node until the lab ends."""
         if self._ray is None:
             self._ray = Ray(self.nodes)
             self._ray.start(self.nodes)
         return self._ray
-
-    def stop_ray(self) -> None:
-        if self._ray is not None:
-            self._ray.stop()
-            self._ray = None
 
     def _services(self) -> list[Slurm | Pbs | Ray]:
         return [service for service in (self._slurm, self._pbs, self._ray) if service is not None]

@@ -59,16 +59,9 @@ class Popen(subprocess.Popen):
             time.sleep(0.002)
 
     def send_signal(self, number: int) -> None:
-        self._signal(number, os.kill)
-
-    def signal_group(self, number: int) -> None:
-        """As a terminal does on Ctrl-C: to the program and to what it started in its process group."""
-        self._signal(number, os.killpg)
-
-    def _signal(self, number: int, send: Callable[[int, int], None]) -> None:
         with contextlib.suppress(ProcessLookupError):
             for child in _children(self.pid):
-                send(child, number)
+                os.kill(child, number)
 
 
 class Node:

@@ -166,7 +166,6 @@ class _Process:
             key=key,
             rank=int(match["rank"]),
             num_ranks=int(match["ranks"]),
-            cuda_device=int(match["cuda"]),
             nvml_device=int(match["nvml"] or match["cuda"]),
             bus_id=match["bus"],
             is_split=match["id"] is None,

@@ -35,7 +35,6 @@ class Communicator:
     rank: int
     """Of this process in it, which in a part of all ranks is not its rank in the run."""
     num_ranks: int
-    cuda_device: int
     nvml_device: int
     bus_id: str
     is_split: bool
