@@ -12,7 +12,7 @@ from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.lines import Line
 from allranks.doctor.reading.scanner import Hit, Mark, Read
 from allranks.doctor.reading.tracebacks import IN_REPORT, Raised
-from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, SYMPTOM, Rule
+from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, Rule
 
 # What a failure to connect is over by, and only that.
 _OF_CONNECTING = {"rendezvous", "network-card", "infiniband", "nccl", "ssh", "launchers", "model"}
@@ -236,6 +236,3 @@ def _failed(read: Read) -> bool:
         or bool(read.tracebacks)
         or any(mark.kind == looked_for.ENDED for mark in read.marks)
     )
-
-
-__all__ = ["SYMPTOM", "Candidate", "candidates"]

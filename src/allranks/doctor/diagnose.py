@@ -14,7 +14,7 @@ from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, 
 from allranks.doctor.progress import newest_step, step_in
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
-from allranks.doctor.ruleset import HOPELESS, LIKELY, MAY_PASS, OTHER_NODE, RETRIED, SURE
+from allranks.doctor.ruleset import HOPELESS, LIKELY, OTHER_NODE, RETRIED
 from allranks.findings import Evidence
 
 _SHOWN = 6  # lines of evidence
@@ -261,6 +261,3 @@ def _plain(text: str) -> str:
 
 def _plain_field(name: str) -> str:
     return f"the {name}"
-
-
-__all__ = ["MAY_PASS", "SURE", "diagnose"]

@@ -32,7 +32,6 @@ __all__ = [
     "node_start",
     "started_node",
     "without_secret_values",
-    "without_secrets",
     "write_manifest",
 ]
 
