@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from allranks.doctor.diagnosis import SURE, UNKNOWN, Diagnosis
+from allranks.doctor.broadly import spoken_of
+from allranks.doctor.diagnosis import EXCEPTION, SURE, UNKNOWN, Diagnosis
 from allranks.doctor.read_logs import diagnosis_of_text
+from allranks.doctor.ruleset import all_rules
 
 HERE = Path(__file__).parent
 RIGHT, RIGHT_LIKELY, NOT_KNOWN, WRONG, WRONG_BUT_SURE = "right", "right, likely", "unknown", "wrong", "wrong but sure"
@@ -75,13 +77,31 @@ def near_misses() -> Iterator[tuple[str, tuple[str, ...], Diagnosis]]:
             yield one["id"], tuple(one["not_causes"]), diagnosis_of_text(one["log"].strip("\n"))
 
 
+def by_broad_wordings(halves: str) -> Counter[str]:
+    """How the lines by which rules name a cause rightly are named by broad wordings alone, as if no rule knew them."""
+    counts: Counter[str] = Counter()
+    for question in questions(halves):
+        grade, told = graded(question)
+        if grade not in (RIGHT, RIGHT_LIKELY) or told.cause in (None, EXCEPTION) or told.is_broad:
+            continue
+        rule = spoken_of(told.evidence[0].text, all_rules())
+        right = rule is not None and rule.answer in (question.cause, *question.also)
+        counts[RIGHT if right else WRONG if rule else NOT_KNOWN] += 1
+    return counts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; `--wrong` also each answer that is not right. Ends with 1 where one is wrong but sure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--halves", default="abcdefo", help="which: a, b, c, d, e, f, o or several")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
     parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
+    parser.add_argument("--broad", action="store_true", help="print what broad wordings alone would name")
     options = parser.parse_args(arguments)
+    if options.broad:
+        for grade, times in by_broad_wordings(options.halves).items():
+            print(f"{grade}: {times}")
+        return 0
     counts: Counter[tuple[str, str, str]] = Counter()
     for question in questions(options.halves):
         grade, told = graded(question)

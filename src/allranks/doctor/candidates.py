@@ -53,6 +53,8 @@ class Candidate:
     fields: dict[str, str] = field(default_factory=dict)
     raised: Raised | None = None
     certainty: str = LIKELY
+    is_broad: bool = False
+    """Whether only the rule's broad wordings speak of it."""
 
     @property
     def id(self) -> str:
@@ -64,7 +66,7 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
     found: list[Candidate] = []
     symptoms: list[Candidate] = []
     consequences: list[Hit] = []
-    marks = [_marks(read) for read in reads]
+    marks = [marks_of(read) for read in reads]
     for number, read in enumerate(reads):
         in_tracebacks = _said_in_tracebacks(read)
         told: set[int] = set()
@@ -75,15 +77,15 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             if hit.rule.kind == CONSEQUENCE:
                 consequences.append(hit)
                 continue
-            is_weak = _is_contradicted(hit, read) or (_is_warning(hit.line) and not _fails_after(hit, read))
+            is_weak = _is_contradicted(hit, read) or (is_warning(hit.line) and not _fails_after(hit, read))
             certainty = LIKELY if is_weak else hit.rule.certainty
             support = BY_SURE_RULE if certainty == SURE else BY_LIKELY_RULE
             raised = in_tracebacks.get(hit.order)
             candidate = Candidate(hit.rule, hit.line, number, hit.order, support, hit.fields, raised, certainty)
-            if _was_survived(candidate, reads, marks) or _is_by_srun(candidate, read):
+            if was_survived(candidate, reads, marks) or _is_by_srun(candidate, read):
                 continue
             (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
-        found += [one for one in _exceptions(number, read, told) if not _was_survived(one, reads, marks)]
+        found += [one for one in _exceptions(number, read, told) if not was_survived(one, reads, marks)]
     return _warnings_last(found), symptoms, consequences
 
 
@@ -91,7 +93,7 @@ def _warnings_last(found: Sequence[Candidate]) -> list[Candidate]:
     """A warning that was only logged, after which the program failed of something that is worded too, is doubtful."""
 
     def is_logged(one: Candidate) -> bool:
-        return one.raised is None and _is_warning(one.line)
+        return one.raised is None and is_warning(one.line)
 
     def failed_later(one: Candidate) -> bool:
         return any(
@@ -109,11 +111,11 @@ def _warnings_last(found: Sequence[Candidate]) -> list[Candidate]:
     ]
 
 
-def _is_warning(line: Line) -> bool:
+def is_warning(line: Line) -> bool:
     return line.level in ("WARNING", "WARN") or _WARNING.search(line.text) is not None
 
 
-def _marks(read: Read) -> list[Mark]:
+def marks_of(read: Read) -> list[Mark]:
     """How far it came, but for what a traceback shows of the program's text (`if state.global_step == 2:`)."""
     code = {number for _, traceback in read.tracebacks for number in traceback.code}
     return [mark for mark in read.marks if mark.order not in code]
@@ -163,7 +165,7 @@ def _may_be_one(one: Line, other: Line) -> bool:
     return one.rank is None or other.rank is None or one.rank == other.rank
 
 
-def _was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence[Mark]]) -> bool:
+def was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence[Mark]]) -> bool:
     """Whether the run went on after it: then it ended of something else, or well."""
     read = reads[one.read]
     if _HELP.match(one.line.text):
@@ -223,14 +225,14 @@ def _others_go_on(one: Candidate, reads: Sequence[Read]) -> bool:
         for mark in read.marks
     ):
         return True
-    return any(_ended_well(read) for read in others) and not any(_failed(read) for read in reads)
+    return any(_ended_well(read) for read in others) and not any(has_failed(read) for read in reads)
 
 
 def _ended_well(read: Read) -> bool:
     return any(mark.kind == looked_for.DONE for mark in read.marks)
 
 
-def _failed(read: Read) -> bool:
+def has_failed(read: Read) -> bool:
     return (
         read.first_failed_at is not None
         or bool(read.tracebacks)

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allranks.doctor import unknown
+from allranks.doctor import broadly, unknown
 from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates
 from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
 from allranks.doctor.progress import newest_step, step_in
@@ -31,7 +31,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     notes = tuple(f"{read.source.name}: {read.broken}" for read in reads if read.broken)
     found = _without_ends_that_follow(_unexplained(found), offsets)
     if not found:
-        found = _still_retried(symptoms)
+        found = _still_retried(symptoms) or broadly.last_lines(reads)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)
@@ -41,6 +41,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     rank, node = _who(first, same, reads)
     evidence = tuple(Evidence(one.line.text, one.line.file, one.line.number) for one in _shown(first, same, reads))
     explained = _explained(consequences, [one for one in other if _is_after(one, first)])
+    first = broadly.named(first, reads[first.read].rules)
     rule, raised = first.rule, first.raised
     step = newest_step(reads)
     where = f"{raised.frame.file.rpartition('/')[2]}:{raised.frame.function}" if raised and raised.frame else ""
@@ -67,9 +68,9 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
         cause=rule.answer,
         title=_filled(rule.title, first),
         certainty=certainty,
-        meaning=_filled(rule.meaning, first),
+        meaning=_filled(rule.meaning, first) + (_frame_told(first) if first.is_broad else ""),
         remedy=_filled(rule.remedy, first),
-        not_proven=_filled(rule.not_proven, first),
+        not_proven=(broadly.NOT_PROVEN if first.is_broad else "") + _filled(rule.not_proven, first),
         look_at=_filled(rule.look_at, first),
         rank=rank,
         node=node,
@@ -83,6 +84,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
             node if rule.restart == OTHER_NODE else None,
         ),
         notes=notes,
+        is_broad=first.is_broad,
     )
 
 

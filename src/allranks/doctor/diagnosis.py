@@ -45,7 +45,8 @@ class Explained:
 @dataclass(frozen=True)
 class Diagnosis:
     """`cause` is a rule's id, or `exception`; None for unknown, where `symptom` may say what is true without telling
-    the cause. `certainty` is sure, likely or unknown. `notes`: what could not be read."""
+    the cause. `certainty` is sure, likely or unknown. `notes`: what could not be read. `is_broad`: no rule knows what
+    the logs say; it only speaks of this cause."""
 
     cause: str | None
     title: str
@@ -62,6 +63,7 @@ class Diagnosis:
     others: tuple[str, ...] = ()
     restart: Restart = Restart(MAY_PASS, "")
     notes: tuple[str, ...] = ()
+    is_broad: bool = False
 
     @property
     def is_known(self) -> bool:

@@ -75,8 +75,8 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
 def knows_more(own: Finding, told: Diagnosis) -> bool:
     """Whether a rule knows what `own` only reports. What it names must be of the rank that failed, or of none. An
     exception that no rule knows says more than the exit code of the rank that raised it."""
-    if told.cause in (None, EXCEPTION):
-        is_its_own = told.cause == EXCEPTION and told.rank is not None and told.rank == own.who.rank
+    if told.cause in (None, EXCEPTION) or told.is_broad:
+        is_its_own = told.is_known and told.rank is not None and told.rank == own.who.rank
         return is_its_own and own.code == causes.RANK_EXIT
     follows = own.code in (causes.PEER_GONE, causes.RANK_ABORTED, causes.STOPPED)
     same_rank = own.who.rank is None or told.rank is None or told.rank == own.who.rank

@@ -19,7 +19,7 @@ HOPELESS, MAY_PASS, OTHER_NODE = "hopeless", "may-pass", "other-node"
 
 _ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _TEXTS = ("id", "cause", "kind", "title", "certainty", "meaning", "remedy", "not_proven", "look_at", "restart")
-_PATTERNS = ("patterns", "unless", "context", "contradicted_by")
+_PATTERNS = ("patterns", "broad", "unless", "context", "contradicted_by")
 _LISTS = (*_PATTERNS, "explains", "sources", "cases", "near_misses")
 _REQUIRED = ("id", "kind", "title", "patterns", "meaning", "sources", "cases", "near_misses")
 _OF_CAUSES = ("remedy", "not_proven", "look_at", "restart")  # what a user is told who has one
@@ -48,13 +48,15 @@ class Pattern:
 class Rule:
     """One kind of failure: how logs word it, what it means, what to do. The keys are those of rules/*.toml.
 
-    What is RETRIED is harmless where anything follows, and the cause where the logs end with it.
+    What is RETRIED is harmless where anything follows, and the cause where the logs end with it. `broad` are wordings
+    that only speak of it, in any case: tried where no rule knows a failure.
     """
 
     id: str
     kind: str
     title: str
     patterns: tuple[Pattern, ...]
+    broad: tuple[Pattern, ...] = ()
     unless: tuple[re.Pattern[str], ...] = ()
     context: tuple[Pattern, ...] = ()
     within: int = _WITHIN
@@ -83,6 +85,11 @@ class Rule:
             if (found := pattern.regex.search(line)) is not None:
                 return None if any(other.search(line) for other in self.unless) else found
         return None
+
+    def speaks_of(self, line: str) -> int:
+        """How many characters of `line` do, by its broad wordings."""
+        most = max((len(found[0]) for one in self.broad if (found := one.regex.search(line))), default=0)
+        return 0 if most and any(other.search(line) for other in self.unless) else most
 
 
 @cache
@@ -165,8 +172,8 @@ def _problems(file: Path, number: int, entry: Mapping[str, object]) -> Iterable[
 
 def _problem_of(key: str, pattern: str) -> str:
     why = problem_of(pattern)
-    # Tried on a line that has matched already: it may be short.
-    return "" if key == "unless" and why.startswith("has no literal") else why
+    # Not looked for in all that is read, but tried on single lines: they may be short.
+    return "" if key in ("unless", "broad") and why.startswith("has no literal") else why
 
 
 def _rule(entry: Mapping[str, object], family: str) -> Rule:
@@ -179,6 +186,7 @@ def _rule(entry: Mapping[str, object], family: str) -> Rule:
         family=family,
         within=within,
         patterns=_compiled(lists["patterns"]),
+        broad=tuple(Pattern(f"(?i){text}", frozenset()) for text in lists.get("broad", ())),
         unless=tuple(re.compile(text) for text in lists.get("unless", ())),
         context=_compiled(lists.get("context", ())),
         contradicted_by=_compiled(lists.get("contradicted_by", ())),

@@ -18,6 +18,7 @@ from allranks.doctor.ruleset import Rule
 
 PIECE_BYTES = 1 << 22
 _AHEAD_BYTES = 1 << 18  # kept back: a traceback's lines lie behind its first
+_TAIL_BYTES = 1 << 16  # of the end that is kept: what no rule words may be looked for there
 _BACK_BYTES = 1 << 12  # of a line before what was found in it; most lines end within
 _MOST_TEXT = 2000  # characters of a line that patterns are tried on: what they may cost grows faster than it
 _KEPT = 4  # lines of one wording and writer: the first, and in the last place the newest
@@ -71,6 +72,11 @@ class Read:
     num_bytes: int = 0
     writers: set[str] = field(default_factory=set)
     broken: str = ""
+    tail: bytes = b""
+    """The end of it, whole lines; of which the first has the number `tail_from`."""
+    tail_from: int = 1
+    rules: tuple[Rule, ...] = ()
+    """All that it was read by."""
 
 
 class _Numbers:
@@ -93,7 +99,7 @@ class Scanner:
 
     def __init__(self, index: Index, source: Source) -> None:
         self._index = index
-        self.read = Read(source)
+        self.read = Read(source, rules=index.rules)
         self._held = b""
         self._done = 0  # of what is held: it has been looked at
         self._lines = 0  # newlines before what is held
@@ -119,6 +125,9 @@ class Scanner:
         keep_from = max(0, until - _BACK_BYTES)
         newline = held.rfind(b"\n", keep_from, until)
         keep_from = newline + 1 if newline >= 0 else keep_from
+        if at_end:
+            start = held.find(b"\n", len(held) - _TAIL_BYTES) + 1 if len(held) > _TAIL_BYTES else 0
+            self.read.tail, self.read.tail_from = held[start:], self._lines + held.count(b"\n", 0, start) + 1
         self._lines += held.count(b"\n", 0, keep_from)
         self._held, self._done = held[keep_from:], until - keep_from
         self.read.num_lines = self._lines + self._held.count(b"\n") + (at_end and self._held[-1:] not in (b"", b"\n"))

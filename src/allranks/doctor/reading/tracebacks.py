@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allranks.doctor.reading.lines import Line
 
@@ -25,6 +25,7 @@ _IGNORED = re.compile(r"Exception ignored in")
 # Not the user's own code.
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python\d|<frozen |^<string>$|/torch/|/allranks/")
 _LONGEST_MESSAGE = 20  # lines
+_MORE_LINES = 2  # of a message that are kept beside its first
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Raised:
     message: str
     said: Line
     frame: Frame | None
+    more: str = ""
+    """The next lines, as far as they may go on with the message."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
                 break
             continue
         message_lines += 1
+        if message_lines <= _MORE_LINES:
+            chain[-1] = replace(chain[-1], more=f"{chain[-1].more} {text.strip()}".strip())
         if message_lines > _LONGEST_MESSAGE:
             break
     if inside and not chain and last is not None and (found := _RAISES.match(last.text)) is not None:

@@ -1,0 +1,88 @@
+"""A failure that no rule knows, by what its words speak of: likely at most, and never before what a rule knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warning, marks_of, was_survived
+from allranks.doctor.reading.lines import Line, decoded
+from allranks.doctor.reading.prefixes import without_prefixes
+from allranks.doctor.reading.scanner import Read
+from allranks.doctor.ruleset import CAUSE, RETRIED, SYMPTOM, Rule
+
+NOT_PROVEN = "No rule knows these words; they speak of such a failure, and may mean another. "
+_MOST_TEXT = 1000  # characters of a line
+_MOST_TRIED = 500  # lines that differ by more than numbers
+_NUMBERS = re.compile(r"\d+")
+# Of the ends of logs only lines that say that something failed are looked at: the rest speaks of all that works, too.
+_FAILED = re.compile(
+    r"""(?ix)\b(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not|could\ not
+    |couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied|refused
+    |unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
+    |\w(?:Error|Exception)\b"""
+)
+# Of what is no failure, and of guesses at reasons (Ray's).
+_PASSING = re.compile(
+    r"\b(?:INFO|DEBUG)\b|(?i:retry|ignor|skipp|falling back|fall back|instead|deprecat|potential|by oom killer)"
+)
+_FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
+
+
+def named(one: Candidate, rules: Sequence[Rule]) -> Candidate:
+    """`one`, which may be an exception that no rule knows, as what it speaks of."""
+    if one.rule is not None or one.raised is None:
+        return one
+    said = one.line.text.strip()[:_MOST_TEXT]
+    more = f"{said} {one.raised.more}"[:_MOST_TEXT]
+    rule = spoken_of(said, rules) or (spoken_of(more, rules) if one.raised.more else None)
+    return replace(one, rule=rule, is_broad=True) if rule else one
+
+
+def last_lines(reads: Sequence[Read]) -> list[Candidate]:
+    """What the ends of the logs say that failed, where the run did not go on after it."""
+    found = []
+    tried: dict[str, Rule | None] = {}
+    marks = [marks_of(read) for read in reads]
+    for number, read in enumerate(reads):
+        known = _known_lines(read)
+        for line in _tail(read):
+            text = line.text[:_MOST_TEXT]
+            if line.number in known or not _FAILED.search(text) or _PASSING.search(text) or _FRAME.match(text):
+                continue
+            if line.level in ("INFO", "DEBUG") or (is_warning(line) and not has_failed(read)):
+                continue
+            kind = _NUMBERS.sub("#", text)
+            if kind not in tried and len(tried) < _MOST_TRIED:
+                tried[kind] = spoken_of(text, read.rules)
+            if (rule := tried.get(kind)) is None:
+                continue
+            candidate = Candidate(rule, line, number, line.number, BY_LINE, is_broad=True)
+            if not was_survived(candidate, reads, marks):
+                found.append(candidate)
+    return found
+
+
+def spoken_of(text: str, rules: Sequence[Rule]) -> Rule | None:
+    """Of the causes that `text` speaks of the one that says most of it."""
+    best, most = None, 0
+    for rule in rules:
+        if rule.kind in (CAUSE, RETRIED) and (length := rule.speaks_of(text)) > most:
+            best, most = rule, length
+    return best
+
+
+def _known_lines(read: Read) -> set[int]:
+    """Those that rules have judged already, and the text of programs in tracebacks."""
+    return {hit.order for hit in read.hits if hit.rule.kind != SYMPTOM}.union(
+        *(traceback.code for _, traceback in read.tracebacks)
+    )
+
+
+def _tail(read: Read) -> Iterator[Line]:
+    source = read.source
+    for number, raw in enumerate(read.tail.splitlines(), read.tail_from):
+        told = without_prefixes(decoded(raw[: 2 * _MOST_TEXT]))
+        rank = told.rank if told.rank is not None else source.rank
+        yield Line(source.name, number, told.text, rank, told.node or source.node, told.seconds, "", told.level)
