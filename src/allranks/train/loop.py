@@ -7,30 +7,27 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from allranks.checkpoint.commit import checkpoint_path, step_of
 from allranks.checkpoint.state import RunState
 from allranks.data import BatchPlan, StepPlan
-from allranks.errors import AllranksError
-from allranks.listing import few
 from allranks.model.train_model import TrainModel
 from allranks.observe import EventLog, Progress
-from allranks.observe.events import CheckpointEvent, EvalEvent, PhaseEvent, StepEvent, WarningEvent
 from allranks.observe.slow_steps import SlowSteps
+from allranks.train.best_loss import evaluate_and_compare, measure
 from allranks.train.checkpoint import Checkpointer
-from allranks.train.evaluate import evaluate
 from allranks.train.feed import feed
 from allranks.train.garbage import Garbage
 from allranks.train.own_work import CpuWork, OwnWork
 from allranks.train.pace import Pace
 from allranks.train.proof import Proving
+from allranks.train.record_steps import record_steps
+from allranks.train.saving import finish_saving, is_saved, save, save_before_leaving
 from allranks.train.schedule import Multiplier
 from allranks.train.signals import StopRequest
-from allranks.train.stats import StatsReader, StepStats
+from allranks.train.stats import StatsReader
 from allranks.train.step_schedule import StepSchedule
 from allranks.train.strategies import Strategy
 from allranks.train.time_limit import TimeLimit
@@ -98,9 +95,10 @@ class Loop:
     last_loss: float = math.nan
     stopping: bool = False
     evals_without_improvement: int = 0
-    _high_losses: int = 0
-    _records: dict[int, dict[str, Any]] = field(default_factory=dict)
-    _last_read: float = 0.0
+    high_losses: int = 0
+    # Of steps whose losses are not read yet: what else their events will say; and when the last ones were read.
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    last_read: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ def train(loop: Loop) -> TrainingEnd:
         taken=loop.proof.taken if loop.proof is not None else None,
     )
     if loop.step == 0 and 0 in loop.step_schedule.eval_at:
-        _measure(loop)
-    loop._last_read = time.perf_counter()
+        measure(loop)
+    loop.last_read = time.perf_counter()
     for call in loop.after_step:
         call(loop.step)
 
@@ -174,7 +172,7 @@ def train(loop: Loop) -> TrainingEnd:
 
             loop.step = step
             loop.tokens += todo.plan.num_tokens
-            loop._records[step] = {
+            loop.records[step] = {
                 "learning_rate": loop.base_rates[0] * factor,
                 "tokens": todo.plan.num_tokens,
                 "target_tokens": todo.plan.num_target_tokens,
@@ -195,199 +193,38 @@ def train(loop: Loop) -> TrainingEnd:
             )
             if loop.traffic is not None:
                 loop.traffic.end(step)
-            _digest(loop, read)
+            record_steps(loop, read)
             if any(stats.saved for stats in read):
-                _finish_saving(loop)  # also with its error: on all ranks, one step later at most
+                finish_saving(loop)  # also with its error: on all ranks, one step later at most
             for call in loop.after_step:
                 call(step)
             if loop.proof is not None and step == loop.proof.step:
                 _prove(loop, todo.plan, loss_sums)
-            early = step in loop.step_schedule.eval_at and _evaluate(loop)
-            if step in loop.step_schedule.save_at and not _is_saved(loop):
+            early = step in loop.step_schedule.eval_at and evaluate_and_compare(loop)
+            if step in loop.step_schedule.save_at and not is_saved(loop):
                 save(loop)
             if loop.stopping and step < loop.step_schedule.num_steps:
-                _save_before_leaving(loop)
+                save_before_leaving(loop)
                 return TrainingEnd("preempted", loop.stop_request.name or "a signal to another rank")
             if early:
-                _save_before_leaving(loop)
+                save_before_leaving(loop)
                 return TrainingEnd("early")
-        _digest(loop, loop.stats.flush())
-        _finish_saving(loop)
+        record_steps(loop, loop.stats.flush())
+        finish_saving(loop)
     return TrainingEnd("done")
 
 
 def _prove(loop: Loop, plan: StepPlan, loss_sums: torch.Tensor) -> None:
     """Let every rank say what it is and did in this step, the first one."""
     assert loop.proof is not None
-    _digest(loop, loop.stats.flush())
+    record_steps(loop, loop.stats.flush())
     micro_batch = loop.plan.micro_batch_size
     pad_to = micro_batch * loop.pad_blocks_to if loop.pad_blocks_to else None
     loop.proof.after_first_step(loop.plan, plan, loss_sums, loop.last_loss, pad_to=pad_to, pad_id=loop.pad_token_id)
-    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
+    loop.last_read = time.perf_counter()  # none of this is part of the next step's time
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed dropout by (seed, step, rank): the same numbers after a resume, with no generator state to save."""
     mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
     torch.manual_seed(mixed % (1 << 63))
-
-
-def save(loop: Loop) -> Path:
-    """Start saving the present step; all ranks call it. Refuses to save a state made from a bad loss."""
-    _digest(loop, loop.stats.flush())
-    if loop.proof is not None:
-        loop.proof.before_save(loop.step)
-    loop.events.write(PhaseEvent(phase="checkpoint", step=loop.step))
-    started = time.perf_counter()
-    _finish_saving(loop)  # the one before, so that it is told of, too: the next save would wait for it unseen
-    checkpoint = loop.checkpointer.save(loop.step, loop.describe_state(loop))
-    blocked = time.perf_counter() - started
-    loop.events.write(CheckpointEvent(step=loop.step, state="started", path=str(checkpoint), blocked_seconds=blocked))
-    if not loop.checkpointer.asynchronous:
-        _saved(loop, checkpoint)
-    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
-    return checkpoint
-
-
-def _saved(loop: Loop, checkpoint: Path) -> None:
-    loop.events.write(CheckpointEvent(step=step_of(checkpoint), state="committed", path=str(checkpoint)))
-    if loop.progress is not None:
-        loop.progress.note(f"step {step_of(checkpoint)}: checkpoint {checkpoint}")
-
-
-def _finish_saving(loop: Loop) -> None:
-    if (committed := loop.checkpointer.wait()) is not None:
-        _saved(loop, committed)
-
-
-def _save_before_leaving(loop: Loop) -> None:
-    if loop.saves and not _is_saved(loop):
-        save(loop)
-    _finish_saving(loop)
-
-
-def _is_saved(loop: Loop) -> bool:
-    newest = loop.checkpointer.newest
-    return newest is not None and step_of(newest) == loop.step
-
-
-def _digest(loop: Loop, read: list[StepStats]) -> None:
-    """Record what `read` says: the step's event and progress, and whether some rank was asked to stop.
-
-    Raises AllranksError for a bad loss.
-    """
-    for stats in read:
-        now = time.perf_counter()
-        seconds, loop._last_read = now - loop._last_read, now
-        loop.time_limit.after_step(seconds)
-        record = loop._records.pop(stats.step)
-        record["compute_seconds"] = loop.own_work.seconds(stats.step)
-        loop.last_loss = stats.loss
-        memory = loop.memory_bytes()
-        loop.events.write(
-            StepEvent(
-                step=stats.step,
-                epoch=round(loop.step_schedule.epoch(stats.step), 6),
-                loss=stats.loss,
-                grad_norm=stats.grad_norm,
-                seconds=round(seconds, 6),
-                memory_bytes=memory,
-                router_loss=stats.router_loss,
-                **record,
-            )
-        )
-        loop.pace.add(
-            seconds,
-            waited=stats.cpu_seconds[loop.plan.rank] if loop.model.placement.device.type == "cpu" else 0.0,
-            tokens=record["tokens"],
-            memory_bytes=memory,
-        )
-        if loop.progress is not None:
-            slow = loop.slow_steps.read(
-                stats.step,
-                seconds,
-                data_seconds=stats.data_seconds,
-                cpu_seconds=stats.cpu_seconds,
-                between_nodes_bytes=loop.traffic.between_nodes_bytes if loop.traffic else None,
-            )
-            if slow:
-                loop.events.write(WarningEvent(step=stats.step, message=slow))
-                loop.progress.note(slow)
-            loop.progress.update(
-                stats.step,
-                loss=stats.loss,
-                learning_rate=record["learning_rate"],
-                tokens=record["tokens"],
-                seconds=seconds,
-                memory_bytes=memory,
-                router_loss=stats.router_loss,
-            )
-        _check(loop, stats)
-        loop.stopping = loop.stopping or bool(stats.stop_ranks)
-
-
-def _check(loop: Loop, stats: StepStats) -> None:
-    """Raise AllranksError for a loss that is not finite, or that the watchdog has seen too high for too long."""
-    if stats.bad_ranks:
-        ranks = few(stats.bad_ranks)
-        error = AllranksError(
-            f"step {stats.step}: the loss is not finite ({stats.loss}) on "
-            f"rank{'s' if len(stats.bad_ranks) > 1 else ''} {ranks}; stopped before a checkpoint could be made of it. "
-            "Resume from the last checkpoint with a lower learning_rate or more warmup_steps"
-        )
-        error.ranks = stats.bad_ranks
-        raise error
-    if not math.isfinite(stats.grad_norm) and not loop.strategy.skips_overflows:
-        raise AllranksError(
-            f"step {stats.step}: the gradient's norm is {stats.grad_norm} although the loss ({stats.loss:.4f}) is "
-            "finite on every rank; stopped before a checkpoint could be made of it. Lower learning_rate, or use bf16"
-        )
-    threshold = loop.limits.loss_threshold
-    if threshold is None or math.isnan(stats.loss):  # of a step without a target token
-        return
-    loop._high_losses = loop._high_losses + 1 if stats.loss > threshold else 0
-    if loop._high_losses >= loop.limits.loss_patience:
-        raise AllranksError(
-            f"step {stats.step}: the loss ({stats.loss:.4f}) has been above loss_watchdog_threshold ({threshold}) for "
-            f"{loop._high_losses} steps running; stopped. The last checkpoint is untouched"
-        )
-
-
-def _evaluate(loop: Loop) -> bool:
-    """Evaluate, save if this is the best and bests are saved; True if training should stop improving in vain."""
-    _digest(loop, loop.stats.flush())
-    loss = _measure(loop)
-    improved = is_better(loss, loop.best_loss)
-    if improved:
-        loop.best_loss, loop.evals_without_improvement = loss, 0
-    else:
-        loop.evals_without_improvement += 1
-    if loop.save_best and improved:
-        # Before the save, because the checkpoint's own state tells a resumed run which one to keep.
-        best = checkpoint_path(loop.checkpointer.directory, loop.step)
-        loop.best_checkpoint = best.name
-        loop.checkpointer.protected = {best}
-        save(loop)
-    loop._last_read = time.perf_counter()  # none of this is part of the next step's time
-    patience = loop.limits.eval_patience
-    return patience is not None and loop.evals_without_improvement >= patience
-
-
-def is_better(loss: float, best: float | None) -> bool:
-    """Whether an evaluation's loss is a new best: a loss that is not finite never is, and any other beats it."""
-    return math.isfinite(loss) and (best is None or not math.isfinite(best) or loss < best)
-
-
-def _measure(loop: Loop) -> float:
-    """The evaluation loss of the present step, recorded."""
-    assert loop.eval_plan is not None
-    loop.events.write(PhaseEvent(phase="evaluation", step=loop.step))
-    started = time.perf_counter()
-    pad_blocks = loop.pad_blocks_to is not None
-    with loop.garbage.let_go():
-        loss = evaluate(loop.model, loop.eval_plan, pad_blocks=pad_blocks, pad_token_id=loop.pad_token_id)
-    seconds = time.perf_counter() - started
-    loop.events.write(EvalEvent(step=loop.step, eval_loss=loss, seconds=round(seconds, 6)))
-    if loop.progress is not None:
-        loop.progress.note(f"step {loop.step}: eval_loss {loss:.4f} ({seconds:.1f} s)")
-    return loss

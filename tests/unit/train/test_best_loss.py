@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from allranks.train import loop as training
+from allranks.errors import AllranksError
+from allranks.train import best_loss
 from allranks.train.loop import Limits
+from allranks.train.record_steps import _refuse_bad_loss
 
 
 def evaluated(monkeypatch, losses, *, best=None, patience=None):
     """Evaluate so often; for each time the best loss, the best checkpoint, and whether training ends."""
     coming = iter(losses)
-    monkeypatch.setattr(training, "_measure", lambda _: next(coming))
-    monkeypatch.setattr(training, "save", lambda _: None)
+    monkeypatch.setattr(best_loss, "measure", lambda _: next(coming))
+    monkeypatch.setattr(best_loss, "save", lambda _: None)
     loop = SimpleNamespace(
         stats=SimpleNamespace(flush=list),
         best_loss=best,
@@ -28,7 +30,7 @@ def evaluated(monkeypatch, losses, *, best=None, patience=None):
     seen = []
     for _ in losses:
         loop.step += 1
-        ends = training._evaluate(loop)
+        ends = best_loss.evaluate_and_compare(loop)
         seen.append((loop.best_loss, loop.best_checkpoint, ends))
     return seen
 
@@ -50,8 +52,8 @@ def test_patience_counts_what_is_no_number_as_no_improvement(monkeypatch):
 
 
 def test_the_watchdog_does_not_take_a_step_without_targets_for_a_good_one():
-    loop = SimpleNamespace(limits=Limits(1.0, 3, None), _high_losses=0, strategy=SimpleNamespace(skips_overflows=False))
+    loop = SimpleNamespace(limits=Limits(1.0, 3, None), high_losses=0, strategy=SimpleNamespace(skips_overflows=False))
     for loss in (5.0, 5.0, math.nan):
-        training._check(loop, SimpleNamespace(step=1, loss=loss, grad_norm=1.0, bad_ranks=()))
-    with pytest.raises(training.AllranksError, match="3 steps running"):
-        training._check(loop, SimpleNamespace(step=2, loss=5.0, grad_norm=1.0, bad_ranks=()))
+        _refuse_bad_loss(loop, SimpleNamespace(step=1, loss=loss, grad_norm=1.0, bad_ranks=()))
+    with pytest.raises(AllranksError, match="3 steps running"):
+        _refuse_bad_loss(loop, SimpleNamespace(step=2, loss=5.0, grad_norm=1.0, bad_ranks=()))

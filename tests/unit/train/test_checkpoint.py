@@ -13,8 +13,8 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError, DiskError
 from allranks.observe.events import CheckpointEvent
-from allranks.train import loop as training
 from allranks.train.checkpoint import Checkpointer, CommittingWriter
+from allranks.train.saving import finish_saving, save
 from allranks.train.storage import ALONE, Storage, latest_valid
 from allranks.train.strategies.native import NativeState
 from tests.ranks import run_ranks
@@ -92,8 +92,8 @@ def test_every_save_is_told_of_once_also_one_that_the_next_save_waits_for(tmp_pa
     )
     for loop.step in (1, 2, 3):
         step(checkpointer)
-        training.save(loop)
-    training._finish_saving(loop)
+        save(loop)
+    finish_saving(loop)
     # Each in its place: a save has begun only when the one before it is told of.
     order = [(event.step, event.state) for event in told if isinstance(event, CheckpointEvent)]
     assert order == [(number, state) for number in (1, 2, 3) for state in ("started", "committed")]
