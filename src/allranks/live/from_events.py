@@ -14,7 +14,8 @@ from allranks.live.rank_progress import RankProgress
 from allranks.live.state import LiveEnd, LiveTable, NodeState, RankState
 from allranks.live.table import table_of_nodes
 from allranks.observe import RunDir, read_events
-from allranks.observe.events import Event, PhaseEvent, parse_event
+from allranks.observe.event_lines import parse_event
+from allranks.observe.events import Event, PhaseEvent
 
 _LAST_BYTES = 2**18  # more than a thousand steps, of each rank
 _MAX_BYTES = 64 * 2**20  # of a live.json or a manifest

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from allranks.observe.events import Event, parse_event
+from allranks.observe.event_lines import parse_event
+from allranks.observe.events import Event
 from allranks.observe.rundir import RunDir
 
 # Of a file's first line, which has a time and a run id: no two files begin alike.

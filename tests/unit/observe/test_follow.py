@@ -6,7 +6,8 @@ import random
 import pytest
 
 from allranks.observe import EventFollower, EventLog, RunDir, RunFollower, read_events
-from allranks.observe.events import KINDS, ErrorEvent, ExitEvent, StepEvent, UnknownEvent, parse_event
+from allranks.observe.event_lines import parse_event
+from allranks.observe.events import KINDS, ErrorEvent, ExitEvent, StepEvent, UnknownEvent
 
 
 @pytest.mark.parametrize("seed", range(60))
