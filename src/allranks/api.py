@@ -186,14 +186,16 @@ def _train_this_rank(cfg: RunConfig) -> int:
     cfg, identity = begin_rank(lambda also: read_config(cfg, also))
     import torch.distributed as dist
 
+    from allranks.train.hold import run_held
     from allranks.train.main import main_rank
     from allranks.train.world import destroy_group
 
     if dist.is_initialized():
         raise UsageError("this process has a process group already: call allranks.train before, or destroy it first")
-    code = main_rank(cfg, identity)
-    if code in (DONE, PREEMPTED):
-        destroy_group()
+    with run_held(cfg.checkpoint.output_dir, identity):
+        code = main_rank(cfg, identity)
+        if code in (DONE, PREEMPTED):
+            destroy_group()
     return code
 
 

@@ -30,11 +30,11 @@ from allranks.config.names import known_keys
 from allranks.config.overrides import parse_overrides
 from allranks.config.unsupported import is_known
 from allranks.config.yaml_lines import parse_yaml
-from allranks.launch.node.lock import lock_node
 from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.spec.options import C10D_PORT, STATIC_PORT
 from allranks.observe import EventLog
 from allranks.observe.events import KINDS
+from allranks.observe.lock import lock_node
 from allranks.reference import markdown
 from allranks.rendezvous import door, wire
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import NoReturn
 
 from allranks.cluster.alone import refuse_one_node_of_several, warning_over_ssh
@@ -14,6 +14,7 @@ from allranks.errors import AllranksError, UsageError
 from allranks.exit_codes import PREEMPTED
 from allranks.observe import libraries_aside, say
 from allranks.parent import die_with_parent
+from allranks.train.hold import run_held
 from allranks.train.under_accelerate import (
     check_accelerate,
     forget_accelerate,
@@ -30,8 +31,10 @@ def run_rank(read: Read) -> NoReturn:
 
     What `read` raises as AllranksError becomes a message.
     """
+    until_the_end = ExitStack()
     try:
         cfg, identity = begin_rank(read)
+        until_the_end.enter_context(run_held(cfg.checkpoint.output_dir, identity))
     except AllranksError as error:
         say(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from allranks.doctor.node_errors import node_error
 from allranks.errors import RefusedError
 from allranks.findings import Finding
-from allranks.launch.node.refused_starts import Listening, RefusedStart, leave_words
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import Launch
 from allranks.observe import read_events, say
 from allranks.observe.events import StepEvent
+from allranks.observe.refused_starts import Listening, RefusedStart, leave_words
 
 _LAST_BYTES = 2**16
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
-from allranks.launch.node.lock import Twice, forget_lock, lock_node
 from allranks.launch.spec.options import Launch
 from allranks.observe import RunDir
+from allranks.observe.lock import Twice, forget_lock, lock_node
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def this_node(directory: str | Path, launch: Launch) -> Node:
         # Several nodes may share the host, and with it the name: nothing to lock.
         return node
     logs = node.run.logs(launch.node_rank)
-    return replace(node, locks=[lock_node(logs, is_again=launch.num_restarts > 0, twice=_twice(launch))])
+    is_again, is_first = launch.num_restarts > 0, launch.node_rank == 0
+    return replace(node, locks=[lock_node(logs, is_again=is_again, twice=_twice(launch), tells_of_no_locks=is_first)])
 
 
 def _twice(launch: Launch) -> Twice:

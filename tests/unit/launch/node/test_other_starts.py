@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from allranks.errors import RefusedError
-from allranks.launch.node import refused_starts
-from allranks.launch.node.lock import InUse
 from allranks.launch.node.other_starts import OtherStarts
-from allranks.launch.node.refused_starts import RefusedStart, leave_word, words_left
 from allranks.launch.node.this_node import Node, give_up_locks, this_node
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
+from allranks.observe import refused_starts
+from allranks.observe.lock import InUse
+from allranks.observe.refused_starts import RefusedStart, leave_word, words_left
 
 
 def alone(**options: object) -> Launch:

@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import subprocess
@@ -6,9 +7,9 @@ import threading
 
 import pytest
 
-from allranks.launch.node import lock
-from allranks.launch.node.lock import InUse, Twice, forget_lock, lock_node
-from allranks.launch.node.refused_starts import words_left
+from allranks.observe import lock
+from allranks.observe.lock import InUse, Twice, forget_lock, lock_node
+from allranks.observe.refused_starts import words_left
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_holder_is_told_of_the_second_launch_until_another_takes_the_lock(lo
 KILLED = """
 import os, subprocess, sys
 from pathlib import Path
-from allranks.launch.node.lock import lock_node
+from allranks.observe.lock import lock_node
 fd = lock_node(Path(sys.argv[1]))
 subprocess.Popen(["cat"], stdin=0, stdout=subprocess.DEVNULL, pass_fds=[fd])
 print("locked", flush=True)
@@ -70,6 +71,51 @@ def test_the_ranks_of_an_attempt_before_are_waited_for(logs):
     held = lock_node(logs)
     threading.Timer(0.3, os.close, [held]).start()
     os.close(lock_node(logs, is_again=True))
+
+
+def test_ranks_that_meet_where_those_that_hold_it_met_wait_for_them(logs):
+    """A launcher of the user's own that restarts its ranks need not count it."""
+    held = lock_node(logs, ranks="node0:29500")
+    threading.Timer(1.0, os.close, [held]).start()
+    with pytest.raises(InUse, match="ranks of node0:29500"):
+        lock_node(logs, ranks="node0:29501")
+    os.close(lock_node(logs, ranks="node0:29500"))
+
+
+def test_a_start_again_waits_longer_for_a_machine_that_may_be_lost(logs, monkeypatch):
+    held = lock_node(logs)
+    (logs / "lock").write_text("pid 7 on elsewhere, since 2026-01-01 00:00:00 UTC\n")
+    said = []
+
+    def lease_ends(text):
+        said.append(text)
+        os.close(held)
+
+    monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.0)
+    os.close(lock_node(logs, is_again=True, say=lease_ends))
+    assert said[0].startswith("waiting for pid 7 on elsewhere, since 2026-01-01 00:00:00 UTC to end, or for its lock")
+
+
+def test_what_to_do_about_a_machine_that_is_lost_is_told(logs):
+    held = lock_node(logs)
+    (logs / "lock").write_text("pid 7 on elsewhere\n")
+    with pytest.raises(InUse, match=f"; should elsewhere be lost, remove {logs / 'lock'}$"):
+        lock_node(logs)
+    (logs / "lock").unlink()
+    os.close(lock_node(logs))
+    os.close(held)
+
+
+def test_a_file_system_without_locks_is_told(logs, monkeypatch):
+    def refuse(fd, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    said = []
+    os.close(lock_node(logs, say=said.append, tells_of_no_locks=True))
+    assert len(said) == 1 and f"the file system of {logs.parent.parent} has no locks" in said[0]
+    os.close(lock_node(logs, say=said.append))
+    assert len(said) == 1 and lock.holder_of_other_ranks(logs, "") is None
 
 
 def test_nodes_of_one_run_do_not_exclude_each_other(tmp_path):
