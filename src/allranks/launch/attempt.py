@@ -25,10 +25,11 @@ from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
+from allranks.launch.joining import join_peers, refusals_told
 from allranks.launch.node.local import RunInputs, run_local
 from allranks.launch.node.other_starts import OtherStarts
 from allranks.launch.node.this_node import Node, give_up_locks, refusals_leave_nothing, this_node
-from allranks.launch.peers import Peers, join_peers, refusals_told
+from allranks.launch.peers import Peers
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.spec.options import Launch

@@ -20,9 +20,9 @@ from allranks.errors import UsageError
 from allranks.exit_codes import DONE, REFUSED
 from allranks.launch.all_nodes.check import check_all_nodes
 from allranks.launch.describe import speaks_for_all
+from allranks.launch.joining import join_to_compare, refusals_told
 from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.this_node import Node, unlocked_node
-from allranks.launch.peers import join_to_compare, refusals_told
 from allranks.launch.preflight.asked import policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.hosts import write_host_lists

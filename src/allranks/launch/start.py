@@ -27,13 +27,14 @@ from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
 from allranks.launch.certificate import Starts, compare, nodes_of, parts_now
 from allranks.launch.describe import describe, speaks_for_all
+from allranks.launch.joining import refusals_told
 from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.environment import network_variables
 from allranks.launch.node.live_alone import watched_alone
 from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
-from allranks.launch.peers import Peers, refusals_told
+from allranks.launch.peers import Peers
 from allranks.launch.preflight.alone import refuse_too_large
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, probe_request, sizes_of, wanted_of

@@ -22,6 +22,7 @@ from allranks.doctor.stopped import rank_stopped
 from allranks.evidence.hook import ANSWERS
 from allranks.findings import Finding, Who
 from allranks.launch.describe import place_of_node, speaks_for_all
+from allranks.launch.joining import addresses_of_ranks
 from allranks.launch.manifest import launch_options, make_manifest, node_start, started_node, write_manifest
 from allranks.launch.node.live import LiveNode
 from allranks.launch.node.live_table import AfterHang
@@ -33,7 +34,7 @@ from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node
 from allranks.launch.node.waited_for import WaitedFor
-from allranks.launch.peers import Peers, addresses_of_ranks
+from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
 from allranks.live.deadlines import Limits, limits_of

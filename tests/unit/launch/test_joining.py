@@ -3,7 +3,7 @@
 import pytest
 
 from allranks.cluster.account import NodeAccount
-from allranks.launch import peers
+from allranks.launch import joining
 from allranks.launch.node.this_node import Node
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.observe import RunDir
@@ -23,12 +23,12 @@ class Channel:
 
 def test_a_crash_of_allranks_itself_is_told_as_one_and_still_raised(tmp_path, monkeypatch):
     channel = Channel()
-    monkeypatch.setattr(peers, "join", lambda own, terms, agreement, **options: channel)
-    monkeypatch.setattr(peers, "prove_pairs", lambda rendezvous, own, **options: None)
+    monkeypatch.setattr(joining, "join", lambda own, terms, agreement, **options: channel)
+    monkeypatch.setattr(joining, "prove_pairs", lambda rendezvous, own, **options: None)
     launch = resolve(LaunchOptions(nnodes="2", node_rank=1, master_addr="node0"), num_gpus=0)
     with (
         pytest.raises(KeyError),
-        peers.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), NodeAccount(), {}),
+        joining.join_peers(launch, Node(1, RunDir(tmp_path), "now", "launch", []), NodeAccount(), {}),
     ):
         raise KeyError("a fault of ours")
     code, finding = channel.left
