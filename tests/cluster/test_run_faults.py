@@ -18,15 +18,17 @@ import pytest
 from allranks.doctor import causes
 from allranks.doctor.collective_abort import DIFFERS
 from allranks.doctor.diagnosis import EXCEPTION
+from allranks.doctor.read_logs import diagnosis_of_logs
 from tests.cluster.injected import PYTHONPATH
 from tests.cluster.lab import Lab
-from tests.cluster.moments import Terminal, record_failure
+from tests.cluster.moments import Terminal, record_failure, record_fault
 from tests.cluster.test_out_of_memory import cgroup
 from tests.cluster.training import ENVIRONMENT
 from tests.patience import TIMEOUT_SECONDS
 
 HANG_SECONDS = 20.0
 WAIT_SECONDS = 8.0
+SILENCE_SECONDS = 10.0
 PORT = 29547
 SCRIPT = Path(__file__).with_name("plain_trainer.py")
 
@@ -34,6 +36,16 @@ SCRIPT = Path(__file__).with_name("plain_trainer.py")
 def stop(lab: Lab) -> None:
     (rank,) = [one for one in lab.node(1).processes() if "plain_trainer.py" in one.argv[2:3]]
     os.kill(rank.pid, signal.SIGSTOP)
+
+
+def drop_one_direction(lab: Lab) -> None:
+    lab.filter(1, "INPUT", "-s", lab.node(0).ip, "-j", "DROP")
+
+
+def cut_the_ranks_off(lab: Lab) -> None:
+    """The launchers still hear of each other."""
+    ports = ("-m", "multiport", "!", "--ports", str(PORT))
+    lab.filter(1, "INPUT", "-p", "tcp", "-s", lab.node(0).ip, *ports, "-j", "DROP")
 
 
 @dataclass(frozen=True)
@@ -85,16 +97,37 @@ HANGS = (
     Fault("blocked loader", (f"{RANK_1} never entered all_reduce of 5 float", "in __getitem__"), causes.HANG),
     Fault("deadlock", (f"{RANK_1} never entered all_reduce of scalar float", "in take"), causes.HANG),
 )
+CUT_OFF = Fault(
+    "ranks cut off",
+    ("what rank 0 (node 0, node0) sends to rank 1 (node 1, node1) does not arrive",),
+    causes.HANG,
+    rank=None,  # it lies between two
+    node=None,
+    deadline=HANG_SECONDS,
+    inject=cut_the_ranks_off,
+)
 TOKENIZES = f"{RANK_1} did not come to the collective in which rank 0 (node 0) has waited in vain"
 LOST = (
     Fault("node lost", ("node 1 (node1) was lost: ",), inject=lambda lab: lab.kill(1), on=(0,)),
     Fault("head lost", ("node 0 (node0) was lost: ",), inject=lambda lab: lab.kill(0), on=(1,), node=0),
+)
+NO_SIGN = "node 1 (node1) was lost: no sign of life for 10 s; "
+# The launcher of the node that is cut off has a view of its own: that it is the other one that was lost.
+SILENT = (
+    Fault(
+        "link cut", (f"{NO_SIGN}nothing that is sent to it is acknowledged",), inject=lambda lab: lab.cut(1), on=(0,)
+    ),
+    Fault(
+        "one direction dropped", (f"{NO_SIGN}what is sent to it does not arrive",), inject=drop_one_direction, on=(0,)
+    ),
 )
 FAULTS = (
     *DEATHS,
     *(replace(fault, deadline=HANG_SECONDS) for fault in HANGS),
     Fault("tokenizes", (TOKENIZES,), causes.HANG, deadline=WAIT_SECONDS),
     *(replace(fault, rank=None) for fault in LOST),
+    *(replace(fault, rank=None, deadline=SILENCE_SECONDS) for fault in SILENT),
+    CUT_OFF,
 )
 
 
@@ -113,6 +146,18 @@ def memory_of(launcher: Terminal, fault: Fault) -> Iterator[None]:
             time.sleep(0.1)
 
 
+def start(lab: Lab, folder: Path, fault: str, *more: str) -> list[Terminal]:
+    env = {**ENVIRONMENT, "PYTHONPATH": PYTHONPATH}
+    words = [sys.executable, "-m", "allranks", "run", "--nnodes", "2", "--master-addr", "node0"]
+    words += ["--master-port", str(PORT), "--nproc-per-node", "1", "--hang-timeout", f"{HANG_SECONDS:g}"]
+    words += ["--output-dir", "run", *more]
+    program = ["--", SCRIPT.name, fault]
+    return [
+        Terminal(lab.node(rank).popen([*words, "--node-rank", str(rank), *program], env=env, cwd=str(folder)))
+        for rank in (0, 1)
+    ]
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
@@ -122,15 +167,7 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
     folder.mkdir()
     script = folder / SCRIPT.name
     script.write_text(SCRIPT.read_text())
-    env = {**ENVIRONMENT, "PYTHONPATH": PYTHONPATH}
-    words = [sys.executable, "-m", "allranks", "run", "--nnodes", "2", "--master-addr", "node0"]
-    words += ["--master-port", str(PORT), "--nproc-per-node", "1", "--hang-timeout", f"{HANG_SECONDS:g}"]
-    words += ["--output-dir", "run"]
-    program = ["--", script.name, "waits" if fault.inject else fault.name]
-    terminals = [
-        Terminal(lab.node(rank).popen([*words, "--node-rank", str(rank), *program], env=env, cwd=str(folder)))
-        for rank in (0, 1)
-    ]
+    terminals = start(lab, folder, "waits" if fault.inject else fault.name)
     if fault.name == "full disk":
         lab.node(1).fill_disk()
     with memory_of(terminals[1], fault):
@@ -160,3 +197,35 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
     assert told.rank == fault.rank, told
     assert told.node in (None if fault.node is None else f"node{fault.node}", str(fault.node)), told
     assert fault.evidence.format(script=script) in "\n".join(one.text for one in told.evidence), told
+
+
+@pytest.mark.thorough
+def test_a_port_that_another_program_has(lab: Lab, record_property: Callable[[str, object], None]) -> None:
+    folder = lab.shared / "run-port-taken"
+    folder.mkdir()
+    (folder / SCRIPT.name).write_text(SCRIPT.read_text())
+    lab.node(0).popen([sys.executable, "-m", "http.server", str(PORT)])
+    listening = ["sh", "-c", f"until ss -ltn | grep -q :{PORT}; do sleep 0.1; done"]
+    lab.node(0).run(listening, check=True)
+    injected = time.time()
+    terminals = start(lab, folder, "waits", "--join-timeout", "20")
+    outputs = [terminal.finish() for terminal in terminals]
+    (folder / "node-0.out").write_text(outputs[0])
+    told = diagnosis_of_logs([folder / "node-0.out"])
+    said = f"cannot listen on node0:{PORT}: the port is in use by pid "
+    named = [terminal.moment_of(said) for terminal in terminals if said in terminal.output]
+    record_fault(
+        record_property,
+        fault="port taken",
+        way="run",
+        injected=injected,
+        told=named,
+        cause=told.cause,
+        node="node0",
+    )
+    assert said in outputs[0] and f"-m http.server {PORT}); stop that process" in outputs[0], outputs[0]
+    # Node 1 hears it of node 0 (that over another way than the port), or finds what else listens there.
+    refused = "node 0 (node0) refused to start: node 0 cannot listen"
+    assert refused in outputs[1] or "something else than this version of allranks" in outputs[1], outputs[1]
+    assert terminals[0].returncode == 3 and terminals[1].returncode != 0, outputs
+    assert (told.cause, told.certainty) == ("port-in-use", "sure"), told
