@@ -49,6 +49,8 @@ def fault(step):
         now()
     if FAULT == "exception" and HERE:
         raise ValueError("bad batch 17")
+    if FAULT == "ends early" and HERE:
+        sys.exit()  # as where it has fewer batches
     if FAULT == "killed" and HERE:
         os.kill(os.getpid(), 9)
     if FAULT == "eats memory" and HERE:

@@ -80,6 +80,11 @@ DEATHS = (
     Fault("cuda memory", (EXITED, "CUDA out of memory. Tried to"), "cuda-out-of-memory", evidence="CUDA out of memory"),
     Fault("not a number", (EXITED, "loss is nan at step 4"), "nan-loss", evidence="loss is nan at step 4"),
     Fault("full disk", (EXITED, "a disk is full"), "disk-full", evidence="unexpected pos"),
+    Fault(
+        "ends early",
+        ("rank 1 (node 1) ended with exit code 0 after step 3 while other ranks still needed it",),
+        causes.RANK_LEFT,
+    ),
     # gloo aborts the one that is sent more than it asked for.
     Fault(
         "skipped",

@@ -53,3 +53,7 @@ class Ended:
     memory: str | None = None
     stopped: tuple[Finding, ...] = ()
     """Of its ranks that did not run."""
+    ranks: Mapping[int, int] = field(default_factory=dict)
+    """The ranks that were seen, by their process ids."""
+    alive: frozenset[int] = frozenset()
+    """Those of the process ids that still ran when the run was ended from here."""

@@ -20,6 +20,8 @@ HANG = "hang"
 """Ranks have been at the same place for longer than they may be: one of them does not come."""
 RANK_EXIT = "rank-exit"
 """A rank of anyone's program ended with a code of its own."""
+RANK_LEFT = "rank-left"
+"""A rank of anyone's program ended well while the others still needed it: it had fewer batches, or returned early."""
 LAUNCHER_KILLED = "launcher-killed"
 """A signal ended what starts the ranks of a node, which ended with it."""
 NODE_LOST = "node-lost"
@@ -76,6 +78,7 @@ _ORDER = {
     RANK_STOPPED: 2,
     HANG: 3,  # of a rank that is stopped, too
     RANK_EXIT: 4,
+    RANK_LEFT: 4,
     RANK_ABORTED: 4,
     NODE_ERROR: 5,
     INTERRUPTED: 5,
@@ -98,7 +101,7 @@ def waited_in_vain(message: str) -> bool:
 def may_pass(code: str) -> bool:
     """Whether the same start may do better: not after an error of a rank's own, such as a loss that is not a number,
     a mistake in the config, or a full disk."""
-    return code not in (RANK_ERROR, RANK_EXIT, OUT_OF_MEMORY, DISK, REFUSED, FAULT)
+    return code not in (RANK_ERROR, RANK_EXIT, RANK_LEFT, OUT_OF_MEMORY, DISK, REFUSED, FAULT)
 
 
 def is_cause(code: str) -> bool:

@@ -11,6 +11,7 @@ from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
 from allranks.doctor.first_failure import goes_before
 from allranks.doctor.launcher import launcher_killed
+from allranks.doctor.left_early import left_early
 from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
 from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.doctor.told_in_logs import last_traceback, told_in_logs
@@ -35,22 +36,31 @@ def program_end(started: Started, ended: Ended) -> Verdict:
     tail = read_from(agent_log, started.log_start(agent_log))
     rank, code = _first_failure(tail)
     left = left_by(started)
+    own = None
     if ended.lost is not None:
         # What began here may have been felt, and told, first elsewhere.
         killed = launcher_killed(started, ended) is not None
         own = _finding(started, ended, rank, code) if code is not None or killed else None
+        if own is None and ended.lost.code == causes.PEER_GONE:
+            own = left_early(started, ended)
         if own is None or not goes_before(own, ended.lost):
             lost = with_other_places(ended.lost, told_in_logs(started), by=_BY)
             return cut_off(FAILED, lost, left, shown=_shown(lost, started))
     if ended.killed and ended.lost is None:
         late = not_stopped_in_time(started.node)
         return failed(INTERRUPTED if ended.signal == signal.SIGINT else FAILED, late, left)
-    if ended.returncode == 0 and not (started.launcher == "deepspeed" and _deepspeed_lost_some(tail, started)):
+    if (
+        own is None
+        and ended.returncode == 0
+        and not (started.launcher == "deepspeed" and _deepspeed_lost_some(tail, started))
+    ):
         return Verdict(DONE)
     if ended.signal is not None and (code is None or code < 0):
         told = "the program was asked to stop, and ended"
         return interrupted(ended.signal, started.node, told, exit_code=128 + ended.signal)
-    reason = _finding(started, ended, rank, code)
+    reason = own or _finding(started, ended, rank, code)
+    if reason.code == causes.PEER_GONE:
+        reason = left_early(started, ended) or reason
     return failed(code if code is not None and code > 0 else FAILED, reason, left, shown=_shown(reason, started))
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +21,11 @@ from allranks.cluster.environments import network_settings
 from allranks.cluster.gather import gather_account
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.failures import seen_before
+from allranks.doctor.left_early import left_early
 from allranks.doctor.training_end import own_end
 from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError
+from allranks.findings import Finding
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.joining import join_peers, refusals_told
@@ -147,9 +150,13 @@ def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Ver
                 verdict = seen_before(own_end(started, code), started)
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)
                 return verdict
-            ended = run_local(launch, work.program(node), peers, inputs)
-            others.refuse()
             started = _started(launch, work, peers, log_starts)
+            # Our engine ends all its ranks together.
+            left = None if work.is_engine else partial(_left, started)
+            ended = run_local(launch, work.program(node), peers, inputs, left)
+            if not work.is_engine:
+                ended = peers.with_others_end(ended)
+            others.refuse()
             verdict = peers.ended(work.conclude(started, ended), started, ended)
             restarts = peers.restarts if ended.signal is None else None
             if restarts is None:
@@ -177,6 +184,10 @@ def own_account(launch: Launch, checked: Checked) -> NodeAccount:
         network=network_settings({**os.environ, **checked.variables}),
         checkpoints=checked.held.to_message() if checked.held is not None else None,
     )
+
+
+def _left(started: Started, lost: Finding, ranks: Mapping[int, int], alive: frozenset[int]) -> Finding | None:
+    return left_early(started, Ended(0, None, False, lost, ranks=ranks, alive=alive))
 
 
 def _started(launch: Launch, work: Work, peers: Peers, log_starts: Mapping[Path, int]) -> Started:

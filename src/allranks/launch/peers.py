@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from allranks.cluster.account import NodeAccount, NodeStart
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.first_failure import goes_before
 from allranks.doctor.verdict import Verdict, cut_off, failed, left_by, with_elsewhere
+from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, FAILED, PREEMPTED
 from allranks.findings import Finding
 from allranks.launch.node.other_starts import OtherStarts
@@ -18,7 +20,7 @@ from allranks.launch.preflight.together import Judged
 from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.rendezvous import Participant, Rendezvous
 
-_RESTART = "restart"
+_RESTART, _END = "restart", "all ranks to end"
 
 
 @dataclass
@@ -126,6 +128,17 @@ class Peers:
     def stopping(self) -> bool:
         """Whether another node was asked to stop the run."""
         return self.rendezvous.stopping if self.rendezvous else False
+
+    def with_others_end(self, how: Ended) -> Ended:
+        """`how` the ranks of this node ended, which is well, with why those of another one did not.
+
+        Where torchrun's agent of another node has failed, that of this one ends well, and first: its ranks have.
+        """
+        if self.rendezvous is None or how.returncode != 0 or how.signal is not None or how.lost is not None:
+            return how
+        with contextlib.suppress(RefusedError):  # it is of a failure, which is asked for next
+            self.rendezvous.round(_END, None)
+        return replace(how, lost=self.rendezvous.stop_finding())
 
     def ended(self, verdict: Verdict, started: Started, how: Ended) -> Verdict:
         """Tell the others how it ended here; returns the verdict with what they say of theirs.

@@ -161,3 +161,53 @@ def test_a_rank_that_has_waited_in_vain_is_not_called_the_first_to_fail(node):
     assert (
         "rank 1 (node 0) lost another rank, and ended with exit code 1" in outcome(node, TORCHRUN.format(1), 1).message
     )
+
+
+CLOSED = (
+    "W1120 16:32:52 torch/distributed/elastic/multiprocessing/api.py:908] Sending process {} closing signal SIGTERM\n"
+)
+LOST_OTHER = TRACEBACK.format(9, "loss.backward()", LOST)
+FIRST = """\
+Root Cause (first observed failure):
+[0]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 4710)
+"""
+
+
+def ended_before(node, agent_says, **ended):
+    node.log(0, 0).write_text(LOST_OTHER)
+    node.log(0, 1).write_text("step 6 loss 0.5\nstep 7 loss 0.4\n")
+    node.agent_log(0).write_text(agent_says)
+    how = {"returncode": 1, "signal": None, "killed": False, "ranks": {4710: 0, 4711: 1}, **ended}
+    return program_end(Started(node, "run", 0, "torchrun", 2, 2, is_ours=False), Ended(**how))
+
+
+def test_a_rank_that_ended_well_before_the_others_lost_it_is_the_cause(node):
+    found = ended_before(node, FIRST)
+    said = "rank 1 (node 0) ended with exit code 0 after step 7 while other ranks still needed it"
+    assert found.message.startswith(f"error: {said}\n") and "drop_last=True" in found.message
+    assert (found.exit_code, found.reason.code, found.reason.who.rank) == (1, "rank-left", 1)
+
+
+def test_a_rank_that_the_launcher_ended_afterwards_is_not(node):
+    found = ended_before(node, CLOSED.format(4711) + FIRST)
+    assert found.reason.code == "peer-gone" and found.reason.who.rank == 0
+
+
+# What another node said that it felt, while the ranks of this one had ended.
+FELT = Finding("peer-gone", "node 1 (gpu1): rank 2 (node 1) lost another rank, and ended with exit code 1")
+
+
+def test_ranks_that_had_ended_before_another_node_lost_them(node):
+    found = ended_before(node, "", returncode=0, lost=FELT)
+    assert found.reason.what.startswith("ranks 0, 1 (node 0) ended with exit code 0 after step 7 while other ranks")
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("agent_says", "alive"), [("failed (exitcode: -9) local_rank: 1 (pid: 4711) of binary\n", ()), ("", (4710, 4711))]
+)
+def test_ranks_that_still_ran_or_failed_had_not(node, agent_says, alive):
+    found = ended_before(node, agent_says, returncode=-9, killed=True, lost=FELT, alive=frozenset(alive))
+    assert found.reason is FELT and found.exit_code == 1

@@ -33,7 +33,7 @@ from allranks.launch.node.supervise import supervise
 from allranks.launch.node.temporary import own_temporary_folder
 from allranks.launch.node.terminal import terminal_path
 from allranks.launch.node.this_node import Node
-from allranks.launch.node.waited_for import WaitedFor
+from allranks.launch.node.waited_for import Left, WaitedFor
 from allranks.launch.peers import Peers
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program, as_a_rank
@@ -62,10 +62,11 @@ class RunInputs:
     """Whether ranks of anyone's program, if they are Python's, are to answer what they do: see evidence/hook.py."""
 
 
-def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs) -> Ended:
+def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs, left: Left | None = None) -> Ended:
     """Start this node's ranks and wait for their end, or until another node of the peers ends the run.
 
-    Signals that come before the launcher runs raise what the caller's handlers raise.
+    `left` makes the finding of ranks that end before others still need them, where that is looked for. Signals that
+    come before the launcher runs raise what the caller's handlers raise.
     """
     node = peers.node
     processes = tuple(one.num_processes for one in peers.nodes) or (launch.nproc_per_node,) * launch.max_nodes
@@ -101,7 +102,7 @@ def run_local(launch: Launch, program: Program, peers: Peers, inputs: RunInputs)
         own_temporary_folder(compiles=compiles) as temporary,
         _watched(launch, peers, inputs, added) as live,
     ):
-        waited_for = WaitedFor(peers)
+        waited_for = WaitedFor(peers, left)
 
         def seen(ranks: Sequence[psutil.Process]) -> None:
             live.seen(ranks)

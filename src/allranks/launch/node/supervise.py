@@ -17,7 +17,7 @@ from allranks.cluster.memory import killed_since, memory_kills
 from allranks.doctor.attempt import Ended
 from allranks.findings import Finding
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
-from allranks.launch.node.stopped_ranks import Describe, StoppedRanks
+from allranks.launch.node.stopped_ranks import Describe, StoppedRanks, rank_number
 from allranks.launch.node.subreaper import under_subreaper
 from allranks.observe import say
 
@@ -90,8 +90,19 @@ def supervise(
             if agent.poll() is None:
                 _kill_tree(agent)
             kill_leftovers(launch_id, but=os.getpid())
-    stopped = watch.stopped.findings if watch else ()
-    return Ended(agent.returncode, received[0] if received else None, killed, why, killed_since(kills), stopped)
+    first = received[0] if received else None
+    if watch is None:
+        return Ended(agent.returncode, first, killed, why, killed_since(kills))
+    return Ended(
+        agent.returncode,
+        first,
+        killed,
+        why,
+        killed_since(kills),
+        watch.stopped.findings,
+        ranks=watch.known,
+        alive=watch.alive,
+    )
 
 
 def _watch(
@@ -175,6 +186,10 @@ class _RankStates:
         self._agent_pid, self._launch_id, self._num_ranks, self._report = agent_pid, launch_id, num_ranks, report
         self._seen = seen
         self.stopped = StoppedRanks(describe)
+        self.known: dict[int, int] = {}
+        """The rank of each process id that was seen."""
+        self.alive: frozenset[int] = frozenset()
+        """Those that ran when the run was ended."""
         self._ranks: list[psutil.Process] = []
         self._next_look = 0.0
 
@@ -190,6 +205,9 @@ class _RankStates:
         self._ranks = (
             alive if alive and len(alive) >= self._num_ranks else ranks_below(self._agent_pid, self._launch_id)
         )
+        for rank in self._ranks:
+            with contextlib.suppress(psutil.Error, OSError, ValueError):
+                rank_number(rank, self.known)
         self._seen(self._ranks)
         self.stopped.look(self._ranks, at_the_end=wake or one_died)
         self._report(self.stopped.standing)
@@ -197,7 +215,9 @@ class _RankStates:
             self.stopped.wake()
 
     def look_at_the_end(self) -> None:
-        self.stopped.look(ranks_below(self._agent_pid, self._launch_id), at_the_end=True)
+        ranks = ranks_below(self._agent_pid, self._launch_id)
+        self.alive = frozenset(rank.pid for rank in ranks)
+        self.stopped.look(ranks, at_the_end=True)
 
 
 def _stopping(received: signal.Signals, ranks: int, started: bool, grace_seconds: float) -> str:

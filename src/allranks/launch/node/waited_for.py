@@ -1,10 +1,12 @@
-"""Ranks of this node that others have waited for until a collective's time-out, while they still run here."""
+"""Ranks of this node that others have waited for until a collective's time-out, while they still run here, or that
+had ended before the others lost them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
@@ -17,24 +19,36 @@ from allranks.listing import few
 _LOOK_SECONDS = 0.3  # those that wait for our word do so for some seconds
 
 
-class WaitedFor:
-    """Tells the other nodes, once, when one of theirs has given up waiting: the cause is where nobody has given up."""
+Left = Callable[[Finding, Mapping[int, int], frozenset[int]], Finding | None]
+"""Makes the finding of ranks that had ended well before others failed as the first argument says, of all ranks of this
+node by their process ids, and the ids of those that run; None where none had."""
 
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
+
+class WaitedFor:
+    """Tells the other nodes, once, when one of theirs has given up waiting: the cause is where nobody has given up.
+
+    `left`: asked where one of theirs has lost a rank, if it is to be looked for those that have ended here.
+    """
+
+    def __init__(self, peers: Peers, left: Left | None = None) -> None:
+        self._peers, self._left = peers, left
         self._ranks: Sequence[psutil.Process] = ()
+        self._numbers: dict[int, int] = {}
         self._has_told = False
 
     def seen(self, ranks: Sequence[psutil.Process]) -> None:
         """The ranks of this node that are alive now."""
         self._ranks = ranks
+        for rank in ranks:
+            with contextlib.suppress(psutil.Error, OSError, ValueError):
+                rank_number(rank, self._numbers)
 
     def explained(self, lost: Finding | None) -> Finding | None:
         """`lost`, why the run cannot go on, or what it follows from, where that is a rank of this node."""
-        if lost is None or self._has_told or not _has_waited_in_vain(lost) or lost.who.node == self._peers.node.name:
+        if lost is None or self._has_told or lost.code != causes.PEER_GONE or lost.who.node == self._peers.node.name:
             return lost
         self._has_told = True
-        if (found := self._look(lost)) is None:
+        if (found := self._look(lost) if causes.waited_in_vain(lost.what) else self._look_for_ended(lost)) is None:
             return lost
         self._peers.tell_cause(found)
         return found
@@ -51,6 +65,17 @@ class WaitedFor:
                 if status != psutil.STATUS_ZOMBIE and used is not None and began is not None:
                     states[number] = f"{status}, {(used - began) / _LOOK_SECONDS:.0%} of a CPU"
         return still_running(lost, states, self._peers.node.name, self._peers.own_host)
+
+    def _look_for_ended(self, lost: Finding) -> Finding | None:
+        if self._left is None:
+            return None
+        time.sleep(_LOOK_SECONDS)  # in which the launcher notices, and writes down, that one has failed
+        alive = set()
+        for rank in self._ranks:
+            with contextlib.suppress(psutil.Error):
+                if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE:
+                    alive.add(rank.pid)
+        return self._left(lost, self._numbers, frozenset(alive))
 
 
 def still_running(lost: Finding, states: dict[int, str], node: int | str, host: str) -> Finding | None:
@@ -76,10 +101,6 @@ def still_running(lost: Finding, states: dict[int, str], node: int | str, host: 
         "belongs before the process group is made, or needs a longer timeout of it",
         known_at=node,
     )
-
-
-def _has_waited_in_vain(finding: Finding) -> bool:
-    return finding.code == causes.PEER_GONE and causes.waited_in_vain(finding.what)
 
 
 def _cpu_seconds(rank: psutil.Process) -> float | None:

@@ -87,3 +87,23 @@ def test_of_several_ranks_it_is_one():
     found = still_running(VAIN, {9: "running, 100% of a CPU", 8: "sleeping, 0% of a CPU"}, 1, "gpu1")
     assert found.what.startswith("one of ranks 8, 9 (node 1, gpu1) did not come to the collective")
     assert (found.who.node, found.who.rank) == (1, None)
+
+
+def test_ranks_that_had_ended_are_what_another_node_lost(rank):
+    peers, asked = Told(1), []
+    left = Finding(causes.RANK_LEFT, "rank 1 (node 1) ended with exit code 0", who=Who(1, 1))
+
+    def look(lost, ranks, alive):
+        asked.append((lost, dict(ranks), alive))
+        return None if alive else left
+
+    lost = Finding(causes.PEER_GONE, "rank 0 (node 0) lost another rank, and ended with exit code 1", who=Who(0, 0))
+    waited = WaitedFor(peers, look)
+    waited.seen([rank])
+    assert waited.explained(lost) is lost and peers.findings == []
+    again = WaitedFor(peers, look)
+    again.seen([rank])
+    rank.kill()
+    rank.wait()
+    assert again.explained(lost) is left and peers.findings == [left]
+    assert asked == [(lost, {rank.pid: 1}, frozenset({rank.pid})), (lost, {rank.pid: 1}, frozenset())]
