@@ -194,8 +194,11 @@ def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
             right = linear_names(model)
             if key == "lora_modules_to_save":
                 right = list(dict.fromkeys(name.rpartition(".")[2] for name in names if not name[-1].isdigit()))
+            experts = list(dict.fromkeys(".".join(name.split(".")[-3:]) for name in bare if ".experts." in name))
+            of_experts = f"; for its experts: lora_target_parameters: [{', '.join(experts)}]" if experts else ""
             raise ConfigError(
                 f"{key}: {type(model).__name__} has no module {', '.join(missing)}; it has {', '.join(right)}"
+                + (of_experts if key == "lora_target_modules" else "")
             )
 
 

@@ -165,6 +165,10 @@ def test_adapters_of_peft_can_be_continued(tmp_path):
             {"name": "deepseek-v3", "lora_target_linear": True, "peft_use_dora": True},
             r"peft_use_dora: .*lora_target_modules: \[q_a_proj, .*o_proj\]",
         ),
+        (
+            {"name": "qwen3-moe", "lora_target_modules": ["q_proj", "gate_proj", "down_proj"]},
+            r"has no module down_proj, gate_proj; .*: lora_target_parameters: \[mlp.experts.gate_up_proj, mlp.e",
+        ),
         ({"lora_target_parameters": ["x"], "lora_dropout": 0.1}, r"lora_dropout: does not go with"),
         ({"lora_target_linear": True, "lora_modules_to_save": ["wte"]}, r"has no module wte; it has .*embed_tokens"),
     ],
