@@ -18,9 +18,9 @@ _MOST_TRIED = 500  # lines that differ by more than numbers
 _NUMBERS = re.compile(r"\d+")
 # Of the ends of logs only lines that say that something failed are looked at: the rest speaks of all that works, too.
 _FAILED = re.compile(
-    r"""(?ix)\b(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not|could\ not
-    |couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied|refused
-    |unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
+    r"""(?ix)(?<![\w.])(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not
+    |could\ not|couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied
+    |refused|unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
     |\w(?:Error|Exception)\b"""
 )
 # Of what is no failure, and of guesses at reasons (Ray's).

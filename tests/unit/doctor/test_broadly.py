@@ -53,6 +53,7 @@ def test_a_last_line_that_says_that_something_failed_is_taken_for_what_it_speaks
         "WARNING launcher: error: the volume is full\n",
         "launcher: error: the volume is full, falling back to /tmp\n",
         "the volume is full of good things\n",
+        "import time: 281 | allranks.config.unsupported\n",
     ],
 )
 def test_what_the_run_lived_through_or_only_remarked_names_nothing(log):
