@@ -30,8 +30,8 @@ def doctor(
 ) -> None:
     """Tell why a run failed: the first cause, what shows it, what to do, and what follows from it.
 
-    Reads the logs of any trainer and launcher, of all ranks and nodes together. Ends with 0 where it knows, with 1
-    where it does not, with 2 for wrong usage.
+    Reads the logs of any trainer and launcher, of all ranks and nodes together. Ends with 0 where it knows, also that
+    nothing failed, with 1 where it does not know, with 2 for wrong usage.
     """
     from allranks.errors import UsageError
     from allranks.exit_codes import FAILED
@@ -54,7 +54,7 @@ def doctor(
         told = diagnosis_of_logs(named)
     for line in [json.dumps(told.to_message(), indent=1)] if as_json else lines_of(told):
         say(line)
-    if not told.is_known:
+    if not told.is_known and not told.ended_well:
         raise typer.Exit(FAILED)
     return None
 

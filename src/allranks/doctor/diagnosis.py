@@ -46,7 +46,7 @@ class Explained:
 class Diagnosis:
     """`cause` is a rule's id, or `exception`; None for unknown, where `symptom` may say what is true without telling
     the cause. `certainty` is sure, likely or unknown. `notes`: what could not be read. `is_broad`: no rule knows what
-    the logs say; it only speaks of this cause."""
+    the logs say; it only speaks of this cause. `ended_well`: nothing failed."""
 
     cause: str | None
     title: str
@@ -64,6 +64,7 @@ class Diagnosis:
     restart: Restart = Restart(MAY_PASS, "")
     notes: tuple[str, ...] = ()
     is_broad: bool = False
+    ended_well: bool = False
 
     @property
     def is_known(self) -> bool:

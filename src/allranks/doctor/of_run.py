@@ -17,6 +17,7 @@ from allranks.doctor import causes
 from allranks.doctor.collective_abort import DIFFERS, SAID
 from allranks.doctor.diagnose import diagnose
 from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnosis
+from allranks.doctor.ended_well import ended_well
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.preempted import preempted
@@ -25,6 +26,7 @@ from allranks.doctor.read_logs import diagnosis_of_text, our_index, read_log
 from allranks.doctor.reading.scanner import Read, Scanner
 from allranks.doctor.reading.sources import Source, sources
 from allranks.errors import UsageError
+from allranks.exit_codes import DONE
 from allranks.findings import Evidence, Finding, from_message
 from allranks.listing import printable
 from allranks.observe import RunDir, read_events
@@ -64,7 +66,7 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         own = _own_finding(run)
         reads = [*_logs(run), *_events(run)]
         told = diagnose(reads)
-        joined = _joined(own, told) if own is not None else told
+        joined = _joined(own, told) if own is not None else ended_well(told, _json(run.live).get("ended"), reads)
         joined = _seen_before(run, joined)
         notes = [*joined.notes, *_said_before(run, joined), *_kernels(run)]
         if not has_a_record(run):
@@ -124,6 +126,9 @@ def _seen_before(run: RunDir, told: Diagnosis) -> Diagnosis:
         return told
     if not told.is_known or told.restart.verdict == HOPELESS:
         return told
+    now, before = kept[-1].restart, [one.restart for one in kept[:-1]]
+    if not any((one.fingerprint, one.step) == (now.fingerprint, now.step) for one in before):
+        return told  # hopeless by itself
     note = told_of_before(kept[-1].restart, kept[:-1])
     return replace(told, restart=replace(told.restart, verdict=HOPELESS), notes=(*told.notes, note))
 
@@ -138,6 +143,8 @@ def _own_finding(run: RunDir) -> Finding | None:
     """What the launcher ended the run with; else what was found while ranks hung; else the ranks' own errors."""
     live = _json(run.live)
     ended = live.get("ended")
+    if isinstance(ended, Mapping) and ended.get("exit_code") == DONE:
+        return None
     if isinstance(ended, Mapping) and (found := from_message(ended.get("finding"))):
         return _with_host(found, live.get("nodes"))
     events = _last_start(event for path in run.all_events() for event in read_events(path, last_bytes=2**20))

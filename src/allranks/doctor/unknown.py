@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from allranks.doctor.candidates import Candidate
 from allranks.doctor.diagnosis import UNKNOWN, Diagnosis, Explained, Restart, fingerprint
+from allranks.doctor.ended_well import ended_well_by_logs
 from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.ruleset import MAY_PASS
 from allranks.findings import Evidence
@@ -42,6 +43,8 @@ def answer(
             restart=Restart(rule.restart, fingerprint(rule.id, first.line.text)),
             notes=notes,
         )
+    if (well := ended_well_by_logs(reads, notes)) is not None:
+        return well
     if consequences:
         told = consequences[0]
         return Diagnosis(

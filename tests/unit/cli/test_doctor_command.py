@@ -31,6 +31,9 @@ def test_known_ends_with_0_and_unknown_with_1(doctor, tmp_path):
     log.write_text("step 1\nstep 2\n")
     code, out, _ = doctor(log)
     assert code == 1 and out.startswith("unknown")
+    log.write_text("step 1\nstep 2\nTraining completed\n")
+    code, out, _ = doctor(log)
+    assert code == 0 and out.startswith("nothing failed: ")
 
 
 def test_json_is_one_object(doctor, tmp_path):

@@ -244,3 +244,35 @@ def test_where_the_node_that_keeps_the_record_is_lost_the_others_know(made):
     assert diagnosis_of_run(path).cause == causes.NODE_LOST
     (path / "live.json").write_text(json.dumps({"run_id": "r2", "ended": {"exit_code": 0, "finding": None}}))
     assert diagnosis_of_run(path).cause != causes.NODE_LOST
+
+
+def done(path):
+    (path / "live.json").write_text(json.dumps({"ended": {"exit_code": 0, "finding": None}}))
+    return diagnosis_of_run(path)
+
+
+def test_of_a_run_that_ended_well_nothing_failed_whatever_it_went_through(made):
+    hung = Finding(causes.HANG, "rank 1 has been in phase train for 300 s")
+    path = made({0: "step 7 loss 2.1\nstep 8 loss 2.0\n", 1: DISK}, bare())
+    (path / "evidence" / "1").mkdir(parents=True)
+    (path / "evidence" / "1" / "diagnosis.json").write_text(json.dumps(hung.to_message()))
+    told = done(path)
+    assert (told.cause, told.certainty, told.ended_well) == (None, "sure", True)
+    assert told.title == "nothing failed: every rank ended with exit code 0, after step 8"
+    assert "a log also says" in told.notes[0] and "disk" in told.notes[0]
+
+
+def test_a_loss_that_is_no_number_counts_where_the_program_ended_well(made):
+    told = done(made({0: "step 7 loss 2.1\nstep 8 loss nan\nstep 9 loss nan\n"}))
+    assert (told.cause, told.ended_well) == ("nan-loss", False)
+
+
+def test_an_earlier_start_is_only_told_of_where_there_was_one(made):
+    path = made({1: "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed.\n"}, bare())
+    live = json.loads((path / "live.json").read_text()) | {"run_id": "second"}
+    (path / "live.json").write_text(json.dumps(live))
+    failure = {"t": 1.0, "run": "first", "verdict": "hopeless", "fingerprint": "aa", "step": 3, "node": None}
+    RunDir(path).failures.write_text(json.dumps(failure | {"run": "second"}) + "\n")
+    assert not diagnosis_of_run(path).notes
+    RunDir(path).failures.write_text(f"{json.dumps(failure)}\n{json.dumps(failure | {'run': 'second'})}\n")
+    assert "failed in the same way" in diagnosis_of_run(path).notes[-1]

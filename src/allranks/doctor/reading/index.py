@@ -37,6 +37,8 @@ _OWN = {
         r"state ?[:=] ?COMPLETED",
         r"Model weights saved in",
         r"End of training",
+        r"WorkerState\.SUCCEEDED",
+        r"Exit[_ ]Status ?[:=] +0\b",
     ),
     CONNECTED: (
         r"Init COMPLETE",
@@ -56,6 +58,12 @@ _OWN = {
         r"failed \(exitcode: ?-?\d+\)",
     ),
 }
+
+# Of DONE, what is said of a training or of its whole job, and of nothing else.
+TRAINED = re.compile(
+    r"train_runtime|[Tt]raining (?:is )?(?:completed?|finished|done)\b|exits successfully|state ?[:=] ?COMPLETED"
+    r"|Model weights saved in|End of training|WorkerState\.SUCCEEDED|Exit[_ ]Status ?[:=] +0\b"
+)
 
 # How far a run has come: ordinary lines, of which the last ones of a piece suffice. They are looked for from its end.
 PROGRESS_NEEDLES = (b"loss", b"step", b"it/s", b"s/it", b"tokens/s", b"samples/s", b"examples/s", b"iteration")
