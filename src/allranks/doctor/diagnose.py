@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from allranks.doctor import broadly, unknown
 from allranks.doctor.candidates import BY_TRACEBACK, Candidate, candidates
 from allranks.doctor.diagnosis import EXCEPTION, Diagnosis, Explained, Restart, fingerprint
+from allranks.doctor.differing_waits import differing_waits
 from allranks.doctor.progress import newest_step, step_in
 from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
@@ -31,7 +32,8 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     notes = tuple(f"{read.source.name}: {read.broken}" for read in reads if read.broken)
     found = _without_ends_that_follow(_unexplained(found), offsets)
     if not found:
-        found = _still_retried(symptoms) or broadly.last_lines(reads)
+        found = _still_retried(symptoms) or differing_waits(symptoms, reads[0].rules if reads else ())
+        found = found or broadly.last_lines(reads)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)

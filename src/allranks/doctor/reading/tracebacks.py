@@ -11,9 +11,11 @@ from allranks.doctor.reading.lines import Line
 HEADER = "Traceback (most recent call last)"
 _FRAME = re.compile(r'\s+File "(?P<file>[^"]{1,500})", line (?P<line>\d{1,9})(?:, in (?P<function>.{1,100}))?')
 _RAISED = re.compile(r"(?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Za-z_]\w{0,100})(?:: ?(?P<message>.*)|\s*$)")
-# An exception that stands by itself: its traceback was cut off, or is another program's.
+# An exception that stands by itself: its traceback was cut off, or is another program's; also as torchrun's error file
+# says it.
 ORPHAN = re.compile(
-    r"(?:[A-Za-z_]\w{0,60}\.){0,12}(?P<type>[A-Z]\w{0,100}(?:Error|Exception|Interrupt|Timeout|Killed))"
+    r"(?:\s{0,40}[\"']?message[\"']?: [\"'])?(?:[A-Za-z_]\w{0,60}\.){0,12}"
+    r"(?P<type>[A-Z]\w{0,100}(?:Error|Exception|Interrupt|Timeout|Killed))"
     r"(?:: ?(?P<message>.*)|\s*$)"
 )
 # In torchrun's report of all that failed it stands under the worker's other fields, as far to the right as they do.
