@@ -26,26 +26,24 @@ from allranks.errors import AllranksError, CheckpointError, OutOfMemoryError
 from allranks.evidence.in_program.allranks_answers import answer
 from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
 from allranks.model.build import build_model
-from allranks.model.comm_hooks import compression_starts, compression_warnings
 from allranks.model.files import model_files
 from allranks.model.placement import place
 from allranks.model.quantized.settings import require_library
 from allranks.model.train_model import TrainModel
 from allranks.model.unseen import unseen_tokens
-from allranks.observe import EventLog, Progress, RunDir, redirect_rank_output, say
-from allranks.observe.events import ExitEvent, MemoryEvent, PhaseEvent, WarningEvent
+from allranks.observe import EventLog, RunDir, redirect_rank_output, say
+from allranks.observe.events import ExitEvent, PhaseEvent, WarningEvent
 from allranks.observe.trackers import Trackers, refuse_missing_packages
 from allranks.train import world
 from allranks.train.announce import announcement
 from allranks.train.assemble import assemble
+from allranks.train.beside import put_beside
 from allranks.train.disk_room import room_warnings
 from allranks.train.failure import print_error, tell_failure
 from allranks.train.loop import Loop, TrainingEnd, train
-from allranks.train.memory import held_later, out_of_memory
-from allranks.train.nccl_log_size import BoundedLog
-from allranks.train.network import equal_settings, nccl_log_file, set_up_network
+from allranks.train.memory import memory_event, out_of_memory
+from allranks.train.network import equal_settings, set_up_network
 from allranks.train.pace import beside_plan, lengths_of
-from allranks.train.proof import Proving
 from allranks.train.replicas import check_replicas
 from allranks.train.result import result_checkpoint, write_result
 from allranks.train.resume import (
@@ -59,7 +57,6 @@ from allranks.train.signals import StopRequest
 from allranks.train.smoke import GpuLoad, is_smoke, write_evidence
 from allranks.train.storage import Storage, detect_shared, from_rank_0, replicate
 from allranks.train.summary import summary
-from allranks.train.traffic import TrafficCounter, steps_to_count
 
 # What may take long, and would else pass in silence, with its time since this rank began.
 _TOLD_PHASES = {
@@ -154,7 +151,8 @@ class _Rank:
         placement = place(cfg, device, identity.rank, identity.world_size, nodes)
 
         self._enter("model")
-        _set_tf32(cfg, device)
+        if device.type == "cuda" and cfg.precision.tf32:
+            torch.set_float32_matmul_precision("high")
         tokenizer = load_tokenizer(cfg) if _may_add_tokens(cfg) else None
         self.model = model = build_model(cfg, placement, tokenizer=tokenizer)
         world.check_equal(model_files(cfg, from_hub=True), identity)  # by now it is in every node's cache
@@ -196,7 +194,7 @@ class _Rank:
         else:
             for line in room_warnings(cfg, loop, storage):
                 self._warn(line)
-            self._record_memory(model)
+            self.events.write(memory_event(cfg, model))  # for the launcher, should the kernel kill this rank
             self._enter("train", num_steps=loop.step_schedule.num_steps, full_speed=loop.full_speed)
             self._start_trackers(loop, fresh=resume is None or left_trajectory)
             load = GpuLoad(device)
@@ -233,18 +231,6 @@ class _Rank:
         if told is not None:
             self.events.write(told)
 
-    def _record_memory(self, model: TrainModel) -> None:
-        """For the launcher, should the kernel kill this rank: then it can say nothing itself."""
-        held = held_later(self.cfg, model, on_gpu=False)
-        self.events.write(
-            MemoryEvent(
-                device=model.placement.device.type,
-                parameters_bytes=held.parameters,
-                gradients_bytes=held.gradients,
-                optimizer_bytes=held.optimizer,
-            )
-        )
-
     def _start_trackers(self, loop: Loop, *, fresh: bool) -> None:
         if self.identity.rank == 0:
             self.trackers = Trackers(
@@ -259,45 +245,12 @@ class _Rank:
             )
 
     def _train(self, loop: Loop) -> TrainingEnd:
-        step_schedule = loop.step_schedule
-        if self.identity.rank == 0:
-            loop.progress = Progress(
-                step_schedule.num_steps,
-                start_step=loop.step,
-                logging_steps=step_schedule.log_every,
-                full_speed=loop.full_speed,
-            )
-        if not self.identity.alone:
-            self._count_traffic(loop)
-        if loop.model.placement.device.type == "cuda" and (file := nccl_log_file(os.environ)) is not None:
-            loop.after_step = (*loop.after_step, BoundedLog(file))
-        loop.proof = Proving(
-            self.cfg,
-            self.identity,
-            self.run_dir,
-            loop.model,
-            self.events,
-            step=loop.step + 1,
-            say=loop.progress.note if loop.progress is not None else self._say,
-            warn=self._warn,
-        )
+        put_beside(loop, self.cfg, self.identity, self.run_dir, self.events, say=self._say, warn=self._warn)
         try:
             return train(loop)
         finally:
             if loop.progress is not None:
                 loop.progress.close()
-
-    def _count_traffic(self, loop: Loop) -> None:
-        last = loop.step_schedule.num_steps
-        for line in compression_warnings(self.cfg, loop.step, last):
-            self._warn(line)
-        loop.traffic = TrafficCounter(
-            self.identity.rank,
-            loop.model.placement.nodes,
-            steps_to_count(loop.step + 1, last, compression_starts(self.cfg)),
-            self.events,
-            say=loop.progress.note if loop.progress is not None else self._say,
-        )
 
     def _write_result(self, loop: Loop, storage: Storage) -> Path | None:
         """Write the trained adapter or model for Hugging Face tools, where one is wanted; its folder."""
@@ -337,11 +290,6 @@ class _Rank:
         used, new = (prepared.stats.get(key) for key in ("added_tokens", "new_tokens"))
         if used and (told := unseen_tokens(self.cfg, model.hf_model, used, new or [])):
             self._warn(told)
-
-
-def _set_tf32(cfg: RunConfig, device: torch.device) -> None:
-    if device.type == "cuda" and cfg.precision.tf32:
-        torch.set_float32_matmul_precision("high")
 
 
 def _may_add_tokens(cfg: RunConfig) -> bool:

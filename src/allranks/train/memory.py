@@ -17,6 +17,7 @@ from allranks.doctor.memory import Held, account, gib, shortage, told
 from allranks.doctor.memory_remedies import Ranks, remedies
 from allranks.errors import OutOfMemoryError
 from allranks.model.train_model import TrainModel
+from allranks.observe.events import MemoryEvent
 from allranks.plan.optimizer_state import state_bytes
 from allranks.train.groups import trained_parameters
 from allranks.train.saved_size import held_here, num_bytes
@@ -84,6 +85,17 @@ def held_later(cfg: RunConfig, model: TrainModel | None, *, on_gpu: bool) -> Hel
             gradients += num_bytes(one.parameter.data)
             optimizer += here.numel() * each
     return replace(held_now(model, None, on_gpu=on_gpu), gradients=gradients, optimizer=int(optimizer))
+
+
+def memory_event(cfg: RunConfig, model: TrainModel) -> MemoryEvent:
+    """What this rank will hold on its host: a rank that the kernel kills can say nothing itself."""
+    held = held_later(cfg, model, on_gpu=False)
+    return MemoryEvent(
+        device=model.placement.device.type,
+        parameters_bytes=held.parameters,
+        gradients_bytes=held.gradients,
+        optimizer_bytes=held.optimizer,
+    )
 
 
 def _states(trained: Strategy) -> Iterable[Tensor]:
