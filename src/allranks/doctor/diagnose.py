@@ -21,7 +21,7 @@ from allranks.findings import Evidence
 _SHOWN = 6  # lines of evidence
 _AT_ONCE_SECONDS = 2.0  # clocks of one cluster agree no better than that, and logs are written late
 # What srun, torchrun and DeepSpeed do to the others once one has failed; a cause where nothing had.
-_ENDS_FROM_OUTSIDE = frozenset({"slurm-cancelled", "sigterm-from-outside"})
+ENDS_FROM_OUTSIDE = frozenset({"slurm-cancelled", "sigterm-from-outside"})
 _COMM = re.compile(r"commId (0x[0-9a-f]+)|restart_count=(\d+)")
 
 
@@ -112,7 +112,7 @@ def _unexplained(found: list[Candidate]) -> list[Candidate]:
 
 def _without_ends_that_follow(found: list[Candidate], offsets: Sequence[float]) -> list[Candidate]:
     """Those that are no end from outside (a signal, a cancelled step) after the program itself had failed."""
-    own = [one for one in found if one.id not in _ENDS_FROM_OUTSIDE and one.support <= BY_TRACEBACK]
+    own = [one for one in found if one.id not in ENDS_FROM_OUTSIDE and one.support <= BY_TRACEBACK]
 
     def follows(end: Candidate, failure: Candidate) -> bool:
         if end.read == failure.read:
@@ -120,7 +120,7 @@ def _without_ends_that_follow(found: list[Candidate], offsets: Sequence[float]) 
         at, failed_at = _when(end, offsets), _when(failure, offsets)
         return at is not None and failed_at is not None and failed_at < at
 
-    return [one for one in found if one.id not in _ENDS_FROM_OUTSIDE or not any(follows(one, other) for other in own)]
+    return [one for one in found if one.id not in ENDS_FROM_OUTSIDE or not any(follows(one, other) for other in own)]
 
 
 def _first(found: list[Candidate], reads: Sequence[Read], offsets: Sequence[float]) -> _Chosen:

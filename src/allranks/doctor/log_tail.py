@@ -1,8 +1,13 @@
 """The end of a log, as far as it helps in a message."""
 
+import re
 from pathlib import Path
 
 _LINES = 15
+# What faulthandler writes of a signal: each thread's stack, the one that answers us (evidence/in_program) among them.
+_CRASH = "Fatal Python error: "
+_OUR_THREAD = re.compile(r"^Thread 0x\w+.*\n(?:  File \".*/allranks_answers\.py\".*\n)+\n?", re.MULTILINE)
+_EXTENSIONS = re.compile(r"^Extension modules: .*\n?", re.MULTILINE)
 TRACEBACK, _REPORT = "Traceback (most recent call last):", "ChildFailedError:"
 
 
@@ -17,7 +22,10 @@ def read_from(path: Path, start: int = 0) -> str:
 
 
 def last_lines(text: str) -> list[str]:
-    """The last lines that are not empty; torchrun's own report only where there is nothing else."""
+    """The last lines that are not empty; torchrun's own report only where there is nothing else. Of a crash in compiled
+    code the program's stacks alone."""
+    if (crash := text.rfind(_CRASH)) >= 0:
+        return _filled(_EXTENSIONS.sub("", _OUR_THREAD.sub("", text[crash:])))[:_LINES]
     lines = _filled(_without_torchruns_report(text)) or _filled(text)
     return lines[-_LINES:]
 

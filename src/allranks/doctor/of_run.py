@@ -15,7 +15,7 @@ from typing import Any
 
 from allranks.doctor import causes
 from allranks.doctor.collective_abort import DIFFERS, SAID
-from allranks.doctor.diagnose import diagnose
+from allranks.doctor.diagnose import ENDS_FROM_OUTSIDE, diagnose
 from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnosis
 from allranks.doctor.ended_well import ended_well
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
@@ -45,6 +45,8 @@ BARE = frozenset(
         causes.LAUNCHER_KILLED,
     ]
 )
+# What a signal that a rank got from its own code means.
+_CRASHES = frozenset(["segfault", "bus-error"])
 _MAX_BUNDLE_BYTES = 2**28  # unpacked; `allranks bundle` packs 16 MiB
 _MAX_BUNDLE_FILES = 20_000
 _MAX_RECORD_BYTES = 2**24
@@ -85,6 +87,12 @@ def knows_more(own: Finding, told: Diagnosis) -> bool:
     return own.code in BARE and (follows or same_rank)
 
 
+def is_its_crash(own: Finding, told: Diagnosis) -> bool:
+    """Whether a rule knows what it means that this rank was ended by that signal."""
+    of_it = told.rank is None or own.who.rank is None or told.rank == own.who.rank
+    return own.code == causes.RANK_KILLED and told.cause in _CRASHES and of_it
+
+
 def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
     shown = _evidence_of(own)
     rank = own.who.rank
@@ -100,15 +108,17 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
             node=told.node or own.who.host or node,
         )
     same = told.rank is None or rank is None or told.rank == rank
+    speaks = same and told.is_known and told.cause not in ENDS_FROM_OUTSIDE
+    crashed = is_its_crash(own, told)
     what, _, more = own.what.partition("\n")
     return Diagnosis(
         cause=own.code,
         title=what,
         certainty=SURE if own.is_certain and causes.is_cause(own.code) and own.code not in BARE else LIKELY,
-        meaning=more.strip(),
-        remedy=own.remedy,
-        not_proven=told.not_proven if same and told.is_known else "",
-        look_at=told.look_at if same and told.is_known else "",
+        meaning=told.meaning if crashed else more.strip(),
+        remedy="\n".join([told.remedy, *_places(own.remedy)]) if crashed else own.remedy,
+        not_proven=told.not_proven if speaks else "",
+        look_at=told.look_at if speaks else "",
         rank=rank,
         node=own.who.host or node,
         evidence=(*shown, *(told.evidence if same else ()))[:_MOST_EVIDENCE],
@@ -117,6 +127,11 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
         restart=restart_of(own, told.restart.step),
         notes=told.notes,
     )
+
+
+def _places(remedy: str) -> list[str]:
+    """Of what a launcher says is to be done: which logs there are."""
+    return [line for line in remedy.splitlines() if line.startswith(("its log: ", "all logs: "))]
 
 
 def _seen_before(run: RunDir, told: Diagnosis) -> Diagnosis:

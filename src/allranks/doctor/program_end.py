@@ -13,6 +13,7 @@ from allranks.doctor.first_failure import goes_before
 from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.left_early import left_early
 from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
+from allranks.doctor.progress import step_in
 from allranks.doctor.ranks import code_of_signal, killed_by
 from allranks.doctor.told_in_logs import last_traceback, told_in_logs
 from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
@@ -28,6 +29,7 @@ _ROOT_CAUSE = re.compile(
 _DEEPSPEED_CODE = re.compile(r"exits with return code = (-?\d+)")
 _DEEPSPEED_DONE = "exits successfully."
 _BY = ", by what they have printed"
+_SILENT = "it printed no error: look for sys.exit({0}) or os._exit({0}), also in what the program imports"
 
 
 def program_end(started: Started, ended: Ended) -> Verdict:
@@ -81,7 +83,7 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
     run, node = started.run, started.node
     where = f"rank {rank} (node {node})" if rank is not None else f"a rank of node {node}"
     log = run.log(node, rank) if rank is not None else run.agent_log(node)
-    text, said = read_from(log, started.log_start(log)), ""
+    text, said, silent = read_from(log, started.log_start(log)), "", ""
     lines = last_lines(text)
     if code is None and (killed := launcher_killed(started, ended)) is not None:
         kind, what = killed.code, killed.what
@@ -94,6 +96,8 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
             what = f"{where} {told}"  # it need not be this one that failed
     else:
         kind, what = causes.RANK_EXIT, f"{where} failed first: exit code {code}"
+        if rank is not None and (not lines or step_in(lines[-1]) is not None):
+            silent = _SILENT.format(code)
         said = last_traceback(text).rpartition("\n")[2]
         lines = lines[max((at for at, line in enumerate(lines) if TRACEBACK in line), default=0) :]
         if causes.code_of_error("\n".join(lines)) == causes.PEER_GONE:
@@ -112,7 +116,7 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
     )
     # The other nodes' terminals are to say it, too.
     known = known_by_rules(finding, started, said=what)
-    finding = replace(finding, remedy="\n".join([*known, finding.remedy]))
+    finding = replace(finding, remedy="\n".join(filter(None, [silent, *known, finding.remedy])))
     return with_other_places(finding, told_in_logs(started), by=_BY)
 
 

@@ -6,10 +6,11 @@ import contextlib
 import re
 from dataclasses import replace
 
+from allranks.doctor import causes
 from allranks.doctor.attempt import Started
 from allranks.doctor.diagnosis import EXCEPTION, LIKELY, Diagnosis
 from allranks.doctor.log_tail import read_from
-from allranks.doctor.of_run import BARE, knows_more
+from allranks.doctor.of_run import BARE, is_its_crash, knows_more
 from allranks.doctor.read_logs import diagnosis_of_text
 from allranks.doctor.verdict import Verdict
 from allranks.findings import Finding
@@ -30,7 +31,7 @@ def with_rules(verdict: Verdict, started: Started) -> Verdict:
 def known_by_rules(reason: Finding, started: Started, *, said: str) -> list[str]:
     """What `reason`, of this node, means and what to do, as far as `said` does not say it: two lines at most."""
     told = None
-    if reason.code in BARE and started.node == reason.known_at:
+    if reason.code in {*BARE, causes.RANK_KILLED} and started.node == reason.known_at:
         with contextlib.suppress(Exception):  # the verdict is needed, whatever becomes of what would be added to it
             told = _told(reason, started)
     if told is None:
@@ -50,5 +51,6 @@ def _told(reason: Finding, started: Started) -> Diagnosis | None:
         told = diagnosis_of_text(text)
         told = replace(told, rank=None) if rank is not None else told  # a rank's own log is of no other
         if told.is_known:
-            return told if told.cause != EXCEPTION and knows_more(reason, told) else None
+            more = told.cause != EXCEPTION and (knows_more(reason, told) or is_its_crash(reason, told))
+            return told if more else None
     return None

@@ -276,3 +276,16 @@ def test_an_earlier_start_is_only_told_of_where_there_was_one(made):
     assert not diagnosis_of_run(path).notes
     RunDir(path).failures.write_text(f"{json.dumps(failure)}\n{json.dumps(failure | {'run': 'second'})}\n")
     assert "failed in the same way" in diagnosis_of_run(path).notes[-1]
+
+
+def test_of_a_signal_from_its_own_code_a_rule_says_what_helps(made):
+    killed = Finding(causes.RANK_KILLED, "rank 1 (node 0) failed first: killed by SIGSEGV", who=Who(0, 1))
+    told = diagnosis_of_run(made({1: "Fatal Python error: Segmentation fault\n"}, replace(killed, remedy="its log: x")))
+    assert (told.cause, told.rank, told.certainty) == (causes.RANK_KILLED, 1, "sure")
+    assert "compiled code" in told.meaning and told.remedy.endswith("\nits log: x")
+
+
+def test_that_the_launcher_ends_ranks_tells_nothing_of_a_hang(made):
+    hang = Finding(causes.HANG, "rank 1 (node 0) never entered all_reduce", who=Who(0, 1))
+    told = diagnosis_of_run(made({0: "slurmstepd: error: *** STEP 4.0 ON a CANCELLED AT 2026-01-01 ***\n"}, hang))
+    assert (told.cause, told.look_at, told.not_proven) == (causes.HANG, "", "")

@@ -211,3 +211,38 @@ def test_ranks_that_had_ended_before_another_node_lost_them(node):
 def test_ranks_that_still_ran_or_failed_had_not(node, agent_says, alive):
     found = ended_before(node, agent_says, returncode=-9, killed=True, lost=FELT, alive=frozenset(alive))
     assert found.reason is FELT and found.exit_code == 1
+
+
+CRASH = """\
+step 3 loss 0.5
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f1 (most recent call first):
+  File "/venv/lib/python3.11/site-packages/allranks/evidence/in_program/allranks_answers.py", line 129 in _answer
+
+Current thread 0x00007f2 (most recent call first):
+  File "/home/ana/train.py", line 12 in main
+
+Extension modules: numpy._core._multiarray_umath, torch._C (total: 2)
+"""
+
+
+def test_of_a_crash_the_programs_own_stack_is_shown_and_what_helps(node):
+    node.log(0, 1).write_text("of the start before\n" + CRASH)
+    found = outcome(node, TORCHRUN.format(-11), 1)
+    shown = [one.text for one in found.reason.evidence]
+    assert shown == CRASH.splitlines()[1:2] + CRASH.splitlines()[6:8]
+    assert "what helps: Reinstall the compiled extension" in found.message
+
+
+@pytest.mark.parametrize(("log", "is_silent"), [("step 7 loss 0.4\n", True), ("", True), ("no data\n", False)])
+def test_a_rank_that_ends_without_a_word_is_said_to(node, log, is_silent):
+    node.log(0, 1).write_text("of the start before\n" + log)
+    found = outcome(node, TORCHRUN.format(3), 1)
+    assert ("it printed no error: look for sys.exit(3) or os._exit(3)" in found.message) == is_silent
+
+
+def test_what_the_program_refuses_of_its_options_is_not_the_launchers(node):
+    node.log(0, 1).write_text("of the start before\ntrain.py: error: unrecognized arguments: --lrr 3\n")
+    found = outcome(node, TORCHRUN.format(2), 1)
+    assert "that is: the program train.py was given an option that it does not know" in found.message
