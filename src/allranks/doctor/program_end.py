@@ -15,6 +15,7 @@ from allranks.doctor.left_early import left_early
 from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
 from allranks.doctor.progress import step_in
 from allranks.doctor.ranks import code_of_signal, killed_by
+from allranks.doctor.spoilt import spoilt_loss
 from allranks.doctor.told_in_logs import last_traceback, told_in_logs
 from allranks.doctor.verdict import Verdict, cut_off, failed, interrupted, left_by, not_stopped_in_time
 from allranks.doctor.with_rules import known_by_rules
@@ -56,7 +57,7 @@ def program_end(started: Started, ended: Ended) -> Verdict:
         and ended.returncode == 0
         and not (started.launcher == "deepspeed" and _deepspeed_lost_some(tail, started))
     ):
-        return Verdict(DONE)
+        return Verdict(DONE, message=spoilt_loss(started))
     if ended.signal is not None and (code is None or code < 0):
         told = "the program was asked to stop, and ended"
         return interrupted(ended.signal, started.node, told, exit_code=128 + ended.signal)

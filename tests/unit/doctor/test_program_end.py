@@ -246,3 +246,14 @@ def test_what_the_program_refuses_of_its_options_is_not_the_launchers(node):
     node.log(0, 1).write_text("of the start before\ntrain.py: error: unrecognized arguments: --lrr 3\n")
     found = outcome(node, TORCHRUN.format(2), 1)
     assert "that is: the program train.py was given an option that it does not know" in found.message
+
+
+@pytest.mark.parametrize(("then", "is_spoilt"), [("", True), ("step 6 loss 0.4\n", False)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_that_is_no_number_at_the_end_is_warned_of(node, rank, then, is_spoilt):
+    before = "of the start before\n" if rank == 1 else ""
+    node.log(0, rank).write_text(f"{before}step 4 loss 0.5\nstep 5 loss nan\n{then}")
+    found = outcome(node, "", 0)
+    assert (found.exit_code, found.reason) == (0, None)
+    said = f"warning: the loss that rank {rank} prints is not finite: step 5 loss nan\n"
+    assert found.message.startswith(said) if is_spoilt else found.message == ""
