@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warning, marks_of, was_survived
-from allranks.doctor.reading.lines import Line, decoded
-from allranks.doctor.reading.prefixes import without_prefixes
+from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warning, marks_of, may_be_cause, was_survived
 from allranks.doctor.reading.scanner import Read
+from allranks.doctor.reading.tails import tail_of
+from allranks.doctor.reading.tracebacks import Raised
 from allranks.doctor.ruleset import CAUSE, RETRIED, SYMPTOM, Rule
 
 NOT_PROVEN = "No rule knows these words; they speak of such a failure, and may mean another. "
@@ -20,7 +20,7 @@ _NUMBERS = re.compile(r"\d+")
 _FAILED = re.compile(
     r"""(?ix)(?<![\w.])(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not
     |could\ not|couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied
-    |refused|unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
+    |refused|inconsistent|unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
     |\w(?:Error|Exception)\b"""
 )
 # Of what is no failure, and of guesses at reasons (Ray's).
@@ -28,6 +28,11 @@ _PASSING = re.compile(
     r"\b(?:INFO|DEBUG)\b|(?i:retry|ignor|skipp|falling back|fall back|instead|deprecat|potential|by oom killer)"
 )
 _FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
+_WITHIN = re.compile(
+    r"(?:^|[\s'\"])(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception)): (?P<message>[^\s{].{3,})"
+)
+_RAISES = re.compile(r"\s*(?:raise (?P<type>[A-Z]\w+)\(|assert )")
+_AFTER_FRAME = 3  # lines from a frame to the end of what it shows, and to the end of the log
 
 
 def named(one: Candidate, rules: Sequence[Rule]) -> Candidate:
@@ -47,7 +52,7 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
     marks = [marks_of(read) for read in reads]
     for number, read in enumerate(reads):
         known = _known_lines(read)
-        for line in _tail(read):
+        for line in tail_of(read):
             text = line.text[:_MOST_TEXT]
             if line.number in known or not _FAILED.search(text) or _PASSING.search(text) or _FRAME.match(text):
                 continue
@@ -59,6 +64,39 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
             if (rule := tried.get(kind)) is None:
                 continue
             candidate = Candidate(rule, line, number, line.number, BY_LINE, is_broad=True)
+            if not was_survived(candidate, reads, marks):
+                found.append(candidate)
+    return found
+
+
+def half_told(reads: Sequence[Read]) -> list[Candidate]:
+    """Exceptions that stand within other text (a message in YAML, quoted), and the last statement of a traceback that
+    was cut off before it says what was raised: where the logs say nothing else, they end with that."""
+    found = []
+    marks = [marks_of(read) for read in reads]
+    for number, read in enumerate(reads):
+        known = {hit.order for hit in read.hits}
+        frame, tail = 0, list(tail_of(read))
+        for place, line in enumerate(tail):
+            text = line.text[:_MOST_TEXT]
+            if _FRAME.match(text):
+                frame = place
+            if line.number in known or line.level in ("INFO", "DEBUG", "WARNING", "WARN") or _PASSING.search(text):
+                continue
+            within, raises = _WITHIN.search(text), _RAISES.match(text)
+            is_cut = (
+                raises is not None
+                and may_be_cause(raises["type"] or "", "")
+                and 0 < place - frame <= _AFTER_FRAME
+                and place + _AFTER_FRAME >= len(tail)
+            )
+            if within is not None and may_be_cause(within["type"], text):
+                raised = Raised(within["type"], within["message"], line, None)
+            elif is_cut:
+                raised = Raised("", "", line, None)
+            else:
+                continue
+            candidate = Candidate(None, line, number, line.number, BY_LINE, {}, raised)
             if not was_survived(candidate, reads, marks):
                 found.append(candidate)
     return found
@@ -78,11 +116,3 @@ def _known_lines(read: Read) -> set[int]:
     return {hit.order for hit in read.hits if hit.rule.kind != SYMPTOM}.union(
         *(traceback.code for _, traceback in read.tracebacks)
     )
-
-
-def _tail(read: Read) -> Iterator[Line]:
-    source = read.source
-    for number, raw in enumerate(read.tail.splitlines(), read.tail_from):
-        told = without_prefixes(decoded(raw[: 2 * _MOST_TEXT]))
-        rank = told.rank if told.rank is not None else source.rank
-        yield Line(source.name, number, told.text, rank, told.node or source.node, told.seconds, "", told.level)

@@ -135,16 +135,16 @@ def _exceptions(number: int, read: Read, told: set[int]) -> Iterable[Candidate]:
         at = read.first_failed_at
         if at is not None and order < at.number and IN_REPORT.match(traceback.first.text):
             continue  # of another than the one that failed first
-        first = next((one for one in traceback.chain if _may_be_cause(one.type, one.said.text)), None)
-        if first is not None and _may_be_cause(traceback.chain[-1].type, ""):
+        first = next((one for one in traceback.chain if may_be_cause(one.type, one.said.text)), None)
+        if first is not None and may_be_cause(traceback.chain[-1].type, ""):
             yield Candidate(None, first.said, number, order, BY_TRACEBACK, {}, first)
     for order, line, kind in read.exceptions:
-        if order not in of_tracebacks and order not in told and _may_be_cause(kind, line.text):
+        if order not in of_tracebacks and order not in told and may_be_cause(kind, line.text):
             message = line.text.partition(":")[2].strip()
             yield Candidate(None, line, number, order, BY_LINE, {}, Raised(kind, message, line, None))
 
 
-def _may_be_cause(kind: str, said: str) -> bool:
+def may_be_cause(kind: str, said: str) -> bool:
     return kind.rpartition(".")[2].split("(")[0] not in _NO_CAUSE and causes.code_of_error(said) != causes.PEER_GONE
 
 

@@ -34,6 +34,8 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     if not found:
         found = _still_retried(symptoms) or differing_waits(symptoms, reads[0].rules if reads else ())
         found = found or broadly.last_lines(reads)
+    if not found and not symptoms:
+        found = broadly.half_told(reads)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)

@@ -88,8 +88,7 @@ class Rule:
 
     def speaks_of(self, line: str) -> int:
         """How many characters of `line` do, by its broad wordings."""
-        most = max((len(found[0]) for one in self.broad if (found := one.regex.search(line))), default=0)
-        return 0 if most and any(other.search(line) for other in self.unless) else most
+        return max((len(found[0]) for one in self.broad if (found := one.regex.search(line))), default=0)
 
 
 @cache

@@ -67,5 +67,30 @@ def test_what_a_rule_knows_goes_before():
     assert (told.cause, told.is_broad) == ("cuda-out-of-memory", False)
 
 
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("pod:\n  message: 'AssertionError: the groups were not made'\n  reason: Error\n", 2),
+        ('  File "/home/ana/fit.py", line 3, in place\n    assert left.friends == right.friends\n', 2),
+        ('  File "/home/ana/fit.py", line 3, in place\n    raise OddError(\nplease be even\n', 2),
+    ],
+)
+def test_an_exception_within_other_text_and_one_that_is_cut_off_are_told_as_such(log, line):
+    told = diagnosis_of_text(log)
+    assert (told.cause, told.certainty, told.evidence[0].line) == ("exception", LIKELY, line)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        '  File "/opt/torch/distributed/run.py", line 3, in launch\n    raise ChildFailedError(\n',
+        '  File "/home/ana/fit.py", line 3, in place\n    assert left == right\n' + "more\n" * 9,
+        '  File "/home/ana/fit.py", line 3, in place\n    left = right\n',
+    ],
+)
+def test_what_only_the_launcher_raises_or_is_cut_off_elsewhere_tells_nothing(log):
+    assert diagnosis_of_text(log).cause is None
+
+
 def test_only_causes_have_broad_wordings():
     assert [rule.id for rule in all_rules() if rule.broad and rule.kind not in (CAUSE, RETRIED)] == []

@@ -1,0 +1,20 @@
+"""The lines at the end of a log, whatever they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from allranks.doctor.reading.lines import Line, decoded
+from allranks.doctor.reading.prefixes import without_prefixes
+from allranks.doctor.reading.scanner import Read
+
+_MOST_BYTES = 2000  # of a line
+
+
+def tail_of(read: Read) -> Iterator[Line]:
+    """The last lines of it, as far as they were kept."""
+    source = read.source
+    for number, raw in enumerate(read.tail.splitlines(), read.tail_from):
+        told = without_prefixes(decoded(raw[:_MOST_BYTES]))
+        rank = told.rank if told.rank is not None else source.rank
+        yield Line(source.name, number, told.text, rank, told.node or source.node, told.seconds, "", told.level)
