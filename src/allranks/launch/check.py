@@ -18,15 +18,14 @@ from allranks.cluster.node_report import NodeReport
 from allranks.config import RunConfig, load_config
 from allranks.errors import UsageError
 from allranks.exit_codes import DONE, REFUSED
-from allranks.launch.all_nodes.check import check_all_nodes
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.joining import join_to_compare, refusals_told
 from allranks.launch.must_match import refuse_unreadable, what_must_be_equal
 from allranks.launch.node.this_node import Node, unlocked_node
+from allranks.launch.place import refuse_nested_launch, where_to_start
 from allranks.launch.preflight.asked import policy_of, probe_request, sizes_of, wanted_of
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.hosts import write_host_lists
-from allranks.launch.preflight.measuring import measured_together
 from allranks.launch.preflight.refusals import Refusals, refused_here
 from allranks.launch.preflight.text import in_full
 from allranks.launch.preflight.together import Judged, Preflight
@@ -34,7 +33,6 @@ from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell
 from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.where import NodeOptions
-from allranks.launch.start import refuse_nested_launch, where_to_start
 from allranks.model.files import model_files
 from allranks.observe import RunDir, libraries_aside, say
 from allranks.preflight.judge import Policy
@@ -82,6 +80,8 @@ def check(
             if launch is not None:
                 refuse_nested_launch(launch, "`python -m allranks.train CONFIG`; `allranks check`")
         if everywhere is not None:
+            from allranks.launch.all_nodes.check import check_all_nodes  # for one of the nodes' checks only
+
             judged = check_all_nodes(everywhere, token, cfg, policy, options.join_seconds)
         else:
             assert launch is not None
@@ -112,8 +112,12 @@ def _check_this_node(launch: Launch, cfg: RunConfig, policy: Policy, asked: Chec
         judged = preflight.alone(account)
     else:
         with join_to_compare(launch, node, variables, preflight.take_pairs) as rendezvous:
-            measured = partial(measured_together, rendezvous, launch, variables, preflight, node.run)
-            judged = preflight.together(rendezvous, account, None if asked.quick else measured)
+            measured = None
+            if not asked.quick:
+                from allranks.launch.preflight.measuring import measured_together
+
+                measured = partial(measured_together, rendezvous, launch, variables, preflight, node.run)
+            judged = preflight.together(rendezvous, account, measured)
     judged.keep(node.run)
     return judged
 

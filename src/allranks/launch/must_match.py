@@ -41,11 +41,14 @@ def refuse_unreadable(facts: Mapping[str, str]) -> None:
 
 def _code_sha256() -> str:
     """Of the sources that would run: a version or a commit does not tell of changes made in place."""
-    package = Path(allranks.__file__).parent
+    package = str(Path(allranks.__file__).parent)
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
+    for folder, folders, files in os.walk(package):  # pathlib takes twice the time, on every node of every start
+        folders.sort()
+        for name in sorted(file for file in files if file.endswith(".py")):
+            content = Path(folder, name).read_bytes()
+            digest.update(f"{folder[len(package) :]}/{name}\0{len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()
 
 

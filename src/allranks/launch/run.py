@@ -18,13 +18,13 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.local import RunInputs
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
+from allranks.launch.place import refuse_nested_launch
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.run_token import take_token
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import Launch, LaunchOptions, resolve
 from allranks.launch.spec.program import Program, anyones
 from allranks.launch.spec.where import NodeOptions, find_nodes
-from allranks.launch.start import refuse_nested_launch
 from allranks.launch.stop import NO_RANK_LEFT
 from allranks.observe import say
 

@@ -14,7 +14,6 @@ from typing import Any
 from allranks import durable, interrupt
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
 from allranks.checkpoint.holdings import Held, held
-from allranks.cluster.identity import identify
 from allranks.cluster.restarted import RESTARTS
 from allranks.cluster.smoke import SMOKE
 from allranks.config import RunConfig, load_config
@@ -22,8 +21,8 @@ from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.training_end import stopped_training, training_end
 from allranks.doctor.verdict import Verdict
 from allranks.doctor.with_rules import with_rules
-from allranks.errors import AllranksError, RefusedError, UsageError
-from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
+from allranks.errors import RefusedError, UsageError
+from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.attempt import Checked, told_attempt
 from allranks.launch.certificate import Starts, compare, nodes_of, parts_now
 from allranks.launch.describe import describe, speaks_for_all
@@ -35,6 +34,7 @@ from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
+from allranks.launch.place import refuse_nested_launch, where_to_start
 from allranks.launch.preflight.alone import refuse_too_large
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, probe_request, sizes_of, wanted_of
@@ -46,10 +46,10 @@ from allranks.launch.restarts import Restarts
 from allranks.launch.run_token import take_token
 from allranks.launch.smoke import Smoke, clear_earlier_smoke, smoke_config, smoke_variables
 from allranks.launch.spec.accelerate_settings import LAYER_CLASS, layer_class, refuse_contradictions
-from allranks.launch.spec.from_environment import tell, with_environment
-from allranks.launch.spec.options import Launch, LaunchOptions, resolve
+from allranks.launch.spec.from_environment import tell
+from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.program import Program, engine
-from allranks.launch.spec.where import NodeOptions, find_nodes
+from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import NO_RANK_LEFT
 from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
@@ -213,19 +213,6 @@ class _Training:
         return stopped_training(node.run, node.run_id, node.name, received)
 
 
-def where_to_start(
-    nodes: NodeOptions, asked: LaunchOptions, argv: Sequence[str], token: str
-) -> tuple[Everywhere | None, Launch | None, list[str]]:
-    """All nodes or this one, and what to tell of it once it is known that Ray does not decide."""
-    options, notes = with_environment(asked, nodes)
-    try:
-        everywhere = find_nodes(nodes, options, argv)
-        return everywhere, replace(resolve(options), token=token) if everywhere is None else None, notes
-    except AllranksError:
-        tell(notes)  # what is refused may have come from there
-        raise
-
-
 def _write_config(cfg: RunConfig, path: Path) -> None:
     """The resolved config for the ranks: what was checked is what they run, whatever happens to the user's file."""
     text = f"# {cfg.source}, resolved; the ranks of this node read it\n{cfg.yaml()}"
@@ -252,29 +239,4 @@ def _refuse_other_data(inputs: RunInputs, fingerprint: str | None) -> None:
         raise RefusedError(
             f"the prepared data is not that of the recorded run: fingerprint {fingerprint} then, {inputs.fingerprint} "
             "now. The data, the tokenizer or a template has changed; start from a config to train on what is there now"
-        )
-
-
-def refuse_nested_launch(launch: Launch, instead: str) -> None:
-    """Under `srun -n 4 allranks train` each task would train alone, four times the same. Raises UsageError."""
-    if launch.max_nodes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    _refuse_numbered_nodes(os.environ)
-    identity = identify(os.environ)
-    if not identity.alone:
-        raise UsageError(
-            f"this process is rank {identity.rank} of {identity.world_size} (from {identity.source}): inside a "
-            f"launcher of your own start {instead} starts the ranks itself"
-        )
-
-
-def _refuse_numbered_nodes(env: Mapping[str, str]) -> None:
-    """Some platforms number nodes by the variables of ranks, and start one process on each."""
-    rank, size = env.get("RANK"), env.get("WORLD_SIZE")
-    if rank and size not in (None, "", "1") and not env.get("LOCAL_RANK"):
-        address = env.get("MASTER_ADDR") or "HOST"
-        raise UsageError(
-            f"RANK={rank} and WORLD_SIZE={size} are set: where they count nodes, give --nnodes {size} --node-rank "
-            f"{rank} --master-addr {address}; where they count processes, their launcher starts `python -m "
-            "allranks.train CONFIG`; unset both to train on this node alone"
         )

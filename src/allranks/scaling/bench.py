@@ -16,14 +16,15 @@ from allranks.config import RunConfig, load_config
 from allranks.demo.commands import ended_in_order
 from allranks.disk import disk_told
 from allranks.errors import ConfigError, UsageError
-from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
+from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.describe import speaks_for_all, strategy_name
+from allranks.launch.place import where_to_start
 from allranks.launch.plan.machines import measured_link
 from allranks.launch.run_token import TOKEN
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.from_environment import tell
 from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.where import NodeOptions
-from allranks.launch.start import where_to_start
 from allranks.observe import RunDir, say
 from allranks.observe.folding import terminal_width
 from allranks.plan.hardware import Link, find_link

@@ -9,7 +9,7 @@ from pathlib import Path
 from allranks.cluster.nodes import Host
 from allranks.demo.commands import Command, log_tail
 from allranks.exit_codes import DONE, FAILED
-from allranks.launch.all_nodes.start import Everywhere
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.scaling.child import run_child
 from allranks.scaling.here import GRACE_SECONDS
 from allranks.scaling.report import Outcome

@@ -25,12 +25,12 @@ from allranks.cluster.transports import ssh
 from allranks.config import RunConfig
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, REFUSED
-from allranks.launch.all_nodes.start import Everywhere
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.preflight.asked import probe_request_of_all, wanted_of_all
 from allranks.launch.preflight.together import Judged, judged_of_reports
 from allranks.launch.run_token import TOKEN, make_token
 from allranks.launch.spec.by_hand import by_hand, without_options
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.observe import say
 from allranks.preflight.check import ClockOffset

@@ -8,17 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import allranks
 from allranks.cluster.account import NodeAccount
 from allranks.cluster.fanout import Fanout, NodeLost, NodeRefused, fan_out
 from allranks.cluster.link import NotOpened
-from allranks.cluster.nodes import Host
 from allranks.cluster.protocol import GRACE_SECONDS
 from allranks.cluster.reach import Address, find_address
-from allranks.cluster.transports import Transport
 from allranks.doctor import causes
 from allranks.doctor.first_failure import first_failure
 from allranks.doctor.verdict import Verdict, interrupted
@@ -30,6 +27,7 @@ from allranks.launch.describe import ONE_VOICE
 from allranks.launch.node.supervise import FORWARDED
 from allranks.launch.run_token import TOKEN, make_token
 from allranks.launch.spec.by_hand import by_hand
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.exports import exported, working_directory
 from allranks.listing import few
 from allranks.observe import say
@@ -40,21 +38,6 @@ _HEAD = "the command that started all nodes"
 _LOST = "was lost: "
 _WORDS_SECONDS = 4.0  # longer than a failing node waits for the others' account of it
 _TOLD = (UsageError.exit_code, RefusedError.exit_code)  # then every node has said the same, at length
-
-
-@dataclass(frozen=True)
-class Everywhere:
-    """What is to run where. `words` follow `PYTHON -m allranks`, without anything about nodes.
-
-    `address`: of node 0, None to find it. A host with `slots` runs so many processes, others as many as they have GPUs.
-    """
-
-    hosts: Sequence[Host]
-    transport: Transport
-    words: Sequence[str]
-    port: int
-    address: str | None = None
-    exports: Sequence[str] = ()
 
 
 def start_all_nodes(start: Everywhere, token: str = "", env: Mapping[str, str] = os.environ) -> int:

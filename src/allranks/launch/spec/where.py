@@ -11,8 +11,8 @@ from allranks.cluster.nodes import Host, parse_hosts, read_hostfile
 from allranks.cluster.transports import Transport
 from allranks.cluster.transports.ssh import is_this_machine
 from allranks.errors import UsageError
-from allranks.launch.all_nodes.start import Everywhere
 from allranks.launch.spec.by_hand import without_options
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.options import C10D_PORT, STATIC_PORT, LaunchOptions, with_given_places
 
 REMOTE_STARTS = ("auto", "ssh", "srun", "pbsdsh", "local")
