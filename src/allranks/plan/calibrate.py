@@ -17,7 +17,7 @@ from allranks.plan.calibration import PAIRS, Calibration, keep, load
 from allranks.plan.hardware import Device, Link
 
 CPU = "cpu"
-_LEAST_SECONDS = 60.0
+_LEAST_SECONDS = 180.0
 """Beside what is measured: torch is imported, and a busy machine gives little of its time."""
 # Rough figures of one core, for plans before anything was measured: products in float32, and memory.
 _CORE_FLOPS, _CORE_BANDWIDTH = 50e9, 8e9
@@ -89,6 +89,7 @@ def _slowest(found: Sequence[DeviceMeasured]) -> dict[str, Any]:
     rates["optimizer"] = min(_number(one, "optimizer") for one in found)
     for name in ("kernel_seconds", "call_seconds"):
         rates[name] = max(_number(one, name) for one in found)
+    rates["fresh_seconds"] = max(number(one.rates.get("fresh_seconds")) or 0.0 for one in found)
     for name in PAIRS:
         of_ranks = [_pairs(one, name) for one in found]
         rates[name] = tuple((pairs[0][0], min(rate for _, rate in pairs)) for pairs in zip(*of_ranks, strict=True))

@@ -24,9 +24,12 @@ from allranks.plan.rates import FITTED, Rates
 from allranks.plan.work import attended
 from allranks.plan.workload import StepTime, Workload
 
-_VERSION = 2
+_VERSION = 3
 _MOST_RUNS = 200
-PAIRS = ("products", "attention", "small", "logits")
+# What a CPU does once for a micro-batch and once for a step, beside the layers and what plan.work counts of the ends,
+# in starts of an operation: measured on models of two and ten layers of next to nothing, in the mean of their steps.
+_MICRO_BATCH_KERNELS, _STEP_KERNELS = 280, 265
+PAIRS = ("products", "thin", "attention", "small", "logits")
 """Rates that are known at several sizes."""
 _OF_LATEST = 5  # runs of the same workload: machines change
 
@@ -53,7 +56,8 @@ class PastRun:
 class Calibration:
     """Of one device of one host; of a CPU as each of `num_ranks` found it that were measured at a time.
 
-    `products`: (cube root of rows x columns x depth, operations a second); `attention`: (tokens of a document,
+    `products`: (cube root of rows x columns x depth, operations a second); `thin`: the same by the thinnest of the
+    three, where the others are large; `attention`: (tokens of a document,
     operations a second), beside `call_seconds` of each call; `small`: (bytes of a tensor, bytes a second that an
     operation on it reads and writes); `logits`: (bytes of a chunk of them, bytes a second in the cross entropy, at 30
     for each); all with the smallest first. `kernel_seconds`: of an operation on nothing. `within`: bytes a second and
@@ -66,12 +70,14 @@ class Calibration:
     num_ranks: int = 1
     element_bytes: int = 4
     products: Sequence[tuple[float, float]] = ()
+    thin: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
     attention: Sequence[tuple[float, float]] = ()
     call_seconds: float = 0.0
     logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
     kernel_seconds: float = 0.0
+    fresh_seconds: float = 0.0
     within: Link | None = None
     runs: Sequence[PastRun] = ()
     when: float = 0.0
@@ -89,29 +95,24 @@ class Calibration:
             return rates
         share = self.num_ranks / num_ranks if self.on_cpu else 1.0
         kept = 1.0 if self.on_cpu else FITTED.matmul
+        start = self.kernel_seconds / share
         return replace(
             rates,
             products=[(size, rate * kept * share) for size, rate in self.products],
+            thin=[(size, rate * kept * share) for size, rate in self.thin],
             small=[(size, rate * share) for size, rate in self.small],
             attention=[(tokens, rate * kept * share) for tokens, rate in self.attention],
             call_seconds=self.call_seconds / share,
-            fresh_seconds=self._fresh_seconds / share if self.on_cpu else 0.0,
+            fresh_seconds=self.fresh_seconds / share if self.on_cpu else 0.0,
             logits=[(size, rate * share) for size, rate in self.logits],
             optimizer=self.optimizer * share,
             bandwidth=max(rate for _, rate in self.small) * share,
-            kernel_seconds=self.kernel_seconds / share,
-            micro_batch_seconds=0.0 if self.on_cpu else rates.micro_batch_seconds,
-            step_seconds=0.0 if self.on_cpu else rates.step_seconds,
+            kernel_seconds=start,
+            micro_batch_seconds=_MICRO_BATCH_KERNELS * start if self.on_cpu else rates.micro_batch_seconds,
+            step_seconds=_STEP_KERNELS * start if self.on_cpu else rates.step_seconds,
             by_volume=True,
             is_serial=self.on_cpu,
         )
-
-    @property
-    def _fresh_seconds(self) -> float:
-        """The largest of the small operations' tensors is above the size from which glibc asks the system each time;
-        the next one is below. An operation reads two such and writes one."""
-        (_, kept), (_, fresh) = self.small[-2:]
-        return 3 * max(0.0, 1 / fresh - 1 / kept)
 
     def corrected(self, predicted: StepTime, workload: Workload) -> StepTime:
         """By what earlier runs took: the same workload's, else what others took against what was predicted of them."""

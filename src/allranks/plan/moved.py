@@ -16,10 +16,6 @@ _NORM = {2: (36, 60), 4: (28, 88)}  # to float32, square, mean, scale, back, wei
 _ROTARY = {2: (20, 20), 4: (40, 56)}  # negate, concatenate, two products, a sum
 _GATE = {2: (10, 20), 4: (20, 36)}  # the activation, and its product with the other half
 _RESIDUAL = {2: (6, 6), 4: (12, 30)}  # and the sum of the gradients of what several products read
-# Around attention: what documents return is put together and turned round, their gradients are taken apart. A kernel
-# for whole rows, in 16 bits, needs none of that.
-_QUERIES = {2: (0, 0), 4: (16, 24)}
-_KEYS = {2: (0, 0), 4: (0, 16)}
 _LOGITS = (15, 15)  # to float32, log-softmax; its gradient, back
 
 # Unpacking a weight, by who does it: bytes read and written for each element beside its packed ones, and kernels.
@@ -42,8 +38,8 @@ def in_layers(workload: Workload, way: int) -> Iterator[Moved]:
     size = tokens_of(workload) * workload.element.compute
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     width = shape.intermediate * (shape.experts_per_token or 1) + shape.shared_intermediate
-    norm, residual, rotary, gate, of_queries, of_keys = (
-        float(_bytes_each(table, workload)[way]) for table in (_NORM, _RESIDUAL, _ROTARY, _GATE, _QUERIES, _KEYS)
+    norm, residual, rotary, gate = (
+        float(_bytes_each(table, workload)[way]) for table in (_NORM, _RESIDUAL, _ROTARY, _GATE)
     )
     query_norm = norm if has_query_norms(shape) else 0.0
     if workload.is_compiled:
@@ -52,14 +48,13 @@ def in_layers(workload: Workload, way: int) -> Iterator[Moved]:
         norm, residual, rotary, gate = 4 * each, 0.0, 2 * each, 3 * each
         query_norm = 2 * each if query_norm else 0.0
     rotary += query_norm
-    parts = (
-        (2 * shape.hidden, norm + residual),
-        (queries, rotary + of_queries),
-        (keys, rotary + of_keys),
-        (width, gate),
-    )
-    for numbers, bytes_each in parts:
-        yield Moved(size * min(numbers, width), tokens_of(workload) * shape.num_layers * numbers * bytes_each)
+    for tensors, numbers, bytes_each in (
+        (2, shape.hidden, norm + residual),
+        (1, queries, rotary),
+        (1, keys, rotary),
+        (1, width, gate),
+    ):
+        yield Moved(size * numbers, tensors * tokens_of(workload) * shape.num_layers * numbers * bytes_each)
     if workload.adapted:
         yield Moved(size * shape.hidden, tokens_of(workload) * _moved_by_adapters(workload, way))
     if workload.attention == "eager":
@@ -102,9 +97,18 @@ def logits(workload: Workload, way: int) -> Moved:
 
 
 def gradients(workload: Workload) -> Moved:
-    """Of each trained element one is written, and from the second micro-batch on added to what is there."""
+    """Of each trained element one is written, and from the second micro-batch on added to what is there, a matrix at a
+    time."""
     num_bytes = workload.num_trained * workload.element.trained
-    return Moved(num_bytes, num_bytes * (3 if workload.num_micro_batches > 1 else 1))
+    matrix = workload.shape.hidden * (workload.lora_rank or workload.shape.hidden) * workload.element.trained
+    return Moved(matrix, num_bytes * (3 if workload.num_micro_batches > 1 else 1))
+
+
+def into_buckets(workload: Workload) -> Moved:
+    """In the mean of a step's micro-batches: DDP copies each gradient into its bucket once."""
+    copies = workload.layout.kind == "ddp" and workload.num_ranks > 1
+    num_bytes = 2.0 * workload.num_trained * workload.element.trained if copies else 0.0
+    return Moved(min(num_bytes / 2, workload.bucket_bytes), num_bytes / workload.num_micro_batches)
 
 
 def tokens_of(workload: Workload) -> float:

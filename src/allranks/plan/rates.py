@@ -51,7 +51,8 @@ class Rates:
     """Of one device in one type of numbers, in operations and bytes a second. Pairs have the smallest first, and the
     rate is on a straight line between them.
 
-    `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second);
+    `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second); `thin`:
+    what the thinnest of these three allows, where that is known;
     `attention`: (tokens of a document, operations a second), and `call_seconds` of each call beside; `small`: (bytes of
     a tensor, bytes a second). `logits` likewise, `optimizer`: where these are known to have other rates than the
     memory's `bandwidth`. `fresh_seconds`: what a byte costs that comes fresh from the system. `is_serial`: a CPU
@@ -65,6 +66,7 @@ class Rates:
     hook_seconds: float
     micro_batch_seconds: float
     step_seconds: float
+    thin: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
     logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
@@ -78,7 +80,11 @@ class Rates:
         flops = 2.0 * one.tokens * one.rows * one.columns
         size = (flops / 2) ** (1 / 3) if self.by_volume else one.tokens
         moved = element_bytes * (one.tokens * (one.rows + one.columns) + one.rows * one.columns)
-        return one.count * max(flops / _between(self.products, size), moved / self.bandwidth)
+        rate = _between(self.products, size)
+        thinnest = min(one.tokens, one.rows, one.columns)
+        if self.thin and thinnest <= self.thin[-1][0]:
+            rate = min(rate, _between(self.thin, thinnest))
+        return one.count * max(flops / rate, moved / self.bandwidth)
 
     def attention_seconds(self, work: Work) -> float:
         return sum(

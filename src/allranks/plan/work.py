@@ -15,6 +15,7 @@ from allranks.plan.moved import (
     at_the_end,
     gradients,
     in_layers,
+    into_buckets,
     logits,
     tokens_of,
     unpacked,
@@ -90,7 +91,13 @@ def backward(workload: Workload) -> Work:
         products += [_times(one, -1) for one in _base_products(workload, last=True)]
     products += [_times(one, 2 + again) for one in _adapter_products(workload)]
     products.append(Product(labelled, shape.hidden, shape.vocabulary, 2.0 if workload.trains_embeddings else 1.0))
-    moved = [*in_layers(workload, 1), unpacked(workload), at_the_end(workload, 1), gradients(workload)]
+    moved = [
+        *in_layers(workload, 1),
+        unpacked(workload),
+        at_the_end(workload, 1),
+        gradients(workload),
+        into_buckets(workload),
+    ]
     if workload.recomputes:
         moved += [*in_layers(workload, 0), unpacked(workload)]
     return Work(

@@ -64,7 +64,7 @@ def test_what_is_kept_comes_back(cache: dict[str, str]) -> None:
     assert load("h100-80gb", "here", cache) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 2, "host": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 0}', '{"version": 3, "host": 3}'])
 def test_a_file_that_cannot_be_read_is_none(cache: dict[str, str], content: str) -> None:
     keep(MEASURED, cache).write_text(content)
     assert load("cpu", "here", cache) is None
@@ -156,6 +156,7 @@ def test_ranks_of_a_node_are_measured_together_with_what_is_between_them(
     monkeypatch.setenv("XDG_CACHE_HOME", cache["XDG_CACHE_HOME"])
     measured = calibrate(0.05, num_ranks=2)
     assert measured.is_measured and measured.num_ranks == 2
+    assert all(rate > 0 for _, rate in (*measured.thin, *measured.small))
     assert measured.within is not None and measured.within.bytes_per_second > 1e6
     assert 0 < measured.within.latency_seconds < 1
     assert load("cpu") == measured
@@ -192,3 +193,38 @@ def test_ranks_of_one_node_send_with_the_cores_that_they_compute_with() -> None:
     assert alone.exposed == alone.communication > 0
     far = step_time(replace(ddp, ranks_per_node=1), this_cpu(), find_link("10gbit"), MEASURED)
     assert far.exposed < far.communication
+
+
+def test_a_thin_product_takes_what_was_measured_of_thin_ones() -> None:
+    """An adapter of rank 8 beside 256 x 256: slower than a cube of as many operations."""
+    adapted = {f"{layer}.q_proj": (256, 256) for layer in range(4)}
+    lora = replace(TINY, method="lora", lora_rank=8, adapted=adapted, num_trained=4 * 2 * 8 * 256)
+    thin = replace(MEASURED, thin=((8.0, 4e9), (128.0, 60e9)))
+    cube, known = (step_time(lora, this_cpu(), None, one).matmul for one in (MEASURED, thin))
+    rank = (8 * 256 * 512) ** (1 / 3)
+    of_cube = 20e9 + (80e9 - 20e9) * (rank - 64) / (512 - 64)
+    operations = TINY.num_micro_batches * 4 * 3 * 2 * (2 * 512 * 8 * 256)
+    assert known - cube == pytest.approx(operations * (1 / 4e9 - 1 / of_cube), rel=1e-6)
+
+
+def test_large_gradients_come_fresh_from_the_system() -> None:
+    large = replace(TINY.shape, vocabulary=2**20)
+    fresh = replace(MEASURED, fresh_seconds=1e-9)
+    both = [step_time(replace(TINY, shape=large), this_cpu(), None, one).memory_bound for one in (MEASURED, fresh)]
+    assert both[1] - both[0] == pytest.approx(TINY.num_micro_batches * 2 * 4 * 2**20 * 256 * 1e-9)
+    small = [step_time(TINY, this_cpu(), None, one).memory_bound for one in (MEASURED, fresh)]
+    assert small[0] == small[1]
+
+
+def test_ddp_copies_gradients_into_buckets() -> None:
+    alone, two = TINY, replace(TINY, num_ranks=2, ranks_per_node=2)
+    copied = step_time(two, this_cpu(2), None, replace(MEASURED, num_ranks=2)).memory_bound
+    rate = min(rate for _, rate in MEASURED.small)
+    expected = 2 * 4 * TINY.num_trained / rate
+    assert copied - step_time(alone, this_cpu(), None, MEASURED).memory_bound == pytest.approx(expected, rel=0.3)
+
+
+def test_pythons_part_of_recomputing_is_a_cpus_time() -> None:
+    plain, again = (step_time(replace(TINY, recomputes=one), this_cpu(), None, MEASURED) for one in (False, True))
+    layers = TINY.shape.num_layers * TINY.num_micro_batches
+    assert again.overhead - plain.overhead > 100 * layers * MEASURED.kernel_seconds

@@ -22,7 +22,10 @@ _LONGEST_WORD = 300
 _MOST_BYTES = 2**18
 _LARGEST = 1e30
 _MOST_DIAGNOSTICS = 64
-_RATES = ("products", "kernel_seconds", "small", "attention", "call_seconds", "logits", "optimizer")
+_RATES = (
+    *("products", "thin", "kernel_seconds", "small", "fresh_seconds", "attention", "call_seconds", "logits"),
+    "optimizer",
+)
 _DIAGNOSTICS = {"NCCL_RUN_DIAGNOSTICS": "1"}
 """NCCL 2.31 and newer then looks at itself when ranks meet (its user guide, troubleshooting); older ones ignore it."""
 

@@ -7,15 +7,21 @@ bfloat16 on a GPU.
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-from allranks.cluster.measure.layer import LAYER_KERNELS, LAYERS, layers_of_nothing
+from allranks.cluster.measure.layer import LAYER_KERNELS, LAYERS, SMALL_BYTES, layers_of_nothing, small_operations
 
 _PRODUCTS = {"cpu": (32, 64, 128, 256, 512, 1024), "cuda": (128, 256, 512, 1024, 2048, 4096, 8192)}
-_TENSORS = {"cpu": (2**14, 2**17, 2**20, 2**23, 2**24 - 2**16, 2**25), "cuda": (2**20, 2**24, 2**28, 2**30)}
+_THIN = (4, 16, 64, 256)
+_THICK = {"cpu": (1024, 512), "cuda": (8192, 4096)}
+"""The thinnest side of a product, and its others."""
+_TENSORS = {"cpu": (2**14, 2**17, 2**20, 2**23, 2**24 - 2**16, 2**24 + 2**20), "cuda": (2**20, 2**24, 2**28, 2**30)}
+_LEAST_TENSOR = 2**12
+_FRESH = 2**25
 _DOCUMENTS = {"cpu": (16, 32, 64, 128, 256, 512, 1024, 2048), "cuda": (128, 512, 2048, 8192)}
 _HEADS = {"cpu": (8, 64), "cuda": (32, 128)}  # of a layer, and numbers of each
 _ROW = {"cpu": 1024, "cuda": 8192}
@@ -39,7 +45,8 @@ def measure_rates(device: Any, seconds: float, tell: Callable[..., None]) -> Non
 
     kind = device.type
     dtype = torch.bfloat16 if kind == "cuda" else torch.float32
-    each = seconds / (len(_PRODUCTS[kind]) + len(_TENSORS[kind]) + len(_DOCUMENTS[kind]) + len(_LOGITS[kind]) + 4)
+    many = (_PRODUCTS[kind], _THIN, _TENSORS[kind], _DOCUMENTS[kind], _LOGITS[kind])
+    each = seconds / (sum(map(len, many)) + 6)
 
     def timed(work: Callable[[], Any]) -> float:
         return _seconds(work, device, each)
@@ -49,16 +56,11 @@ def measure_rates(device: Any, seconds: float, tell: Callable[..., None]) -> Non
         number = min(_MOST_OPERANDS, max(2, _HELD[kind] // (2 * size * size * dtype.itemsize)))
         taken = timed(_products_of(size, number, device, dtype)) / number
         products.append((float(size), 2 * size**3 / taken))
-    tell(products=products)
-    start = timed(lambda: _tiny(device)) / (_TINY_OPERATIONS * (1 + _BACKWARD_KERNELS))
+    tell(products=products, thin=[(float(size), _thin_rate(size, device, dtype, timed)) for size in _THIN])
     tell(kernel_seconds=timed(layers_of_nothing(device)) / (LAYERS * LAYER_KERNELS * (1 + _BACKWARD_KERNELS)))
-    small = []
-    for num_bytes in _TENSORS[kind]:
-        number = max(2, _HELD[kind] // num_bytes)
-        taken = timed(_pass_over(num_bytes // dtype.itemsize, number, device, dtype)) / number
-        # The operation's own start is counted elsewhere; what is left of a small one is little.
-        small.append((float(num_bytes), 3 * num_bytes / max(taken - start, taken / 2)))
-    tell(small=small)
+    tell(small=_small_on_cpu(device, timed) if kind == "cpu" else _small(device, dtype, timed))
+    if kind == "cpu":
+        tell(fresh_seconds=_fresh_seconds(timed))
     call = _call_seconds(device, dtype, timed)
     tell(call_seconds=call, attention=_attention(device, dtype, call, timed))
     tell(logits=_logits(device, timed), optimizer=_optimizer(device, timed))
@@ -124,19 +126,19 @@ def _row_of_documents(device: Any, dtype: Any, heads: int, numbers: int, length:
     q, k, v = (
         torch.randn(1, heads, row, numbers, device=device, dtype=dtype, requires_grad=True) for _ in ("q", "k", "v")
     )
-    ahead = torch.ones(1, heads, row, numbers, device=device, dtype=dtype)
+    ahead = torch.ones(1, row, heads, numbers, device=device, dtype=dtype)
 
     def one_by_one() -> None:
         parts = zip(*(tensor.split(length, dim=2) for tensor in (q, k, v)), strict=True)
         outputs = [scaled_dot_product_attention(a, b, c, is_causal=True) for a, b, c in parts]
-        torch.cat(outputs, dim=2).backward(ahead)
+        torch.cat(outputs, dim=2).transpose(1, 2).contiguous().backward(ahead)
 
     def together() -> None:
         a, b, c = (
             tensor.view(heads, row // length, length, numbers).transpose(0, 1).contiguous() for tensor in (q, k, v)
         )
         outputs = scaled_dot_product_attention(a, b, c, is_causal=True)
-        outputs.transpose(0, 1).reshape(ahead.shape).backward(ahead)
+        outputs.permute(0, 2, 1, 3).reshape(ahead.shape).backward(ahead)
 
     return one_by_one if device.type == "cpu" else together
 
@@ -152,6 +154,64 @@ def _products_of(size: int, number: int, device: Any, dtype: Any) -> Callable[[]
             a @ b
 
     return work
+
+
+def _thin_rate(size: int, device: Any, dtype: Any, timed: Callable[[Callable[[], Any]], float]) -> float:
+    """Operations a second of products with one thin side, as an adapter's: of [tokens, columns] and [columns, size],
+    and of the two that make the gradients of both, for every side is thin once."""
+    import torch
+
+    tokens, columns = _THICK[device.type]
+    number = max(2, _HELD[device.type] // (4 * dtype.itemsize * tokens * columns))
+    wide = [torch.randn(tokens, columns, device=device, dtype=dtype) for _ in range(number)]
+    narrow = torch.randn(columns, size, device=device, dtype=dtype)
+    ahead = torch.randn(tokens, size, device=device, dtype=dtype)
+
+    def work() -> None:
+        for one in wide:
+            one @ narrow
+            ahead @ narrow.T
+            one.T @ ahead
+
+    return number * 3 * 2 * tokens * columns * size / timed(work)
+
+
+def _small_on_cpu(device: Any, timed: Callable[[Callable[[], Any]], float]) -> list[tuple[float, float]]:
+    """Bytes a second that a layer's small operations read and write, by the bytes of their tensors: an exponential or
+    a rotation takes a core longer than a product of the same bytes. Their start is counted elsewhere."""
+    few = 2
+    start = timed(small_operations(_LEAST_TENSOR // 4, few, device)) / few
+    rates = []
+    for num_bytes in _TENSORS["cpu"]:
+        layers = max(1, min(8, _HELD["cpu"] // (12 * num_bytes)))  # of 12 such each layer's graph keeps
+        taken = timed(small_operations(num_bytes // 4, layers, device)) / layers
+        rates.append((float(num_bytes), SMALL_BYTES * (num_bytes // 4) / max(taken - start, taken / 2)))
+    return rates
+
+
+def _small(device: Any, dtype: Any, timed: Callable[[Callable[[], Any]], float]) -> list[tuple[float, float]]:
+    """The same on a GPU, where all such wait for memory alone."""
+    start = timed(lambda: _tiny(device)) / (_TINY_OPERATIONS * (1 + _BACKWARD_KERNELS))
+    rates = []
+    for num_bytes in _TENSORS[device.type]:
+        number = max(2, _HELD[device.type] // num_bytes)
+        taken = timed(_pass_over(num_bytes // dtype.itemsize, number, device, dtype)) / number
+        # The operation's own start is counted elsewhere; what is left of a small one is little.
+        rates.append((float(num_bytes), 3 * num_bytes / max(taken - start, taken / 2)))
+    return rates
+
+
+def _fresh_seconds(timed: Callable[[Callable[[], Any]], float]) -> float:
+    """What a byte costs that the system gives for a first writing and takes back, beside the writing."""
+    import torch
+
+    kept = torch.empty(_FRESH, dtype=torch.uint8)
+
+    def work() -> None:
+        with mmap.mmap(-1, _FRESH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as given:
+            torch.frombuffer(given, dtype=torch.uint8).zero_()
+
+    return max(timed(work) - timed(kept.zero_), 0.0) / _FRESH
 
 
 def _pass_over(size: int, number: int, device: Any, dtype: Any) -> Callable[[], None]:
