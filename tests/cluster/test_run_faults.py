@@ -92,7 +92,15 @@ DEATHS = (
         "unequal-collectives",
         evidence="rank 1 (node 1) was at {script}:",
     ),
-    Fault("other shape", (ABORTED, "rank 1 (node 1) was at {script}:"), "unequal-collectives", rank=None, node=None),
+    Fault(
+        "other shape",
+        (
+            f"{DIFFERS}rank 1 (node 1) entered all_reduce of 9 float, where all_reduce of scalar float had come",
+            ABORTED,
+        ),
+        "unequal-collectives",
+        evidence="rank 1 (node 1) was at {script}:",
+    ),
 )
 HANGS = (
     Fault("stopped", (f"{RANK_1} is stopped by a signal (state T)",), causes.RANK_STOPPED, inject=stop),

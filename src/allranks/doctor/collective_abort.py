@@ -8,10 +8,11 @@ has done a step more than the others has left out a collective of that step: all
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from allranks.doctor import causes
+from allranks.doctor.last_entered import LastEntered, who_differs
 from allranks.findings import Finding, Who
 from allranks.listing import few, printable
 from allranks.observe.events import ErrorEvent, Event, StepEvent
@@ -55,9 +56,12 @@ def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
     )
 
 
-def with_other_places(finding: Finding, events: Iterable[Event], by: str = "") -> Finding:
+def with_other_places(
+    finding: Finding, events: Iterable[Event], by: str = "", entered: Callable[[], Mapping[int, LastEntered]] = dict
+) -> Finding:
     """`finding`, and where it is of such an abort, which rank differs, as far as that is known, and at which place the
-    ranks were that lost the aborted one. `by`: how it is known which steps they have done."""
+    ranks were that lost the aborted one. `by`: how it is known which steps they have done; `entered`: what those ranks
+    had entered last."""
     if finding.code != causes.RANK_ABORTED or SAID not in finding.what:
         return finding
     events = list(events)
@@ -76,7 +80,11 @@ def with_other_places(finding: Finding, events: Iterable[Event], by: str = "") -
     told = [few(new, _NAMED, between="; ")] if new else []
     told += [_REMEDY] if _REMEDY not in finding.remedy else []
     finding = replace(finding, remedy="\n".join(filter(None, [*told, finding.remedy])))
-    return _blaming(finding, lost, places, events, by)
+    blaming = _blaming(finding, lost, places, events, by)
+    if blaming is finding and DIFFERS not in finding.what and finding.who.rank is not None:
+        odd, why = who_differs(entered(), finding.who.rank, set(lost))
+        return _with(finding, odd, why, lost) if odd else finding
+    return blaming
 
 
 def _blaming(

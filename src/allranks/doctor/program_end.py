@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 
 from allranks.doctor import causes
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
 from allranks.doctor.first_failure import goes_before
+from allranks.doctor.last_entered import last_entered
 from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.left_early import left_early
 from allranks.doctor.log_tail import TRACEBACK, last_lines, read_from
@@ -47,7 +49,7 @@ def program_end(started: Started, ended: Ended) -> Verdict:
         if own is None and ended.lost.code == causes.PEER_GONE:
             own = left_early(started, ended)
         if own is None or not goes_before(own, ended.lost):
-            lost = with_other_places(ended.lost, told_in_logs(started), by=_BY)
+            lost = with_other_places(ended.lost, told_in_logs(started), by=_BY, entered=partial(last_entered, started))
             return cut_off(FAILED, lost, left, shown=_shown(lost, started))
     if ended.killed and ended.lost is None:
         late = not_stopped_in_time(started.node)
@@ -118,7 +120,7 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
     # The other nodes' terminals are to say it, too.
     known = known_by_rules(finding, started, said=what)
     finding = replace(finding, remedy="\n".join(filter(None, [silent, *known, finding.remedy])))
-    return with_other_places(finding, told_in_logs(started), by=_BY)
+    return with_other_places(finding, told_in_logs(started), by=_BY, entered=partial(last_entered, started))
 
 
 def _first_failure(tail: str) -> tuple[int | None, int | None]:

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 
@@ -257,3 +258,29 @@ def test_a_loss_that_is_no_number_at_the_end_is_warned_of(node, rank, then, is_s
     assert (found.exit_code, found.reason) == (0, None)
     said = f"warning: the loss that rank {rank} prints is not finite: step 5 loss nan\n"
     assert found.message.startswith(said) if is_spoilt else found.message == ""
+
+
+SCALAR, NINE = "all_reduce of scalar float", "all_reduce of 9 float"
+
+
+@pytest.mark.parametrize(
+    ("entered", "said", "rank"),
+    [
+        ((NINE, 0, SCALAR, 3), f"rank 1 (node 0) entered {NINE}, where {SCALAR} had come 3 times before; rank 0", 1),
+        ((SCALAR, 3, SCALAR, 3), f"rank 0 (node 0) did not enter {SCALAR}, which had come there 3 times before; ", 0),
+        ((NINE, 0, SCALAR, 1), None, 0),  # once is no habit
+        ((NINE, "x", [], 3), None, 0),
+    ],
+)
+def test_of_ranks_at_one_place_it_is_told_who_entered_what_it_never_did(node, entered, said, rank):
+    node.agent_log(0).with_name("launch.json").write_text("{}")
+    node.log(0, 0).write_text(ABORTED)
+    lost = TRACEBACK.format(12, "loss.backward()", LOST)
+    node.log(0, 1).write_text("of the start before\n" + lost)
+    told = dict(zip(("entered", "times", "usual", "usual_times"), entered, strict=True))
+    node.log(0, 1).with_name("rank-00001.entered.json").write_text(json.dumps(told))
+    ended = TORCHRUN.replace("Root Cause", "").replace("rank      : 0", "Root Cause rank      : 0").format(-6)
+    found = outcome(node, ended.replace("exitcode  : 1 ", "exitcode  : -6 "), 1)
+    head = found.message.splitlines()[0]
+    assert head.startswith(f"error: ranks do not enter the same collectives: {said}" if said else "error: rank 0 (node")
+    assert found.reason.who.rank == rank

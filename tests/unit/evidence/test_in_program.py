@@ -17,7 +17,7 @@ from tests.unit.evidence.hanging_ranks import DEADLINE_SECONDS
 
 RUN = f"program-of-{os.getpid()}"
 # No file of a user's has a name of these.
-BUILT_IN = {"allranks_answers", "faulthandler", "fcntl", "__future__", "encodings.utf_16_be"}
+BUILT_IN = {"allranks_answers", "atexit", "faulthandler", "fcntl", "__future__", "encodings.utf_16_be"}
 # What a program can see of what came before it.
 LOOKS = """
 import os, sys

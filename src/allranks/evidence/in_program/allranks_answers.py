@@ -10,6 +10,7 @@ user's.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import fcntl
 import os
@@ -26,6 +27,8 @@ VERSION = 1
 # A real-time signal, SIGRTMAX - 3: programs and runtimes have uses of their own for SIGUSR1 and SIGUSR2 (Slurm's
 # requeueing, Java), glibc and Mono for the lowest of these, and Valgrind for the highest.
 STACKS_SIGNAL = 61
+LAST_ENTERED = "entered.json"
+"""After a rank's number, beside its log: see doctor/last_entered.py."""
 
 _C10D = "torch.distributed.distributed_c10d"
 _installed: list[object] = []  # kept open, and alive, until the process ends
@@ -68,6 +71,8 @@ def answer(rank: int, output_dir: str) -> bool:
     else:
         sys.meta_path.insert(0, begins)
     _installed.extend((description, stacks, recorder, asking, ask))
+    if folder := os.environ.get("ALLRANKS_LOG_DIR"):  # of the node's logs
+        atexit.register(_keep_last_entered, f"{folder}/rank-{rank:05d}.{LAST_ENTERED}")
     return True
 
 
@@ -90,6 +95,52 @@ def recorded() -> dict[str, Any]:
     if distributed is not None:
         dumps["groups"] = _groups(distributed)
     return dumps
+
+
+def _keep_last_entered(path: str) -> None:
+    """At the end of a program that an error of a collective ended, write down which one it had entered last.
+
+    gloo ends the rank that is sent more than it asked for, which says nothing any more; those that lose it can.
+    """
+    if not isinstance(getattr(sys, "last_value", None), RuntimeError):  # set for what nobody has caught
+        return
+    import contextlib
+    import json
+
+    with contextlib.suppress(Exception):  # nothing of ours may show in how the program ends
+        if told := last_entered(recorded()["recorders"]):
+            with open(path, "w") as file:  # noqa: PTH123
+                json.dump(told, file)
+
+
+def last_entered(recorders: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The collective that was entered last, how often it had followed on the one before it until then, and what most
+    often did; None where none was. Ranks repeat what they do from step to step."""
+    entries = [one for dump in recorders for one in dump.get("entries", []) if not one.get("is_p2p")]
+    if not entries:
+        return None
+    entries.sort(key=lambda one: one["time_created_ns"])
+    group = entries[-1]["process_group"]
+    told = [_entered(one) for one in entries if one["process_group"] == group]
+    *earlier, before, last = [None, *told]
+    followed: dict[str, int] = {}
+    for one, after in zip(earlier, told):
+        if one == before:
+            followed[after] = followed.get(after, 0) + 1
+    usual = max(followed, key=lambda name: followed[name], default="")
+    return {
+        "entered": last,
+        "times": followed.get(last or "", 0),
+        "usual": usual,
+        "usual_times": followed.get(usual, 0),
+    }
+
+
+def _entered(one: dict[str, Any]) -> str:
+    name = str(one.get("profiling_name", "")).partition(":")[2] or str(one.get("profiling_name", ""))
+    shapes = " ".join("x".join(map(str, size)) or "scalar" for size in one.get("input_sizes", [])[:3])
+    dtypes = one.get("input_dtypes") or [""]
+    return f"{name} of {shapes} {str(dtypes[0]).lower()}".strip()
 
 
 def _groups(distributed: Any) -> dict[str, Any]:
