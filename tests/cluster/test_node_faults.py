@@ -91,6 +91,8 @@ def test_a_disk_of_one_node_that_is_full_at_a_checkpoint(
     record(record_property, terminals, said, told, fault="disk full at a checkpoint", injected=last_step)
     for output in outputs:
         assert said in output, output
+    there = ask_doctor(lab.node(1), OWN)  # whose own record has no word of it
+    assert (there["cause"], there["node"]) == (causes.DISK, "node1"), there
     why = "rank 1: step 60 is not saved: the disk is full (No space left on device)"
     assert why in outputs[0] and "step 30 is saved" in outputs[0], outputs[0]
     assert (told["cause"], told["rank"], told["node"]) == (causes.DISK, None, "node1"), told

@@ -20,6 +20,7 @@ from allranks.doctor.diagnosis import EXCEPTION, HOPELESS, LIKELY, SURE, Diagnos
 from allranks.doctor.ended_well import ended_well
 from allranks.doctor.failures import failures_of, restart_of, told_of_before
 from allranks.doctor.first_failure import first_failure
+from allranks.doctor.full_disk import with_full_disk
 from allranks.doctor.preempted import preempted
 from allranks.doctor.ranks import first_of_ranks
 from allranks.doctor.read_logs import diagnosis_of_text, our_index, read_log
@@ -69,6 +70,7 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         reads = [*_logs(run), *_events(run)]
         told = diagnose(reads)
         joined = _joined(own, told) if own is not None else ended_well(told, _json(run.live).get("ended"), reads)
+        joined = with_full_disk(joined, path) if path.is_dir() else joined
         joined = _seen_before(run, joined)
         notes = [*joined.notes, *_said_before(run, joined), *_kernels(run)]
         if not has_a_record(run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from dataclasses import replace
@@ -14,6 +13,7 @@ from allranks.doctor.absent import with_absent
 from allranks.doctor.attempt import Ended, Started
 from allranks.doctor.collective_abort import with_other_places
 from allranks.doctor.first_failure import first_failure, goes_before
+from allranks.doctor.full_disk import is_full
 from allranks.doctor.launcher import launcher_killed
 from allranks.doctor.log_tail import last_lines, read_from
 from allranks.doctor.memory_remedies import with_account
@@ -34,7 +34,6 @@ from allranks.observe.events import CheckpointEvent, ErrorEvent, Event, ExitEven
 
 _LAST_EVENTS_BYTES = 2**20  # errors and exits are the last events of a rank; a traceback has some kilobytes
 
-_LEAST_ROOM_BYTES = 2**16  # an event with its traceback
 
 # Of a rank that ended before it could tell of itself: no second start mends what is installed.
 _IMPORT_FAILED = re.compile(r"(?:^|\()(?:ModuleNotFoundError|ImportError|SyntaxError): ", re.MULTILINE)
@@ -196,16 +195,10 @@ def _record_gone(started: Started) -> Finding:
 
 def _full_disk(started: Started) -> Finding | None:
     """That the ranks could not write what they failed of; None where there is room."""
-    try:
-        disk = os.statvfs(started.run.path)
-    except OSError:
-        return None
-    free = disk.f_bavail * disk.f_frsize
-    if free >= _LEAST_ROOM_BYTES and (disk.f_favail or not disk.f_files):
+    if not (full := is_full(started.run.path)):
         return None
     what = (
-        f"the ranks of node {started.node} ended without a word, and the disk of {started.run.path} is full ({free} "
-        f"bytes and {disk.f_favail} files are free there): they could not write what they failed of"
+        f"the ranks of node {started.node} ended without a word, and {full}: they could not write what they failed of"
     )
     remedy = "free some room there, or set output_dir to another disk, on that node"
     return Finding(causes.DISK, what, who=Who(started.node), remedy=remedy, known_at=started.node)

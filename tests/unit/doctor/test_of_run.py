@@ -1,7 +1,9 @@
 """A run of ours: what its launcher found, its events, logs and checks become one answer."""
 
 import json
+import os
 import signal
+import socket
 import tarfile
 from dataclasses import replace
 
@@ -289,3 +291,16 @@ def test_that_the_launcher_ends_ranks_tells_nothing_of_a_hang(made):
     hang = Finding(causes.HANG, "rank 1 (node 0) never entered all_reduce", who=Who(0, 1))
     told = diagnosis_of_run(made({0: "slurmstepd: error: *** STEP 4.0 ON a CANCELLED AT 2026-01-01 ***\n"}, hang))
     assert (told.cause, told.look_at, told.not_proven) == (causes.HANG, "", "")
+
+
+@pytest.mark.parametrize(("blocks", "files", "is_full"), [(0, 9, True), (10**6, 0, True), (10**6, 9, False)])
+def test_where_the_disk_of_a_run_is_full_that_is_told_if_nothing_else_is_known(
+    made, monkeypatch, blocks, files, is_full
+):
+    path = made({0: "step 7 loss 2.1\n"})
+    disk = os.statvfs_result((4096, 4096, 10**9, blocks, blocks, 100, files, files, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    told = diagnosis_of_run(path)
+    assert (told.cause, told.certainty) == ((causes.DISK, "likely") if is_full else (None, "unknown"))
+    assert told.node == (socket.gethostname() if is_full else None)
+    assert diagnosis_of_run(made({0: "step 7 loss 2.1\n"}, bare())).cause == causes.RANK_EXIT
