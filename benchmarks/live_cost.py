@@ -1,20 +1,21 @@
-"""Runs whose ranks are watched in every second slot of the clock, for benchmarks.live."""
+"""A run whose ranks are watched more in some slots of the clock than in others, and what that costs: see
+benchmarks.live."""
 
+import contextlib
 import json
+import math
 import os
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.contestants.allranks_without import SLOT_SECONDS, is_watched
+from benchmarks.live_doses import DOSES, SLOT_SECONDS, dose_of
 from benchmarks.measure import allranks_config
 from benchmarks.workload import Workload
 
@@ -35,52 +36,72 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A slot in which ranks were watched, and its neighbours in which they were not; `cpu` is the launcher's share."""
+class Slot:
+    """Of the clock; `speed` in tokens a second over the steps that lie wholly in it, `cpu` of the launcher in cores."""
 
+    dose: int
     steps: int
-    watched: float  # tokens a second
-    unwatched: float
-    watched_cpu: float
-    unwatched_cpu: float
+    speed: float
+    cpu: float
+
+
+Block = tuple[Slot, ...]
+"""Slots that follow each other, one of each dose."""
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of all turns: the median ratio of the speeds, and where 95 % of such medians lie."""
+class Estimate:
+    """A value, and where 95 % of such values lie when blocks are drawn from these again and again."""
 
-    turns: int
-    ratio: float
+    value: float
     low: float
     high: float
-    watched_cpu: float
-    unwatched_cpu: float
 
-    def cells(self) -> list[str]:
-        cpus = (f"{100 * self.watched_cpu:.2f} %", f"{100 * self.unwatched_cpu:.2f} %")
-        return [str(self.turns), f"{self.ratio:.4f}", f"{self.low:.4f} to {self.high:.4f}", *cpus]
-
-    def line(self) -> str:
-        turns, ratio, interval, watched, unwatched = self.cells()
-        return f"{ratio} of the speed ({interval}, {turns} slots); launcher {watched} of a core, {unwatched} unwatched"
+    def text(self, times: float = 1.0, form: str = ".2f") -> str:
+        return f"{times * self.value:{form}} ({times * self.low:{form}} to {times * self.high:{form}})"
 
 
-def cost_of(turns: Sequence[Turn]) -> Cost:
-    """The interval is that of medians of as many turns drawn from these again and again."""
-    ratios = [turn.watched / turn.unwatched for turn in turns]
+def estimate(blocks: Sequence[Block], of: Callable[[Block], float]) -> Estimate:
+    """The median of what `of` says of each block: a burst of other work in one does not decide it."""
+    values = [of(block) for block in blocks]
     drawn = random.Random(_SEED)
-    medians = sorted(statistics.median(drawn.choices(ratios, k=len(ratios))) for _ in range(_DRAWS))
-    low, high = medians[_DRAWS * 25 // 1000], medians[_DRAWS * 975 // 1000]
-    cpu = (statistics.mean(turn.watched_cpu for turn in turns), statistics.mean(turn.unwatched_cpu for turn in turns))
-    return Cost(len(turns), statistics.median(ratios), low, high, *cpu)
+    medians = sorted(statistics.median(drawn.choices(values, k=len(values))) for _ in range(_DRAWS))
+    return Estimate(statistics.median(values), medians[_DRAWS * 25 // 1000], medians[_DRAWS * 975 // 1000])
 
 
-def measure_turns(workload: Workload, directory: Path, scratch: Path, seconds: float, slot: float) -> list[Turn]:
-    """Train for `seconds` on two ranks, and compare the slots."""
+def lost_speed(block: Block) -> float:
+    """The part of the tokens/s that one look a second costs, by the slope of their logarithm over the doses."""
+    return -_slope(block, lambda slot: math.log(slot.speed))
+
+
+def used_cpu(block: Block) -> float:
+    """Cores that the launcher takes for one look a second."""
+    return _slope(block, lambda slot: slot.cpu)
+
+
+def speed_at(dose: int) -> Callable[[Block], float]:
+    """The speed at a dose, over that without watching in the same block."""
+    return lambda block: _at(block, dose).speed / _at(block, 0).speed
+
+
+def cpu_at(dose: int) -> Callable[[Block], float]:
+    return lambda block: _at(block, dose).cpu
+
+
+def _at(block: Block, dose: int) -> Slot:
+    return next(slot for slot in block if slot.dose == dose)
+
+
+def _slope(block: Block, value: Callable[[Slot], float]) -> float:
+    return statistics.linear_regression([slot.dose for slot in block], [value(slot) for slot in block]).slope
+
+
+def measure_blocks(workload: Workload, directory: Path, scratch: Path, seconds: float, slot: float) -> list[Block]:
+    """Train for `seconds` on two ranks."""
     scratch.mkdir(parents=True)
     config = scratch / "config.yaml"
     config.write_text(json.dumps(run_config(workload, directory, scratch) | {"max_steps": 100_000}, indent=1))
-    program = ["benchmarks.contestants.allranks_without", "live-by-turns", "train", str(config)]
+    program = ["benchmarks.contestants.allranks_without", "live-by-doses", "train", str(config)]
     env = {**os.environ, SLOT_SECONDS: str(slot)}
     with (scratch / "output.log").open("wb") as log:
         launcher = subprocess.Popen(
@@ -88,11 +109,11 @@ def measure_turns(workload: Workload, directory: Path, scratch: Path, seconds: f
         )
         try:
             _until_it_trains(scratch, launcher)
-            cpu = _cpu_by_slot(psutil.Process(launcher.pid), seconds, slot)
+            cpu = _cpu_by_slot(launcher.pid, seconds, slot)
         finally:
             launcher.terminate()
             launcher.wait()
-    return _turns(steps_of(scratch / "run"), cpu, slot)
+    return blocks_of(steps_of(scratch / "run"), cpu, slot)
 
 
 def run_config(workload: Workload, directory: Path, scratch: Path) -> dict[str, Any]:
@@ -109,19 +130,28 @@ def _until_it_trains(scratch: Path, launcher: subprocess.Popen) -> None:
     time.sleep(_WARM_UP_SECONDS)
 
 
-def _cpu_by_slot(launcher: psutil.Process, seconds: float, slot: float) -> dict[int, float]:
+def _cpu_by_slot(launcher: int, seconds: float, slot: float) -> dict[int, float]:
     """The part of a core that the launcher took in each whole slot, by the slot's number."""
     found: dict[int, float] = {}
     last = int(time.time() / slot) + 1
     end = time.time() + seconds
     time.sleep(max(0.0, last * slot - time.time()))
-    before = sum(launcher.cpu_times()[:2])
+    before = _cpu_seconds(launcher)
     while time.time() < end:
         time.sleep(max(0.0, (last + 1) * slot - time.time()))
-        now = sum(launcher.cpu_times()[:2])
+        now = _cpu_seconds(launcher)
         found[last] = (now - before) / slot
         last, before = last + 1, now
     return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of its threads so far, in the scheduler's nanoseconds: stat(5) counts ticks of ten milliseconds."""
+    found = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += int((task / "schedstat").read_text().split()[0])
+    return found / 1e9
 
 
 def steps_of(run: Path) -> list[Step]:
@@ -136,20 +166,23 @@ def steps_of(run: Path) -> list[Step]:
     return [Step(one.step, one.t - one.seconds, one.t, one.tokens, one.loss) for one in events]
 
 
-def _turns(steps: Sequence[Step], cpu: dict[int, float], slot: float) -> list[Turn]:
-    """Each watched slot against the mean of those before and after it: a trend of the machine favours neither."""
+def blocks_of(steps: Iterable[Step], cpu: dict[int, float], slot: float) -> list[Block]:
+    """The blocks of which all slots are known; `cpu`: the launcher's cores, by the slot's number."""
     by_slot: dict[int, list[Step]] = {}
     for step in steps:
         if int(step.begin / slot) == int(step.end / slot):
             by_slot.setdefault(int(step.end / slot), []).append(step)
-    speeds = {
-        number: sum(step.tokens for step in of) / sum(step.end - step.begin for step in of)
+    known = {
+        number: Slot(
+            dose_of(number),
+            len(of),
+            sum(step.tokens for step in of) / sum(step.end - step.begin for step in of),
+            cpu[number],
+        )
         for number, of in by_slot.items()
+        if number in cpu
     }
-    turns = []
-    for number in sorted(speeds):
-        around = [number - 1, number + 1]
-        if is_watched((number + 0.5) * slot, slot) and all(one in cpu and one in speeds for one in (number, *around)):
-            speed, share = (statistics.mean(of[one] for one in around) for of in (speeds, cpu))
-            turns.append(Turn(len(by_slot[number]), speeds[number], speed, cpu[number], share))
-    return turns
+    size = len(DOSES)
+    firsts = sorted({number - number % size for number in known})
+    blocks = [tuple(known[first + place] for place in range(size) if first + place in known) for first in firsts]
+    return [block for block in blocks if len(block) == size]

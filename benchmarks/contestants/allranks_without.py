@@ -54,26 +54,11 @@ def without_set_collections() -> None:
     Garbage.after_step = lambda self, step: 0.0
 
 
-def without_live_by_turns() -> None:
-    """Nobody watches the ranks in every second slot of so many seconds of the clock: see benchmarks.live."""
-    from allranks.launch.node import live, live_evidence, live_stacks
+def without_live_by_doses() -> None:
+    """The ranks are watched not at all in some slots of the clock, and as usual or more in others."""
+    from benchmarks.live_doses import watch_by_doses
 
-    slot_seconds = float(os.environ[SLOT_SECONDS])
-
-    def in_turns(work, otherwise=None):
-        def when_it_is_on(*args, **kwargs):
-            return work(*args, **kwargs) if is_watched(time.time(), slot_seconds) else otherwise
-
-        when_it_is_on.__name__ = getattr(work, "__name__", "work")
-        return when_it_is_on
-
-    class InTurns(live._EachSecond):
-        def __init__(self, work, fault):
-            super().__init__(in_turns(work), fault)
-
-    live._EachSecond = InTurns
-    live_stacks.RequestFolder.take = in_turns(live_stacks.RequestFolder.take, [])
-    live_evidence._LOOK_SECONDS = slot_seconds  # nobody asks
+    watch_by_doses()
 
 
 def without_live_after_a_while() -> None:
@@ -102,12 +87,6 @@ def without_live_after_a_while() -> None:
     live.LiveNode.__enter__ = entered
 
 
-def is_watched(t: float, slot_seconds: float) -> bool:
-    """Whether `t`, in unix seconds, is in one of the slots in which the ranks are watched."""
-    return int(t / slot_seconds) % 2 == 0
-
-
-SLOT_SECONDS = "BENCHMARK_SLOT_SECONDS"
 KILL_AFTER_SECONDS = "BENCHMARK_KILL_AFTER_SECONDS"
 
 PARTS = {
@@ -115,7 +94,7 @@ PARTS = {
     "torch-loss": without_torch_loss,
     "prefetch": without_prefetch,
     "set-collections": without_set_collections,
-    "live-by-turns": without_live_by_turns,
+    "live-by-doses": without_live_by_doses,
     "live-after-a-while": without_live_after_a_while,
 }
 

@@ -29,10 +29,11 @@ class RankProgress:
         self._seconds: deque[float] = deque(maxlen=_MEDIAN_STEPS)
         self._work: deque[float] = deque(maxlen=_WORK_STEPS)
         self._state = RankState(rank=rank)
+        self._last: StepEvent | None = None  # the newest step, if `_state` does not have it yet
 
     @property
     def state(self) -> RankState:
-        state = self._state
+        state = self._caught_up()
         all_done = state.step is not None and state.num_steps is not None and state.step >= state.num_steps
         if state.phase == TRAIN and all_done:
             return replace(state, phase=CHECKPOINT)  # it waits for the last save to be committed
@@ -42,22 +43,22 @@ class RankProgress:
         """Take in what the rank wrote since the last call."""
         for event in events:
             self.newest = event.t
-            if isinstance(event, PhaseEvent):
-                self._enter(event)
-            elif isinstance(event, StepEvent):
+            if isinstance(event, StepEvent):
                 self._step(event)
+            elif isinstance(event, PhaseEvent):
+                self._enter(event)
             elif isinstance(event, ExitEvent):
-                self._state = replace(self._state, exit_code=event.code)
+                self._state = replace(self._caught_up(), exit_code=event.code)
             elif (isinstance(event, CheckpointEvent) and event.state == "started" and self._is_in(CHECKPOINT)) or (
                 isinstance(event, EvalEvent) and self._is_in(EVALUATION)
             ):
-                self._state = replace(self._state, phase=TRAIN, since=event.t)  # it goes on
+                self._state = replace(self._caught_up(), phase=TRAIN, since=event.t)  # it goes on
 
     def _is_in(self, phase: str) -> bool:
-        return self._state.phase == phase
+        return self._caught_up().phase == phase
 
     def _enter(self, event: PhaseEvent) -> None:
-        state = self._state
+        state = self._caught_up()
         if event.pid is not None and event.pid != state.pid:  # the first of this process: of a restart, too
             state = RankState(rank=state.rank, pid=event.pid, attempt=(state.attempt or self._num_restarts) + 1)
             self._recent.clear()
@@ -71,11 +72,19 @@ class RankProgress:
     def _step(self, event: StepEvent) -> None:
         self._recent.append((event.tokens, event.seconds))
         self._seconds.append(event.seconds)
+        if event.compute_seconds is not None:
+            self._work.append(event.compute_seconds)
+        self._last = event
+
+    def _caught_up(self) -> RankState:
+        """The state with the newest step in it: of many steps a second only the last is looked at."""
+        event, self._last = self._last, None
+        if event is None:
+            return self._state
         tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
         speed = tokens / seconds if seconds > 0 else None
         work = event.compute_seconds
-        if work is not None:
-            self._work.append(work)
+        is_work_known = len(self._work) >= _FEWEST_WORK_STEPS
         self._state = replace(
             self._state,
             phase=TRAIN,
@@ -89,9 +98,8 @@ class RankProgress:
             data_seconds=event.data_seconds,
             compute_seconds=work,
             wait_seconds=None if work is None else max(0.0, event.seconds - work),
-            median_compute_seconds=statistics.median(self._work) if len(self._work) >= _FEWEST_WORK_STEPS else None,
-            low_compute_seconds=sorted(self._work)[len(self._work) // 5]
-            if len(self._work) >= _FEWEST_WORK_STEPS
-            else None,
+            median_compute_seconds=statistics.median(self._work) if is_work_known else None,
+            low_compute_seconds=sorted(self._work)[len(self._work) // 5] if is_work_known else None,
             memory_bytes=event.memory_bytes or None,
         )
+        return self._state

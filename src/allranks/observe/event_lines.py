@@ -45,10 +45,15 @@ def _types(kind: str) -> dict[str, Any]:
 
 def _converted(value: Any, wanted: Any) -> tuple[bool, Any]:
     """Whether JSON's `value` is one of type `wanted`, and it as such."""
-    origin = get_origin(wanted)
-    if origin is UnionType:
-        tried = (_converted(value, one) for one in get_args(wanted))
-        return next((one for one in tried if one[0]), (False, None))
+    # Nearly all are plain, and a node reads those of all its steps while they are made.
+    if type(value) is wanted:
+        return True, value
+    if isinstance(wanted, UnionType):
+        for one in wanted.__args__:
+            if (tried := _converted(value, one))[0]:
+                return tried
+        return False, None
+    origin = None if isinstance(wanted, type) else get_origin(wanted)
     if origin is tuple:
         items = [_converted(item, get_args(wanted)[0]) for item in value] if isinstance(value, list) else [(False, 0)]
         return all(fits for fits, _ in items), tuple(item for _, item in items)
