@@ -39,8 +39,9 @@ class TcpInfo:
     """In which something was under way, and the peer had room for it: a process that does not read is no slow link."""
 
 
-def connections_of(inodes: Collection[int]) -> dict[int, TcpInfo]:
-    """The established connections of these sockets, by inode. Raises OSError where the kernel does not tell."""
+def connections_of(inodes: Collection[int] | None) -> dict[int, TcpInfo]:
+    """The established connections of these sockets, or of all, by inode. Raises OSError where the kernel does not
+    tell."""
     found = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in _dump(family):
@@ -82,11 +83,11 @@ def _dump(family: int) -> Iterator[bytes]:
                 at += (length + 3) & ~3
 
 
-def _read(body: bytes, inodes: Collection[int]) -> tuple[int, TcpInfo] | None:
+def _read(body: bytes, inodes: Collection[int] | None) -> tuple[int, TcpInfo] | None:
     if len(body) < _ADDRESSES.size:
         return None
     source, destination, inode = _ADDRESSES.unpack_from(body)
-    if inode not in inodes:
+    if inodes is not None and inode not in inodes:
         return None
     at = _ADDRESSES.size
     while at + 4 <= len(body):
@@ -112,5 +113,10 @@ def _tcp_info(info: bytes, local: str, peer: str) -> TcpInfo | None:
 def _address(family: int, packed: bytes) -> str:
     if family == socket.AF_INET:
         return str(ipaddress.IPv4Address(packed[:4]))
-    address = ipaddress.IPv6Address(packed)
-    return str(address.ipv4_mapped or address)
+    return unmapped(str(ipaddress.IPv6Address(packed)))
+
+
+def unmapped(address: str) -> str:
+    """The IPv4 address where that is meant by one of IPv6, as in ::ffff:10.0.0.1. Raises ValueError for a name."""
+    known = ipaddress.ip_address(address.partition("%")[0])
+    return str((known.ipv4_mapped if isinstance(known, ipaddress.IPv6Address) else None) or known)

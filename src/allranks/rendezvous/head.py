@@ -27,7 +27,6 @@ from allranks.rendezvous.listen import listen
 from allranks.rendezvous.missing import missing, what_to_try
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import MOST_ROUNDS, Rendezvous, told_by
-from allranks.rendezvous.silence import gone
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
@@ -358,7 +357,7 @@ class Head(Rendezvous):
         peer.done = True
         peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
-            reason = f"{peer.node.name} was lost: {gone(how)}"
+            reason = f"{peer.node.name} was lost: {peer.silence.gone(how)}"
             self._stop_all(peer, node_lost(peer.node.id, peer.node.host, reason, self.own.id).to_message())
             return
         # It has only left the waiting room, and may come again.

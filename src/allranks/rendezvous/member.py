@@ -20,7 +20,7 @@ from allranks.rendezvous.newest import fits
 from allranks.rendezvous.not_there import NeverThere, why_not_there
 from allranks.rendezvous.participant import Agreement, Participant
 from allranks.rendezvous.rendezvous import ANSWER_SECONDS, MOST_ROUNDS, Rendezvous
-from allranks.rendezvous.silence import Silence, gone
+from allranks.rendezvous.silence import Silence
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
 
@@ -132,8 +132,9 @@ class Member(Rendezvous):
                 self._set(_trouble=str(error), _hopeless=since)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            silence = Silence(writer)
             try:
-                await self._stay(reader, writer)
+                await self._stay(reader, writer, silence)
                 return
             except WireError as error:
                 how = str(error)
@@ -141,7 +142,9 @@ class Member(Rendezvous):
                     if self._leaving is None and self._first is None:
                         host = self.nodes[0]
                         self._set(
-                            _first=node_lost(host.id, host.host, f"{host.name} was lost: {gone(how)}", self.own.id)
+                            _first=node_lost(
+                                host.id, host.host, f"{host.name} was lost: {silence.gone(how)}", self.own.id
+                            )
                         )
                     return
                 self._set(_trouble=how)
@@ -156,7 +159,7 @@ class Member(Rendezvous):
         except OSError as error:
             raise await why_not_there(error, self.terms, self.own.host, _CONNECT_SECONDS) from None
 
-    async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence: Silence) -> None:
         self._set(_trouble=foreign(self.terms))
         lines = wire.Lines(reader)
         try:
@@ -177,7 +180,7 @@ class Member(Rendezvous):
             return
         hearing = asyncio.ensure_future(self._hear_on(channel))
         # Apart from each other: what cannot be sent must not keep silence from being noticed, nor a fault of ours.
-        tasks = [hearing, asyncio.ensure_future(self._talk_on(channel)), asyncio.ensure_future(self._watch(writer))]
+        tasks = [hearing, asyncio.ensure_future(self._talk_on(channel)), asyncio.ensure_future(self._watch(silence))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if hearing not in done and not any(task.exception() for task in done):
@@ -260,9 +263,9 @@ class Member(Rendezvous):
             if is_last:
                 return
 
-    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+    async def _watch(self, silence: Silence) -> None:
         """Raises WireError when node 0 has fallen silent."""
-        clock, silence = wire.Clock(), Silence(writer)
+        clock = wire.Clock()
         while True:
             await asyncio.sleep(wire.PULSE_SECONDS)
             silence.look(time.monotonic() - self._heard)

@@ -1,6 +1,7 @@
 """A slow link, by the table alone: named with its nodes, told from slow ranks, and from healthy networks."""
 
 import random
+from dataclasses import replace
 
 from allranks.cluster.tcp_info import TcpInfo
 from allranks.live import LiveTable, NodeState, RankState
@@ -108,6 +109,52 @@ def test_lost_packets_are_told_as_such():
     run.settle(slow)
     run.lost[0] = 0.3
     assert "30 % of what is sent has to be sent again" in run.first_word(slow)
+
+
+def test_lost_packets_are_told_while_a_step_does_not_end():
+    run, slow = Run(3), SlowLinks()
+    run.settle(slow)
+    told, table = [], run.make_step()
+    for second in range(45):
+        again = second + 1
+        nodes = [
+            replace(
+                node,
+                t=table.t + second,
+                links=tuple(
+                    replace(
+                        link,
+                        num_segments=link.num_segments + 3 * again,
+                        num_retransmits=link.num_retransmits + (again if node.node == 1 else 0),
+                    )
+                    for link in node.links
+                ),
+            )
+            for node in table.nodes
+        ]
+        told += slow.read(replace(table, t=table.t + second, nodes=tuple(nodes)))
+    (finding,) = told
+    assert finding.what == (
+        "the link between node 1 (gpu1) and node 2 (gpu2) is slow: 33 % of what is sent has to be sent again; no step "
+        "was done in 10 s"
+    )
+
+
+def test_ranks_that_compute_for_longer_than_a_window_do_not_wait():
+    run, slow = Run(2, work=60.0), SlowLinks()
+    run.lost[0] = 0.3
+    run.settle(slow, 20)
+
+
+def test_a_few_packets_that_are_sent_again_are_chance():
+    run, slow = Run(2, work=0.01), SlowLinks()
+    for _ in range(300):
+        table = run.make_step()
+        nodes = []
+        for node in table.nodes:
+            links = [replace(one, num_segments=run.step, num_retransmits=run.step // 25) for one in node.links]
+            nodes.append(replace(node, links=tuple(links)))
+        assert slow.read(replace(table, nodes=tuple(nodes))) == []
 
 
 def test_two_nodes_whose_link_came_up_at_a_tenth_of_the_slowest_speed_there_is():

@@ -369,9 +369,8 @@ def test_what_is_heard_of_a_refused_node_by_another_way_ends_the_waiting() -> No
     nodes = Nodes()
     why = "node 2 (host2) refused to start: the name nodezero is not known on host2"
     heard: list[str] = []
-    nodes.start(node_of(0, 3), refused_elsewhere=lambda: heard[0] if heard else None)
-    nodes.start(node_of(1, 3))
-    nodes.start(node_of(2, 3), port=free_port(), refused_elsewhere=lambda: heard[0] if heard else None)
+    for rank, port in enumerate([nodes.terms["port"]] * 2 + [free_port()]):
+        nodes.start(node_of(rank, 3), port=port, refused_elsewhere=lambda: heard[0] if heard else None)
     heard.append(why)
     assert {str(error) for error in nodes.wait().values()} == {why}
     assert all(isinstance(error, RefusedError) for error in nodes.results.values())
