@@ -93,10 +93,10 @@ class Terminal:
         self.process.send_signal(number)
 
 
-def start_by_hand(training: Training, port: int, *more: object, **env: str) -> list[Terminal]:
-    """`allranks train` on nodes 0 and 1, started on each."""
-    words = (*TRAIN, "--nnodes", 2, "--master-addr", "node0", "--master-port", port, *more)
-    return [Terminal(training.start(rank, (*words, "--node-rank", rank), **env)) for rank in range(2)]
+def start_by_hand(training: Training, port: int, *more: object, num_nodes: int = 2, **env: str) -> list[Terminal]:
+    """`allranks train` on nodes 0 and 1, or more, started on each."""
+    words = (*TRAIN, "--nnodes", num_nodes, "--master-addr", "node0", "--master-port", port, *more)
+    return [Terminal(training.start(rank, (*words, "--node-rank", rank), **env)) for rank in range(num_nodes)]
 
 
 def record_failure(

@@ -123,9 +123,7 @@ def test_a_link_that_loses_three_packets_of_ten_is_named_and_not_a_rank_nor_a_ma
     for ten seconds sooner or later."""
     keys = {"max_steps": 100_000, "num_epochs": 100_000, "lr_scheduler": "constant", "save_strategy": "no"}
     training = make_training(lab, request.node.name, base_config, **keys, hang_timeout={"step": 600}, batch_size=12)
-    words = (sys.executable, "-m", "allranks", "train", "c.yaml", "--nnodes", 3, "--master-addr", "node0")
-    words += ("--master-port", 29545, "--node-timeout", patience, "--node-rank")
-    terminals = [Terminal(training.start(rank, (*words, rank))) for rank in range(3)]
+    terminals = start_by_hand(training, 29545, "--node-timeout", patience, num_nodes=3)
     training.wait_for_step(20, terminals[0])
     injected, before = time.time(), max(training.losses())
     lab.lose(1, 0.3)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import FrameType
+from typing import TextIO
 
 from allranks import interrupt
 from allranks.errors import UsageError
@@ -23,6 +24,7 @@ _EVERY_SECONDS = 1.0  # as often as node 0 writes
 # xterm's: another screen, whose leaving brings back what stood there; the cursor hidden; no line wraps.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
+_MOST_NOTES = 4
 _AROUND_ROWS = 12  # lines that may stand around those of the ranks
 
 _Wait = Callable[[], None]
@@ -72,6 +74,8 @@ def _in_lines(run: RunDir, seen: Look, wait: _Wait, as_json: bool) -> Look:
         if seen.table.ended is not None or out.gone:
             return seen
         wait()
+        if _is_unread(out.stream):
+            return seen
         seen = _again(run, seen)
 
 
@@ -80,7 +84,7 @@ def _again(run: RunDir, before: Look) -> Look:
     try:
         return look(run)
     except (UsageError, OSError) as error:
-        return replace(before, notes=(*before.notes[:3], str(error)))
+        return replace(before, notes=tuple(dict.fromkeys((str(error), *before.notes)))[:_MOST_NOTES])
 
 
 @contextlib.contextmanager
@@ -123,6 +127,16 @@ def _woken(is_screen: bool) -> Iterator[_Wait]:
             signal.signal(number, earlier)
         os.close(reader)
         os.close(writer)
+
+
+def _is_unread(stream: TextIO | None) -> bool:
+    """Whether our pipe has no reader any more, as after `| head -1`: the next line may be hours off."""
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)  # type: ignore[arg-type]
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (OSError, ValueError, TypeError):  # nothing with a descriptor
+        return False
 
 
 def _columns_and_lines() -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from allranks.errors import UsageError
 from allranks.live.from_events import read_live, table_of
-from allranks.live.state import LiveTable
+from allranks.live.state import VERSION, LiveTable
 from allranks.observe import RunDir
 
 OLD_SECONDS = 15.0
@@ -52,6 +52,11 @@ def look(run: RunDir) -> Look:
     is_kept = kept is not None and kept.run_id == table.run_id
     if not is_kept:
         notes += [*_elsewhere(run), "no table is kept of this start: this is what the events of the ranks here say"]
+    elif table.version > VERSION:
+        notes.append(
+            f"live.json is of version {table.version}, and this allranks knows version {VERSION}: what is new in it is "
+            "not shown; look with the allranks that the run was started with"
+        )
     if table.ended is not None:
         return Look(table, None, notes)
     if is_kept:

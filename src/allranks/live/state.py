@@ -162,6 +162,8 @@ class LiveEnd:
 class LiveTable:
     """All nodes of a run at the time `t` of node 0's clock, and what is to be said of the whole."""
 
+    version: int = VERSION
+    """Of what wrote the table: what a newer one says, and this one does not know, is left out."""
     run_id: str = ""
     t: float = 0.0
     nodes: tuple[NodeState, ...] = ()
@@ -183,7 +185,6 @@ class LiveTable:
         """Plain JSON."""
         ended = self.ended
         return {
-            "version": VERSION,
             **_plain(self),
             "nodes": [one.to_message() for one in self.nodes],
             "stragglers": [one.to_message() for one in self.stragglers[:_MAX_FINDINGS]],

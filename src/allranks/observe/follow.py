@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def read_events(path: str | Path, *, last_bytes: int | None = None) -> Iterator[
 
     `last_bytes` reads only the end of the file: a long run's has hundreds of megabytes.
     """
-    if not Path(path).exists():
+    if not Path(path).is_file():  # a FIFO would be waited for
         return
     with Path(path).open("rb") as file:
         if last_bytes is not None:
@@ -48,6 +49,8 @@ class EventFollower:
         """What was written since the last call; nothing while there is no file."""
         try:
             state = self.path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                return []
             looked_at = (state.st_ino, state.st_size, state.st_mtime_ns)
             if looked_at == self._looked_at:
                 return []

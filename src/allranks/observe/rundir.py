@@ -55,7 +55,7 @@ class RunDir:
 
     def all_events(self) -> list[Path]:
         """The event files of all ranks that have written one here, by rank."""
-        return sorted((self.path / "events").glob("rank-*.jsonl"))
+        return sorted(path for path in (self.path / "events").glob("rank-*.jsonl") if path.is_file())
 
     def logs(self, node_rank: int | str) -> Path:
         """The folder of a node: by its rank, or by its host name where the rendezvous deals ranks out."""

@@ -120,3 +120,23 @@ def test_what_is_damaged_is_one_line_and_exit_2(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "status", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "damaged" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_it_ends_when_nobody_reads_its_lines_any_more(tmp_path: Path) -> None:
+    """As after `| head -1`: nothing new may come for hours, and no line be written that would fail."""
+    with subprocess.Popen([*COMMAND, "top", write(tmp_path)], stdout=subprocess.PIPE, text=True) as top:
+        assert top.stdout is not None and "step 4 of 9" in top.stdout.readline()
+        top.stdout.close()
+        assert top.wait(60) == 0
+
+
+def test_a_run_that_is_removed_while_it_is_watched_is_told_of(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with subprocess.Popen([*COMMAND, "top", write(run)], stdout=subprocess.PIPE, text=True) as top:
+        assert top.stdout is not None and "step 4 of 9" in top.stdout.readline()
+        run.rename(tmp_path / "elsewhere")
+        line = top.stdout.readline()
+        assert "step 4 of 9" in line and f"{run} is no folder on this node" in line
+        top.send_signal(signal.SIGINT)
+        assert top.wait(60) == 0

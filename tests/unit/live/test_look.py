@@ -14,7 +14,7 @@ from allranks.errors import UsageError
 from allranks.live.live_file import write_live
 from allranks.live.look import look
 from allranks.live.state import LiveEnd, LiveTable
-from allranks.observe import EventLog, RunDir
+from allranks.observe import EventFollower, EventLog, RunDir, read_events
 from allranks.observe.events import ExitEvent, PhaseEvent, StepEvent
 
 
@@ -117,3 +117,23 @@ def test_the_message_for_programs_is_json_and_is_read_as_a_table(tmp_path: Path)
     message = json.loads(json.dumps(seen.to_message(), allow_nan=False))
     assert LiveTable.from_message(message) == seen.table
     assert message["age_seconds"] == seen.age_seconds
+
+
+def test_a_table_of_a_newer_version_says_that_something_may_be_missing(tmp_path: Path) -> None:
+    (note,) = look(kept(tmp_path, version=99)).notes
+    assert note.startswith("live.json is of version 99, and this allranks knows version 1: ")
+
+
+def test_events_that_are_no_file_are_not_waited_for(tmp_path: Path) -> None:
+    """Who opens a FIFO waits for a writer, without end."""
+    run = RunDir(tmp_path)
+    run.events(1).parent.mkdir()
+    os.mkfifo(run.events(1))
+    run.events(2).mkdir()
+    with pytest.raises(UsageError, match="nothing to show of a run"):
+        look(run)
+    assert EventFollower(run.events(1)).read() == [] and list(read_events(run.events(1))) == []
+    log = EventLog(run.events(0), 0, run_id="a")
+    log.write(StepEvent(step=3, seconds=1.0))
+    log.close()
+    assert [rank.rank for rank in look(run).table.ranks] == [0]
