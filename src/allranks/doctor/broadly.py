@@ -14,6 +14,7 @@ from allranks.doctor.ruleset import CAUSE, RETRIED, SYMPTOM, Rule
 
 NOT_PROVEN = "No rule knows these words; they speak of such a failure, and may mean another. "
 _MOST_TEXT = 1000  # characters of a line
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # as web pages set them
 _MOST_TRIED = 500  # lines that differ by more than numbers
 _NUMBERS = re.compile(r"\d+")
 # Of the ends of logs only lines that say that something failed are looked at: the rest speaks of all that works, too.
@@ -29,7 +30,8 @@ _PASSING = re.compile(
 )
 _FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
 _WITHIN = re.compile(
-    r"(?:^|[\s'\"])(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception)): (?P<message>[^\s{].{3,})"
+    r"(?:^|[\s'\"])(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z]\w{0,60}(?:Error|Exception)|Exception)): "
+    r"(?P<message>[^\s{].{3,})"
 )
 _RAISES = re.compile(r"\s*(?:raise (?P<type>[A-Z]\w+)\(|assert )")
 _AFTER_FRAME = 3  # lines from a frame to the end of what it shows, and to the end of the log
@@ -104,6 +106,7 @@ def half_told(reads: Sequence[Read]) -> list[Candidate]:
 
 def spoken_of(text: str, rules: Sequence[Rule]) -> Rule | None:
     """Of the causes that `text` speaks of the one that says most of it."""
+    text = text.translate(_QUOTES)
     best, most = None, 0
     for rule in rules:
         if rule.kind in (CAUSE, RETRIED) and (length := rule.speaks_of(text)) > most:

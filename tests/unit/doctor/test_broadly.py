@@ -35,6 +35,7 @@ def test_what_speaks_of_nothing_known_stays_an_exception():
     ("line", "cause"),
     [
         ("error: worker 3 of the loader met an unsupported GPU arch", "cuda-no-kernel-image"),
+        ("error: Can\u2019t load tokenizer for \u2018ours/model\u2019", "model-files-missing"),
         ("launcher: fatal: the volume is full, cannot go on", "disk-full"),
         ("mylauncher: failed to reach the rendezvous on node 0", "store-unreachable"),
     ],
@@ -71,6 +72,7 @@ def test_what_a_rule_knows_goes_before():
     ("log", "line"),
     [
         ("pod:\n  message: 'AssertionError: the groups were not made'\n  reason: Error\n", 2),
+        ("Exception: nobody answers, five times\n", 1),
         ('  File "/home/ana/fit.py", line 3, in place\n    assert left.friends == right.friends\n', 2),
         ('  File "/home/ana/fit.py", line 3, in place\n    raise OddError(\nplease be even\n', 2),
     ],
