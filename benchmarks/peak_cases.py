@@ -81,6 +81,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # A CPU is slow in 16 bits.
 _BF16 = {"bf16": True, "sequence_len": 64}
 _QLORA = {**_LORA, "adapter": "qlora"}
+# A parameter that is adapted as it is has a copy with the adapter in it, in each layer.
+_OF_EXPERTS = {
+    **_LORA,
+    "lora_target_linear": False,
+    "lora_target_modules": ["o_proj"],
+    "lora_target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+}
 _TWO = {"gradient_accumulation_steps": 2}
 FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("DDP", "Q-LoRA", _QLORA),
@@ -92,6 +99,11 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ZeRO-2", "full, bf16", _BF16),
     ("ZeRO-3", "full, bf16", _BF16),
     ("FSDP2", "LoRA, bf16, recomputed", {**_BF16, **_LORA, "gradient_checkpointing": True}),
+)
+OF_EXPERTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("one process", "LoRA of experts", _OF_EXPERTS),
+    ("FSDP2", "LoRA of experts", _OF_EXPERTS),
+    ("FSDP2", "LoRA of experts, recomputed", {**_OF_EXPERTS, "gradient_checkpointing": True}),
 )
 _TOKENS = 256
 
@@ -141,7 +153,8 @@ def cases() -> Iterator[Case]:
         for strategy in STRATEGIES:
             for variant, keys in VARIANTS.items():
                 yield Case(model, strategy, variant, keys)
-        for strategy, variant, keys in FURTHER:
+        has_experts = "num_experts_per_tok" in MODELS[model]
+        for strategy, variant, keys in (*FURTHER, *(OF_EXPERTS if has_experts else ())):
             yield Case(model, strategy, variant, keys)
 
 

@@ -27,18 +27,22 @@ in the backward pass instead of keeping them (its min-cut partitioner). Not meas
 class Activations:
     """Bytes of a whole micro-batch.
 
-    `layer`: what a layer keeps, its input included; `first_layer` less, where nothing before it is trained. `input`: a
-    layer's input, which is all that is kept where layers are recomputed. `working`: what a layer's backward pass takes
-    beside. `ends`: before the first and after the last layer, the loss apart. `casts`: weights in the computed type,
-    which autocast keeps until the forward pass ends, and the graph until the backward pass.
+    `layer`: what a layer keeps in the mean, its input included; `widest_layer`: the one that keeps most, where some
+    have experts; `first_layer` less, where nothing before it is trained. `input`: a layer's input, which is all that is
+    kept where layers are recomputed. `working`: what a layer's backward pass takes beside. `ends`: before the first and
+    after the last layer, the loss apart. `casts`: weights in the computed type, which autocast keeps until the forward
+    pass ends, and the graph until the backward pass. `sums`: gradients of sums of weights and an adapter, beside
+    `working`.
     """
 
     layer: float
+    widest_layer: float
     first_layer: float
     input: float
     working: float
     ends: float
     casts: float
+    sums: float
 
 
 def activations(workload: Workload) -> Activations:
@@ -56,6 +60,8 @@ class _Inventory:
         self.autocasts = workload.layout.kind == "ddp" and element.compute != element.trained
         self.is_full = workload.method == "full"
         self.adapted = {_short(module) for module in workload.adapted}
+        # Parameters that an adapter is added to as they are: the sum is kept, for it has a gradient.
+        self.summed = {name: math.prod(shape) for name, shape in workload.adapted_parameters.items()}
         # Under autocast, float32 embeddings and norms make a float32 stream between the layers.
         self.stream = _FLOAT if self.autocasts and self.is_full else self.compute
 
@@ -71,11 +77,17 @@ class _Inventory:
         before = 0.0 if self.is_full or self.workload.trains_embeddings else self._norm(shape.hidden)
         kept = _COMPILED if self.workload.is_compiled else 1.0
         fixed = self._scores()
+        summed = sum(self.summed.values()) * self.compute
+        largest = norms + max(dense if num_dense else 0.0, mixed if num_mixed else 0.0)
+        widest = kept * tokens * largest + fixed + summed / max(1, num_mixed)
+        fixed += summed / shape.num_layers
         return Activations(
             layer=kept * tokens * layer + fixed,
+            widest_layer=widest,
             first_layer=kept * tokens * (layer - before) + fixed,
             input=tokens * shape.hidden * self.stream,
             working=tokens * self._working(),
+            sums=self._gradients_of_sums(),
             ends=tokens * (self._norm(shape.hidden) + shape.hidden * self.stream + self._rotation()),
             casts=self._casts(),
         )
@@ -166,12 +178,19 @@ class _Inventory:
         shape = self.shape
         # Grouped products are no operation of autocast's: float32 weights are computed with in float32.
         size = self.stream if self.is_full else self.compute
-        copies = shape.experts_per_token * (2 * shape.hidden + 3 * shape.intermediate) * size
-        product = shape.experts_per_token * shape.intermediate * size if self.is_full else 0.0
-        sorted_ = 0.0 if self.is_full else shape.experts_per_token * shape.hidden * size
+        rising, falling = (self.is_full or self._is_summed(name) for name in ("gate_up_proj", "down_proj"))
+        copies = shape.experts_per_token * ((2 if rising else 1) * shape.hidden + 3 * shape.intermediate) * size
+        product = shape.experts_per_token * shape.intermediate * size if falling else 0.0
         routes = shape.num_experts * 2 * _FLOAT + (shape.hidden * self.stream if self.is_full else 0.0)
         shared = self._mlp(shape.shared_intermediate) if shape.shared_intermediate else 0.0
-        return copies + product - sorted_ + routes + shared
+        return copies + product + routes + shared
+
+    def _is_summed(self, kind: str) -> bool:
+        return any(name.endswith(f".experts.{kind}") for name in self.summed)
+
+    def _gradients_of_sums(self) -> float:
+        """Of the largest, in a layer's backward pass."""
+        return max(self.summed.values(), default=0) * self.compute
 
     def _working(self) -> float:
         """The gradients in flight at the widest place of a layer's backward pass: its stream's, and two of the MLP."""

@@ -157,4 +157,8 @@ def _largest_trained(workload: Workload) -> int:
     """Elements of the largest tensor that is trained."""
     if workload.method == "full":
         return largest_tensor(workload.shape)
-    return max((workload.lora_rank * max(sides) for sides in workload.adapted.values()), default=0)
+    matrices = (workload.lora_rank * max(sides) for sides in workload.adapted.values())
+    of_parameters = (
+        workload.lora_rank * math.prod(shape[:-2]) * max(shape[-2:]) for shape in workload.adapted_parameters.values()
+    )
+    return max((*matrices, *of_parameters), default=0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allranks.config import RunConfig
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.strategy import strategy
-from allranks.plan.adapter_size import adapted_matrices, is_linear, num_elements
+from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, is_linear, num_elements
 from allranks.plan.model_shape import elements_below, num_parameters, shape_of
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step_traffic import StepSizes
@@ -83,21 +83,22 @@ def method_of(cfg: RunConfig) -> Method:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a method trains, under any strategy: with an adapter `matrices` are those that it adds to, and `num_packed`
-    elements of the model are held in 4 or 8 bits."""
+    """What a method trains, under any strategy: with an adapter `matrices` and `parameters` are those that it adds to,
+    and `num_packed` elements of the model are held in 4 or 8 bits."""
 
     adapter: AdapterConfig
     matrices: Mapping[str, tuple[int, int]]
     num_elements: int
     num_packed: int
     share_of_matrices: float
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cfg: RunConfig, model_config: Mapping[str, Any], shape: ModelShape) -> Trained:
         adapter = cfg.adapter
         if not adapter.adapter:
             return cls(adapter, {}, num_parameters(shape), 0, _share_of_matrices(shape))
-        if not any((adapter.lora_target_linear, adapter.lora_target_modules)):
+        if not any((adapter.lora_target_linear, adapter.lora_target_modules, adapter.lora_target_parameters)):
             adapter = adapter.model_copy(update={"lora_target_modules": list(_USUAL_TARGETS)})
         return cls(
             adapter,
@@ -105,6 +106,7 @@ class Trained:
             num_elements(shape.tensors, model_config, adapter),
             _num_packed(shape, adapter) if adapter.quantized_bits else 0,
             share_of_matrices=1.0,
+            parameters=adapted_parameters(shape.tensors, model_config, adapter),
         )
 
 
@@ -144,6 +146,7 @@ def workload_of(
         lora_rank=(adapter.lora_r or 0) if adapter.adapter else 0,
         lora_dropout=adapter.lora_dropout > 0,
         adapted=trained.matrices,
+        adapted_parameters=trained.parameters,
         num_packed=trained.num_packed,
         trains_embeddings=method == "full" or _trains_ends(adapter),
         recomputes=parallel.checkpoints_activations,

@@ -67,7 +67,7 @@ class _Parts:
     @property
     def layer_again(self) -> float:
         """What a layer that is computed again holds beside its input."""
-        return max(0.0, self.kept.layer - self.kept.input) if self.workload.recomputes else 0.0
+        return max(0.0, self.kept.widest_layer - self.kept.input) if self.workload.recomputes else 0.0
 
 
 def _moments(parts: _Parts) -> Iterator[RankMemory]:
@@ -87,14 +87,14 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
     yield replace(base, activations=parts.all_layers, logits=loss.leaving, communication=buffers.head)
     yield replace(
         base,
-        activations=parts.all_layers + parts.layer_again + kept.working,
+        activations=parts.all_layers + parts.layer_again + kept.working + kept.sums,
         logits=loss.kept,
         communication=buffers.last_layer,
     )
     yield replace(base, activations=parts.layers_before_last, communication=buffers.last_reduced)
     waiting = loss.joining if parts.workload.layout.kind == "fsdp" else 0.0
     late = replace(base, gradients=max(own.gradients_between, own.gradients_of_layers), logits=waiting)
-    first = kept.input + parts.layer_again + kept.working
+    first = kept.input + parts.layer_again + kept.working + kept.sums
     yield replace(late, activations=first, communication=buffers.first_layer)
     yield replace(late, activations=kept.input, communication=buffers.first_reduced)
     # A shared embedding has a gradient of its own, which is added to the output layer's.

@@ -79,7 +79,8 @@ class Workload:
     `labelled` is the part of them that has a label. `documents`: (tokens of a document, how many such a row holds in
     the mean), none where a row is one document; each attends to itself alone, but with `masks_row` all is computed and
     a mask takes out what one document would see of another. `adapted`: module -> (rows, columns) of each matrix that
-    LoRA adds `lora_rank` to. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
+    LoRA adds `lora_rank` to; `adapted_parameters`: parameter -> shape of those that it is added to as they are, each
+    pass anew. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
     trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
     `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether in float32, and of a copy of them
     (other trainers'). `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step
@@ -102,6 +103,7 @@ class Workload:
     lora_rank: int = 0
     lora_dropout: bool = False
     adapted: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    adapted_parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     num_packed: int = 0
     packing: Packing = "bitsandbytes"
     trains_embeddings: bool = True

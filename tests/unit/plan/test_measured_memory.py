@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from benchmarks.peak_cases import VARIANTS, Case, write_models
+from benchmarks.peak_cases import OF_EXPERTS, VARIANTS, Case, write_models
 from benchmarks.plan_memory_rows import error
 from benchmarks.plan_peaks import measured
 from benchmarks.plan_rows import rows
@@ -29,6 +29,7 @@ def test_rows_of_several_gpus_are_met_without_having_been_fitted():
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("models")
     write_models(made, only="qwen3")
+    write_models(made, only="deepseek_v3")
     return made
 
 
@@ -36,3 +37,11 @@ def folder(tmp_path_factory):
 def test_a_real_process_allocates_what_is_predicted(folder, variant):
     case = Case("qwen3", "one process", variant, {**VARIANTS[variant], "sequence_len": 96})
     assert case.predicted(folder) == pytest.approx(measured(case, folder, rank=0), rel=0.03)
+
+
+@pytest.mark.parametrize("keys", [VARIANTS["LoRA"], OF_EXPERTS[0][2]], ids=["linear layers", "experts"])
+def test_an_adapter_of_a_mixture_takes_what_is_predicted(folder, keys):
+    """One of experts keeps a copy of all of them; linear layers that are named as experts are none."""
+    case = Case("deepseek_v3", "one process", "", {**keys, "sequence_len": 96})
+    there = measured(case, folder, rank=0)
+    assert 0.97 * there < case.predicted(folder) < 1.1 * there
