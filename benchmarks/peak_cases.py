@@ -100,6 +100,10 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ZeRO-3", "full, bf16", _BF16),
     ("FSDP2", "LoRA, bf16, recomputed", {**_BF16, **_LORA, "gradient_checkpointing": True}),
 )
+EVALUATED: tuple[tuple[str, str, dict[str, Any]], ...] = tuple(
+    ("one process", f"{variant}, evaluated on 16 rows", {**keys, "val_set_size": 0.1, "eval_batch_size": 16})
+    for variant, keys in (("full", {}), ("LoRA", _LORA), ("full, all logits", {"chunked_cross_entropy": False}))
+)
 OF_EXPERTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("one process", "LoRA of experts", _OF_EXPERTS),
     ("FSDP2", "LoRA of experts", _OF_EXPERTS),
@@ -124,6 +128,10 @@ class Case:
     @property
     def num_ranks(self) -> int:
         return _NUM_RANKS.get(self.strategy, 2)
+
+    @property
+    def evaluates(self) -> bool:
+        return "eval_batch_size" in self.keys
 
     def config(self, folder: Path) -> RunConfig:
         """As it is trained."""
@@ -154,7 +162,7 @@ def cases() -> Iterator[Case]:
             for variant, keys in VARIANTS.items():
                 yield Case(model, strategy, variant, keys)
         has_experts = "num_experts_per_tok" in MODELS[model]
-        for strategy, variant, keys in (*FURTHER, *(OF_EXPERTS if has_experts else ())):
+        for strategy, variant, keys in (*FURTHER, *EVALUATED, *(OF_EXPERTS if has_experts else ())):
             yield Case(model, strategy, variant, keys)
 
 

@@ -36,7 +36,6 @@ def measured(case: Case, folder: Path, rank: int) -> int:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from allranks.model.batch import TorchBatch
     from allranks.model.build import build_model
     from allranks.model.placement import place
     from allranks.train.strategies import make_strategy
@@ -51,14 +50,15 @@ def measured(case: Case, folder: Path, rank: int) -> int:
         model.module.train()
         for _ in range(2):
             for index in range(accumulated):
-                ids, labelled = torch.randint(1, 4096, (1, tokens)), torch.arange(tokens - 1)
-                positions = torch.arange(tokens)[None]
-                batch = TorchBatch(ids, positions, (tokens,), labelled, ids[0, 1:], tokens, (tokens,))
                 with strategy.micro_batch(last=index == accumulated - 1):
-                    loss = model.forward_loss(batch) / tokens
+                    loss = model.forward_loss(_rows(1, tokens)) / tokens
                     strategy.backward(loss)
                 del loss
             strategy.step()
+        if case.evaluates:
+            model.module.eval()
+            with torch.no_grad():
+                model.forward_loss(_rows(cfg.evaluation.eval_batch_size or 1, tokens))
     events = [one for one in profiled.profiler.kineto_results.events() if one.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
@@ -67,9 +67,24 @@ def measured(case: Case, folder: Path, rank: int) -> int:
     return peak
 
 
+def _rows(num_rows: int, tokens: int) -> Any:
+    """A micro-batch of documents of random tokens, which all but their last have a label."""
+    import torch
+
+    from allranks.model.batch import TorchBatch
+
+    ids = torch.randint(1, 4096, (1, num_rows * tokens))
+    labelled = torch.arange(num_rows * tokens).view(num_rows, tokens)[:, :-1].flatten()
+    positions = torch.arange(tokens).repeat(num_rows)[None]
+    lengths = (tokens,) * num_rows
+    return TorchBatch(ids, positions, lengths, labelled, ids[0, labelled + 1], num_rows * tokens, lengths)
+
+
 def traced(case: Case, folder: Path) -> float | None:
     """Bytes of rank 0 when it holds most; None for what cannot be traced."""
     cfg, model = case.config(folder), case.described(folder)
+    if case.evaluates:
+        return None  # two steps of training are what is traced
     try:
         refuse(cfg, case.num_ranks, case.num_ranks)
     except ConfigError:

@@ -32,7 +32,7 @@ class Activations:
     kept where layers are recomputed. `working`: what a layer's backward pass takes beside. `ends`: before the first and
     after the last layer, the loss apart. `casts`: weights in the computed type, which autocast keeps until the forward
     pass ends, and the graph until the backward pass. `sums`: gradients of sums of weights and an adapter, beside
-    `working`.
+    `working`. `passing`: what a layer holds at its fullest where there is no graph.
     """
 
     layer: float
@@ -43,6 +43,7 @@ class Activations:
     ends: float
     casts: float
     sums: float
+    passing: float
 
 
 def activations(workload: Workload) -> Activations:
@@ -88,6 +89,7 @@ class _Inventory:
             input=tokens * shape.hidden * self.stream,
             working=tokens * self._working(),
             sums=self._gradients_of_sums(),
+            passing=self._passing(),
             ends=tokens * (self._norm(shape.hidden) + shape.hidden * self.stream + self._rotation()),
             casts=self._casts(),
         )
@@ -173,12 +175,15 @@ class _Inventory:
         kept = (3 if shape.mlp_matrices == 3 else 1) * width * self.compute
         return hidden + kept + self._input_of(("down_proj",), width, is_alone=True)
 
-    def _mixture(self) -> float:
-        """Experts as grouped products: each token's copies, sorted by expert (transformers' `grouped_mm`)."""
+    def _mixture(self, *, at_once: bool = False) -> float:
+        """Experts as grouped products: each token's copies, sorted by expert (transformers' `grouped_mm`).
+
+        What is kept of them, or what is there `at_once`.
+        """
         shape = self.shape
         # Grouped products are no operation of autocast's: float32 weights are computed with in float32.
         size = self.stream if self.is_full else self.compute
-        rising, falling = (self.is_full or self._is_summed(name) for name in ("gate_up_proj", "down_proj"))
+        rising, falling = (at_once or self.is_full or self._is_summed(name) for name in ("gate_up_proj", "down_proj"))
         copies = shape.experts_per_token * ((2 if rising else 1) * shape.hidden + 3 * shape.intermediate) * size
         product = shape.experts_per_token * shape.intermediate * size if falling else 0.0
         routes = shape.num_experts * 2 * _FLOAT + (shape.hidden * self.stream if self.is_full else 0.0)
@@ -197,6 +202,16 @@ class _Inventory:
         shape = self.shape
         width = shape.experts_per_token * shape.intermediate if shape.num_experts else shape.intermediate
         return shape.hidden * self.stream + 2 * width * self.compute
+
+    def _passing(self) -> float:
+        shape, tokens = self.shape, self.num_tokens
+        parts = [self._attention()]
+        if not shape.num_experts or shape.num_dense_layers:
+            parts.append(self._mlp())
+        if shape.num_experts:
+            parts.append(self._mixture(at_once=True))
+        stream = shape.hidden * self.stream + self._norm(shape.hidden)
+        return tokens * (stream + max(parts)) + self._scores() + sum(self.summed.values(), 0.0) * self.compute
 
     def _rotation(self) -> float:
         return 2 * self.shape.head_dim * self.stream

@@ -142,6 +142,7 @@ def workload_of(
         num_micro_batches=math.ceil(per_rank / micro_batch) if per_rank else accumulated,
         tokens=tokens or cfg.data.sequence_len,
         element=_element_bytes(cfg, types, trained.share_of_matrices),
+        evaluation_batch_size=_evaluation_batch_size(cfg),
         labelled=labelled,
         lora_rank=(adapter.lora_r or 0) if adapter.adapter else 0,
         lora_dropout=adapter.lora_dropout > 0,
@@ -165,6 +166,13 @@ def workload_of(
         prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),
         persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, PERSISTENT_BELOW),
     )
+
+
+def _evaluation_batch_size(cfg: RunConfig) -> int:
+    """Rows, where the config says another number than that of training, which is what holds if it says none."""
+    size = cfg.evaluation.eval_batch_size or 0
+    has_data = bool(cfg.data.test_datasets) or cfg.data.val_set_size > 0
+    return size if has_data and size > cfg.optimizer.micro_batch_size else 0
 
 
 def _setting(zero: Mapping[str, Any], key: str, auto: float, default: int) -> int:

@@ -1,9 +1,10 @@
 """The memory that a rank needs at its fullest, in closed form, by what it goes into. Needs no torch; answers at once.
 
-What is held all the time (`held_memory`) is known to the element. On top of it comes one of thirteen moments: before
+What is held all the time (`held_memory`) is known to the element. On top of it comes one of fifteen moments: before
 the first step, when ranks are given the same weights; in the forward pass the last layers, when the next is gathered
 and at work, the output layer and the loss; in the backward pass the output layer, then the last and the first layer,
-each at work and with its gradients on their way, and the embedding; and the optimizer's step. The largest counts.
+each at work and with its gradients on their way, and the embedding; the optimizer's step; and of an evaluation with
+larger micro-batches a layer and the loss. The largest counts.
 """
 
 from __future__ import annotations
@@ -100,3 +101,16 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
     # A shared embedding has a gradient of its own, which is added to the output layer's.
     yield replace(late, gradients=own.gradients, activations=kept.input, logits=loss.joining)
     yield replace(base, gradients=own.gradients, optimizer=own.optimizer + own.step, communication=buffers.step)
+    if parts.workload.evaluation_batch_size > parts.workload.micro_batch_size:
+        yield from _evaluation(parts, base)
+
+
+def _evaluation(parts: _Parts, base: RankMemory) -> Iterator[RankMemory]:
+    """A layer's forward pass, and the loss, of a larger micro-batch without gradients."""
+    workload = replace(parts.workload, micro_batch_size=parts.workload.evaluation_batch_size, trains_embeddings=False)
+    after_step = replace(base, gradients=held(replace(workload, num_micro_batches=1)).gradients_between)
+    passing, buffers = activations(workload), parts.gathered
+    gathered_then = max(buffers.middle_forward, buffers.last_forward)
+    yield replace(after_step, activations=passing.passing, communication=gathered_then)
+    making = loss_memory(workload).making
+    yield replace(after_step, activations=passing.input, logits=making, communication=buffers.at_loss)

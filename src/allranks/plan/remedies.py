@@ -56,6 +56,8 @@ _Change = Callable[[Workload], Workload]
 
 def _same_result(here: Workload) -> Iterator[tuple[dict[str, Any], _Change]]:
     """Keys that change what a rank holds and not what it computes, the cheapest first."""
+    if here.evaluation_batch_size > here.micro_batch_size:
+        yield {"eval_batch_size": here.micro_batch_size}, lambda one: replace(one, evaluation_batch_size=0)
     if not here.chunks_logits:
         yield {"chunked_cross_entropy": True}, lambda one: replace(one, chunks_logits=True)
     if not here.recomputes:

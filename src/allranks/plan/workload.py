@@ -73,6 +73,9 @@ class Workload:
     `stops_early`: a layer is recomputed until all is there that its gradients need, which its last product is not
     (torch.utils.checkpoint without `use_reentrant`, from PyTorch 2.1 on).
 
+    `evaluation_batch_size`: rows of a micro-batch of an evaluation, where they are more than those of the config's
+    training; else 0.
+
     `changes`: what to write into the config to get this one, key -> value, or None for a key to take out.
 
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
@@ -98,6 +101,7 @@ class Workload:
     num_micro_batches: int
     tokens: int
     element: ElementBytes
+    evaluation_batch_size: int = 0
     labelled: float = 1.0
     documents: Sequence[tuple[float, float]] = field(default=(), repr=False)
     lora_rank: int = 0

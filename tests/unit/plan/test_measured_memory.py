@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from benchmarks.peak_cases import OF_EXPERTS, VARIANTS, Case, write_models
+from benchmarks.peak_cases import EVALUATED, OF_EXPERTS, VARIANTS, Case, write_models
 from benchmarks.plan_memory_rows import error
 from benchmarks.plan_peaks import measured
 from benchmarks.plan_rows import rows
@@ -44,4 +44,13 @@ def test_an_adapter_of_a_mixture_takes_what_is_predicted(folder, keys):
     """One of experts keeps a copy of all of them; linear layers that are named as experts are none."""
     case = Case("deepseek_v3", "one process", "", {**keys, "sequence_len": 96})
     there = measured(case, folder, rank=0)
+    assert 0.97 * there < case.predicted(folder) < 1.1 * there
+
+
+@pytest.mark.parametrize(("strategy", "variant", "keys"), EVALUATED, ids=lambda value: str(value)[:40])
+def test_larger_micro_batches_of_an_evaluation_take_what_is_predicted(folder, strategy, variant, keys):
+    case = Case("qwen3", strategy, variant, {**keys, "sequence_len": 96})
+    there = measured(case, folder, rank=0)
+    trains = Case("qwen3", strategy, variant, {**keys, "sequence_len": 96, "eval_batch_size": 1}).predicted(folder)
+    assert trains < 0.9 * there
     assert 0.97 * there < case.predicted(folder) < 1.1 * there

@@ -8,8 +8,10 @@ from functools import cache
 import pytest
 
 from allranks.config.load import resolve_mapping
+from allranks.plan.hardware import find_device
 from allranks.plan.memory import rank_memory
 from allranks.plan.model_shape import num_parameters
+from allranks.plan.remedies import remedies
 from allranks.plan.workload import RankMemory, Workload
 from allranks.plan.workloads import workloads
 
@@ -123,3 +125,28 @@ def test_a_gpu_has_a_driver_and_a_cpu_none():
     assert rank_memory(made()).reserve > 5e8
     on_cpu = workloads(resolve_mapping(KEYS), MODEL, num_nodes=1, gpus_per_node=1, on_cpu=True)[0]
     assert rank_memory(on_cpu).reserve == 0
+
+
+EVALUATES = {"val_set_size": 0.1, "micro_batch_size": 1}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"chunked_cross_entropy": False}, {**LORA, "gradient_checkpointing": True}], ids=str
+)
+def test_larger_micro_batches_of_an_evaluation_count(keys):
+    keys = {**EVALUATES, **keys}
+    usual, larger, largest = (
+        rank_memory(made(ranks=1, eval_batch_size=size, **keys)).total for size in (None, 64, 128)
+    )
+    assert usual == rank_memory(made(ranks=1, eval_batch_size=1, **keys)).total
+    assert usual < larger < largest
+    # Without data to evaluate on nothing is evaluated.
+    assert usual == rank_memory(made(ranks=1, **{**keys, "val_set_size": 0, "eval_batch_size": 64})).total
+
+
+def test_what_helps_where_an_evaluation_does_not_fit():
+    own = made(ranks=1, eval_batch_size=64, **EVALUATES)
+    needs = rank_memory(replace(own, evaluation_batch_size=0)).total
+    device = replace(find_device("h100-80gb"), memory_bytes=1.1 * needs)
+    [first, *_] = remedies(own, [], device, own.tokens, 1)
+    assert first.keys == {"eval_batch_size": 1} and first.is_enough
