@@ -49,7 +49,7 @@ class NodeCollector:
         self._run, self._run_id, self._node, self._host = run, run_id, node, host
         self._interfaces, self._gpus, self._num_restarts = tuple(interfaces), gpus, num_restarts
         # A resumed run appends: what earlier starts wrote is not read.
-        self._before = {path: _size(path) for path in run.all_events()}
+        self._before = {path: _size(path) for path in [*run.all_events(), *run.logs(node).glob("rank-*.log")]}
         self._followers: dict[int, EventFollower] = {}
         self._progress: dict[int, RankProgress] = {}
         self._bytes: tuple[float, int, int] | None = None
@@ -68,8 +68,10 @@ class NodeCollector:
             progress.read(event for event in self._follower(rank).read() if event.run == self._run_id)
             state = progress.state
             age = None if progress.newest is None else max(0.0, now - progress.newest)
-            state = replace(state, events_age_seconds=age, output_age_seconds=self._output_age(rank, now))
-            ranks.append(self._with_process(state, processes.get(rank), use))
+            state = replace(state, events_age_seconds=age)
+            ranks.append(
+                self._with_process(self._with_output(state, processes.get(rank), now), processes.get(rank), use)
+            )
         bytes_in, bytes_out = self._traffic()
         idle, busy = self._machine_use()
         own = sum(one.cpu_use or 0.0 for one in ranks)
@@ -134,10 +136,18 @@ class NodeCollector:
         path = self._run.events(rank)
         return self._followers.setdefault(rank, EventFollower(path, self._before.get(path, 0)))
 
-    def _output_age(self, rank: int, now: float) -> float | None:
+    def _with_output(self, state: RankState, process: psutil.Process | None, now: float) -> RankState:
+        """A log that an earlier start wrote is silent since the process began, and not since that start."""
+        path = self._run.log(self._node, state.rank)
         with contextlib.suppress(OSError):
-            return max(0.0, now - self._run.log(self._node, rank).stat().st_mtime)
-        return None
+            log, began = path.stat(), 0.0
+            if process is not None:
+                with contextlib.suppress(psutil.Error):
+                    began = process.create_time()
+            age = max(0.0, now - max(log.st_mtime, began))
+            written = max(0, log.st_size - self._before.get(path, 0))
+            return replace(state, output_age_seconds=age, output_bytes=written)
+        return state
 
     def _traffic(self) -> tuple[float | None, float | None]:
         """Bytes in and out a second since the last call."""

@@ -16,11 +16,16 @@ _HELD = {"D": "waits in the kernel (state D)", "T": "is stopped (state T)", "t":
 _IDLE = 0.05
 
 
+_START_SECONDS = 300.0
+"""Loading torch and a program's own packages from a network file system that many nodes read takes minutes."""
+
+
 @dataclass(frozen=True)
 class Silence:
-    """For how many seconds all ranks may write nothing."""
+    """For how many seconds all ranks may write nothing; before any of them has, it is `start_seconds` at least."""
 
     seconds: float
+    start_seconds: float = _START_SECONDS
 
 
 def silent(table: LiveTable, limit: Silence) -> list[Finding]:
@@ -36,11 +41,14 @@ def silent(table: LiveTable, limit: Silence) -> list[Finding]:
         if rank.exit_code is None and rank.process_state not in (None, *_GONE)
     ]
     ages = [rank.output_age_seconds for _, rank in alive if rank.output_age_seconds is not None]
-    if not ages or len(ages) < len(alive) or min(ages) <= limit.seconds:
+    has_begun = any(rank.output_bytes != 0 for _, rank in alive)
+    allowed = limit.seconds if has_begun else max(limit.seconds, limit.start_seconds)
+    if not ages or len(ages) < len(alive) or min(ages) <= allowed:
         return []
     held = [one for one in alive if one[1].process_state in _HELD]
-    what = (
-        f"no rank has written anything for {min(ages):.0f} s, longer than --hang-timeout allows ({limit.seconds:g} s)"
+    what = f"no rank has written anything for {min(ages):.0f} s, longer than "
+    what += (
+        f"--hang-timeout allows ({allowed:g} s)" if allowed == limit.seconds else f"a start may take ({allowed:g} s)"
     )
     if held:
         states = [f"{_named([one])} {_HELD[one[1].process_state or '']}" for one in held]

@@ -60,7 +60,9 @@ class RankState:
     process_state: str | None = None
     """As proc(5) names it: R, S, D, T, t, Z; or `gone`."""
     output_age_seconds: float | None = None
-    """Since it last wrote to its log."""
+    """Since it last wrote to its log, or since its process began."""
+    output_bytes: int | None = None
+    """That it has written to its log in this start of the run."""
     events_age_seconds: float | None = None
     """Since its last event."""
     exit_code: int | None = None

@@ -275,3 +275,17 @@ def test_a_disk_that_hangs_holds_nobody(tmp_path: Path) -> None:
         file.write(LiveTable(step=step))
     file.close()
     assert not run.live.exists()
+
+
+def test_of_what_an_earlier_start_wrote_no_rank_is_silent(run: RunDir, rank: psutil.Process) -> None:
+    log = run.log(0, 0)
+    log.parent.mkdir(parents=True)
+    log.write_text("of the start before\n")
+    os.utime(log, (1, 1))
+    collector = NodeCollector(run, RUN, 0, "host0")
+    (seen,) = collector.collect({0: rank}).ranks
+    assert seen.output_age_seconds is not None
+    assert seen.output_age_seconds <= time.time() - rank.create_time() and seen.output_bytes == 0
+    with log.open("a") as file:
+        file.write("now\n")
+    assert collector.collect({0: rank}).ranks[0].output_bytes == 4

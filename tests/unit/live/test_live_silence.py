@@ -1,5 +1,7 @@
 """Who hangs of anyone's program, of which only output, CPU and the state of its processes are known."""
 
+from dataclasses import replace
+
 import pytest
 
 from allranks.live import LiveTable, NodeState, RankState
@@ -52,6 +54,22 @@ def test_only_what_is_known_is_said_of_those_that_are_silent(
         == f"no rank has written anything for 61 s, longer than --hang-timeout allows (60 s){says.format(*NAMES)}"
     )
     assert (found.code, found.who.rank) == ("hang", who)
+
+
+@pytest.mark.parametrize(
+    ("written", "age", "allowed"),
+    [((0, 0), 299, None), ((0, 0), 301, "a start may take (300 s)"), ((0, 9), 61, "--hang-timeout allows (60 s)")],
+)
+def test_before_any_of_them_has_written_anything_more_time_is_given(
+    written: tuple[int, int], age: float, allowed: str | None
+) -> None:
+    ranks = [replace(rank(number, age), output_bytes=size) for number, size in enumerate(written)]
+    found = overdue(table(*ranks), LIMIT, 0.0)
+    assert [one.what for one in found] == (
+        [f"no rank has written anything for {age} s, longer than {allowed}; none of them uses its CPU"]
+        if allowed
+        else []
+    )
 
 
 def test_the_picture_shows_what_there_is_without_events() -> None:
