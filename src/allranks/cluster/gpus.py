@@ -1,11 +1,14 @@
 """How many GPUs a process on this node would see, without starting CUDA or importing torch."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from allranks.cluster.node_report import Gpu
+if TYPE_CHECKING:
+    from allranks.cluster.node_report import Gpu
 
 
 def count_gpus(env: Mapping[str, str] = os.environ) -> int:
@@ -20,6 +23,8 @@ def count_gpus(env: Mapping[str, str] = os.environ) -> int:
 def installed_gpus() -> list[Gpu]:
     """Model and memory of each NVIDIA GPU of this node, by the driver; none without one."""
     import pynvml
+
+    from allranks.cluster.node_report import Gpu
 
     found = []
     with contextlib.suppress(pynvml.NVMLError):

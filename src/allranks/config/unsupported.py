@@ -1,6 +1,7 @@
 """Keys that are known and not (or not yet) supported: one entry a key, or a key's prefix ending in `*`."""
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from allranks.secret_names import is_secret_name
 
@@ -233,7 +234,11 @@ def lookup(table: dict[str, str], key: str) -> str | None:
     """The entry for a key in one of the tables above."""
     if key in table:
         return table[key]
-    return next((text for pattern, text in table.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
+    return next((text for pattern, text in table.items() if "*" in pattern and _fits(key, pattern)), None)
+
+
+_fits = lru_cache(maxsize=2**14)(fnmatchcase)
+"""A plan resolves the same keys for each strategy and method."""
 
 
 def is_known(key: str) -> bool:

@@ -254,6 +254,7 @@ def _num_norms(shape: ModelShape) -> int:
     return max(1, math.floor(len(norms) / layers))
 
 
+@lru_cache(maxsize=2**12)
 def _short(module: str) -> str:
     last = module.rpartition(".")[2]
     if last == "c_proj":

@@ -8,33 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psutil
-
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.errors import AllranksError
 from allranks.plan.calibration import PAIRS, Calibration, keep, load
-from allranks.plan.hardware import Device, Link
+from allranks.plan.hardware import Link
+from allranks.plan.this_cpu import CPU, num_cores
 
-CPU = "cpu"
 _LEAST_SECONDS = 180.0
 """Beside what is measured: torch is imported, and a busy machine gives little of its time."""
-# Rough figures of one core, for plans before anything was measured: products in float32, and memory.
-_CORE_FLOPS, _CORE_BANDWIDTH = 50e9, 8e9
 _SIZES = (4096, 2**26)
 """Bytes of the all-reduces: of one that only takes its hops, and of one that fills the links."""
-
-
-def this_cpu(num_ranks: int = 1) -> Device:
-    """This node's processor as each of `num_ranks` has it; its rates are guesses until `calibrate` measures them."""
-    cores = _cores() / num_ranks
-    flops = cores * _CORE_FLOPS
-    return Device(
-        *(CPU, f"CPU of {socket.gethostname()}", psutil.virtual_memory().total / num_ranks),
-        *(cores * _CORE_BANDWIDTH, flops, flops, flops),
-        link="loopback",
-        matmul=1.0,
-    )
 
 
 def calibrate(
@@ -47,7 +31,7 @@ def calibrate(
     Raises AllranksError where it cannot be measured.
     """
     on_cpu = device == CPU
-    threads = max(1, _cores() // num_ranks)
+    threads = max(1, num_cores() // num_ranks)
     kind = "cpu" if on_cpu else "cuda"
     port = _free_port() if num_ranks > 1 else 0
     requests = [
@@ -123,7 +107,3 @@ def _number(one: DeviceMeasured, name: str) -> float:
 
 def _pairs(one: DeviceMeasured, name: str) -> list[tuple[float, float]]:
     return [(float(size), float(rate)) for size, rate in one.rates.get(name) or ()]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

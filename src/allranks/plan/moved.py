@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -73,7 +74,8 @@ def _moved_by_adapters(workload: Workload, way: int) -> float:
     of_output = (5, 2)[way] * compute
     if workload.is_compiled:
         of_input, of_output = of_input / 2, 2 * compute
-    return float(sum(columns * of_input + rows * of_output for rows, columns in workload.adapted.values()))
+    sizes = Counter(workload.adapted.values())  # a few, of hundreds of matrices
+    return float(sum(number * (columns * of_input + rows * of_output) for (rows, columns), number in sizes.items()))
 
 
 def unpacked(workload: Workload) -> Moved:

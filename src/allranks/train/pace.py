@@ -11,12 +11,12 @@ from allranks.config import RunConfig
 from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.observe.events import PlanEvent
-from allranks.plan.calibrate import CPU, this_cpu
 from allranks.plan.calibration import load, record_run
 from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Device, find_reported
 from allranks.plan.lengths import Lengths, of_blocks
 from allranks.plan.memory import rank_memory
+from allranks.plan.this_cpu import CPU, this_cpu
 from allranks.plan.time import step_time
 
 _FIRST_STEPS = 3  # warm caches, compile and start what is started once

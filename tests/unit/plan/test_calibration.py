@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from allranks.plan.calibrate import calibrate, this_cpu
+from allranks.plan.calibrate import calibrate
 from allranks.plan.calibration import Calibration, keep, load, record_run
 from allranks.plan.hardware import find_device, find_link
 from allranks.plan.model_shape import num_parameters, shape_of
 from allranks.plan.step_traffic import Layout
+from allranks.plan.this_cpu import this_cpu
 from allranks.plan.time import step_time
 from allranks.plan.workload import ElementBytes, Workload
 

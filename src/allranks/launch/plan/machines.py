@@ -9,11 +9,10 @@ from pathlib import Path
 
 from allranks.cluster.gpus import count_gpus, installed_gpus
 from allranks.errors import UsageError
-from allranks.launch.node.starters.memory import allocator_variables
-from allranks.plan.calibrate import calibrate, this_cpu
 from allranks.plan.calibration import load
 from allranks.plan.hardware import Device, Link, find_device, find_link, find_reported
 from allranks.plan.table import Machines
+from allranks.plan.this_cpu import this_cpu
 
 _USUAL_GPUS, _USUAL_LINK = 8, "100gbit"
 
@@ -52,6 +51,10 @@ def machines_of(asked: Asked, output_dir: Path | None = None) -> tuple[Machines,
     if asked.calibrates:
         if asked.gpu is not None:
             raise UsageError("--calibrate measures this machine's own device; leave out --gpu")
+        # Only here: a plan answers at once.
+        from allranks.launch.node.starters.memory import allocator_variables
+        from allranks.plan.calibrate import calibrate
+
         environment = allocator_variables(0 if on_cpu else ranks)
         known = calibrate(device=device.name, num_ranks=ranks, environment=environment)
     return Machines(asked.num_nodes, ranks, device, link, known), on_cpu
