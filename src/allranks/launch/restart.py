@@ -18,6 +18,10 @@ from allranks.launch.attempt import Work, attempt, tell_end
 from allranks.launch.spec.options import Launch
 from allranks.observe import say
 
+_MEET_AGAIN_SECONDS = 120.0
+"""All nodes were there when node 0 asked for it: one that does not come has died since, and the others cost money while
+they wait. Ending ranks and checking the config again takes some ten seconds."""
+
 
 def refuse_restart(cfg: RunConfig, launch: Launch) -> None:
     """Raises UsageError where `on_hang: restart` is asked for and this launch cannot do it."""
@@ -39,7 +43,8 @@ def told_restarts(launch: Launch, work_of: Callable[[Launch], Work]) -> int:
     on this terminal. Returns the exit code."""
     verdict = attempt(launch, work_of(launch))
     while verdict.restarts is not None and verdict.reason is not None:
-        launch = replace(launch, num_restarts=verdict.restarts)
+        join_seconds = min(launch.join_seconds, _MEET_AGAIN_SECONDS)
+        launch = replace(launch, num_restarts=verdict.restarts, join_seconds=join_seconds)
         say(printed(verdict.reason), file=sys.stderr)
         say(f"on_hang: restart: all nodes start their ranks again, {verdict.restarts} of {launch.max_restarts} times")
         verdict = attempt(launch, work_of(launch))

@@ -13,6 +13,7 @@ from allranks.doctor.failures import seen_before
 from allranks.doctor.verdict import Verdict
 from allranks.errors import UsageError
 from allranks.findings import Finding, Who
+from allranks.launch import restart
 from allranks.launch.restart import refuse_restart
 from allranks.launch.restarts import Restarts
 from allranks.launch.spec.options import LaunchOptions, resolve
@@ -112,3 +113,13 @@ def test_a_launch_that_can_is_not(options):
 )
 def test_a_rank_knows_that_it_was_started_before(env, is_again):
     assert is_restarted(env) == is_again
+
+
+@pytest.mark.parametrize(("asked", "again"), [(600.0, 120.0), (30.0, 30.0)])
+def test_nodes_that_were_just_there_are_not_waited_for_as_long_as_at_the_first_start(monkeypatch, asked, again):
+    verdicts = iter([Verdict(1, hang(), "hung", restarts=1), Verdict(1, hang(), "hung", restarts=2), Verdict(0)])
+    launches = []
+    monkeypatch.setattr(restart, "attempt", lambda launch, work: launches.append(launch) or next(verdicts))
+    first = resolve(LaunchOptions(**TWO, join_seconds=asked, max_restarts=2))
+    assert restart.told_restarts(first, lambda launch: None) == 0
+    assert [(one.num_restarts, one.join_seconds) for one in launches] == [(0, asked), (1, again), (2, again)]
