@@ -23,6 +23,9 @@ from allranks.observe.events import WarningEvent
 STATE = "state"
 """What a node tells of its ranks each second."""
 
+# Nodes tell of their ranks each second.
+_LOOK_AGAIN_SECONDS, _POLL_SECONDS = 3.0, 0.1
+
 Explain = Callable[[Peers, Sequence[Finding], Callable[[], bool]], Finding]
 """Makes the finding of a hang out of what the deadlines say; the last argument tells whether it still hangs."""
 AfterHang = Callable[[Finding, LiveTable], int | None]
@@ -53,13 +56,22 @@ class LiveTableKeeper:
         self._nodes: dict[int, NodeState] = {}  # by the node's rank among the peers, whoever it says it is
         self._overdue: tuple[Finding, ...] = ()
         self._explanation: Finding | None = None  # of what is overdue
+        self._num_looks = 0
         self._stragglers, self._slow_links = Stragglers(), SlowLinks()
         self._file = LiveFile(peers.node.run, say)
+
+    def _look_again(self) -> None:
+        """Wait until what the ranks do after they were looked at is known: a signal that asks for stacks also ends a
+        call of the system that would have waited on."""
+        seen, until = self._num_looks, time.monotonic() + _LOOK_AGAIN_SECONDS
+        while self._overdue and self._num_looks < seen + 2 and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
 
     def look(self, own: Mapping[int, NodeState]) -> None:
         """Take in what the nodes have said; where they do not meet, `own` has what has been heard since the last call,
         by who said it."""
         now = time.time()
+        self._num_looks += 1
         for node, state in [*own.items(), *self._told()]:
             self._nodes[node] = at_our_clock(state, now)
         if not self._nodes:
@@ -115,6 +127,7 @@ class LiveTableKeeper:
         except Exception as error:  # a fault of ours must not leave the run hanging
             self._say(f"warning: what the ranks do while they hang could not be looked at: {error!r}")
             explanation = found[0]
+        self._look_again()
         if not self._overdue:
             return
         self._explanation = explanation

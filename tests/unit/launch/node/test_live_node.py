@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,6 +26,7 @@ from allranks.live.state import LiveTable, NodeState, RankState
 from allranks.observe import EventLog, RunDir
 from allranks.observe.events import PhaseEvent, StepEvent
 from allranks.rendezvous import Rendezvous
+from tests.patience import TIMEOUT_SECONDS
 from tests.unit.rendezvous.nodes import Nodes, join_all, node_of, until
 
 PATIENT = Limits()
@@ -232,6 +235,23 @@ def test_a_fault_of_ours_in_explaining_a_hang_is_told_and_the_run_ends_all_the_s
     )
     (line,) = said
     assert line.startswith("warning: ") and "KeyError('ours')" in line
+    keeper.close()
+
+
+def test_ranks_that_go_on_after_they_were_looked_at_are_not_ended(tmp_path: Path) -> None:
+    explained, said = threading.Event(), []
+
+    def explain(*_: object) -> Finding:
+        explained.set()
+        return Finding(HANG, "rank 1 never entered all_reduce")
+
+    peers = Peers(Node(0, RunDir(tmp_path), "a run", "launch", []))
+    keeper = LiveTableKeeper(peers, limits=AT_ONCE, ends=True, say=said.append, explain=explain)
+    keeper.look({0: HANGING})
+    assert explained.wait(TIMEOUT_SECONDS)
+    keeper.look({0: replace(HANGING, ranks=tuple(replace(rank, phase="done") for rank in HANGING.ranks))})
+    until(lambda: not [one for one in threading.enumerate() if one.name == "live hang"])
+    assert keeper.hang is None and said == ["the ranks that seemed to hang go on"]
     keeper.close()
 
 
