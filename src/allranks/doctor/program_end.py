@@ -95,6 +95,8 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
         what = f"node {node}: {started.launcher} ended with {ended.returncode}; the end of its log:"
     elif code < 0:
         kind, what = code_of_signal(-code, ended.memory), f"{where} failed first: {killed_by(-code, '', ended.memory)}"
+        if kind == causes.STOPPED and rank is not None:  # torchrun reports none that it ended itself
+            kind, what = causes.RANK_KILLED, f"{what}, which its launcher did not send: somebody, or a scheduler, did"
         if kind == causes.RANK_ABORTED and (told := aborted_in_collective(text)):
             what = f"{where} {told}"  # it need not be this one that failed
     else:

@@ -284,3 +284,9 @@ def test_of_ranks_at_one_place_it_is_told_who_entered_what_it_never_did(node, en
     head = found.message.splitlines()[0]
     assert head.startswith(f"error: ranks do not enter the same collectives: {said}" if said else "error: rank 0 (node")
     assert found.reason.who.rank == rank
+
+
+def test_a_rank_that_somebody_ended_goes_before_those_that_lost_it(node):
+    found = outcome(node, TORCHRUN.format(-15), 1, killed=True, lost=FELT)
+    assert (found.reason.code, found.reason.who.rank) == ("rank-killed", 1)
+    assert "killed by SIGTERM, which its launcher did not send: somebody, or a scheduler, did" in found.message
