@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 _LINES = 15
+_MOST_BYTES = 2**22  # a program may print gigabytes; what ended it is told at the end
 # What faulthandler writes of a signal: each thread's stack, the one that answers us (evidence/in_program) among them.
 _CRASH = "Fatal Python error: "
 _OUR_THREAD = re.compile(r"^Thread 0x\w+.*\n(?:  File \".*/allranks_answers\.py\".*\n)+\n?", re.MULTILINE)
@@ -12,11 +13,11 @@ TRACEBACK, _REPORT = "Traceback (most recent call last):", "ChildFailedError:"
 
 
 def read_from(path: Path, start: int = 0) -> str:
-    """What a log holds from byte `start` on; nothing if it cannot be read."""
+    """The end of what a log holds from byte `start` on; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(start)
-            return file.read().decode("utf-8", "replace")
+            file.seek(max(start, file.seek(0, 2) - _MOST_BYTES))
+            return file.read(_MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
 

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from allranks.doctor.log_tail import last_lines
+from allranks.doctor.log_tail import last_lines, read_from
 
 
 def test_what_the_ranks_said_is_not_pushed_out_by_torchruns_report(tmp_path):
@@ -21,3 +21,13 @@ def test_torchruns_report_is_shown_where_there_is_nothing_else():
     other = "Traceback (most recent call last):\n  File y\nRendezvousTimeoutError\n"
     assert last_lines(other)[-1] == "RendezvousTimeoutError"
     assert last_lines("") == []
+
+
+def test_of_a_log_of_gigabytes_its_end_is_read(tmp_path):
+    log = tmp_path / "rank.log"
+    with log.open("wb") as file:
+        file.seek(2**31)
+        file.write(b"\nValueError: at the end\n")
+    text = read_from(log)
+    assert len(text) < 2**23 and text.endswith("\nValueError: at the end\n")
+    assert read_from(log, 2**31 + 1) == "ValueError: at the end\n"

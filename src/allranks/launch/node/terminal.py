@@ -5,10 +5,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from allranks.observe.enduring import Enduring
 
+_LONGEST = 2**16  # characters that are held until a line ends
 SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM of the VT220, which all terminals of today follow
 
 
@@ -45,7 +47,7 @@ def _copy(reader: int, log: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(os.fdopen(reader, encoding="utf-8", errors="replace", newline=""))
         kept = None
-        for line in lines:
+        for line in iter(partial(lines.readline, _LONGEST), ""):
             Enduring(sys.stdout).write(line, flush=True)
             if log is not None:
                 # Only now: on most nodes nothing ever comes.

@@ -65,3 +65,16 @@ def test_what_is_shown_can_be_kept_in_a_log_too(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True)
         assert done.stdout == "before\nfrom a rank False\nafter\n"
     assert (tmp_path / "log").read_text() == "from a rank False\n" * 2
+
+
+def test_a_line_that_does_not_end_is_shown_as_it_comes():
+    longest = 2**16 + 5
+    code = WRITER.replace(
+        "print('from a rank', out.isatty(), file=out)", f"out.write('x' * {longest}); out.flush(); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.read(7 + 2**16) == "before\n" + "x" * 2**16
+        process.communicate("\n")
