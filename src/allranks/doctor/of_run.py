@@ -169,7 +169,7 @@ def _own_finding(run: RunDir) -> Finding | None:
         return found
     if not isinstance(ended, Mapping) and (found := _of_a_node(run, live, events)):
         return _with_host(found, live.get("nodes"))
-    kept = sorted((run.path / "evidence").glob("*/diagnosis.json"))
+    kept = sorted(run.evidence.glob("*/diagnosis.json"))
     found_then = [found for path in kept[-1:] if (found := from_message(_json(path)))]
     of_ranks = first_of_ranks(0, events, "", lambda rank: run.log(0, rank))
     return first_failure(filter(None, [*found_then, of_ranks]))
@@ -250,7 +250,7 @@ def _said_before(run: RunDir, told: Diagnosis) -> list[str]:
 def _kernels(run: RunDir) -> list[str]:
     """What a rule knows of what the nodes' kernels said while ranks hung, as the newest evidence keeps it."""
     notes = []
-    for path in sorted((run.path / "evidence").glob("*"))[-1:]:
+    for path in sorted(run.evidence.glob("*"))[-1:]:
         for told in map(_json, sorted(path.glob("node-*/node.json"))):
             lines = told.get("kernel")
             for line in lines if isinstance(lines, list) else []:

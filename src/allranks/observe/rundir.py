@@ -49,6 +49,21 @@ class RunDir:
         """Why each start that failed did, a JSON object a line, and whether one before it had failed alike."""
         return self.path / "failures.jsonl"
 
+    @property
+    def evidence(self) -> Path:
+        """What each rank did while the run hung, a folder each time: of each node, and diagnosis.json on node 0."""
+        return self.path / "evidence"
+
+    @property
+    def profiles(self) -> Path:
+        """What `profiler_steps` recorded, a file a rank."""
+        return self.path / "profiles"
+
+    @property
+    def trackers(self) -> Path:
+        """What trackers keep on this disk (TensorBoard's events, MLflow's store, …)."""
+        return self.path / "trackers"
+
     def events(self, rank: int) -> Path:
         """What a rank did and when, one JSON object a line."""
         return self.path / "events" / f"rank-{rank:05d}.jsonl"

@@ -113,7 +113,7 @@ def assemble(
         pad_blocks_to=cfg.data.sequence_len if _pads(cfg, model) else None,
         pad_token_id=model.config.pad_token_id or 0,
         garbage=garbage(cfg, step_schedule),
-        after_step=between_steps(cfg, run_dir.path / "profiles", identity.rank, device),
+        after_step=between_steps(cfg, run_dir.profiles, identity.rank, device),
         save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
         memory_bytes=_memory_meter(device),
         full_speed=_full_speed(model, identity.world_size),

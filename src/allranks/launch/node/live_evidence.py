@@ -115,6 +115,6 @@ def answers_of_all(
 
 
 def _keep(peers: Peers, name: str, finding: Finding) -> None:
-    path = peers.node.run.path / "evidence" / name / "diagnosis.json"
+    path = peers.node.run.evidence / name / "diagnosis.json"
     with contextlib.suppress(OSError):
         durable.write(path, json.dumps(finding.to_message(), indent=2) + "\n", make_parents=True)

@@ -52,7 +52,7 @@ class Trackers:
         names = chosen_trackers(cfg)
         if not names:
             return
-        folder = run_dir.path.absolute() / "trackers"
+        folder = run_dir.trackers.absolute()
         spec = {
             "folder": str(folder),
             "events": str(events.path.absolute()),
