@@ -1,6 +1,7 @@
 """Is the run what was asked for? What its ranks say of themselves after the first step, judged."""
 
-from allranks.verify.checks import Check, findings, judge, sentence
+from allranks.verify.check import Check
+from allranks.verify.checks import findings, judge, sentence
 from allranks.verify.record import Blocks, Connection, Proof, RankProof, read_proof
 
 __all__ = [

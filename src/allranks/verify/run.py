@@ -13,7 +13,8 @@ from allranks.listing import few
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import Event, ProofEvent, StepEvent
 from allranks.observe.nccl_log import NcclLog, read_log
-from allranks.verify.checks import Check, judge
+from allranks.verify.check import Check
+from allranks.verify.checks import judge
 from allranks.verify.record import Proof, RankProof, read_proof
 
 
