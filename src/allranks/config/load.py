@@ -12,13 +12,15 @@ from pydantic import ValidationError
 from allranks.config.config_source import ConfigSource, dotted, flag_name
 from allranks.config.differences import differences
 from allranks.config.explain import as_yaml, explain
+from allranks.config.following import finish
 from allranks.config.foreign.deepspeed import deepspeed_warnings, read_into
 from allranks.config.names import known_keys, meant_key, nearest_key
-from allranks.config.rules import broken_rules, finish, unused_keys
+from allranks.config.rules import broken_rules
 from allranks.config.run import SECTION_OF, SECTIONS, RunConfig
 from allranks.config.screening import screen
 from allranks.config.sections.section import Section
 from allranks.config.spellings import ATTENTION
+from allranks.config.unused import unused_keys
 from allranks.config.yaml_lines import KeyPath, read_yaml
 from allranks.errors import ConfigError
 from allranks.listing import few

@@ -1,17 +1,14 @@
-"""What keys say about each other: pairs that exclude each other, keys that need another, and defaults that follow."""
+"""What keys say about each other: pairs that exclude each other, and keys that need another."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Protocol
 
-from allranks.config.data_rules import sample_rules, template_rules, type_rules, unused_template
-from allranks.config.foreign.deepspeed import deepspeed_rules, resolved
+from allranks.config.data_rules import sample_rules, template_rules, type_rules
+from allranks.config.foreign.deepspeed import deepspeed_rules
 from allranks.config.optimizers import NOT_WITH_FSDP, SAVED_AT_ONCE, WITH_FSDP, WITH_ZERO
 from allranks.config.quantization import refusals
 from allranks.config.run import RunConfig
-from allranks.config.sections.kernels import CUT_CROSS_ENTROPY
-from allranks.config.sections.launch import LaunchConfig
 from allranks.config.yaml_lines import KeyPath
 
 Broken = Iterator[tuple[str | KeyPath, str]]
@@ -54,36 +51,8 @@ OPTIMIZER_ARGUMENTS = {"betas": ("adam_beta1", "adam_beta2"), "eps": ("adam_epsi
 
 WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit")
 
-ADAPTER_ONLY = [
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "lora_target_linear",
-    "lora_target_parameters",
-    "lora_modules_to_save",
-    "lora_model_dir",
-    "lora_fan_in_fan_out",
-    "peft_use_dora",
-    "peft_use_rslora",
-    "peft_init_lora_weights",
-    "peft_layers_to_transform",
-    "peft_layers_pattern",
-    "loraplus_lr_ratio",
-]
-
 MODULE_NAME = re.compile(r"[\w.-]+")
 """A name of modules, such as `q_proj` or `mlp.down_proj`; anything else is a regular expression."""
-
-TRACKER_ONLY = {
-    "wandb": ("wandb_entity", "wandb_name", "wandb_run_id"),
-    "mlflow": ("mlflow_tracking_uri", "mlflow_run_name"),
-    "trackio": ("trackio_run_name", "trackio_space_id"),
-}
-"""Tracker -> keys that say nothing unless it is switched on, by `use_…` or by naming a project."""
-TRACKER_PROJECTS = {"wandb": "wandb_project", "mlflow": "mlflow_experiment_name", "trackio": "trackio_project_name"}
-
-RAY_ONLY = [key for key in LaunchConfig.model_fields if key != "use_ray"]
 
 
 def broken_rules(config: RunConfig, given: Given) -> list[str]:
@@ -95,103 +64,6 @@ def broken_rules(config: RunConfig, given: Given) -> list[str]:
     )
     broken = [entry for check in checks for entry in check(config, given)]
     return [f"{given.label(at if isinstance(at, tuple) else (at,))}: {message}" for at, message in broken]
-
-
-def unused_keys(config: RunConfig, given: Given) -> list[str]:
-    """One line for each key that is allowed to have no effect, because Axolotl's own examples are written so."""
-    unused = []
-    if config.adapter.adapter is None:
-        # As in Axolotl: a config for an adapter trains the whole model once that line is gone.
-        why = "has no effect without `adapter: lora`: the whole model is trained"
-        unused += [f"{given.label((key,))}: {why}" for key in ADAPTER_ONLY if given.values.get(key)]
-    if config.evaluation.evals_per_epoch and not _has_evaluation_data(config):
-        unused.append(f"{given.label(('evals_per_epoch',))}: has no effect: there is no evaluation data")
-    unused += unused_template(config, given)
-    if config.parallel.uses_fsdp and (instead := WITH_FSDP.get(config.optimizer.optimizer)):
-        at = given.label(("optimizer",))
-        unused.append(f"{at}: {config.optimizer.optimizer} takes no shards of FSDP; {instead[0]} runs: {instead[1]}")
-    tracking = config.tracking
-    for tracker, keys in TRACKER_ONLY.items():
-        project = TRACKER_PROJECTS[tracker]
-        if not getattr(tracking, f"use_{tracker}") and not getattr(tracking, project):
-            why = f"has no effect without `use_{tracker}: true` or `{project}`"
-            unused += [f"{given.label((key,))}: {why}" for key in keys if getattr(tracking, key)]
-    if not config.launch.use_ray:
-        launch = config.launch
-        # Not "given": a resolved config, which the ranks read, gives every key.
-        changed = [key for key in RAY_ONLY if getattr(launch, key) != type(launch).model_fields[key].default]
-        unused += [f"{given.label((key,))}: has no effect without --use-ray" for key in changed]
-    return unused
-
-
-def finish(config: RunConfig, given: Given) -> RunConfig:
-    """The config with every default filled in that follows from another key."""
-    if config.deepspeed.settings:
-        settings, of_precision, of_optimizer = resolved(config, given.values)
-        config = replace(
-            config,
-            deepspeed=config.deepspeed.model_copy(update={"deepspeed": settings}),
-            precision=config.precision.model_copy(update=of_precision),
-            optimizer=config.optimizer.model_copy(update=of_optimizer),
-        )
-    data, optimizer, checkpoint = config.data, config.optimizer, config.checkpoint
-    if config.parallel.uses_fsdp and optimizer.optimizer in WITH_FSDP:
-        optimizer = optimizer.model_copy(update={"optimizer": WITH_FSDP[optimizer.optimizer][0]})
-    evaluation, parallel, precision = config.evaluation, config.parallel, config.precision
-    jinja = "jinja" if data.chat_template_jinja else None
-    data = _fill(
-        data,
-        eval_sample_packing=data.sample_packing,
-        # `auto` is known only on the device; see `train.assemble`.
-        pad_to_sequence_len=True if parallel.torch_compile is True else None,
-        chat_template=jinja,
-        data_seed=optimizer.seed,
-        shuffle_merged_datasets=not data.curriculum_sampling,
-        sample_packing_sequentially=data.sample_packing and data.curriculum_sampling,
-    )
-    by_steps = checkpoint.save_steps or checkpoint.saves_per_epoch
-    checkpoint = _fill(checkpoint, save_strategy="steps" if by_steps else "epoch")
-    by_steps = evaluation.eval_steps or evaluation.evals_per_epoch
-    strategy = ("steps" if by_steps else "epoch") if _has_evaluation_data(config) else "no"
-    evaluation = _fill(evaluation, eval_strategy=strategy, eval_batch_size=optimizer.micro_batch_size)
-    adapter = config.adapter
-    if adapter.adapter == "qlora":
-        adapter = adapter.model_copy(update={"load_in_4bit": True})
-    tracking = config.tracking
-    if tracking.loss_watchdog_threshold is not None:
-        tracking = _fill(tracking, loss_watchdog_patience=3)
-    kernels = config.kernels
-    if CUT_CROSS_ENTROPY in (kernels.plugins or []):
-        kernels = _fill(kernels, cut_cross_entropy=True)  # as the plugin's own default is
-    fsdp = parallel.fsdp_config
-    if fsdp is not None:
-        final = fsdp.final_state_dict_type or fsdp.state_dict_type
-        fsdp = fsdp.model_copy(update={"state_dict_type": final, "final_state_dict_type": None})
-        parallel = parallel.model_copy(update={"fsdp_config": fsdp})
-        if precision.compute == "auto" and fsdp.mixed_precision_policy:
-            precision = precision.model_copy(update={"bf16": fsdp.mixed_precision_policy == "bf16"})
-    return replace(
-        config,
-        data=data,
-        optimizer=optimizer,
-        adapter=adapter,
-        checkpoint=checkpoint,
-        evaluation=evaluation,
-        parallel=parallel,
-        kernels=kernels,
-        precision=precision,
-        tracking=tracking,
-    )
-
-
-def _fill(section: Any, **values: Any) -> Any:
-    """The section with values for the keys that have none."""
-    missing = {key: value for key, value in values.items() if getattr(section, key) is None and value is not None}
-    return section.model_copy(update=missing)
-
-
-def _has_evaluation_data(config: RunConfig) -> bool:
-    return bool(config.data.test_datasets) or config.data.val_set_size > 0
 
 
 def _exclusive(config: RunConfig, given: Given) -> Broken:
@@ -286,7 +158,7 @@ def _saving(config: RunConfig, given: Given) -> Broken:
     if checkpoint.metric_for_best_model and not wanting_best:
         yield "metric_for_best_model", "needs `save_strategy: best` or `load_best_model_at_end: true`"
     for key, value in wanting_best:
-        if not _has_evaluation_data(config):
+        if not config.has_evaluation_data:
             yield key, f"{value}needs evaluation data: `val_set_size` or `test_datasets`"
         elif config.evaluation.eval_strategy == "no":
             at = given.label(("eval_strategy",))
@@ -301,7 +173,7 @@ def _evaluation(config: RunConfig, given: Given) -> Broken:
     strategy = evaluation.eval_strategy
     asked = [key for key in ("eval_steps", "early_stopping_patience", "eval_on_start") if getattr(evaluation, key)]
     asked += ["eval_strategy"] if strategy not in (None, "no") else []
-    if not _has_evaluation_data(config):
+    if not config.has_evaluation_data:
         for key in asked:
             yield key, "needs evaluation data: `val_set_size` or `test_datasets`"
         return

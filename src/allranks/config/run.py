@@ -61,6 +61,11 @@ class RunConfig:
         """Notes and warnings as lines for the terminal."""
         return [*(f"note: {note}" for note in self.notes), *(f"warning: {warning}" for warning in self.warnings)]
 
+    @property
+    def has_evaluation_data(self) -> bool:
+        """Whether there is any: data sets of its own, or a part of the training data."""
+        return bool(self.data.test_datasets) or self.data.val_set_size > 0
+
     @classmethod
     def from_resolved(cls, flat: Mapping[str, Any], *, source: str = "<dict>") -> Self:
         """The config that `flat` or `yaml` of a resolved one says, as it is: nothing filled in, renamed or warned of.

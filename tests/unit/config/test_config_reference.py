@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from allranks.config.reference import TASKS, markdown
-from allranks.config.rules import ADAPTER_ONLY, EXCLUSIVE
+from allranks.config.rules import EXCLUSIVE
 from allranks.config.run import SECTION_OF, SECTIONS
 from allranks.config.schema import NESTED
 from allranks.config.sections.section import key_help
 from allranks.config.spellings import HINTS, RENAMED
 from allranks.config.unsupported import LATER, NO_EFFECT, OUT_OF_SCOPE
 from allranks.config.unsupported_values import REFUSED_VALUES
+from allranks.config.unused import ADAPTER_ONLY
 
 PAGE = Path(__file__).parents[3] / "docs" / "config.md"
 
