@@ -64,12 +64,17 @@ def test_two_nodes(start, tmp_path):
     def run(*arguments):
         return [start("--nproc_per_node", "1", "--", "train.py", *arguments, node=node) for node in (0, 1)]
 
-    codes, outputs = finish(*run(AWKWARD))
+    launchers = run("--wait", AWKWARD)
+    wait_for_ranks(tmp_path)
+    for launcher in launchers:
+        launcher.send_signal(signal.SIGTERM)
+    codes, outputs = finish(*launchers)
     assert codes == [0, 0], "\n".join(outputs)
-    said = f"rank {{}} of 2 sum 1.0 {[AWKWARD]}\n"
-    assert said.format(0) in outputs[0] and "sum" not in outputs[1]
+    said = f"rank {{}} of 2 sum 1.0 {['--wait', AWKWARD]}\n"
+    assert said.format(0) in outputs[0] and "saved" in outputs[0] and "sum" not in outputs[1]
     folder = RunDir(tmp_path / "allranks-run")
-    assert [folder.log(rank, rank).read_text() for rank in (0, 1)] == [said.format(0), said.format(1)]
+    logs = [folder.log(rank, rank).read_text() for rank in (0, 1)]
+    assert logs == [f"{said.format(rank)}saved\n" for rank in (0, 1)]
     manifest = json.loads(folder.manifest.read_text())
     assert manifest["argv"][-1] == AWKWARD and sorted(manifest["nodes"]) == ["0", "1"]
     assert not (tmp_path / "oops").exists()
@@ -77,14 +82,6 @@ def test_two_nodes(start, tmp_path):
     codes, outputs = finish(*run("--fail"))
     assert codes[1] == 3 and codes[0] != 0, "\n".join(outputs)
     assert "rank 1 (node 1) failed first: exit code 3" in outputs[1]
-
-    launchers = run("--wait")
-    wait_for_ranks(tmp_path)
-    for launcher in launchers:
-        launcher.send_signal(signal.SIGTERM)
-    codes, outputs = finish(*launchers)
-    assert codes == [0, 0], "\n".join(outputs)
-    assert "saved" in outputs[0] and folder.log(1, 1).read_text().endswith("saved\n")
 
 
 @pytest.mark.thorough

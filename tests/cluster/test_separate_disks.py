@@ -70,18 +70,16 @@ def test_no_lost_disk_loses_a_committed_step(train_on_two_nodes, losses_alone, t
         assert [commit.step_of(path) for path in commit.complete_checkpoints(directory)] == [9, 6]
     assert not (commit.checkpoint_path(folders[0], 9) / "__1_0.distcp").exists(), "the folders are not separate"
 
-    # The disk of either node is new: nothing starts, with or without going on, and nothing is touched.
-    for lost, left in ((0, 1), (1, 0)):
+    # The disk of either node is new: nothing starts, be it to go on or to begin anew, and nothing is touched.
+    going_on = (("--auto-resume-from-checkpoints", "true"), "step-00000009 is committed, but")
+    anew = ((), "this run would begin at step 0, but there are checkpoints")
+    for lost, left, (arguments, told) in ((0, 1, going_on), (1, 0, anew)):
         run_directory, aside = tmp_path / names[lost] / "run", tmp_path / names[lost] / "aside"
         run_directory.rename(aside)
         before = sorted(folders[left].rglob("*"))
-        for arguments, told in (
-            (("--auto-resume-from-checkpoints", "true"), "step-00000009 is committed, but"),
-            ((), "this run would begin at step 0, but there are checkpoints"),
-        ):
-            for output in train_on_two_nodes(*arguments, expect=3):
-                assert told in output and "step-00000009 (" in output and f"node {lost} (" in output
-                assert "no checkpoint in" in output and "Traceback" not in output
+        for output in train_on_two_nodes(*arguments, expect=3):
+            assert told in output and "step-00000009 (" in output and f"node {lost} (" in output
+            assert "no checkpoint in" in output and "Traceback" not in output
         assert sorted(folders[left].rglob("*")) == before
         assert not run_directory.exists()  # a refused start leaves nothing
         aside.rename(run_directory)
