@@ -55,7 +55,7 @@ class ChatEncoder:
     def encode(self, conversation: Conversation) -> list[Draft]:
         """The drafts of a conversation."""
         template = self._template(conversation.tools)
-        messages, tools = fitted(conversation.messages, conversation.tools, template.render)
+        messages, tools = fitted(conversation.messages, conversation.tools, template.text.render)
         conversation = replace(conversation, messages=messages, tools=tools)
         trained = [i for i in range(len(messages)) if self._is_trained(conversation, i)]
         every_end = {"all", "last"} & {self.train_on_eos, self.train_on_eot}

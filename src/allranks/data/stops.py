@@ -38,7 +38,7 @@ def trained_stops(cfg: RunConfig, tokenizer: Any) -> Stops:
             warnings.append(f"data set {spec.path}: {_why_none(encoder, tokenizer)}; generation will run on")
         tokens += whole
         # A template that writes the tokenizer's end by that name must go on to find it there.
-        only = only and bool(whole) and not any("eos_token" in one.template for one in encoder.templates)
+        only = only and bool(whole) and not any("eos_token" in one.text.template for one in encoder.templates)
     tokens = list(dict.fromkeys(tokens))
     return Stops(tokens, only and tokenizer.eos_token not in tokens, list(dict.fromkeys(warnings)))
 
@@ -58,9 +58,9 @@ def _why_none(encoder: ChatEncoder, tokenizer: Any) -> str:
         )
     if template.stops:
         return f"{template.stops[0]!r} ends its turns and is not trained: remove train_on_eos and train_on_eot"
-    if template.header_as_stop:
+    if template.text.header_as_stop:
         return (
             "its chat template ends no turn; what stops the model is the header of the next one, which a last turn "
-            f"lacks: set eot_tokens: [{template.header_as_stop!r}], which is then trained behind it, too"
+            f"lacks: set eot_tokens: [{template.text.header_as_stop!r}], which is then trained behind it, too"
         )
     return "its chat template writes nothing behind a turn that would stop it: use one that does, such as chatml"

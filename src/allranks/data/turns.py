@@ -14,9 +14,7 @@ What a template drops from a turn (the reasoning of earlier turns, in Qwen3's) c
 turn is trained in a text of its own, which ends with it, as the model would have been asked for it.
 """
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -25,11 +23,8 @@ from typing import Any
 from allranks.data.conversations import THINKING_KEYS
 from allranks.data.probe_calls import PROBE_TOOLS, probe_calls
 from allranks.data.records import RecordError, excerpt
-from allranks.data.templates import check_template, pin_dates
-from allranks.data.written import function_of, has_parts, is_written, not_written
-
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")  # private-use characters, which no text holds by accident
+from allranks.data.template_text import TemplateText
+from allranks.data.written import function_of, has_parts, is_written, not_written, spellings
 
 
 @dataclass(frozen=True)
@@ -64,22 +59,11 @@ class ChatTemplate:
         *,
         for_tools: bool = False,
     ):
-        check_template(template)
-        self.template = pin_dates(template)
-        self.marks_generation = _GENERATION.search(self.template) is not None
-        self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
-        self._no_tools: list[dict] | None = (
-            [] if for_tools else None
-        )  # such a template may not ask whether there are any
-        self._ends = _end_tokens(tokenizer, eot_tokens)
+        self.text = TemplateText(template, tokenizer, eot_tokens, variables, for_tools=for_tools)
         self._asked_ends = tuple(eot_tokens)
         self._thinking_keys = tuple(dict.fromkeys((*THINKING_KEYS, *([thinking_key] if thinking_key else []))))
         self._literals: dict[tuple, list[str] | None] = {}
         self._writes_tools = False
-
-    def render(self, messages: list[dict], tools: list[dict] | None = None, *, prompt: bool = False) -> str:
-        """The text of a conversation; `prompt` adds the header of the next assistant turn."""
-        return self._render(messages, tools, prompt)[0]
 
     def turns(self, messages: list[dict], tools: list[dict] | None, wanted: list[int]) -> tuple[str, dict[int, Turn]]:
         """The text of the conversation and the turns of the `wanted` messages.
@@ -87,7 +71,7 @@ class ChatTemplate:
         A wanted message that the template writes without some of its text is missing from the result.
         Errors: `RecordError` if the template refuses the conversation, or its turns cannot be found.
         """
-        text, generated = self._render(messages, tools, False)
+        text, generated = self.text.render_marked(messages, tools, False)
         if tools:
             self._check_tools(messages, tools, text)
         for i, message in enumerate(messages):
@@ -107,7 +91,7 @@ class ChatTemplate:
             turn = self._turn(text, messages, spans, i) if spans else self._search(text, messages, tools, i)
             holding[i] = text[turn.start : turn.stop]
             if i not in turns:
-                turns[i] = _limited(turn, generated) if i in assistants and self.marks_generation else turn
+                turns[i] = _limited(turn, generated) if i in assistants and self.text.marks_generation else turn
         found = {i: turns[i] for i in wanted if not self._lacks(holding[i], messages[i])}
         return self._stopped(text, messages, found)
 
@@ -116,7 +100,7 @@ class ChatTemplate:
         """What ends an assistant's last turn, token by token, and then what ends one of calls where that is another
         token; () where nothing does, or the template refuses such turns."""
         question = [{"role": "user", "content": "a question"}]
-        answer = self._ends_of([*question, {"role": "assistant", "content": "an answer"}], self._no_tools)[1]
+        answer = self._ends_of([*question, {"role": "assistant", "content": "an answer"}], self.text.no_tools)[1]
         system = [{"role": "system", "content": "what to do"}]  # where some templates write tools
         for calls, before in product(probe_calls(), ([], system)) if answer else ():
             called = {"role": "assistant", "content": "", "tool_calls": calls}
@@ -136,20 +120,10 @@ class ChatTemplate:
         turn = turns.get(last)
         return (text[turn.start :], tuple(text[slice(*end)] for end in turn.ends)) if turn else ("", ())
 
-    @cached_property
-    def header_as_stop(self) -> str | None:
-        """The first special token of the next user's header, where nothing else ends the assistant's turn before it."""
-        blank = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(("user", "assistant", "user"))]
-        literals = self._template_text(blank, self._no_tools)
-        between = literals[2].lstrip() if literals else ""
-        if literals is None or literals[3].strip():
-            return None
-        return max((token for token in self._ends if between.startswith(token)), key=len, default=None)
-
     def _stopped(self, text: str, messages: list[dict], turns: dict[int, Turn]) -> tuple[str, dict[int, Turn]]:
         """With the next header behind a last turn that nothing ends, where eot_tokens names that as the stop."""
         last = len(messages) - 1
-        turn, stop = turns.get(last), self.header_as_stop if self._asked_ends else None
+        turn, stop = turns.get(last), self.text.header_as_stop if self._asked_ends else None
         if turn is None or turn.ends or stop not in self._asked_ends or messages[last]["role"] != "assistant":
             return text, turns
         assert stop is not None
@@ -161,30 +135,12 @@ class ChatTemplate:
 
     def refused(self, messages: list[dict], tools: Any, i: int) -> RecordError:
         """The error for a message that the template does not write in full even as the last one."""
-        lacking = self._lacks(self.render(messages[: i + 1], tools), messages[i])
+        lacking = self._lacks(self.text.render(messages[: i + 1], tools), messages[i])
         lacking = lacking or f"a part of {excerpt(messages[i].get('content'))}"
         return RecordError(
             f"message {i} ({messages[i]['role']}): the chat template leaves out {lacking}, or changes it; use a "
             "template that writes it"
         )
-
-    def _render(self, messages: list[dict], tools: Any, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        try:
-            rendered: Any = render_jinja_template(
-                [messages],
-                tools=tools,
-                chat_template=self.template,
-                add_generation_prompt=prompt,
-                return_assistant_tokens_mask=self.marks_generation,
-                **self._variables,
-            )
-        except Exception as error:  # a template is a program: it can fail in any way
-            reason = str(error) or type(error).__name__
-            raise RecordError(f"the chat template refuses the conversation: {reason}") from error
-        texts, generated = rendered
-        return texts[0], generated[0] if generated else []
 
     def _by_placeholders(self, text: str, messages: list[dict], tools: Any) -> dict[int, tuple[int, int]] | None:
         if not all(self._is_plain(message) for message in messages):
@@ -194,14 +150,14 @@ class ChatTemplate:
         if key not in self._literals:
             if len(self._literals) > 1000:  # tools differ from record to record; do not keep them all
                 self._literals.clear()
-            self._literals[key] = self._template_text(messages, tools)
+            self._literals[key] = self.text.around(messages, tools)
         literals = self._literals[key]
         if literals is None or not text.startswith(literals[0]):
             return None
         spans, at = {}, len(literals[0])
         for i, message in enumerate(messages):
             rest = literals[i + 1]
-            written = next((form for form in _spellings(message["content"]) if text.startswith(form + rest, at)), None)
+            written = next((form for form in spellings(message["content"]) if text.startswith(form + rest, at)), None)
             if written is None:
                 return None
             spans[i] = (at, at + len(written))
@@ -213,16 +169,6 @@ class ChatTemplate:
         if message["role"] == "assistant":  # whatever else it has, a template may write behind the text
             return isinstance(message.get("content"), str) and len(message) == 2
         return isinstance(message.get("content"), str) and not any(map(message.get, self._thinking_keys))
-
-    def _template_text(self, messages: list[dict], tools: Any) -> list[str] | None:
-        """What the template writes before, between and after the messages, if it writes each once and in order."""
-        blank = [message | {"content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
-        try:
-            parts = _PLACEHOLDER.split(self.render(blank, tools))
-        except RecordError:
-            return None
-        in_order = parts[1::2] == [str(i) for i in range(len(messages))]
-        return parts[0::2] if in_order else None
 
     def _search(self, text: str, messages: list[dict], tools: Any, i: int) -> Turn:
         # The message before bounds the header; a tool's answer may be written into the turn that called it.
@@ -241,8 +187,8 @@ class ChatTemplate:
     def _by_growth(self, text: str, messages: list[dict], tools: Any, i: int) -> Turn | None:
         if messages[i]["role"] != "assistant":
             return None
-        asked = self.render(messages[:i], tools, prompt=True)
-        answered = self.render(messages[: i + 1], tools)
+        asked = self.text.render(messages[:i], tools, prompt=True)
+        answered = self.text.render(messages[: i + 1], tools)
         if not (text.startswith(answered) and answered.startswith(asked)):
             return None
         return self._marked(text, len(asked), len(answered.rstrip()))
@@ -256,7 +202,7 @@ class ChatTemplate:
         beside = {key: message[key] for key in kept}
         content = [{"type": "text", "text": placeholder}] if has_parts(message) else placeholder
         blank = [*messages[:i], beside | {"content": content}, *messages[i + 1 :]]
-        other = self.render(blank, tools)
+        other = self.text.render(blank, tools)
         at = other.find(placeholder)
         start = _common_prefix(text, other)
         tail = _common_prefix(text[start:][::-1], other[start:][::-1])
@@ -277,12 +223,12 @@ class ChatTemplate:
                 f"message {i + 1} ({messages[i + 1]['role']}): the chat template writes it into the turn before it; "
                 "use a template that marks what is trained with {% generation %}"
             )
-        if messages[i]["role"] == "assistant" and self._prompt:
+        if messages[i]["role"] == "assistant" and self.text.prompt:
             # All that follows the generation prompt is the model's to write, such as an opening <think>.
-            header = text.rfind(self._prompt, spans[i - 1][1] if i else 0, start)
-            start = header + len(self._prompt) if header >= 0 else start
-        elif messages[i]["role"] == "assistant" and text.endswith(self._lead, 0, start):
-            start -= len(self._lead)
+            header = text.rfind(self.text.prompt, spans[i - 1][1] if i else 0, start)
+            start = header + len(self.text.prompt) if header >= 0 else start
+        elif messages[i]["role"] == "assistant" and text.endswith(self.text.lead, 0, start):
+            start -= len(self.text.lead)
         end = self._end_after(text, stop)
         # White space before the end token ("answer </s>") has to be written as well.
         return Turn(start, end[0] if end else stop, end, self._further(text, end))
@@ -290,30 +236,16 @@ class ChatTemplate:
     def _further(self, text: str, end: tuple[int, int] | None) -> tuple[tuple[int, int], ...]:
         found: list[tuple[int, int]] = []
         at = end[1] if end else 0
-        for token in self._tail[1:] if end and text[slice(*end)] in self._tail[:1] else ():
+        for token in self.text.tail[1:] if end and text[slice(*end)] in self.text.tail[:1] else ():
             if not text.startswith(token, at):
                 break
             found.append((at, at + len(token)))
             at += len(token)
         return tuple(found)
 
-    @cached_property
-    def _tail(self) -> tuple[str, ...]:
-        """The special tokens that the template writes in a row behind an assistant's last turn."""
-        pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
-        try:
-            rest = self.render(pair, self._no_tools).rpartition("\ue001")[2].lstrip()
-        except RecordError:
-            return ()
-        tokens: list[str] = []
-        while token := max((token for token in self._ends if token and rest.startswith(token)), key=len, default=None):
-            tokens.append(token)
-            rest = rest.removeprefix(token)
-        return tuple(tokens)
-
     def _marked(self, text: str, start: int, stop: int) -> Turn:
         trimmed = len(text[start:stop].rstrip()) + start
-        for token in sorted((*self._ends, self._end_text), key=len, reverse=True):
+        for token in sorted((*self.text.ends, self.text.end_text), key=len, reverse=True):
             if token and text.endswith(token, start, trimmed):
                 return Turn(start, stop, (trimmed - len(token), trimmed))
         end = None if text[stop:].strip() == "" else self._end_after(text, stop)
@@ -322,9 +254,9 @@ class ChatTemplate:
     def _end_after(self, text: str, at: int) -> tuple[int, int] | None:
         while text.startswith(" ", at):
             at += 1
-        candidates = [token for token in self._ends if text.startswith(token, at)]
-        token = max(candidates, key=len, default=self._end_text)
-        opens_turn = self._prompt.lstrip().startswith(token) if token else True
+        candidates = [token for token in self.text.ends if text.startswith(token, at)]
+        token = max(candidates, key=len, default=self.text.end_text)
+        opens_turn = self.text.prompt.lstrip().startswith(token) if token else True
         if not token or opens_turn or not text.startswith(token, at):
             return None
         return at, at + len(token)
@@ -332,7 +264,7 @@ class ChatTemplate:
     def _check_tools(self, messages: list[dict], tools: list[dict], text: str) -> None:
         if not self._writes_tools:  # it may write them only in some conversations
             try:
-                self._writes_tools = self.render(messages, self._no_tools) != text
+                self._writes_tools = self.text.render(messages, self.text.no_tools) != text
             except RecordError:
                 self._writes_tools = True  # it cannot do without them
         names = [str(function_of(tool).get("name")) for tool in tools]
@@ -343,43 +275,6 @@ class ChatTemplate:
                 "the template of a model that calls tools (tokenizer_default) or chatml"
             )
 
-    @cached_property
-    def _prompt(self) -> str:
-        """The header of an assistant turn, as the template writes it for generation; "" if it writes none."""
-        question = [{"role": "user", "content": "\ue0000\ue001"}]
-        try:
-            without, with_prompt = (self.render(question, self._no_tools, prompt=prompt) for prompt in (False, True))
-        except RecordError:
-            return ""
-        return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
-
-    @cached_property
-    def _lead(self) -> str:
-        """White space between a question and its answer, which the model writes where there is no generation prompt."""
-        question = {"role": "user", "content": "\ue0000\ue001"}
-        try:
-            asked = self.render([question], self._no_tools)
-            answered = self.render([question, {"role": "assistant", "content": "\ue0001\ue001"}], self._no_tools)
-        except RecordError:
-            return ""
-        between = answered.removeprefix(asked).partition("\ue000")[0] if answered.startswith(asked) else ""
-        return between if between.isspace() else ""
-
-    @cached_property
-    def _end_text(self) -> str:
-        """What ends an assistant turn in templates whose end is plain text to the tokenizer; "" if nothing does."""
-        pair = [{"role": "user", "content": "\ue0000\ue001"}, {"role": "assistant", "content": "\ue0001\ue001"}]
-        try:
-            tail = self.render(pair, self._no_tools).rpartition("\ue001")[2]
-        except RecordError:
-            return ""
-        return (tail.split() or [""])[0]
-
-
-def _end_tokens(tokenizer: Any, eot_tokens: Iterable[str]) -> tuple[str, ...]:
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple(dict.fromkeys([*([tokenizer.eos_token] if tokenizer.eos_token else []), *eot_tokens, *special]))
-
 
 def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
     """A turn of a template that marks only some turns, or parts of them: no more than it marks."""
@@ -387,14 +282,6 @@ def _limited(turn: Turn, generated: list[tuple[int, int]]) -> Turn:
     if not inside:
         return Turn(turn.stop, turn.stop, None)
     return Turn(max(turn.start, inside[0][0]), min(turn.stop, inside[-1][1]), turn.end, turn.further)
-
-
-def _spellings(content: str) -> Iterator[str]:
-    """How templates write a text: as it is, without white space around it, or escaped for JSON."""
-    yield content
-    yield content.strip()
-    yield json.dumps(content, ensure_ascii=False)[1:-1]
-    yield json.dumps(content)[1:-1]
 
 
 def _common_prefix(a: str, b: str) -> int:

@@ -55,6 +55,14 @@ def not_written(message: dict, text: str, thinking_keys: tuple[str, ...]) -> str
     return None
 
 
+def spellings(content: str) -> Iterator[str]:
+    """How templates write a text: as it is, without white space around it, or escaped for JSON."""
+    yield content
+    yield content.strip()
+    yield json.dumps(content, ensure_ascii=False)[1:-1]
+    yield json.dumps(content)[1:-1]
+
+
 def function_of(call: dict) -> dict:
     """The function of a call or of a tool's definition, which may be wrapped: {type: function, function: {name, …}}."""
     inner = call.get("function")

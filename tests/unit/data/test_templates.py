@@ -79,7 +79,7 @@ def test_formats_of_turns_by_role(name):
         assert text[turn.start : turn.stop].lstrip() == f"yo{end}"
         assert text[slice(*turn.end)] == end
     with pytest.raises(RecordError, match="not tool"):
-        template.render([*talk, {"role": "tool", "content": "1"}])
+        template.text.render([*talk, {"role": "tool", "content": "1"}])
 
 
 def test_templates_that_tokenizers_bring():
@@ -152,14 +152,14 @@ def test_templates_that_do_not_exist(name, jinja, message):
     ],
 )
 def test_todays_date_is_the_same_on_every_day_however_it_is_read(template):
-    assert ChatTemplate(template, make_tokenizer()).render(PAIR[:1]) == "01 Jan 2025"
+    assert ChatTemplate(template, make_tokenizer()).text.render(PAIR[:1]) == "01 Jan 2025"
 
 
 def test_a_fixed_day_is_written_in_every_format():
     letters = "aAwdbBmyYHIMSpjUWcxXfGuVCDeFhnrRtTzZ"
     formats = [*(f"%{letter}" for letter in letters), *(f"%-{letter}" for letter in "dmyHIMSj"), "%%d %d%%", "100 %"]
     template = ChatTemplate("{% for m in messages %}{{ strftime_now(m.content) }}|{% endfor %}", make_tokenizer())
-    written = template.render([{"role": "user", "content": one} for one in formats])
+    written = template.text.render([{"role": "user", "content": one} for one in formats])
     day = datetime(2025, 1, 1)
     assert written == "".join(day.strftime(one) + "|" for one in formats)
 
@@ -169,7 +169,9 @@ def test_a_template_with_a_date_begins_as_it_does_without(start):
     template = start + "{{ messages[0].content }}{% if false %}{{ strftime_now('%d') }}{% endif %}"
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
-    assert ChatTemplate(template, tokenizer).render(PAIR[:1]) == tokenizer.apply_chat_template(PAIR[:1], tokenize=False)
+    assert ChatTemplate(template, tokenizer).text.render(PAIR[:1]) == tokenizer.apply_chat_template(
+        PAIR[:1], tokenize=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,4 +189,4 @@ def test_templates_that_are_broken_or_differ_between_nodes_are_refused_at_once(t
 
 def test_marks_and_loop_controls_are_valid_and_random_as_a_word_is_no_draw():
     template = "{% for m in messages %}{%- generation -%}| random{% endgeneration %}{% break %}{% endfor %}"
-    assert ChatTemplate(template, make_tokenizer()).render(PAIR) == "| random"
+    assert ChatTemplate(template, make_tokenizer()).text.render(PAIR) == "| random"
