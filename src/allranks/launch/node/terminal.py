@@ -5,12 +5,11 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from allranks.observe.enduring import Enduring
 
-_LONGEST = 2**16  # characters that are held until a line ends
+_MOST_BYTES = 2**16  # what a pipe of Linux holds (pipe(7)); so much of a line is held until it ends
 SHOW_CURSOR = b"\x1b[?25h"  # DECTCEM of the VT220, which all terminals of today follow
 
 
@@ -44,15 +43,25 @@ def terminal_path(log: Path | None = None) -> Iterator[str]:
 
 
 def _copy(reader: int, log: Path | None) -> None:
+    """Whole lines, as many as there are at a time: a rank that prints much waits for what reads it."""
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(os.fdopen(reader, encoding="utf-8", errors="replace", newline=""))
-        kept = None
-        for line in iter(partial(lines.readline, _LONGEST), ""):
-            Enduring(sys.stdout).write(line, flush=True)
-            if log is not None:
-                # Only now: on most nodes nothing ever comes.
-                kept = kept or Enduring(stack.enter_context(log.open("a", encoding="utf-8", newline="")))
-                kept.write(line, flush=True)
+        stack.callback(os.close, reader)
+        kept, held = None, b""
+        while True:
+            chunk = os.read(reader, _MOST_BYTES)
+            held += chunk
+            end = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
+            if not chunk or (not end and len(held) >= _MOST_BYTES):
+                end = len(held)
+            if text := held[:end].decode("utf-8", "replace"):
+                Enduring(sys.stdout).write(text, flush=True)
+                if log is not None:
+                    # Only now: on most nodes nothing ever comes.
+                    kept = kept or Enduring(stack.enter_context(log.open("a", encoding="utf-8", newline="")))
+                    kept.write(text, flush=True)
+            held = held[end:]
+            if not chunk:
+                return
 
 
 def _stdout_terminal() -> tuple[int, str | None]:
