@@ -9,6 +9,9 @@ import typer
 from allranks.cli.config_keys import ConfigKeysCommand, IgnoreUnsupported, given
 from allranks.cli.help import new_app
 
+_MOST_NODES, _MOST_GPUS = 4096, 128
+"""Of a plan, which goes through the ranks one by one: larger numbers are slips."""
+
 app = new_app()
 
 
@@ -27,11 +30,14 @@ def plan(
             show_default=False,
         ),
     ],
-    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, max=_MOST_NODES, help="Number of nodes.")] = 1,
     gpus_per_node: Annotated[
         int | None,
         typer.Option(
-            "--gpus-per-node", min=1, help="GPUs, and so ranks, of each; this machine's, or 8 where --gpu is given."
+            "--gpus-per-node",
+            min=1,
+            max=_MOST_GPUS,
+            help="GPUs, and so ranks, of each; this machine's, or 8 where --gpu is given.",
         ),
     ] = None,
     gpu: Annotated[

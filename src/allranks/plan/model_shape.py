@@ -15,6 +15,10 @@ from allranks.plan.workload import ModelShape
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 
+_MOST_LAYERS, _MOST_EXPERTS = 10_000, 100_000
+"""Of a model, all layers together: far beyond any, and a number that would take minutes to count is a slip."""
+
+
 class UnknownShapeError(UsageError):
     """A config.json that does not tell which tensors its model has."""
 
@@ -133,6 +137,17 @@ class _Reader:
         if config.get("model_type") == "qwen":
             self.width //= 2  # its config counts the gate and the other half together
         self._read_experts()
+        self._refuse_absurd()
+
+    def _refuse_absurd(self) -> None:
+        if self.num_layers > _MOST_LAYERS or self.num_layers * self.experts > _MOST_EXPERTS:
+            experts = f" of {self.experts} experts" if self.experts else ""
+            raise UnknownShapeError(f"config.json: {self.num_layers} layers{experts} are more than any model has")
+        if self.head_dim < 1:
+            raise UnknownShapeError(
+                f"config.json: hidden_size {self.hidden} is less than num_attention_heads {self.heads}; a head has at "
+                "least one number"
+            )
 
     def _read_experts(self) -> None:
         names = (self.family.num_experts_key, "num_experts", "num_local_experts", "n_routed_experts")
@@ -146,12 +161,19 @@ class _Reader:
             self.shared_width = (self._optional("n_shared_experts") or 0) * self.expert_width
 
     def _optional(self, *keys: str) -> int | None:
-        found = (self.config.get(key) for key in keys)
-        return next((one for one in found if isinstance(one, int) and not isinstance(one, bool)), None)
+        found = ((key, self.config.get(key)) for key in keys)
+        key, number = next(
+            ((key, one) for key, one in found if isinstance(one, int) and not isinstance(one, bool)), ("", None)
+        )
+        if number is not None and number < 0:
+            raise UnknownShapeError(f"config.json: {key} is {number}; it cannot be below 0")
+        return number
 
     def _number(self, *keys: str) -> int:
         if (found := self._optional(*keys)) is None:
             raise UnknownShapeError(f"config.json: {keys[0]} is missing or no whole number; the model needs it")
+        if not found:
+            raise UnknownShapeError(f"config.json: {keys[0]} is 0; a model has at least 1")
         return found
 
     def _says(self, flag: Flag) -> bool:

@@ -136,6 +136,21 @@ def test_what_is_missing_is_named():
         shape_of({"model_type": "gemma3", "vision_config": {}})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"hidden_size": -64}, "hidden_size is -64"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**6}, "1000000 layers are more than any"),
+        ({"hidden_size": 2, "num_attention_heads": 4}, "hidden_size 2 is less than num_attention_heads 4"),
+    ],
+)
+def test_numbers_that_no_model_has_are_named(changes, said):
+    with pytest.raises(UnknownShapeError, match=said):
+        shape_of({"model_type": "llama", **SMALL, **changes})
+
+
 def test_layers_without_experts_and_windows_are_counted():
     mixture = shape_of({"model_type": "deepseek_v3", **SMALL, **DEEPSEEK})
     assert (mixture.num_dense_layers, mixture.num_experts, mixture.experts_per_token) == (1, 8, 2)

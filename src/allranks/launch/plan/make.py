@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
 from allranks.launch.plan.source import Source, lengths_of, num_steps, source_of
 from allranks.listing import si_bytes
@@ -28,6 +29,9 @@ from allranks.trace import traced
 
 def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignore_unsupported: bool = False) -> Plan:
     """Raises ConfigError or UsageError for a config, a model or a device that cannot be planned."""
+    price = asked.price_per_gpu_hour
+    if price is not None and not math.isfinite(price):
+        raise UsageError(f"--price-per-gpu-hour: expected a number, got {price}")
     if asked.batch is not None:
         overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
     source = source_of(config, overrides, ignore_unsupported=ignore_unsupported)

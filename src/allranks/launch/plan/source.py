@@ -91,6 +91,10 @@ def _with(usual: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, A
 
 
 def _read(file: Path, cfg: RunConfig) -> dict[str, Any]:
+    if not file.exists():
+        raise UsageError(
+            f"{file.parent}: has no {file.name}; a plan needs a YAML config, or a model's config.json or its folder"
+        )
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
