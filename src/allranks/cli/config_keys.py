@@ -30,5 +30,5 @@ class ConfigKeysCommand(TyperCommand):
 
 
 def given(ctx: Any) -> Any:
-    """The sorted arguments (`launch.arguments.SortedArguments`) of the running command."""
+    """The sorted arguments (`launch.spec.arguments.SortedArguments`) of the running command."""
     return ctx.meta[__name__]

@@ -80,7 +80,7 @@ def with_launch_options(*, without: Collection[str] = (), **defaults: Any) -> Ca
 
 
 def launch_options(ctx: typer.Context, **more: Any) -> Any:
-    """The `launch.options.LaunchOptions` that the running command was given, of those it has; `more` are its own."""
+    """The `launch.spec.options.LaunchOptions` that the running command was given; `more` are its own."""
     from allranks.launch.spec.options import LaunchOptions
 
     asked = ctx.params
@@ -98,7 +98,7 @@ def launch_options(ctx: typer.Context, **more: Any) -> Any:
 
 
 def node_options(ctx: typer.Context) -> Any:
-    """The `launch.where.NodeOptions` that the running command was given."""
+    """The `launch.spec.where.NodeOptions` that the running command was given."""
     from allranks.launch.spec.where import NodeOptions
 
     asked = ctx.params
