@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from allranks.observe import RunDir, read_events
 from allranks.observe.events import PhaseEvent, StepEvent
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.lab import Lab
-from tests.cluster.training import make_training
+from tests.cluster.training import Training, make_training
 from tests.patience import TIMEOUT_SECONDS
 
 # Python runs it in every process: in a rank it waits, beside the imports, for what it spoils.
@@ -42,6 +43,7 @@ if os.environ.get("RANK") == "1":
     threading.Thread(target=spoil, daemon=True).start()
 """
 KEYS = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3, "on_hang": "restart"}
+TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--max-restarts", 1)
 KEYS |= {"hang_timeout": {"step": 8, "first_step": 8}}  # after the restart it is the first one
 
 
@@ -76,10 +78,11 @@ def hanging(tmp_path: Path, write_config: Callable[..., Path]) -> Callable[..., 
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("launcher", ("torchrun", "accelerate"))
 def test_ranks_that_hang_once_start_again_and_end_as_if_they_had_not(
-    hanging: Callable[..., list[str]], tmp_path: Path, losses_alone: Callable[..., dict[int, float]]
+    launcher: str, hanging: Callable[..., list[str]], tmp_path: Path, losses_alone: Callable[..., dict[int, float]]
 ) -> None:
-    outputs = hanging("--max-restarts", "2", expect=0)
+    outputs = hanging("--max-restarts", "2", "--launcher", launcher, expect=0)
     for output in outputs:
         assert "never entered all_reduce" in output, output
         assert "on_hang: restart: all nodes start their ranks again, 1 of 2 times" in output, output
@@ -112,14 +115,27 @@ def test_what_hangs_in_the_same_way_after_the_same_step_again_is_not_started_a_t
     assert "failed in the same way after the same step, 6" in outputs[0]
 
 
+def over_ssh(training: Training) -> Any:
+    return training.start(0, (*TRAIN, "--hosts", "node[0-1]"))
+
+
+def in_slurm(training: Training) -> Any:
+    training.lab.slurm()
+    return training.start(0, ("salloc", "-Q", "-N", 2, *TRAIN))
+
+
 @pytest.mark.thorough
-def test_over_ssh_a_run_whose_rank_is_stopped_starts_again_by_itself(
-    lab: Lab, base_config: dict, losses_alone: Callable[..., dict[int, float]]
+@pytest.mark.parametrize("start", (over_ssh, in_slurm))
+def test_started_from_one_node_a_run_whose_rank_is_stopped_starts_again_by_itself(
+    start: Callable[[Training], Any],
+    lab: Lab,
+    base_config: dict,
+    losses_alone: Callable[..., dict[int, float]],
+    request: pytest.FixtureRequest,
 ) -> None:
     keys = {**KEYS, "max_steps": 40, "learning_rate": 1e-3}
-    training = make_training(lab, "restart-over-ssh", base_config, **keys)
-    train = [sys.executable, "-m", "allranks", "train", "c.yaml", "--hosts", "node[0-1]", "--max-restarts", 1]
-    process = training.start(0, train)
+    training = make_training(lab, request.node.name, base_config, **keys)
+    process = start(training)
     training.wait_for_step(4, process)
     pid = next(event.pid for event in read_events(training.run.events(1)) if isinstance(event, PhaseEvent))
     lab.node(1).run(["kill", "-STOP", str(pid)], check=True)
