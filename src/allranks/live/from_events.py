@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import mmap
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from allranks.errors import AllranksError
+from allranks.findings import Finding
 from allranks.live.rank_progress import RankProgress
 from allranks.live.state import LiveEnd, LiveTable, NodeState, RankState
+from allranks.live.stragglers import Stragglers
 from allranks.live.table import table_of_nodes
 from allranks.observe import RunDir, read_events
 from allranks.observe.event_lines import parse_event
 from allranks.observe.events import Event, PhaseEvent
 
 _LAST_BYTES = 2**18  # more than a thousand steps, of each rank
+# A rank that is slow beside unknown programs has to be so for a minute, see stragglers.py.
+_WATCHED_SECONDS = 180.0
 _MAX_BYTES = 64 * 2**20  # of a live.json or a manifest
 
 
@@ -30,27 +37,65 @@ def table_of(run: RunDir) -> LiveTable:
     started = _newest_start(run)
     if kept is not None and started in (None, kept.run_id):
         return kept
-    files = [(path, _newest_events(path, started)) for path in run.all_events()]
-    progress: dict[int, RankProgress] = {}
-    for _, events in files:
-        for event in events:
-            progress.setdefault(event.rank, RankProgress(event.rank)).read([event])
-    if not progress:
+    events = sorted((event for path in run.all_events() for event in _newest_events(path, started)), key=_time)
+    if not events:
         if kept is not None:
             return kept
         raise FileNotFoundError(f"{run.path} has no live.json and no events of a rank")
     now = time.time()
-    nodes: dict[int | str, list[RankState]] = {}
-    hosts = _nodes_of_ranks(run)
-    for rank, known in sorted(progress.items()):
-        age = None if known.newest is None else max(0.0, now - known.newest)
-        nodes.setdefault(hosts.get(rank, 0), []).append(replace(known.state, events_age_seconds=age))
-    states = [NodeState(node=node, host=_host(run, node), t=now, ranks=tuple(of)) for node, of in nodes.items()]
-    codes = [rank.exit_code for of in nodes.values() for rank in of]
+    known = _nodes_of_ranks(run)
+    nodes = {rank: known.get(rank, 0) for rank in {event.rank for event in events}}
+    hosts = {node: _host(run, node) for node in set(nodes.values())}
+    progress = {rank: RankProgress(rank) for rank in sorted(nodes)}
+    stragglers = Stragglers()
+    for t, of_a_second in _by_seconds(events):
+        for event in of_a_second:
+            progress[event.rank].read([event])
+        if t > events[-1].t - _WATCHED_SECONDS:
+            # Nobody knows what else the nodes' cores did: it is taken that other programs have them, too.
+            states = [replace(one, idle_cpu=0.0, other_cpu_use=1.0) for one in _states(progress, nodes, hosts, t)]
+            stragglers.read(table_of_nodes(started or "", t, states))
+    codes = [one.state.exit_code for one in progress.values()]
     ended = None
     if all(code is not None for code in codes):
         ended = LiveEnd(exit_code=max((code or 0 for code in codes), key=abs))
-    return table_of_nodes(started or "", now, states, ended=ended)
+    table = table_of_nodes(started or "", now, _states(progress, nodes, hosts, now), ended=ended)
+    if ended is not None:
+        return table
+    return replace(table, stragglers=stragglers.found, overdue=_behind(run, table, now))
+
+
+def _behind(run: RunDir, table: LiveTable, now: float) -> tuple[Finding, ...]:
+    """Who is behind all others for longer than it may be; of others nobody knows here whether they still run."""
+    from allranks.config import RunConfig
+    from allranks.live.deadlines import Limits, limits_of, overdue
+
+    limits = Limits()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, AllranksError):
+        config = json.loads(run.manifest.read_text(encoding="utf-8", errors="replace"))["config"]
+        limits = limits_of(RunConfig.from_resolved(config, source=str(run.manifest)))
+    return tuple(one for one in overdue(table, limits, now) if one.who.rank is not None)
+
+
+def _states(
+    progress: Mapping[int, RankProgress], nodes: Mapping[int, int | str], hosts: Mapping[int | str, str], now: float
+) -> list[NodeState]:
+    """What the nodes' launchers would say of their ranks."""
+    ranks: dict[int | str, list[RankState]] = {}
+    for rank, known in progress.items():
+        age = None if known.newest is None else max(0.0, now - known.newest)
+        ranks.setdefault(nodes[rank], []).append(replace(known.state, events_age_seconds=age))
+    return [NodeState(node=node, host=hosts[node], t=now, ranks=tuple(of)) for node, of in ranks.items()]
+
+
+def _by_seconds(events: Sequence[Event]) -> Iterator[tuple[float, list[Event]]]:
+    """Events by time, those of a second together, as a launcher comes to read them."""
+    for second, of_it in itertools.groupby(events, key=lambda event: int(event.t)):
+        yield float(second + 1), list(of_it)
+
+
+def _time(event: Event) -> float:
+    return event.t
 
 
 def read_live(run: RunDir) -> LiveTable | None:

@@ -137,3 +137,45 @@ def test_events_that_are_no_file_are_not_waited_for(tmp_path: Path) -> None:
     log.write(StepEvent(step=3, seconds=1.0))
     log.close()
     assert [rank.rank for rank in look(run).table.ranks] == [0]
+
+
+def told_by_events(path: Path, seconds: int, *, slow: float, ended: bool = False) -> RunDir:
+    """Three ranks that make a step a second, of which rank 2 works for `slow` seconds of it itself."""
+    run, now = RunDir(path), time.time()
+    run.events(0).parent.mkdir()
+    for rank in range(3):
+        lines = [{"kind": "phase", "phase": "train", "num_steps": 9000, "pid": 40 + rank}]
+        work = slow if rank == 2 else 0.3
+        lines += [{"kind": "step", "step": step, "seconds": 1.0, "compute_seconds": work} for step in range(1, seconds)]
+        lines += [{"kind": "exit", "code": 0}] if ended else []
+        common = {"rank": rank, "run": "a"}
+        told = [json.dumps({**line, **common, "t": now - seconds + at}) for at, line in enumerate(lines)]
+        run.events(rank).write_text("\n".join(told) + "\n")
+    return run
+
+
+def test_without_a_table_a_rank_that_is_slow_for_a_minute_is_named_by_the_events(tmp_path: Path) -> None:
+    """As under a launcher of the user's own: nobody knows what else its node does."""
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+    (slow,) = look(told_by_events(tmp_path / "a", 120, slow=0.9)).table.stragglers
+    assert slow.who.rank == 2 and "rank 2 (node 0) is slow by itself: it works 0.9 s" in slow.what
+    assert look(told_by_events(tmp_path / "b", 50, slow=0.9)).table.stragglers == ()
+    assert look(told_by_events(tmp_path / "c", 120, slow=0.35)).table.stragglers == ()
+    assert look(told_by_events(tmp_path / "d", 120, slow=0.9, ended=True)).table.stragglers == ()
+
+
+def test_without_a_table_the_rank_that_is_behind_is_named_when_its_time_is_over(tmp_path: Path) -> None:
+    run = told_by_events(tmp_path, 120, slow=0.3)
+    assert look(run).table.overdue == ()
+    long_ago = time.time() - 300
+    for rank, step in enumerate((8, 8, 7)):
+        common = {"run": "b", "rank": rank, "t": long_ago}
+        lines = [{"kind": "phase", "phase": "train", "pid": 70 + rank}, {"kind": "step", "step": step, "seconds": 1.0}]
+        with run.events(rank).open("a") as file:
+            file.write("".join(json.dumps({**line, **common}) + "\n" for line in lines))
+    (behind,) = look(run).table.overdue
+    assert behind.who.rank == 2 and "longer than hang_timeout allows (step: 240 s)" in behind.what
+    config = {"base_model": "m", "datasets": [{"path": "d", "type": "chat_template"}], "hang_timeout": {"step": 1000}}
+    run.manifest.write_text(json.dumps({"config": {**config, "learning_rate": 0.1, "max_steps": 9}}))
+    assert look(run).table.overdue == ()
