@@ -56,6 +56,7 @@ class NodeCollector:
         self._cpu: dict[int, tuple[float, float]] = {}  # pid -> when it was looked at, and its seconds of CPU then
         self._machine: tuple[float, float, float] | None = None  # the same of all programs, and what was idle
         self._links = LinkCounter()
+        self._ages = _Ages()
 
     def collect(self, processes: Mapping[int, psutil.Process], launcher_pid: int | None = None) -> NodeState:
         """The state of all ranks that this node has had so far; `processes` are those that are alive, by rank."""
@@ -67,8 +68,11 @@ class NodeCollector:
         for rank, progress in sorted(self._progress.items()):
             progress.read(event for event in self._follower(rank).read() if event.run == self._run_id)
             state = progress.state
-            age = None if progress.newest is None else max(0.0, now - progress.newest)
-            state = replace(state, events_age_seconds=age)
+            age = None if progress.newest is None else self._ages.of(("events", rank), progress.newest, now)
+            since = state.since
+            if since is not None:
+                since = now - self._ages.of(("place", rank), since, now)
+            state = replace(state, since=since, events_age_seconds=age)
             ranks.append(
                 self._with_process(self._with_output(state, processes.get(rank), now), processes.get(rank), use)
             )
@@ -144,7 +148,7 @@ class NodeCollector:
             if process is not None:
                 with contextlib.suppress(psutil.Error):
                     began = process.create_time()
-            age = max(0.0, now - max(log.st_mtime, began))
+            age = self._ages.of(("output", state.rank), max(log.st_mtime, began), now)
             written = max(0, log.st_size - self._before.get(path, 0))
             return replace(state, output_age_seconds=age, output_bytes=written)
         return state
@@ -161,6 +165,20 @@ class NodeCollector:
             return None, None
         seconds = now - before[0]
         return max(0, self._bytes[1] - before[1]) / seconds, max(0, self._bytes[2] - before[2]) / seconds
+
+
+class _Ages:
+    """How long ago moments of the wall clock were: a clock that is set meanwhile makes no rank seem to hang."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], tuple[float, float]] = {}  # the moment, and the steady clock's then
+
+    def of(self, what: tuple[str, int], moment: float, now: float) -> float:
+        """Seconds since `moment`, as of its first look; from then on the steady clock counts."""
+        steady = time.monotonic()
+        if self._seen.get(what, (None, 0.0))[0] != moment:
+            self._seen[what] = moment, steady - max(0.0, now - moment)
+        return steady - self._seen[what][1]
 
 
 def _size(path: object) -> int:

@@ -289,3 +289,22 @@ def test_of_what_an_earlier_start_wrote_no_rank_is_silent(run: RunDir, rank: psu
     with log.open("a") as file:
         file.write("now\n")
     assert collector.collect({0: rank}).ranks[0].output_bytes == 4
+
+
+@pytest.mark.parametrize("hours", (-1, 1))
+def test_a_clock_that_is_set_while_a_rank_is_at_a_place_makes_it_no_hour_there(
+    run: RunDir, rank: psutil.Process, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = NodeCollector(run, RUN, 0, "host0")
+    log = events_of(run)
+    trained(log, 3)
+    run.log(0, 0).parent.mkdir(parents=True)
+    run.log(0, 0).write_text("a line\n")
+    collector.collect({0: rank})
+    wall = time.time
+    monkeypatch.setattr("allranks.live.collect.time.time", lambda: wall() + 3600 * hours)
+    state = collector.collect({0: rank})
+    (shown,) = state.ranks
+    assert shown.since is not None and 0 <= state.t - shown.since < 60
+    assert shown.events_age_seconds is not None and 0 <= shown.events_age_seconds < 60
+    assert shown.output_age_seconds is not None and 0 <= shown.output_age_seconds < 60
