@@ -80,6 +80,7 @@ def _cost_lines(rounds: list[list[Block]], slot: float) -> list[str]:
         [str(dose), estimate(every, speed_at(dose)).text(form=".4f"), estimate(every, cpu_at(dose)).text(100)]
         for dose in DOSES
     ]
+    cores = len(os.sched_getaffinity(0))
     steps = statistics.median(slot.steps for block in every for slot in block)
     return [
         "## Cost",
@@ -91,6 +92,10 @@ def _cost_lines(rounds: list[list[Block]], slot: float) -> list[str]:
         *report.table(
             ["", "blocks", "tokens/s that watching costs, %", "launcher's CPU for it, % of a core"], cost_rows
         ),
+        f"The launcher's CPU alone is {estimate(every, used_cpu).text(100 / cores, '.3f')} % of the {cores} cores that "
+        "the ranks keep busy; what the tokens/s lose beyond that are caches, and that all ranks wait for the one that "
+        "gave way.",
+        "",
         "Whether it grows as the dose does:",
         "",
         *report.table(["looks a second", "tokens/s, over those without", "launcher's CPU, % of a core"], dose_rows),
