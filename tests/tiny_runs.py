@@ -13,7 +13,7 @@ from allranks.checkpoint import commit
 from allranks.config.load import resolve_mapping
 from allranks.model.build import build_model
 from allranks.model.train_model import TrainModel
-from allranks.train.checkpoint import CommittingWriter
+from allranks.train.committing_writer import CommittingWriter
 from tests.tiny_models import flat_for, make_batch, one_process, saved_model
 
 BATCH = make_batch(1, (11,))

@@ -12,7 +12,7 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.errors import CheckpointError
 from allranks.export.export import export
 from allranks.model.complete import adapter_problems
-from allranks.train.checkpoint import CommittingWriter
+from allranks.train.committing_writer import CommittingWriter
 from tests.tiny_runs import LORA, train
 
 LAYER = "model.layers.1.self_attn.o_proj"

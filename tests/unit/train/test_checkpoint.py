@@ -13,7 +13,8 @@ from allranks.checkpoint.dcp.reader import reader
 from allranks.checkpoint.state import RunState, read_state
 from allranks.errors import CheckpointError, DiskError
 from allranks.observe.events import CheckpointEvent
-from allranks.train.checkpoint import Checkpointer, CommittingWriter
+from allranks.train.checkpoint import Checkpointer
+from allranks.train.committing_writer import CommittingWriter
 from allranks.train.saving import finish_saving, save
 from allranks.train.storage import ALONE, Storage, latest_valid
 from allranks.train.strategies.native import NativeState

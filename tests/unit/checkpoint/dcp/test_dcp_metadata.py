@@ -12,7 +12,7 @@ from allranks.checkpoint import contents
 from allranks.checkpoint.dcp.metadata import read_metadata, write_metadata
 from allranks.checkpoint.dcp.reader import planner, reader
 from allranks.errors import CheckpointError
-from allranks.train.checkpoint import CommittingWriter
+from allranks.train.committing_writer import CommittingWriter
 from allranks.train.strategies.flat import FlatRange, SavePlanner
 
 
