@@ -50,6 +50,8 @@ def test_a_single_link_that_carries_a_tenth_of_the_others_is_named_with_both_its
     failed = [one for one in slow["findings"] if one["state"] == "failed"]
     assert [(one["code"], one["nodes"]) for one in failed] == [("measured.bandwidth", ["node0", "node2"])], failed
     assert "from node2 to node0 (eth0) " in failed[0]["what"] and "node1" not in failed[0]["what"], failed
+    told = "so far:     error: node[0,2]: from node2 to node0 (eth0) "
+    assert told in output and "Look at the cables" in output, "before what takes longer was measured"
 
 
 def _found(output: str, *codes: str) -> dict[str, tuple[list[str], str, str]]:

@@ -17,7 +17,7 @@ from allranks.cluster.transports import Transport
 from allranks.config import load_config
 from allranks.demo.commands import Command
 from allranks.errors import AllranksError
-from allranks.launch.all_nodes.start import Everywhere
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
 from allranks.scaling import ScalingBench, bench_scaling

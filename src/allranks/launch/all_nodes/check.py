@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, REFUSED
 from allranks.launch.describe import ONE_VOICE
 from allranks.launch.preflight.asked import probe_request_of_all, wanted_of_all
+from allranks.launch.preflight.so_far import SO_FAR
 from allranks.launch.preflight.together import Judged, judged_of_reports
 from allranks.launch.run_token import TOKEN, make_token
 from allranks.launch.spec.by_hand import by_hand, without_options
@@ -186,6 +188,9 @@ class _Said:
     async def take(self, node: int, stream: str, lines: list[str]) -> None:
         if stream == "stderr":
             self._errors.setdefault(node, deque(maxlen=_KEPT_LINES)).extend(lines)
+            for line in lines if node == 0 else ():
+                if line.startswith(SO_FAR):
+                    say(line, file=sys.stderr)
             return
         for line in lines if node == 0 else ():
             with contextlib.suppress(ValueError, RecursionError):

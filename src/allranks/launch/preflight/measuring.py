@@ -6,7 +6,7 @@ import itertools
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from statistics import median
@@ -39,7 +39,12 @@ _EARLIER_EVENTS = 300
 
 
 def measured_together(
-    rendezvous: Rendezvous, launch: Launch, variables: Mapping[str, str], preflight: Preflight, run: RunDir
+    rendezvous: Rendezvous,
+    launch: Launch,
+    variables: Mapping[str, str],
+    preflight: Preflight,
+    run: RunDir,
+    tell: Callable[[Measurements], None],
 ) -> Measurements:
     """The same for a check, beside what an earlier run in `run` has recorded. Raises RefusedError."""
     if "measured" in preflight.policy.skip:
@@ -56,6 +61,7 @@ def measured_together(
         report=preflight.report(),
         skip=skip,
         is_apart=bool(preflight.pairs and preflight.pairs[1]),
+        tell=tell,
     )
     return _with_earlier(found, run) if rendezvous.own.node_rank == 0 else found
 
@@ -82,12 +88,13 @@ def measure_together(
     report: NodeReport | None = None,
     skip: str = "",
     is_apart: bool = False,
+    tell: Callable[[Measurements], None] = lambda found: None,
 ) -> Measurements:
     """What all nodes measured; whole on node 0, where alone it is judged. Raises RefusedError where a node is lost.
 
     `own` are the addresses that this node's ranks will give to others, `variables` what they get beside the
     environment. `report` tells of its other interfaces and adapters. `skip`: why this node does not want it.
-    `is_apart`, on node 0: some pairs do not reach each other.
+    `is_apart`, on node 0: some pairs do not reach each other. `tell` is called once the links are known, on all nodes.
     """
     nonce, token = secrets.token_hex(16), rendezvous.terms.token
     with ExitStack() as open_ends:
@@ -122,6 +129,7 @@ def measure_together(
             raise RefusedError("node 0 does not say where the nodes are to be measured")
         links = Links(rendezvous, names, RanksTransport(own, offers, token))
         links.measure_all()
+        tell(Measurements(links=links.best(), share_seen=links.share))
         transports: list[Transport] = [
             *shared_networks(offers, rendezvous.own.node_rank, token),
             *shared_rails(offers, rails),

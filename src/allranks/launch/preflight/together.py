@@ -26,6 +26,7 @@ from allranks.json_types import is_a
 from allranks.launch.preflight.deadline import Beside
 from allranks.launch.preflight.refusals import Refusals
 from allranks.launch.preflight.sizes import Sizes
+from allranks.launch.preflight.so_far import tell_so_far
 from allranks.listing import printable
 from allranks.observe import RunDir
 from allranks.preflight.catalogue import CHECKS
@@ -37,6 +38,8 @@ from allranks.preflight.measured_step import measured_link
 from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.hidden import Hidden
 
+Measure = Callable[[Callable[[Measurements], None]], Measurements]
+"""All that is measured; it calls what it is given with what it knows by then, on all nodes."""
 _COMPARING = ("parity.", "environment.must-match", "environment.differs")
 _ROUND_SECONDS = 60.0
 """For what takes milliseconds, on nodes that are busy with something else."""
@@ -144,9 +147,7 @@ class Preflight:
         """Judge this node by itself."""
         return _judged(self, [socket.gethostname()], [self._handed_in(account)], None)
 
-    def together(
-        self, rendezvous: Rendezvous, account: NodeAccount, measure: Callable[[], Measurements] | None = None
-    ) -> Judged:
+    def together(self, rendezvous: Rendezvous, account: NodeAccount, measure: Measure | None = None) -> Judged:
         """Judge all nodes, on node 0, and hear what came of it. Raises RefusedError where a node is lost meanwhile.
 
         Where nothing refuses the run, all nodes `measure`, if that is given, and are judged again.
@@ -170,7 +171,12 @@ class Preflight:
         first = judged("preflight", self._handed_in(account))
         if measure is None or first.is_refused:
             return first
-        self.measured = measure()
+
+        def tell(found: Measurements) -> None:
+            self.measured = found
+            tell_so_far(rendezvous, lambda: _judged(self, names, handed_in[0], clocks).judgement)
+
+        self.measured = measure(tell)
         return judged("preflight: measured", None)
 
     def _handed_in(self, account: NodeAccount) -> dict[str, Any]:

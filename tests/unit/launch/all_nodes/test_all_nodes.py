@@ -17,7 +17,8 @@ import sys
 from allranks.cluster.nodes import parse_hosts
 from allranks.cluster.transports import Transport
 from allranks.errors import AllranksError
-from allranks.launch.all_nodes.start import Everywhere, start_all_nodes
+from allranks.launch.all_nodes.start import start_all_nodes
+from allranks.launch.spec.everywhere import Everywhere
 
 python, port, hosts, *words = sys.argv[1:]
 try:

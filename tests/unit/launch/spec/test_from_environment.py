@@ -10,8 +10,8 @@ from allranks.cluster.alone import refuse_one_node_of_several
 from allranks.cluster.identity import identify
 from allranks.cluster.node_variables import SCHEDULERS, SETTERS
 from allranks.errors import AllranksError, UsageError
-from allranks.launch.all_nodes.start import Everywhere
 from allranks.launch.run import run_program
+from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.from_environment import tell, with_environment
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.where import NodeOptions, find_nodes
