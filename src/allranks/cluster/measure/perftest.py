@@ -15,9 +15,11 @@ import selectors
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from allranks.cluster.measure.tcp import Measured
 from allranks.listing import printable
@@ -85,20 +87,33 @@ def why_not_at(tool: Tool, address: str) -> str:
 
 
 @contextlib.contextmanager
-def answering(tool: Tool, at: Sequence[tuple[Adapter, int]], address: str) -> Iterator[None]:
+def answering(
+    tool: Tool, at: Sequence[tuple[Adapter, int]], address: str, failed: Callable[[str], None] = lambda words: None
+) -> Iterator[None]:
     """Within, other nodes may measure to each of these adapters of this node, and meet it at its port of `address`.
 
-    None is left behind. Whether they start at all, the other end hears when it connects.
+    None is left behind. `failed` is told, afterwards, what those said that ended by themselves and not well: the other
+    end hears no more than that nobody is there.
     """
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for adapter, port in at:
-            with contextlib.suppress(OSError):
-                running.append(_start(_command(tool, adapter, address, port), subprocess.DEVNULL))
-        yield
-    finally:
-        for one in running:
-            _end(one)
+    with contextlib.ExitStack() as files:
+        running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        try:
+            for adapter, port in at:
+                errors: IO[bytes] = files.enter_context(tempfile.TemporaryFile())
+                try:
+                    started = _start(_command(tool, adapter, address, port), subprocess.DEVNULL, errors.fileno())
+                    running.append((started, errors))
+                except OSError as error:
+                    failed(f"{PROGRAM}: {error.strerror}")
+            yield
+        finally:
+            for one, written in running:
+                code = one.poll()
+                _end(one)
+                if code:
+                    written.seek(0)
+                    said = written.read(_MOST_OUTPUT).decode("utf-8", "replace")
+                    failed(f"{PROGRAM}: {_Done('', said, code).last_words}")
 
 
 def measure_adapter(tool: Tool, adapter: Adapter, source: str, target: str, port: int) -> Measured:
@@ -139,13 +154,13 @@ def _command(tool: Tool, adapter: Adapter, address: str, port: int) -> list[str]
     return command
 
 
-def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], output: int, errors: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         env={**os.environ, "LC_ALL": "C"},
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=errors,
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
@@ -174,7 +189,7 @@ class _Running:
     """The program, until it has ended or its time is up: it may hang in its driver. Raises OSError where it cannot."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = _start(command, subprocess.PIPE)
+        self._process = _start(command, subprocess.PIPE, subprocess.PIPE)
 
     def finish(self, seconds: float) -> _Done:
         """Its output, of which no more is kept than is expected. Raises TimeoutError."""

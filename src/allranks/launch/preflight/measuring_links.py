@@ -4,7 +4,8 @@ counts."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from allranks.cluster.measure.children import number
@@ -48,6 +49,9 @@ class Transport(Protocol):
     def answering(self, node: int) -> contextlib.AbstractContextManager[object]:
         """Within, the other one measures to this node."""
 
+    def failed_to_answer(self) -> Mapping[int, str]:
+        """By node, what this end said that was to answer it, where it failed."""
+
 
 class Links:
     """Measures what the schedule says, slot by slot; node 0 gathers. Nodes that take no part wait for each slot."""
@@ -77,6 +81,8 @@ class Links:
             self._measure(pairs)
         for pairs in self._agreed("again", lambda: _disjoint(self._slow())):
             self._measure(pairs)
+        if self._transport.kind == "rdma":
+            self._hear_the_other_ends()
 
     def best(self) -> list[Link]:
         """Of each link the better of its measurements, in the order of the nodes; on node 0."""
@@ -101,6 +107,26 @@ class Links:
             if one.bytes_per_second is None or one.bytes_per_second < self._transport.slow_below * usual
         }
         return sorted(slow)
+
+    def _hear_the_other_ends(self) -> None:
+        """Why a link failed, where the end that was to answer knows: who measures hears only that nobody is there."""
+
+        def decide(said: Sequence[Any]) -> object:
+            for target, node in enumerate(self._transport.nodes):
+                for one in items(said[node])[: len(self._transport.nodes)]:
+                    if isinstance(one, list) and len(one) == 2:
+                        self._take_why(one[0], target, printable(one[1], 200))
+            return None
+
+        own = self._transport.failed_to_answer() if self._own >= 0 else {}
+        told = [[self._transport.nodes.index(node), words] for node, words in own.items()]
+        self._rendezvous.round(f"measure: {self._transport.name}: why", told, ROUND_SECONDS, decide=decide)
+
+    def _take_why(self, source: object, target: int, words: str) -> None:
+        for key, one in self._best.items():
+            if key[:2] == (source, target) and one.failed:
+                there = self._names[self._transport.nodes[target]]
+                self._best[key] = replace(one, failed=f"{one.failed}; on {there} {words}")
 
     def _agreed(self, name: str, choose: Callable[[], Sequence[Sequence[Pair]]]) -> list[list[Pair]]:
         """The rounds that node 0 chooses, on all nodes."""

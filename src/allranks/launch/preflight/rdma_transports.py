@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from allranks.cluster.infiniband import data_rate
@@ -103,6 +104,7 @@ class AdapterTransport:
         self.name, self.expected = name, expected
         self.nodes: Sequence[int] = sorted(at)
         self._at, self._own = at, own
+        self._failed: dict[int, str] = {}
 
     def measure(self, node: int) -> list[tuple[str, Measured]]:
         assert self._own.tool is not None
@@ -112,7 +114,11 @@ class AdapterTransport:
 
     def answering(self, node: int) -> contextlib.AbstractContextManager[object]:
         assert self._own.tool is not None
-        return answering(self._own.tool, [self._own.adapters[self.name]], self._own.address)
+        adapters, failed = [self._own.adapters[self.name]], partial(self._failed.__setitem__, node)
+        return answering(self._own.tool, adapters, self._own.address, failed)
+
+    def failed_to_answer(self) -> Mapping[int, str]:
+        return self._failed
 
 
 def shared_rails(offers: Sequence[Any], own: OwnRails) -> list[AdapterTransport]:

@@ -48,6 +48,9 @@ class RanksTransport:
     def answering(self, node: int) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()  # the receiver's threads do, all the time
 
+    def failed_to_answer(self) -> Mapping[int, str]:
+        return {}  # who connects hears all that there is to hear
+
 
 class NetworkTransport:
     """Over one network that nodes share beside the one of the ranks."""
@@ -68,6 +71,9 @@ class NetworkTransport:
 
     def answering(self, node: int) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
+
+    def failed_to_answer(self) -> Mapping[int, str]:
+        return {}  # who connects hears all that there is to hear
 
 
 def offered_networks(

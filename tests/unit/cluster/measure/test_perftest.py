@@ -115,6 +115,17 @@ def test_an_end_that_nobody_meets_is_ended(tool, port):
     assert children() == []
 
 
+def test_an_end_that_fails_by_itself_says_why(tool, port):
+    said = []
+    with answering(tool(fails="Couldn't allocate MR"), [(ADAPTER, port)], "127.0.0.1", said.append):
+        while any(one.status() != psutil.STATUS_ZOMBIE for one in psutil.Process().children()):
+            time.sleep(0.01)
+    assert said == ["ib_write_bw: Couldn't allocate MR"] and children() == []
+    with answering(tool(), [(ADAPTER, port)], "127.0.0.1", said.append):
+        pass
+    assert len(said) == 1, "one that was ended has not failed"
+
+
 def test_who_comes_first_waits_for_the_other_end(tool, port, monkeypatch):
     found = tool()
     with contextlib.ExitStack() as other_end:

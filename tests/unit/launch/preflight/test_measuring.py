@@ -47,6 +47,14 @@ def test_only_what_can_be_a_measurement_is_taken():
     assert "\x1b" not in second.failed
 
 
+def test_of_a_link_that_failed_the_other_ends_words_are_told_too():
+    found = links()
+    found._take([[[1, "mlx5_0:1", None, None, "Couldn't connect"]], [[0, "mlx5_0:1", 1e-6, 1e9, ""]], None])
+    for target, source in ((1, 0), (0, 1), (1, "x")):
+        found._take_why(source, target, "Couldn't allocate MR")
+    assert [one.failed for one in found.best()] == ["Couldn't connect; on node1 Couldn't allocate MR", ""]
+
+
 def test_the_better_of_two_tries_counts():
     slow, quick, failed = Measured(2e-4, 1e6), Measured(3e-4, 1e9), Measured(failed="timed out")
     assert _better(slow, quick) == _better(quick, slow) == Measured(2e-4, 1e9)
