@@ -47,6 +47,8 @@ def _choice(subject: Subject, node: str, report: NodeReport) -> tuple[str, list[
         one for one in report.interfaces if is_running(one) and _faces(one, subject.wanted.master_addr, report)
     ]:
         return "the address at which the nodes meet", facing
+    if any(_is_routed_to(one) for one in report.interfaces if is_running(one)):
+        return None  # the other nodes are reached by routes of their own, which a report does not tell
     by_default = [one for one in report.interfaces if one.default_route and is_running(one) and one.addresses]
     return ("the default route", by_default) if by_default else None
 
@@ -62,6 +64,17 @@ def _faces(one: NetworkInterface, master: str | None, report: NodeReport) -> boo
                     if ipaddress.ip_address(target.partition("%")[0]) in network:
                         return True
     return False
+
+
+def _is_routed_to(one: NetworkInterface) -> bool:
+    """Whether it is a card of a fabric in which each node's address is a network by itself (/32, /128). Where the
+    default route leads through it too, as on virtual machines of some clouds, that says all."""
+    own = [each for each in one.addresses or () if each.address and not is_link_local(each.address)]
+    return (
+        one.kind in ("physical", "bond", "vlan", "infiniband")
+        and not one.default_route
+        and any(each.prefix == (128 if ":" in (each.address or "") else 32) for each in own)
+    )
 
 
 def is_running(one: NetworkInterface) -> bool:

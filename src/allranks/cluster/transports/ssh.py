@@ -27,6 +27,7 @@ _BUSY = ("kex_exchange_identification", "Connection reset by", "Connection close
 _ADVICE = {
     "Permission denied": "this account needs a key that works without a password: ssh-copy-id HOST",
     "Host key verification failed": "its key is not among the known hosts: connect once by hand, and compare it",
+    "Invalid argument": "a link-local address needs its interface: fe80::1%eth0",
     "Could not resolve hostname": "check the spelling, /etc/hosts and ~/.ssh/config",
 }
 
