@@ -59,6 +59,8 @@ def table_of(run: RunDir) -> LiveTable:
     ended = None
     if all(code is not None for code in codes):
         ended = LiveEnd(exit_code=max((code or 0 for code in codes), key=abs))
+    if ended is not None:  # all is as it was then
+        now = events[-1].t
     table = table_of_nodes(started or "", now, _states(progress, nodes, hosts, now), ended=ended)
     if ended is not None:
         return table

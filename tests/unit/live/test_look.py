@@ -165,6 +165,13 @@ def test_without_a_table_a_rank_that_is_slow_for_a_minute_is_named_by_the_events
     assert look(told_by_events(tmp_path / "d", 120, slow=0.9, ended=True)).table.stragglers == ()
 
 
+def test_a_run_without_a_table_that_has_ended_did_so_with_its_last_event(tmp_path: Path) -> None:
+    run = told_by_events(tmp_path, 120, slow=0.3, ended=True)
+    last = max(event.t for rank in range(3) for event in read_events(run.events(rank)))
+    table = look(run).table
+    assert table.t == last and {node.t for node in table.nodes} == {last}
+
+
 def test_without_a_table_the_rank_that_is_behind_is_named_when_its_time_is_over(tmp_path: Path) -> None:
     run = told_by_events(tmp_path, 120, slow=0.3)
     assert look(run).table.overdue == ()
