@@ -31,8 +31,8 @@ class Silence:
 def silent(table: LiveTable, limit: Silence) -> list[Finding]:
     """Who hangs: nobody, or one finding, once no rank has written anything for as long as that.
 
-    Only a rank that is held by the kernel, a signal or a debugger is named as the one that is waited for: whether one
-    that computes works or waits in a collective, nothing outside of it tells.
+    Only a rank that is held by the kernel, a signal or a debugger, or has ended, is named as the one that is waited
+    for: whether one that computes works or waits in a collective, nothing outside of it tells.
     """
     alive = [
         (node, rank)
@@ -45,6 +45,8 @@ def silent(table: LiveTable, limit: Silence) -> list[Finding]:
     allowed = limit.seconds if has_begun else max(limit.seconds, limit.start_seconds)
     if not ages or len(ages) < len(alive) or min(ages) <= allowed:
         return []
+    # A launcher ends the run for one that fails: these ended well, and a collective of NCCL waits on.
+    left = [(node, rank) for node in table.nodes for rank in node.ranks if rank.process_state in _GONE]
     held = [one for one in alive if one[1].process_state in _HELD]
     what = f"no rank has written anything for {min(ages):.0f} s, longer than "
     what += (
@@ -63,8 +65,11 @@ def silent(table: LiveTable, limit: Silence) -> list[Finding]:
             what += "does not" if len(idle) == 1 else "do not"
         else:
             what += "; all of them use their CPUs, so they may only be slow"
-    node, rank = held[0] if held else alive[0]
-    who = Who(node.node, rank.rank, node.host or None) if held or len(alive) == 1 else Who()
+    if left:
+        what += f"; {_named(left)} {'has' if len(left) == 1 else 'have'} ended before, and the others may wait for that"
+    awaited = held[:1] or left or alive
+    node, rank = awaited[0]
+    who = Who(node.node, rank.rank, node.host or None) if len(awaited) == 1 else Who()
     remedy = "if the program is only silent for long, give it more time: --hang-timeout SECONDS"
     return [Finding(causes.HANG, what, who=who, remedy=remedy, known_at=table.nodes[0].node)]
 
