@@ -67,7 +67,8 @@ def progress(table: LiveTable) -> str:
     if table.step is not None:
         parts.append(f"step {table.step:,}" + (f" of {table.num_steps:,}" if table.num_steps is not None else ""))
     elif phases := sorted({rank.phase for rank in table.ranks if rank.phase}):
-        parts.append("no step is done yet: " + ", ".join(phases[:3]))
+        idle = phases == ["done"]  # as of a complete run that was started again
+        parts.append("no step was left to do" if idle else "no step is done yet: " + ", ".join(phases[:3]))
     elif ages := [rank.output_age_seconds for rank in table.ranks if rank.output_age_seconds is not None]:
         parts.append(f"no steps are told of; the last output was {_duration(min(ages))} ago")
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from allranks.errors import UsageError
 from allranks.listing import few
 from allranks.observe import RunDir, read_events
-from allranks.observe.events import Event, ProofEvent, StepEvent
+from allranks.observe.events import Event, PhaseEvent, ProofEvent, StepEvent
 from allranks.observe.nccl_log import NcclLog, read_log
 from allranks.verify.check import Check
 from allranks.verify.checks import judge
@@ -20,6 +20,8 @@ from allranks.verify.record import Proof, RankProof, read_proof
 
 def verify_run(path: Path) -> tuple[Proof, list[Check]]:
     """The proof of the run in the directory `path` and what it proves. Reads only.
+
+    A start that had no step left to do, as of a complete run, proves nothing: the proof of the one before stands.
 
     Raises UsageError, in one line, for what is no run, has no proof, or one that is damaged or of a start before.
     """
@@ -31,19 +33,23 @@ def verify_run(path: Path) -> tuple[Proof, list[Check]]:
     manifest = _manifest(run)
     proof = read_proof(run.proof)
     started = manifest.get("run")
-    if isinstance(started, str) and proof.run is not None and started != proof.run:
+    later = started if isinstance(started, str) and proof.run is not None and started != proof.run else None
+    if later is not None and not _had_nothing_to_do(run, later):
         raise UsageError(
-            f"{run.proof} is of the start {proof.run}, and the last one is {started}: it has not done its first step"
+            f"{run.proof} is of the start {proof.run}, and the last one is {later}: it has not done its first step"
         )
     proof = replace(
         proof,
-        nodes=_ranks_of_nodes(manifest) or proof.nodes,
+        nodes=proof.nodes if later is not None else _ranks_of_nodes(manifest) or proof.nodes,
         ranks=tuple(_with_log(rank, run) for rank in proof.ranks),
     )
     checks = judge(proof)
     events = _of_start(run, proof)
     if proof.step > 0:
         checks += [*_checkpoints(events), *_since(run, proof)]
+    if later is not None:
+        said = f"the last, {later}, had no step left to do; all this is of {proof.run}, the one before that trained"
+        checks.append(Check("start", "warning", said))
     return proof, [*checks, *_warnings(proof)]
 
 
@@ -52,6 +58,13 @@ def _manifest(run: RunDir) -> dict[str, Any]:
         found = json.loads(run.manifest.read_bytes())
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def _had_nothing_to_do(run: RunDir, start: str) -> bool:
+    """Whether rank 0 of that start came to its end without a step."""
+    events = [event for event in read_events(run.events(0)) if event.run == start]
+    ended = any(isinstance(event, PhaseEvent) and event.phase == "done" for event in events)
+    return ended and not any(isinstance(event, StepEvent) for event in events)
 
 
 def _ranks_of_nodes(manifest: dict[str, Any]) -> dict[str, int]:

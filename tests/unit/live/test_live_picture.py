@@ -68,6 +68,8 @@ def test_what_is_not_known_has_no_column() -> None:
     text = picture(LiveTable(nodes=(NodeState(node=0, ranks=(RankState(rank=0, phase="model"),)),)), width=140)
     assert "GPU" not in text and "step 0" not in text
     assert "no step is done yet: model" in text
+    done = LiveTable(nodes=(NodeState(node=0, ranks=(RankState(rank=0, phase="done"),)),))
+    assert "no step was left to do" in picture(done, width=140)
 
 
 def test_how_it_ended_is_said_with_its_reason() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from allranks.cli.main import main
 from allranks.observe import EventLog, RunDir
-from allranks.observe.events import ProofEvent, StepEvent
+from allranks.observe.events import PhaseEvent, ProofEvent, StepEvent
 from tests.nccl_logs import Cluster, rank_log
 from tests.unit.verify.test_verify_checks import a_run, change
 
@@ -96,6 +96,18 @@ def test_what_is_no_run_or_has_no_proof_is_told_in_a_line(tmp_path, capsys):
     ):
         code, out, err = verify(folder, capsys)
         assert (code, out) == (2, "") and told in err and err.count("\n") == 1, (folder, err)
+
+
+def test_a_start_that_had_no_step_left_to_do_leaves_the_proof_of_the_one_before(tmp_path, capsys):
+    run = keep(tmp_path / "run", a_run())
+    more = {"0": {"host": "node0", "processes": 2}}
+    RunDir(run).manifest.write_text(json.dumps({"run": "again", "nodes": more}))
+    log = EventLog(RunDir(run).events(0), 0, run_id="again")
+    log.write(PhaseEvent(phase="model"))
+    assert verify(run, capsys)[0] == 2  # it may have one yet
+    log.write(PhaseEvent(phase="done"))
+    code, out, _ = verify(run, capsys)
+    assert code == 0 and "the last, again, had no step left to do; all this is of r, the one before" in out
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -48,6 +48,11 @@ def source_of(path: Path, overrides: Mapping[str, str], *, ignore_unsupported: b
     cfg = load_config(path, overrides, ignore_unsupported=ignore_unsupported)
     at = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder_of_model(cfg)
     if at is None:
+        if cfg.model.base_model.startswith(("/", "./", "../", "~")):
+            raise UsageError(
+                f"{path}: base_model: {cfg.model.base_model} is no folder on this node. A plan needs the model's "
+                "config.json alone, no weights: give a folder that has it, or a name on the Hub, by --base-model"
+            )
         raise UsageError(
             f"{path}: base_model: {cfg.model.base_model} is neither a folder here nor in the Hub's cache. A plan needs "
             f"its config.json alone, no weights: `hf download {cfg.model.base_model} config.json`, or give a folder "

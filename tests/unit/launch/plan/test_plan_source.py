@@ -56,6 +56,9 @@ def test_of_a_config_the_keys_that_it_has_are_known_and_the_models_are_changed_a
 def test_what_is_no_model_is_told(tmp_path, model):
     with pytest.raises(UsageError, match=r"hf download org/none config\.json"):
         source_of(written(tmp_path, "org/none"), {})
+    with pytest.raises(UsageError, match=r"c\.yaml: base_model: /\S+ is no folder on this node") as told:
+        source_of(written(tmp_path, tmp_path / "none"), {})
+    assert "hf download" not in str(told.value)
     with pytest.raises(UsageError, match=r"has no config\.json; a plan needs a YAML config, or a model's"):
         source_of(tmp_path, {})
     (model / "config.json").write_text("{")
