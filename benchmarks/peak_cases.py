@@ -163,6 +163,8 @@ def cases() -> Iterator[Case]:
                 yield Case(model, strategy, variant, keys)
         has_experts = "num_experts_per_tok" in MODELS[model]
         for strategy, variant, keys in (*FURTHER, *EVALUATED, *(OF_EXPERTS if has_experts else ())):
+            if model == "deepseek_v3" and keys.get("adapter") == "qlora":
+                continue  # refused: over quantized weights PEFT takes linear layers of these names for experts
             yield Case(model, strategy, variant, keys)
 
 

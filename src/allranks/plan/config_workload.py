@@ -12,7 +12,7 @@ from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.strategy import strategy
 from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, is_linear, num_elements
 from allranks.plan.model_shape import elements_below, num_parameters, shape_of
-from allranks.plan.optimizer_state import state_bytes
+from allranks.plan.optimizer_state import state_bytes, step_copies
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import ElementTypes, layout_of, strategy_name
 from allranks.plan.workload import (
@@ -161,6 +161,7 @@ def workload_of(
         on_cpu=on_cpu,
         optimizer=cfg.optimizer.optimizer,
         foreach=cfg.optimizer.optimizer != "adamw_torch_fused",
+        foreach_copies=step_copies(cfg.optimizer.optimizer, decays=cfg.optimizer.weight_decay > 0),
         bucket_bytes=(parallel.ddp_bucket_cap_mb or DDP_BUCKET_MEBIBYTES) * 2**20,
         bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),
         prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.model_shape import largest_tensor, num_parameters
 from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4
@@ -44,14 +44,17 @@ def held(workload: Workload) -> Held:
     whole = accumulates and layout.kind == "fsdp" and not layout.reduces_each
     between = trained * max(element.gradient, element.compute) if whole else gradients
     state, first = trained * element.state * part, _first_elements(workload)
+    step = trained * element.trained * part * workload.foreach_copies if workload.foreach else 0.0
+    if workload.optimizer == "adamw_torch" and workload.method == "full":
+        # A denominator, and the root that it is made of (torch/optim/adam.py, `_single_tensor_adam`).
+        step = max(step, 2 * largest_tensor(workload.shape) * element.trained * part)
     return Held(
         parameters=0.0 if workload.offloads_parameters else trained * element.trained * part + frozen_bytes * part,
         gradients=0.0 if workload.offloads_parameters else gradients,
         gradients_between=between if is_held or accumulates else 0.0,
         gradients_of_layers=0.0 if workload.offloads_parameters else gradients - first * element.trained * part,
         optimizer=0.0 if workload.offloads_optimizer else state,
-        # Without a fused step, AdamW makes the denominators of all parameters at once (torch.optim.adamw, foreach).
-        step=trained * element.trained * part * workload.foreach_copies if workload.foreach and element.state else 0.0,
+        step=step,
     )
 
 

@@ -35,6 +35,18 @@ _STATES = {
 _WITH_MOMENTUM = {"sgd", "rmsprop"}
 
 
+def step_copies(optimizer: str, *, decays: bool) -> int:
+    """Copies of all that is trained which a step makes for itself on a GPU, where torch steps over all parameters at
+    once (torch/optim, `_multi_tensor_…`): the decayed gradient, a denominator, what is added.
+
+    AdamW without a fused step goes one by one here, since `fused` is given (torch/optim/adam.py). An optimizer that is
+    not known counts one.
+    """
+    return {"adamw_torch_fused": 0, "adamw_torch": 0, "adagrad": 2, "rmsprop": 1 + decays, "sgd": int(decays)}.get(
+        optimizer, 1
+    )
+
+
 def state_bytes(optimizer: str, element_bytes: int, *, is_matrix: bool = False, momentum: bool = False) -> float:
     """Bytes of state for one trained element that takes `element_bytes` itself.
 

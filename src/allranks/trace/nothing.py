@@ -7,8 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, _meta_registrations
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import _sharding_prop
 from torch.nn.parallel import DistributedDataParallel, distributed
+from torch.optim import optimizer
 from torch.utils import _foreach_utils
 
 from allranks.model import varlen
@@ -60,6 +62,8 @@ def as_on_gpu() -> Iterator[None]:
     with (
         _replaced(varlen, "DEVICE", "cpu"),
         _replaced(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: [*devices(), "cpu"]),
+        _replaced(optimizer, "_get_foreach_kernels_supported_devices", lambda: [*devices(), "cpu"]),
+        _replaced(optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, FakeTensor]),
     ):
         yield
 
