@@ -16,6 +16,7 @@ import psutil
 from allranks.cluster.memory import killed_since, memory_kills
 from allranks.doctor.attempt import Ended
 from allranks.findings import Finding
+from allranks.launch.node.end_of import end_of
 from allranks.launch.node.ranks import kill_leftovers, ranks_below
 from allranks.launch.node.stopped_ranks import Describe, StoppedRanks, rank_number
 from allranks.launch.node.subreaper import under_subreaper
@@ -83,9 +84,21 @@ def supervise(
         )
         try:
             watch = _RankStates(agent.pid, launch_id, num_ranks, describe, report, seen) if describe else None
-            killed, why = _watch(
-                agent, launch_id, received, grace_seconds, num_ranks, lost, parting, say, watch, asked, stopping
-            )
+            with end_of(agent, _POLL_SECONDS) as ends:
+                killed, why = _watch(
+                    agent,
+                    launch_id,
+                    received,
+                    grace_seconds,
+                    num_ranks,
+                    lost,
+                    parting,
+                    say,
+                    watch,
+                    asked,
+                    stopping,
+                    ends,
+                )
         finally:
             if agent.poll() is None:
                 _kill_tree(agent)
@@ -117,6 +130,7 @@ def _watch(
     states: _RankStates | None,
     asked: Callable[[], None],
     stopping: Callable[[], bool],
+    ends: Callable[[], bool],
 ) -> tuple[bool, Finding | None]:
     """Returns whether everything had to be killed, and what `lost` said."""
     deadline = None
@@ -125,8 +139,7 @@ def _watch(
     alone_since: float | None = None
     next_look = 0.0
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            agent.wait(_POLL_SECONDS)
+        if ends():
             return False, lost() if agent.returncode else None
         if states is not None:
             states.look(wake=bool(received) or stopping())
