@@ -13,6 +13,7 @@ from allranks.plan.calibration import Calibration
 from allranks.plan.hardware import Device, Link, find_link
 from allranks.plan.memory import kept_by_layers
 from allranks.plan.model_shape import num_parameters
+from allranks.plan.moved import logits, with_logits
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of
 from allranks.plan.work import Work, backward, forward, optimizer_bytes, useful_flops
@@ -144,15 +145,25 @@ def _further_seconds(workload: Workload, rates: Rates) -> float:
     if rates.fresh_seconds and (kept := kept_by_layers(workload)) > _TRIMMED_FROM:
         # Each time that so much has been freed it goes back, and what is left of it stays: half in the mean.
         fresh = (kept - _TRIMMED_FROM / 2) * rates.fresh_seconds
-    return fresh + _fresh_gradients(workload) * rates.fresh_seconds + _offloaded_seconds(workload)
+    fresh += (_fresh_gradients(workload) + _fresh_logits(workload)) * rates.fresh_seconds
+    return fresh + _offloaded_seconds(workload)
 
 
 def _fresh_gradients(workload: Workload) -> float:
-    """Bytes of those that are so large that a CPU rank has them from the system in each step: the ends'."""
+    """Bytes of those that are so large that a CPU rank has them from the system in each step: the ends'. The chunked
+    loss makes the output layer's, and what comes of it going back is a second one."""
     shape = workload.shape
     end = shape.vocabulary * shape.hidden * workload.element.trained
     is_trained = workload.method == "full" and workload.trains_embeddings
-    return (1 if shape.is_tied else 2) * end if is_trained and end >= _FRESH_FROM else 0.0
+    ends = (1 if shape.is_tied else 2) + workload.chunks_logits
+    return ends * end if is_trained and end >= _FRESH_FROM else 0.0
+
+
+def _fresh_logits(workload: Workload) -> float:
+    """Likewise of the loss's chunks."""
+    labelled, chunk = with_logits(workload), logits(workload, 0).tensor_bytes
+    whole_chunks = max(1.0, 4.0 * labelled * workload.shape.vocabulary // chunk) if chunk else 0.0
+    return whole_chunks * chunk if chunk >= _FRESH_FROM else 0.0
 
 
 def _offloaded_seconds(workload: Workload) -> float:
