@@ -124,7 +124,7 @@ def test_a_link_that_loses_packets_is_named_and_not_a_rank_nor_a_machine(
     training.wait_for_step(20, terminals[0])
     injected, lossy = time.time(), "has to be sent again; "
     lab.lose(1, 0.3)
-    terminals[0].wait_for(lossy)
+    training.wait_until(lambda: bool(named_slow(training)), terminals[0])
     (moment, message), *others = named_slow(training)
     assert not others and message.startswith("the link") and "node 1 (node1)" in message, message
     events = read_events(training.run.events(0))
