@@ -26,6 +26,7 @@ from allranks.doctor.ranks import first_of_ranks
 from allranks.doctor.read_logs import diagnosis_of_text, our_index, read_log
 from allranks.doctor.reading.scanner import Read, Scanner
 from allranks.doctor.reading.sources import Source, sources
+from allranks.doctor.without_end import goes_on, without_an_end
 from allranks.errors import UsageError
 from allranks.exit_codes import DONE
 from allranks.findings import Evidence, Finding, from_message
@@ -69,10 +70,14 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         own = _own_finding(run)
         reads = [*_logs(run), *_events(run)]
         told = diagnose(reads)
-        joined = _joined(own, told) if own is not None else ended_well(told, _json(run.live).get("ended"), reads)
+        live = _json(run.live)
+        if own is None and not told.is_known:
+            own = without_an_end(live, run.live)
+        joined = _joined(own, told) if own is not None else ended_well(told, live.get("ended"), reads)
         joined = with_full_disk(joined, path) if path.is_dir() else joined
         joined = _seen_before(run, joined)
-        notes = [*joined.notes, *_said_before(run, joined), *_kernels(run)]
+        going = () if joined.is_known or joined.ended_well else goes_on(live, run.live)
+        notes = [*going, *joined.notes, *_said_before(run, joined), *_kernels(run)]
         if not has_a_record(run):
             raise UsageError(f"{printable(path)}: no run of allranks is in it")
     return replace(joined, notes=tuple(notes))

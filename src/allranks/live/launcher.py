@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+import psutil
+
 from allranks.live.from_events import read_live
 from allranks.live.look import OLD_SECONDS
 from allranks.observe import RunDir
@@ -31,21 +33,10 @@ def no_launcher(run: RunDir) -> str | None:
         first is not None
         and first.host == socket.gethostname()
         and age >= _NEXT_SECONDS
-        and _is_gone(first.launcher_pid)
+        and first.launcher_pid is not None
+        and not psutil.pid_exists(first.launcher_pid)
     ):
         return f"the run's launcher{where} (pid {first.launcher_pid}) is gone"
     if age >= OLD_SECONDS:
         return f"the run's launcher{where} does not answer: it has written nothing for {age:,.0f} s"
     return None
-
-
-def _is_gone(pid: int | None) -> bool:
-    if pid is None or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:
-        pass  # there, and somebody else's
-    return False

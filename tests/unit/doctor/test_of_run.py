@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import tarfile
+import time
 from dataclasses import replace
 
 import pytest
 
 from allranks.doctor import causes
 from allranks.doctor.attempt import Ended, Started
+from allranks.doctor.diagnosis import HOPELESS, LIKELY
 from allranks.doctor.of_run import diagnosis_of_run, is_run
 from allranks.doctor.program_end import program_end
 from allranks.doctor.with_rules import with_rules
@@ -304,3 +307,48 @@ def test_where_the_disk_of_a_run_is_full_that_is_told_if_nothing_else_is_known(
     assert (told.cause, told.certainty) == ((causes.DISK, "likely") if is_full else (None, "unknown"))
     assert told.node == (socket.gethostname() if is_full else None)
     assert diagnosis_of_run(made({0: "step 7 loss 2.1\n"}, bare())).cause == causes.RANK_EXIT
+
+
+@pytest.fixture
+def left(made):
+    """A run whose table was last written `age` seconds ago by a launcher on `host` of that pid, and has no end."""
+
+    def make(age, pid, host=None, log="step 3 loss 1.0\n"):
+        folder = made({0: log})
+        written = time.time() - age
+        node = {"node": 0, "host": host or socket.gethostname(), "launcher_pid": pid, "ranks": []}
+        RunDir(folder).live.write_text(json.dumps({"v": 1, "t": written, "run_id": "r", "nodes": [node]}))
+        os.utime(RunDir(folder).live, (written, written))
+        return folder
+
+    return make
+
+
+def ended_process():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_launcher_that_is_gone_without_a_word_is_told(left):
+    told = diagnosis_of_run(left(20, ended_process()))
+    assert (told.cause, told.certainty, told.node) == (causes.LAUNCHER_KILLED, LIKELY, socket.gethostname())
+    assert "told nobody how the run ended" in told.title and "start the same command again" in told.remedy
+    assert told.restart.verdict != HOPELESS
+    assert diagnosis_of_run(left(20, os.getpid())).cause is None  # it is there, and its disk may be slow
+
+
+def test_of_a_launcher_elsewhere_only_a_long_silence_tells(left):
+    assert diagnosis_of_run(left(200, 1, "elsewhere")).cause is None
+    told = diagnosis_of_run(left(400, 1, "elsewhere"))
+    assert told.cause == causes.LAUNCHER_KILLED and told.node == "elsewhere" and "400 s" in told.title
+
+
+def test_what_logs_word_goes_before_a_launcher_that_is_gone(left):
+    assert diagnosis_of_run(left(20, ended_process(), log=DISK)).cause == "disk-full"
+
+
+def test_a_run_that_goes_on_is_said_to(left):
+    told = diagnosis_of_run(left(2, os.getpid()))
+    assert told.cause is None and told.notes[0].startswith("the run goes on: its launcher on ")
+    assert not any("goes on" in note for note in diagnosis_of_run(left(20, os.getpid())).notes)
