@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from allranks.checkpoint import commit
 from allranks.checkpoint.dcp.reader import planner, reader
 from allranks.checkpoint.state import RunState, read_state
-from allranks.errors import CheckpointError
+from allranks.errors import CheckpointError, UsageError
+from allranks.listing import few
 
 # Tensors of the model lie under this key beside the optimizer's.
 _MODEL = "model."
@@ -86,7 +87,8 @@ def open_checkpoint(
     `verified`: the caller knows that what is committed there is sound (it has just written it), so skip that.
 
     Raises:
-        CheckpointError: there is none, or the one that was asked for is incomplete or damaged.
+        UsageError: there is none, or none of the step.
+        CheckpointError: the one that was asked for, or every one, is incomplete or damaged.
     """
 
     def problems_of(checkpoint: Path) -> list[str]:
@@ -101,14 +103,18 @@ def open_checkpoint(
         wanted = [found for found in complete if commit.step_of(found) == step]
         if not wanted:
             have = ", ".join(str(commit.step_of(found)) for found in complete) or "none"
-            raise CheckpointError(f"{path} has no complete checkpoint of step {step}; complete ones: {have}")
+            raise UsageError(f"{path} has no complete checkpoint of step {step}; complete ones: {have}")
         return _read(wanted[0], problems_of(wanted[0]))
+    damage = []
     for found in complete:
         problems = problems_of(found)
         if not problems:
             return _read(found, [])
         report(f"{found.name} is damaged ({problems[0]}): not used, taking the one before it")
-    raise CheckpointError(f"{path} holds no complete checkpoint; give a run's output_dir or one of its checkpoints")
+        damage.append(f"{found.name}: {problems[0]}")
+    if complete:
+        raise CheckpointError(f"every complete checkpoint in {checkpoints} is damaged: {few(damage, 4)}")
+    raise UsageError(f"{path} holds no complete checkpoint; give a run's output_dir or one of its checkpoints")
 
 
 def _read(path: Path, problems: list[str]) -> Checkpoint:

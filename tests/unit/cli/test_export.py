@@ -60,7 +60,7 @@ def test_consent_to_a_models_code_is_an_option_of_each_command(tmp_path, capsys,
 def test_no_such_run(tmp_path, capsys):
     assert run("export", str(tmp_path / "nowhere")) == 2
     assert "does not exist" in capsys.readouterr().err
-    assert run("export", str(tmp_path)) == 1
+    assert run("export", str(tmp_path)) == 2
     assert "no complete checkpoint" in capsys.readouterr().err
 
 

@@ -312,15 +312,15 @@ def test_a_checkpoint_just_committed_is_not_read_twice(tmp_path):
     untouched = tmp_path / "checkpoints" / "step-00000007" / "hf" / "tokenizer.json"
     untouched.write_text("{ }")
     assert export(tmp_path, tmp_path / "a", verified=True).step == 7
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match=r"every complete checkpoint in .* is damaged"):
         export(tmp_path, tmp_path / "b")
 
 
 def test_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(UsageError, match="no complete checkpoint"):
         export(tmp_path, tmp_path / "out")
     train(tmp_path / "run", "llama")
-    with pytest.raises(CheckpointError, match=r"of step 8; complete ones: 7"):
+    with pytest.raises(UsageError, match=r"of step 8; complete ones: 7"):
         export(tmp_path / "run", tmp_path / "out", step=8)
     full = tmp_path / "full"
     full.mkdir()
