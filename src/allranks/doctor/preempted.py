@@ -39,8 +39,9 @@ def preempted(ended: Mapping[str, Any], nodes: object, events: Sequence[Event]) 
         f"{PREEMPTED}",
         who=Who(node, host=host),
         evidence=tuple(Evidence(f"rank {rank}: {event.reason}") for rank, event in sorted(exits.items())),
-        remedy="start the same command again on all nodes, with --auto-resume-from-checkpoints true; who sent the "
-        "signal is told by the scheduler (Slurm: sacct -j JOB, scontrol show job JOB)",
+        remedy="start the same command again on all nodes, with --auto-resume-from-checkpoints true\nwho sent it: a "
+        "launcher passes Ctrl-C on its terminal, SIGHUP and SIGTERM on to its ranks as SIGTERM, and says which it got; "
+        "of a job its scheduler tells (Slurm: sacct -j JOB, scontrol show job JOB)",
     )
 
 
