@@ -38,6 +38,27 @@ def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     return num_elements(stored, config, options) or None
 
 
+def continued(options: AdapterConfig) -> AdapterConfig:
+    """`options` with what the adapter in `lora_model_dir` says of itself, for a plan of going on from it; as they are
+    where it cannot be read."""
+    try:
+        told = json.loads((Path(options.lora_model_dir or "").expanduser() / "adapter_config.json").read_text())
+        asked = {
+            "lora_r": told["r"],
+            "lora_alpha": told.get("lora_alpha"),
+            "lora_dropout": told.get("lora_dropout") or 0.0,
+            "lora_target_modules": told.get("target_modules"),
+            "lora_target_parameters": told.get("target_parameters"),
+            "lora_modules_to_save": told.get("modules_to_save"),
+            "peft_use_dora": told.get("use_dora") is True,
+            "peft_layers_to_transform": told.get("layers_to_transform"),
+        }
+        read = AdapterConfig.model_validate(asked)
+        return options.model_copy(update={key: getattr(read, key) for key in asked})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return options
+
+
 def num_elements(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], options: AdapterConfig) -> int:
     """The same for a model with tensors of these shapes, whose config.json says `config`."""
     rank = options.lora_r or 1  # which the config has to give

@@ -10,7 +10,7 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.strategy import strategy
-from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, is_linear, num_elements
+from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, continued, is_linear, num_elements
 from allranks.plan.model_shape import elements_below, num_parameters, shape_of
 from allranks.plan.optimizer_state import state_bytes, step_copies
 from allranks.plan.step_traffic import StepSizes
@@ -98,6 +98,8 @@ class Trained:
         adapter = cfg.adapter
         if not adapter.adapter:
             return cls(adapter, {}, num_parameters(shape), 0, _share_of_matrices(shape))
+        if adapter.lora_model_dir:
+            adapter = continued(adapter)
         if not any((adapter.lora_target_linear, adapter.lora_target_modules, adapter.lora_target_parameters)):
             adapter = adapter.model_copy(update={"lora_target_modules": list(_USUAL_TARGETS)})
         return cls(

@@ -14,7 +14,7 @@ from allranks.launch.preflight.sizes import sizes
 from allranks.model.adapter import adapter_tensors, add_adapter
 from allranks.model.build import build_model
 from allranks.plan.adapter_size import num_adapter_elements
-from allranks.plan.config_workload import Trained
+from allranks.plan.config_workload import Trained, own_workload
 from allranks.plan.model_shape import shape_of
 from allranks.train.saved_size import saved_bytes
 from allranks.train.strategies import make_strategy
@@ -138,6 +138,20 @@ def test_an_adapter_to_go_on_from_is_as_large_as_it_is(tmp_path):
     cfg = config_for(saved_model("llama"), adapter="lora", lora_model_dir=str(tmp_path))
     trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
     assert num_adapter_elements(saved_model("llama"), cfg.adapter) == sum(one.numel() for one in trained.values())
+
+
+def test_a_plan_counts_an_adapter_to_go_on_from_as_it_is(tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(saved_model("llama"))
+    config = LoraConfig(r=5, target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"])
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    cfg = config_for(saved_model("llama"), adapter="lora", lora_model_dir=str(tmp_path))
+    trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
+    model = json.loads((saved_model("llama") / "config.json").read_text())
+    work = own_workload(cfg, model, num_nodes=1, gpus_per_node=1, on_cpu=True)
+    assert (work.lora_rank, work.num_trained) == (5, sum(one.numel() for one in trained.values()))
+    for broken in ("{", "[]", '{"r": "x"}', '{"r": 5, "target_modules": 3}'):
+        (tmp_path / "adapter_config.json").write_text(broken)
+        assert own_workload(cfg, model, num_nodes=1, gpus_per_node=1, on_cpu=True).lora_rank == 0
 
 
 def test_the_weights_below_are_no_part_of_it():
