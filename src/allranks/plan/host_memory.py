@@ -7,6 +7,7 @@ from allranks.plan.workload import Workload
 
 _PROCESS_BYTES = 1.5e9
 """Of one rank: Python, torch and transformers; with CUDA's libraries."""
+_FLOAT32_COPIES = 8
 
 
 def host_memory(workload: Workload) -> float:
@@ -24,7 +25,10 @@ def host_memory(workload: Workload) -> float:
     copied = trained * (weight + element.state) * min(1.0, part)
     offloaded = 0.0
     if workload.offloads_optimizer:
-        offloaded += trained * (element.master + element.state + element.trained) * part
+        # DeepSpeed steps on float32 copies of weights and gradients, whatever the GPU computes in
+        # (https://deepspeed.readthedocs.io/en/latest/memory.html: 16 bytes a parameter); FSDP2 on its own.
+        copies = _FLOAT32_COPIES if workload.layout.kind == "zero" else element.master + element.trained
+        offloaded += trained * (copies + element.state) * part
     if workload.offloads_parameters:
         offloaded += total * element.trained * part
     if workload.offloads_activations:

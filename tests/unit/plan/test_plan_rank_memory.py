@@ -84,6 +84,17 @@ def test_recomputation_needs_less_and_offloading_less_still():
     assert rank_memory(offloaded).host > rank_memory(again).host
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_zero_offload_takes_sixteen_bytes_of_each_parameter_of_the_hosts_memory(bf16):
+    """Float32 weights, gradients and two states of AdamW, in whatever precision the GPUs compute
+    (https://deepspeed.readthedocs.io/en/latest/memory.html)."""
+    settings = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    kept = made(**ZERO2, bf16=bf16)
+    offloaded = made(deepspeed={"zero_optimization": settings}, bf16=bf16)
+    more = rank_memory(offloaded).host - rank_memory(kept).host
+    assert more == pytest.approx(16 * num_parameters(kept.shape) * kept.ranks_per_node / kept.num_ranks, rel=1e-6)
+
+
 def test_a_single_process_holds_sixteen_bytes_of_each_parameter_and_its_activations():
     """Float32 weights, gradients and two states of AdamW."""
     workload = made(ranks=1)
