@@ -31,6 +31,7 @@ _NEAR = 4  # frames of torch between a collective's call and its wait
 _NAMED = 4
 DIFFERS = "ranks do not enter the same collectives: "
 SAID = "was aborted in a collective"
+_BY_GLOO = "gloo does that where ranks enter different collectives"
 _REMEDY = (
     "all ranks have to enter the same collectives, of equal shapes, in one order: look for a condition on the rank, or "
     "on the data, before the places named"
@@ -50,10 +51,12 @@ def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
         return None
     if uses_nccl or _NCCLS.search(log[-_TAIL_BYTES:]):
         return f"{SAID} at {_place(frames)}: the collective ended the process; its log says why"
-    return (
-        f"{SAID} at {_place(frames)}: gloo does that where ranks enter different collectives, or with other shapes, "
-        "and it does not tell which of them is wrong"
-    )
+    return f"{SAID} at {_place(frames)}: {_BY_GLOO}, or with other shapes, and it does not tell which of them is wrong"
+
+
+def is_of_the_program(finding: Finding) -> bool:
+    """Whether it is known that ranks entered different collectives, which no restart mends."""
+    return DIFFERS in finding.what or (SAID in finding.what and _BY_GLOO in finding.what)
 
 
 def with_other_places(

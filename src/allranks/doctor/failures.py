@@ -15,7 +15,7 @@ from allranks.doctor.attempt import Started
 from allranks.doctor.diagnosis import HOPELESS, MAY_PASS, OTHER_NODE, Restart, fingerprint, judged
 from allranks.doctor.log_tail import read_from
 from allranks.doctor.read_logs import step_of_text
-from allranks.doctor.verdict import Verdict
+from allranks.doctor.verdict import Verdict, may_pass
 from allranks.exit_codes import FAILED
 from allranks.findings import Finding
 from allranks.observe import RunDir, read_events
@@ -41,7 +41,7 @@ class Failure:
 
 def restart_of(reason: Finding, step: int | None) -> Restart:
     """What a restart may do about a failure that our launcher knows, after `step` (None: before the first)."""
-    verdict = OTHER_NODE if reason.code == causes.NODE_LOST else MAY_PASS if causes.may_pass(reason.code) else HOPELESS
+    verdict = OTHER_NODE if reason.code == causes.NODE_LOST else MAY_PASS if may_pass(reason) else HOPELESS
     said = reason.said or reason.what.partition("\n")[0]
     node = None if reason.who.node is None else str(reason.who.node)
     return Restart(verdict, fingerprint(reason.code, said), step, node)

@@ -9,6 +9,7 @@ from pathlib import Path
 from allranks.checkpoint.commit import complete_checkpoints, step_of
 from allranks.doctor import causes
 from allranks.doctor.attempt import Started
+from allranks.doctor.collective_abort import is_of_the_program
 from allranks.doctor.first_failure import goes_before
 from allranks.exit_codes import DONE, INTERRUPTED, PREEMPTED
 from allranks.findings import Finding, Who, printed, told
@@ -34,7 +35,7 @@ class Verdict:
     @property
     def may_pass(self) -> bool:
         """Whether the same start may end otherwise."""
-        return self.reason is None or causes.may_pass(self.reason.code)
+        return self.reason is None or may_pass(self.reason)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def not_stopped_in_time(node: int | str) -> Finding:
     return Finding(causes.STOP_TIMEOUT, "the ranks did not stop in time and were killed", who=Who(node), known_at=node)
 
 
+def may_pass(reason: Finding) -> bool:
+    """Whether another start may end better, with nothing changed."""
+    return causes.may_pass(reason.code) and not is_of_the_program(reason)
+
+
 def advice(reason: Finding, left: Left) -> str:
     """What is saved, and whether to start again: at once only against what may pass. The same on every node.
 
@@ -116,7 +122,7 @@ def advice(reason: Finding, left: Left) -> str:
         f"step {left.newest} is saved in {left.path}" if left.newest is not None else "no checkpoint was complete yet"
     )
     where = " on all nodes" if left.num_nodes > 1 else ""
-    if causes.may_pass(reason.code):
+    if may_pass(reason):
         again = f"start the same command again{where}"
     else:
         again = f"the same command would end in the same way; once that is mended, start it{where or ' again'}"

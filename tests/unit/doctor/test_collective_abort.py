@@ -3,7 +3,10 @@
 import pytest
 
 from allranks.doctor.collective_abort import aborted_in_collective, with_other_places
+from allranks.doctor.diagnosis import HOPELESS
+from allranks.doctor.failures import restart_of
 from allranks.doctor.ranks import first_of_ranks
+from allranks.doctor.verdict import Left, advice, may_pass
 from allranks.findings import Finding, Who
 from allranks.observe.events import ErrorEvent, StepEvent
 
@@ -51,6 +54,14 @@ def test_the_places_of_the_aborted_and_of_those_that_lost_it_are_told():
     assert first == "rank 1 (node 1, node1) was at /home/ana/my loss.py:37 in forward"
     assert second.startswith("all ranks have to enter the same collectives") and rest == ["all logs: x"]
     assert with_other_places(told, [lost(1)]) == told  # another node has said it already
+
+
+def test_no_restart_mends_ranks_that_enter_different_collectives():
+    told = with_other_places(aborted(), [lost(1)])
+    assert not may_pass(told) and restart_of(told, 3).verdict == HOPELESS
+    assert "the same command would end in the same way" in advice(told, Left(num_nodes=2))
+    of_nccl = aborted_in_collective(LOG, uses_nccl=True)
+    assert may_pass(Finding("rank-aborted", f"rank 0 (node 0) {of_nccl}", who=Who(0, 0)))
 
 
 @pytest.mark.parametrize(
