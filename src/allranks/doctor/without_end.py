@@ -21,6 +21,11 @@ _LONG_AGO_SECONDS = 300.0
 """For one on another machine, of whose processes nothing is seen here."""
 
 
+def is_gone(pid: int | None) -> bool:
+    """Whether there is no process of this number on this machine; False of what is no process's number."""
+    return pid is not None and pid > 0 and not psutil.pid_exists(pid)
+
+
 @dataclass(frozen=True)
 class _Silence:
     """`seconds` since a launcher of this process number last wrote, at `written` seconds since 1970."""
@@ -41,7 +46,7 @@ def without_an_end(live: Mapping[str, Any], path: Path) -> Finding | None:
         return None
     host, pid, age, written = silence.host, silence.pid, silence.seconds, silence.written
     is_here = host == socket.gethostname()
-    if psutil.pid_exists(pid) if is_here else age < _LONG_AGO_SECONDS:
+    if not is_gone(pid) if is_here else age < _LONG_AGO_SECONDS:
         return None
     name = printable(host, 64)
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(written))

@@ -7,8 +7,7 @@ import os
 import socket
 import time
 
-import psutil
-
+from allranks.doctor.without_end import is_gone
 from allranks.live.from_events import read_live
 from allranks.live.look import OLD_SECONDS
 from allranks.observe import RunDir
@@ -33,8 +32,7 @@ def no_launcher(run: RunDir) -> str | None:
         first is not None
         and first.host == socket.gethostname()
         and age >= _NEXT_SECONDS
-        and first.launcher_pid is not None
-        and not psutil.pid_exists(first.launcher_pid)
+        and is_gone(first.launcher_pid)
     ):
         return f"the run's launcher{where} (pid {first.launcher_pid}) is gone"
     if age >= OLD_SECONDS:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
+from allranks.doctor.without_end import is_gone
 from allranks.errors import UsageError
 from allranks.live.from_events import read_live, table_of
 from allranks.live.state import VERSION, LiveTable
@@ -100,8 +99,8 @@ def _who_should_write(table: LiveTable) -> str:
     if first is None:
         return "the run's launcher writes it while it goes on"
     where = f"on {first.host}" if first.host else f"of node {first.node}"
-    if first.launcher_pid is not None and first.host == socket.gethostname():
-        if not psutil.pid_exists(first.launcher_pid):
+    if first.launcher_pid is not None and first.launcher_pid > 0 and first.host == socket.gethostname():
+        if is_gone(first.launcher_pid):
             return f"its launcher {where} (pid {first.launcher_pid}) is gone, and did not say how the run ended"
         return f"its launcher {where} (pid {first.launcher_pid}) is there; see whether the disk takes writes"
     return f"its launcher {where} was killed, or its disk or machine does not answer; look there"
