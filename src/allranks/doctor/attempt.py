@@ -36,6 +36,10 @@ class Started:
         """The size that a log had before."""
         return self.log_starts.get(log, 0)
 
+    def has_written(self, path: Path) -> bool:
+        """Whether a file in the run directory is of this start, and no earlier one: newer than its launch.json."""
+        return _written(path) >= _written(self.run.logs(self.node) / "launch.json")
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -57,3 +61,10 @@ class Ended:
     """The ranks that were seen, by their process ids."""
     alive: frozenset[int] = frozenset()
     """Those of the process ids that still ran when the run was ended from here."""
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

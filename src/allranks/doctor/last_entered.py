@@ -42,11 +42,10 @@ class LastEntered:
 
 def last_entered(started: Started) -> dict[int, LastEntered]:
     """By rank, of this start, as far as their logs lie on this node's disk."""
-    begun = _written(started.run.logs(started.node) / "launch.json")
     found = {}
     for path in sorted(started.run.path.glob(_FILES)):
         rank = path.name.removeprefix("rank-").partition(".")[0]
-        if rank.isdecimal() and _written(path) >= begun and (told := _read(path)) is not None:
+        if rank.isdecimal() and started.has_written(path) and (told := _read(path)) is not None:
             found[int(rank)] = told
     return found
 
@@ -72,10 +71,3 @@ def who_differs(told: Mapping[int, LastEntered], aborted: int, lost: set[int]) -
         one = told[min(lost)]
         return [aborted], f"did not enter {one.entered}, which had come there {one.times} times before"
     return [], ""
-
-
-def _written(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

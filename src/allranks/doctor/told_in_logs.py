@@ -25,10 +25,9 @@ def told_in_logs(started: Started) -> list[ErrorEvent | StepEvent]:
 
 
 def _told(started: Started) -> Iterator[ErrorEvent | StepEvent]:
-    begun = _written(started.run.logs(started.node) / "launch.json")
     for log in sorted(started.run.path.glob("logs/node-*/rank-*.log")):
         named = _LOG.fullmatch(log.name)
-        if named is None or _written(log) < begun:  # of an earlier start
+        if named is None or not started.has_written(log):
             continue
         text = _tail(log, started.log_start(log))
         if (step := step_of_text(text)) is not None:
@@ -59,10 +58,3 @@ def _tail(log: Path, start: int) -> str:
             return file.read(_TAIL_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _written(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from allranks.doctor import causes
 from allranks.findings import Evidence, Finding, Who
 from allranks.listing import printable
 
-_NOT_WRITTEN_SECONDS = 15.0
-"""A launcher writes each second; a disk that several nodes share may show that some seconds later."""
+OLD_SECONDS = 15.0
+"""Node 0's launcher writes the table each second; a disk that several nodes share may show that some seconds later."""
 _LONG_AGO_SECONDS = 300.0
 """For one on another machine, of whose processes nothing is seen here."""
 
@@ -24,6 +25,14 @@ _LONG_AGO_SECONDS = 300.0
 def is_gone(pid: int | None) -> bool:
     """Whether there is no process of this number on this machine; False of what is no process's number."""
     return pid is not None and pid > 0 and not psutil.pid_exists(pid)
+
+
+def last_written(path: Path, told: float) -> float:
+    """When the table in `path` was written, in seconds since 1970: as it tells, or as its disk does, if that is later:
+    the clocks of nodes and of file servers differ."""
+    with contextlib.suppress(OSError):
+        return max(told, path.stat().st_mtime)
+    return told
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def without_an_end(live: Mapping[str, Any], path: Path) -> Finding | None:
     On this machine its process is looked for; of another one only how long ago it wrote is seen.
     """
     silence = _silence(live, path)
-    if silence is None or silence.seconds < _NOT_WRITTEN_SECONDS:
+    if silence is None or silence.seconds < OLD_SECONDS:
         return None
     host, pid, age, written = silence.host, silence.pid, silence.seconds, silence.written
     is_here = host == socket.gethostname()
@@ -69,7 +78,7 @@ def without_an_end(live: Mapping[str, Any], path: Path) -> Finding | None:
 def goes_on(live: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """A note that nothing has ended, where the table was written just now."""
     silence = _silence(live, path)
-    if silence is None or silence.seconds >= _NOT_WRITTEN_SECONDS:
+    if silence is None or silence.seconds >= OLD_SECONDS:
         return ()
     name = printable(silence.host, 64)
     return (f"the run goes on: its launcher on {name} wrote {max(0.0, silence.seconds):.0f} s ago (allranks status)",)
@@ -83,8 +92,5 @@ def _silence(live: Mapping[str, Any], path: Path) -> _Silence | None:
     pid, host = first.get("launcher_pid"), first.get("host")
     if not isinstance(pid, int) or not isinstance(host, str):
         return None
-    try:
-        written = max(written, path.stat().st_mtime)  # clocks of nodes and of file servers differ
-    except OSError:
-        return None
+    written = last_written(path, written)
     return _Silence(time.time() - written, written, host, pid)

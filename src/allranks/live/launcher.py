@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
 
-from allranks.doctor.without_end import is_gone
+from allranks.doctor.without_end import OLD_SECONDS, is_gone, last_written
 from allranks.live.from_events import read_live
-from allranks.live.look import OLD_SECONDS
 from allranks.observe import RunDir
 
 _NEXT_SECONDS = 3.0  # the table says which process it is, and is written each second
@@ -25,9 +23,7 @@ def no_launcher(run: RunDir) -> str | None:
         return f"the run has ended with exit code {table.ended.exit_code}"
     first = table.nodes[0] if table.nodes else None
     where = f" on {first.host}" if first is not None and first.host else ""
-    age = time.time() - table.t
-    with contextlib.suppress(OSError):  # the clocks of nodes and of file servers differ
-        age = min(age, time.time() - run.live.stat().st_mtime)
+    age = time.time() - last_written(run.live, table.t)
     if (
         first is not None
         and first.host == socket.gethostname()

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allranks.doctor.without_end import is_gone
+from allranks.doctor.without_end import OLD_SECONDS, is_gone, last_written
 from allranks.errors import UsageError
 from allranks.live.from_events import read_live, table_of
 from allranks.live.state import VERSION, LiveTable
 from allranks.observe import RunDir
 
-OLD_SECONDS = 15.0
-"""Node 0 writes the table each second; a disk that several nodes share may show that some seconds later."""
 _ADDRESS = ("--master-addr", "--master_addr", "--rdzv-endpoint", "--rdzv_endpoint", "--main_process_ip")
 _MAX_LAUNCH_BYTES = 2**22
 
@@ -61,7 +59,7 @@ def look(run: RunDir) -> Look:
     if table.ended is not None:
         return Look(table, None, notes)
     if is_kept:
-        age = max(0.0, min(now - table.t, now - _written(run, table.t)))  # clocks of nodes and of file servers differ
+        age = max(0.0, now - last_written(run.live, table.t))
         if age >= OLD_SECONDS:
             notes.append(f"nothing was written for {age:,.0f} s, since {_at(now - age)}: {_who_should_write(table)}")
         return Look(table, age, notes)
@@ -85,13 +83,6 @@ def _damage(run: RunDir) -> list[str]:
     if not os.access(run.live, os.R_OK):
         return ["live.json cannot be read: no permission"]
     return [] if read_live(run) is not None else ["live.json is damaged, or no table of a run"]
-
-
-def _written(run: RunDir, otherwise: float) -> float:
-    try:
-        return run.live.stat().st_mtime
-    except OSError:
-        return otherwise
 
 
 def _who_should_write(table: LiveTable) -> str:
