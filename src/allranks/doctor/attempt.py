@@ -38,7 +38,7 @@ class Started:
 
     def has_written(self, path: Path) -> bool:
         """Whether a file in the run directory is of this start, and no earlier one: newer than its launch.json."""
-        return _written(path) >= _written(self.run.logs(self.node) / "launch.json")
+        return _written(path) >= _written(self.run.started(self.node))
 
 
 @dataclass(frozen=True)

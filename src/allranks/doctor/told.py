@@ -18,7 +18,7 @@ _RESTARTS = {
 
 def lines_of(told: Diagnosis) -> list[str]:
     """The lines to print, none of which moves a cursor."""
-    return [printable(line, 4 * _LONGEST).replace("\n", " ") for line in _lines(told)]
+    return [part for line in _lines(told) for part in _parts(printable(line, 4 * _LONGEST))]
 
 
 def _lines(told: Diagnosis) -> list[str]:
@@ -41,6 +41,12 @@ def _lines(told: Diagnosis) -> list[str]:
         lines.append(f"  {one.title}: {count}{ranks} ({_place(one.first)})")
     lines += [f"note: {note}" for note in told.notes]
     return lines
+
+
+def _parts(text: str) -> list[str]:
+    """The lines of a text that was put together from several, those after the first one set in."""
+    first, *more = [line for line in text.split("\n") if line.strip()] or [""]
+    return [first, *(f"  {line}" for line in more)]
 
 
 def _texts(told: Diagnosis) -> list[tuple[str, str]]:

@@ -21,10 +21,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     at every moment one of the two is there. Its files can be read by whoever the umask lets read new files.
 
     Raises:
-        UsageError: `out` exists and is not empty, or cannot be written.
+        UsageError: `out` is a file, or is not empty, or cannot be written.
         DiskError: the disk is full, or fails, while it is written.
     """
-    if out.is_file() or (not replace and out.is_dir() and any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, where a folder is to be written: give another one, or remove it first")
+    if not replace and out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; give another folder, or remove it first")
     temporary = out.parent / f".{out.name}.{os.getpid()}.partial"
     try:

@@ -155,6 +155,6 @@ def _nodes_of_ranks(run: RunDir) -> dict[int, int | str]:
 
 def _host(run: RunDir, node: int | str) -> str:
     try:
-        return str(json.loads((run.logs(node) / "launch.json").read_text())["host"])
+        return str(json.loads(run.started(node).read_text())["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return node if isinstance(node, str) else ""

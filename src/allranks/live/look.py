@@ -113,7 +113,7 @@ def _elsewhere(run: RunDir) -> list[str]:
 
 def _first_node(run: RunDir, node: str) -> str:
     """The address of node 0 in the command that started this node's ranks."""
-    path = run.logs(node) / "launch.json"
+    path = run.started(node)
     try:
         if not path.is_file() or path.stat().st_size > _MAX_LAUNCH_BYTES:
             return ""

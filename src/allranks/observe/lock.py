@@ -23,6 +23,7 @@ from allranks.errors import UsageError
 from allranks.exit_codes import REFUSED
 from allranks.observe.enduring import say
 from allranks.observe.refused_starts import leave_word
+from allranks.observe.rundir import lock_of
 
 _WAIT_SECONDS = 45.0
 """torchrun's agent gives its ranks 30 s to end after its launcher was killed."""
@@ -91,7 +92,7 @@ def lock_node(
     `ranks`. Raises InUse naming the process that holds it, which is told by its lock. File systems without locks are
     let through, with a warning where `tells_of_no_locks`.
     """
-    path = logs / "lock"
+    path = lock_of(logs)
     fd = _open(path)
     begun, told = time.monotonic(), False
     while (taken := _try_lock(fd, fcntl.LOCK_EX)) is False or not _is_at(path, fd):
@@ -131,11 +132,11 @@ def holder_of_other_ranks(logs: Path, ranks: str) -> Holder | None:
     Takes nothing: who wants the lock at this moment finds it taken for an instant.
     """
     try:
-        fd = os.open(logs / "lock", os.O_RDONLY)
+        fd = os.open(lock_of(logs), os.O_RDONLY)
     except OSError:
         return None
     try:
-        holder = _holder(logs / "lock")
+        holder = _holder(lock_of(logs))
         return None if holder.ranks == ranks or _try_lock(fd, fcntl.LOCK_SH) is not False else holder
     finally:
         os.close(fd)
@@ -154,7 +155,7 @@ def forget_lock(logs: Path, locks: Sequence[int]) -> None:
     if not locks:
         return
     with contextlib.suppress(OSError):
-        (logs / "lock").unlink()
+        (lock_of(logs)).unlink()
         for folder in (logs, logs.parent, logs.parent.parent):  # node-0, logs, the run's
             folder.rmdir()
 

@@ -84,6 +84,18 @@ class RunDir:
         """What the launcher's own process (torchrun's agent) printed."""
         return self.logs(node_rank) / "agent.log"
 
+    def entered(self, node_rank: int | str, rank: int) -> Path:
+        """Of a rank of anyone's program that an error in a collective ended: which one it had entered last."""
+        return self.logs(node_rank) / f"rank-{rank:05d}.entered.json"
+
+    def started(self, node_rank: int | str) -> Path:
+        """What this node started last: its command, environment and files; the manifest has all nodes that met."""
+        return self.logs(node_rank) / "launch.json"
+
+    def lock(self, node_rank: int | str) -> Path:
+        """Held while this node takes part in a run, and by whom; a file that nobody holds is left and does no harm."""
+        return lock_of(self.logs(node_rank))
+
     def end(self, node_rank: int | str) -> Path:
         """Why this node's part of the newest start that failed did; live.json has the answer of all nodes together."""
         return self.logs(node_rank) / "ended.json"
@@ -117,6 +129,11 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
+
+
+def lock_of(logs: Path) -> Path:
+    """The lock in the folder of a node."""
+    return logs / "lock"
 
 
 def has_a_record(run: RunDir) -> bool:

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from allranks.errors import UsageError
 from allranks.export.publish import new_folder
 
 
@@ -21,3 +22,15 @@ def test_files_have_the_mode_of_new_files_whoever_wrote_them(tmp_path, umask, fi
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*")}
     assert modes == {"a": file_mode, "b": file_mode, "c": file_mode, "inner": folder_mode}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_in_the_place_of_the_folder_is_told_as_one_and_kept(tmp_path, replace):
+    out = tmp_path / "model.safetensors"
+    out.write_text("x")
+    with (
+        pytest.raises(UsageError, match=r"model\.safetensors is a file, where a folder"),
+        new_folder(out, replace=replace),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"] and out.read_text() == "x"

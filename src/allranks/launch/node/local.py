@@ -187,7 +187,7 @@ def _node_start(launch: Launch, node: Node, start: Starting, added: Mapping[str,
         files={os.path.relpath(path, node.run.path): text for path, text in start.files.items()},
     )
     entry = started_node(socket.gethostname(), own)
-    write_manifest(node.run.logs(node.name) / "launch.json", {"run": node.run_id, **entry})
+    write_manifest(node.run.started(node.name), {"run": node.run_id, **entry})
     return own
 
 

@@ -31,7 +31,7 @@ class OtherStarts:
         self._lock = threading.Lock()
 
     def __enter__(self) -> OtherStarts:
-        lock = self._node.run.logs(self._node.name) / "lock"
+        lock = self._node.run.lock(self._node.name)
         self._listening = Listening(lock, self._hear) if self._node.locks else None
         return self
 
