@@ -198,6 +198,8 @@ def _who(first: Candidate, same: list[Candidate], reads: Sequence[Read]) -> tupl
     rank = int(told) if told.isdigit() else first.line.rank
     node = first.fields.get("node") or first.fields.get("host") or first.line.node
     named = _first_failed_rank(reads)
+    if not told and rank != named and _came_at_once(first, same):
+        return None, None
     if rank is None and (len(same) == 1 or all(one.line.rank is None for one in same)):
         rank = named
     if node is None and rank is not None and rank == named:
@@ -205,6 +207,17 @@ def _who(first: Candidate, same: list[Candidate], reads: Sequence[Read]) -> tupl
             (one.first_failed["host"] for one in reads if "host" in one.first_failed), None
         )
     return rank, node
+
+
+def _came_at_once(first: Candidate, same: Sequence[Candidate]) -> bool:
+    """Whether other ranks tell the same of the same step in logs of their own, without times: as of a loss that is the
+    mean of all."""
+    step = step_in(first.line.text)
+    if step is None or first.line.seconds is not None:
+        return False
+    return any(
+        one.read != first.read and one.line.rank != first.line.rank and step_in(one.line.text) == step for one in same
+    )
 
 
 def _first_failed_rank(reads: Sequence[Read]) -> int | None:

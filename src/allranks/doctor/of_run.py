@@ -117,6 +117,8 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
     same = told.rank is None or rank is None or told.rank == rank
     speaks = same and told.is_known and told.cause not in ENDS_FROM_OUTSIDE
     crashed = is_its_crash(own, told)
+    # What follows from another one's end shows nothing of this one's, and is told as that.
+    shows = same and (told.is_known or told.symptom is not None or not shown)
     what, _, more = own.what.partition("\n")
     return Diagnosis(
         cause=own.code,
@@ -128,7 +130,7 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
         look_at=told.look_at if speaks else "",
         rank=rank,
         node=own.who.host or node,
-        evidence=(*shown, *(told.evidence if same else ()))[:_MOST_EVIDENCE],
+        evidence=(*shown, *(told.evidence if shows else ()))[:_MOST_EVIDENCE],
         explained=told.explained,
         others=(told.cause,) if told.cause and told.cause != EXCEPTION and not same else told.others,
         restart=restart_of(own, told.restart.step),

@@ -250,6 +250,14 @@ def test_without_times_the_earlier_step_was_first(tmp_path):
     assert (told.cause, told.rank, told.evidence[0].text) == ("nan-loss", 1, "step 5 loss nan")
 
 
+def test_without_times_what_ranks_tell_of_the_same_step_is_of_none_of_them(tmp_path):
+    for rank in range(3):
+        name = tmp_path / f"rank-0000{rank}.log"
+        name.write_text("".join(f"step {step} loss {'nan' if step >= 5 else '0.5'}\n" for step in range(1, 9)))
+    told = diagnosis_of_logs([tmp_path])
+    assert (told.cause, told.rank, told.node) == ("nan-loss", None, None)
+
+
 def test_without_times_two_causes_in_two_logs_are_not_sure(of_files):
     told = of_files(a_rank0="connect to node1 was refused\n", b_rank1="CUDA out of memory\n")
     assert told.certainty == "likely" and len(told.others) == 1

@@ -138,6 +138,13 @@ def test_what_the_checks_had_found_of_that_node_is_told(made):
     ]
 
 
+def test_what_follows_from_a_failure_is_not_shown_as_its_evidence(made):
+    said = (Evidence("step 3 loss 1.1", "rank-00001.log"),)
+    own = replace(bare(), evidence=said)
+    told = diagnosis_of_run(made({0: GLOO, 1: "step 3 loss 1.1\n"}, own))
+    assert told.evidence == said and [one.id for one in told.explained] == ["peer-gone"]
+
+
 def test_a_bundle_is_read_as_its_run_and_nothing_is_written_beside(made, tmp_path):
     run = made({0: GLOO, 1: DISK}, bare())
     bundle = tmp_path / "run-bundle.tar.gz"
