@@ -81,8 +81,13 @@ class StoppedRanks:
 
 
 def rank_number(rank: psutil.Process, known: dict[int, int]) -> int:
-    """A process's rank by its environment; `known` remembers it by pid. Raises psutil.Error if it has gone."""
+    """A process's rank by its environment; `known` remembers it by pid. Raises psutil.Error if it has gone.
+
+    So it does of one that has just become another program: its environment is empty for a moment (execve(2)).
+    """
     if rank.pid not in known:
         env = rank.environ()
+        if not env:
+            raise psutil.NoSuchProcess(rank.pid)
         known[rank.pid] = int(env.get("RANK") or env.get("LOCAL_RANK") or 0)
     return known[rank.pid]

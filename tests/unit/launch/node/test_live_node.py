@@ -55,7 +55,9 @@ def processes() -> Iterator[list[psutil.Process]]:
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "RANK": str(rank)}) for rank in range(2)
     ]
-    yield [psutil.Process(one.pid) for one in started]
+    found = [psutil.Process(one.pid) for one in started]
+    until(lambda: all(one.environ() for one in found))  # for a moment after a program has begun it is empty
+    yield found
     for one in started:
         one.communicate(b"\n")
 

@@ -12,7 +12,7 @@ from allranks.doctor import causes
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Who
 from allranks.launch.node import stopped_ranks
-from allranks.launch.node.stopped_ranks import StoppedRanks
+from allranks.launch.node.stopped_ranks import StoppedRanks, rank_number
 from allranks.observe.events import PhaseEvent, StepEvent, TimeLimitEvent
 
 
@@ -48,6 +48,15 @@ def test_a_stopped_rank_is_found_and_one_that_runs_again_is_not(process, monkeyp
     os.waitpid(process.pid, os.WCONTINUED)
     watched.look([process])
     assert watched.standing == watched.findings == ()
+
+
+def test_a_process_without_an_environment_yet_has_no_number_and_is_no_rank_0():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], env={}, stdin=subprocess.PIPE)
+    known = {}
+    with pytest.raises(psutil.Error):
+        rank_number(psutil.Process(child.pid), known)
+    assert known == {}
+    child.communicate(b"\n")
 
 
 def test_it_is_given_a_moment_but_none_when_the_run_ends(process):
