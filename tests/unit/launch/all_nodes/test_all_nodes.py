@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import TIMEOUT_SECONDS
+
 HEAD = """
 import sys
 from allranks.cluster.nodes import parse_hosts
@@ -83,7 +85,7 @@ def left(tmp_path):
 
 
 def ended(process):
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     return process.returncode, output, errors
 
 
@@ -167,13 +169,15 @@ def test_output_of_other_nodes_is_prefixed_and_the_command_is_shown(head):
 
 def test_variables_cross_and_are_shown_without_their_values(head):
     process = head("print(os.environ['HF_TOKEN'][::-1])", HF_TOKEN="hf_abcdefghijklmnopqrst")
-    _, output, _ = ended(process)
+    returncode, output, errors = ended(process)
+    assert returncode == 0, errors
     assert "tsrqponmlkjihgfedcba_fh" in output
     assert "HF_TOKEN" in output and "hf_abcdefghijklmnopqrst" not in output
 
 
 def test_a_secret_on_the_command_line_is_not_shown_again(head):
-    _, output, _ = ended(head("print(words[0][-5:])  # hf_abcdefghijklmnopqrst-12"))
+    returncode, output, errors = ended(head("print(words[0][-5:])  # hf_abcdefghijklmnopqrst-12"))
+    assert returncode == 0, errors
     assert "st-12" in output and "hf_abcdefghijklmnopqrst" not in output
 
 
