@@ -45,12 +45,20 @@ class Squares(Dataset):
 
 
 def fault(step):
-    if HERE and FAULT not in ("waits", "blocked loader"):
+    if HERE and FAULT not in ("waits", "blocked loader", "flood"):
         now()
     if FAULT == "exception" and HERE:
         raise ValueError("bad batch 17")
     if FAULT == "ends early" and HERE:
         sys.exit()  # as where it has fewer batches
+    if FAULT == "exits with 3" and HERE:
+        sys.exit(3)
+    if FAULT == "exits with 7" and HERE:
+        os._exit(7)
+    if FAULT == "exits with 0" and HERE:
+        os._exit(0)
+    if FAULT == "flood":
+        floods(HERE)
     if FAULT == "killed" and HERE:
         os.kill(os.getpid(), 9)
     if FAULT == "eats memory" and HERE:
@@ -71,6 +79,19 @@ def fault(step):
         raise FloatingPointError(f"loss is nan at step {step}")
 
 
+def floods(dies):
+    """100 MB of one rank, in the midst of which the other one dies."""
+    if dies:
+        while not Path("flooding").exists():
+            time.sleep(0.01)
+        now()
+        raise ValueError("bad batch 17")
+    for line in range(100_000):
+        print(f"{line} " + "all is well; " * 75)
+        if line == 20_000:
+            Path("flooding").touch()
+
+
 def main():
     timeout = datetime.timedelta(seconds=8 if FAULT == "tokenizes" else 600)
     dist.init_process_group("gloo", timeout=timeout)
@@ -81,18 +102,22 @@ def main():
     for step, batch in enumerate(loader, 1):
         optimizer.zero_grad()
         loss = (model(batch) ** 2).mean()
+        if FAULT == "ends with nan" and HERE and step == AT:
+            loss = loss * float("nan")
         loss.backward()
         optimizer.step()
         loaded.set()
         if step == AT:
             fault(step)
-        total = loss.detach().clone()
+        total, own = loss.detach().clone(), loss.item()
         if not (FAULT == "skipped" and HERE and step == AT):
             dist.all_reduce(torch.zeros(9) if FAULT == "other shape" and HERE and step == AT else total)
         if FAULT == "full disk" and step == AT:
             torch.save({"state": model.state_dict(), "pad": torch.zeros(4 * 2**20)}, f"/tmp/rank-{RANK}.pt")
-        print(f"step {step} loss {total.item():.4f}", flush=True)
+        print(f"step {step} loss {own if FAULT == 'ends with nan' else total.item():.4f}", flush=True)
         time.sleep(0.2)
+        if FAULT == "ends with nan" and step == 2 * AT:
+            break
 
 
 if __name__ == "__main__":

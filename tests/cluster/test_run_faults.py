@@ -67,12 +67,17 @@ class Fault:
     on: tuple[int, ...] = (0, 1)
     evidence: str = ""
     """What the doctor shows of it."""
+    code: int = 1
+    """With which the command of node 1 ends."""
 
 
 RANK_1 = "rank 1 (node 1, node1)"
 EXITED = "rank 1 (node 1) failed first: exit code 1"
 KILLED = "rank 1 (node 1) failed first: killed by SIGKILL"
 ABORTED = "rank 0 (node 0) was aborted in a collective at {script}:"
+LEFT = "rank 1 (node 1) ended with exit code 0 after step 3 while other ranks still needed it"
+SILENT = "it printed no error: look for sys.exit({0}) or os._exit({0})"
+NAN = "the program ended with exit code 0 all the same; what it saved after that is spoilt"
 DEATHS = (
     Fault("exception", (EXITED, "ValueError: bad batch 17"), EXCEPTION, evidence="ValueError: bad batch 17"),
     Fault("killed", (KILLED,), causes.RANK_KILLED),
@@ -80,11 +85,12 @@ DEATHS = (
     Fault("cuda memory", (EXITED, "CUDA out of memory. Tried to"), "cuda-out-of-memory", evidence="CUDA out of memory"),
     Fault("not a number", (EXITED, "loss is nan at step 4"), "nan-loss", evidence="loss is nan at step 4"),
     Fault("full disk", (EXITED, "a disk is full"), "disk-full", evidence="unexpected pos"),
-    Fault(
-        "ends early",
-        ("rank 1 (node 1) ended with exit code 0 after step 3 while other ranks still needed it",),
-        causes.RANK_LEFT,
-    ),
+    Fault("ends early", (LEFT,), causes.RANK_LEFT),
+    Fault("exits with 3", ("rank 1 (node 1) failed first: exit code 3", SILENT.format(3)), causes.RANK_EXIT, code=3),
+    Fault("exits with 7", ("rank 1 (node 1) failed first: exit code 7", SILENT.format(7)), causes.RANK_EXIT, code=7),
+    Fault("exits with 0", (LEFT,), causes.RANK_LEFT),
+    Fault("ends with nan", ("prints is not finite: step", NAN), "nan-loss", evidence="step 4 loss nan", code=0),
+    Fault("flood", (EXITED, "ValueError: bad batch 17"), EXCEPTION, evidence="ValueError: bad batch 17"),
     # gloo aborts the one that is sent more than it asked for.
     Fault(
         "skipped",
@@ -126,7 +132,7 @@ LOST = (
 )
 NO_SIGN = "node 1 (node1) was lost: no sign of life for 10 s; "
 # The launcher of the node that is cut off has a view of its own: that it is the other one that was lost.
-SILENT = (
+CUT = (
     Fault(
         "link cut", (f"{NO_SIGN}nothing that is sent to it is acknowledged",), inject=lambda lab: lab.cut(1), on=(0,)
     ),
@@ -139,7 +145,7 @@ FAULTS = (
     *(replace(fault, deadline=HANG_SECONDS) for fault in HANGS),
     Fault("tokenizes", (TOKENIZES,), causes.HANG, deadline=WAIT_SECONDS),
     *(replace(fault, rank=None) for fault in LOST),
-    *(replace(fault, rank=None, deadline=SILENCE_SECONDS) for fault in SILENT),
+    *(replace(fault, rank=None, deadline=SILENCE_SECONDS) for fault in CUT),
     CUT_OFF,
 )
 
@@ -202,7 +208,9 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
         deadline=fault.deadline,
     )
     for rank, output in outputs.items():
-        assert terminals[rank].returncode == 1, f"node {rank}:\n{output}"
+        assert terminals[rank].returncode == (fault.code if rank == 1 else min(fault.code, 1)), (
+            f"node {rank}:\n{output}"
+        )
         for said in fault.says:
             said = said.format(script=script)
             assert said in output, f"nowhere on node {rank}: {said}\n{output}"
