@@ -22,8 +22,11 @@ _FAILED = re.compile(
     r"""(?ix)(?<![\w.])(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not
     |could\ not|couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied
     |refused|inconsistent|unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
-    |\w(?:Error|Exception)\b"""
+    |\w(?:Error|Exception)\b|NCCL\ WARN"""
 )
+# What NCCL, its plugins and UCX say is of GPUs, networks and collectives, whatever else its words may mean.
+_OF_NETWORKS = re.compile(r"NCCL WARN|UCX +(?:ERROR|FATAL)")
+_FAMILIES_OF_NETWORKS = frozenset({"nccl", "infiniband", "network-card", "rendezvous", "cuda", "memory", "code"})
 # Of what is no failure, and of guesses at reasons (Ray's).
 _PASSING = re.compile(
     r"\b(?:INFO|DEBUG)\b|(?i:retry|ignor|skipp|falling back|fall back|instead|deprecat|potential|by oom killer)"
@@ -107,8 +110,11 @@ def half_told(reads: Sequence[Read]) -> list[Candidate]:
 def spoken_of(text: str, rules: Sequence[Rule]) -> Rule | None:
     """Of the causes that `text` speaks of the one that says most of it."""
     text = text.translate(_QUOTES)
+    families = _FAMILIES_OF_NETWORKS if _OF_NETWORKS.search(text) else None
     best, most = None, 0
     for rule in rules:
+        if families is not None and rule.family not in families:
+            continue
         if rule.kind in (CAUSE, RETRIED) and (length := rule.speaks_of(text)) > most:
             best, most = rule, length
     return best
