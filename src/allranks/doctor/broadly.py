@@ -29,7 +29,8 @@ _OF_NETWORKS = re.compile(r"NCCL WARN|UCX +(?:ERROR|FATAL)")
 _FAMILIES_OF_NETWORKS = frozenset({"nccl", "infiniband", "network-card", "rendezvous", "cuda", "memory", "code"})
 # Of what is no failure, and of guesses at reasons (Ray's).
 _PASSING = re.compile(
-    r"\b(?:INFO|DEBUG)\b|(?i:retry|ignor|skipp|falling back|fall back|instead|deprecat|potential|by oom killer)"
+    r"\b(?:INFO|DEBUG)\b|(?i:retry|ignor|skipp|falling back|fall back|instead|deprecat|potential"
+    r"|by (?:the )?oom killer|can happen because|possible reasons|\(e\.g\.)"
 )
 _FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
 _WITHIN = re.compile(
