@@ -3,59 +3,31 @@
     python -m benchmarks.plan_memory_rows            the table, with the constants as they are
     python -m benchmarks.plan_memory_rows --fit      fit the constants on half of the rows first, and print them
 
-The rows are those of plan_rows.toml that have gigabytes. What Qwen's scripts do differently from allranks is said in
-`SCRIPTS`, with its source; nothing else is tuned for a row.
+The rows are those of plan_rows.toml that have gigabytes, as `plan_rows` tells what ran.
 """
 
 import argparse
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
 
 from allranks.plan import reserve
 from allranks.plan.memory import fullest, rank_memory
-from allranks.plan.step_traffic import Layout
-from allranks.plan.workload import ElementBytes, Workload
-from benchmarks.plan_rows import Row, rows
-
-# https://github.com/QwenLM/Qwen: finetune.py and its scripts; modeling_qwen.py beside the weights makes the loss of a
-# shifted copy of all logits, in float32 under autocast (LoRA) and in the model's type under DeepSpeed (full, Q-LoRA).
-# PyTorch 2.0's AdamW is not fused, and makes two copies of a state in its step (torch/optim/adamw.py).
-_ALL: dict[str, Any] = {"recomputes": True, "shifts_logits": True, "foreach": True, "foreach_copies": 2}
-# PEFT of that time made adapters, and copies of the ends, in the type of the weights (tuners/lora/layer.py, 0.6).
-_ADAPTERS = ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=0, state=4)
-_UNDER_DEEPSPEED = ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=4, state=8, packed=0.5 + 4 / 128)
-_ZERO2 = Layout("zero", stage=2)
-SCRIPTS: dict[str, dict[str, Any]] = {
-    "qwen-lora": {"element": _ADAPTERS},
-    "qwen-lora-emb": {"element": _ADAPTERS},
-    "qwen-qlora": {"element": _UNDER_DEEPSPEED, "upcasts_logits": False, "layout": _ZERO2},
-    # On one GPU the stage is not said; 2 is what the other script for one GPU asks for.
-    "qwen-full": {"upcasts_logits": False},
-    "qwen-lora-zero3": {"upcasts_logits": False},
-}
+from allranks.plan.workload import Workload
+from benchmarks.plan_rows import Row, as_zero2, rows
 
 
 def as_measured(row: Row) -> Workload:
-    """The row's workload as the script ran it."""
-    workload, hidden = row.workload, row.workload.shape.hidden
-    workload = replace(workload, **_ALL, **SCRIPTS[workload.name])
-    if workload.name == "qwen-full" and workload.num_ranks == 1:
-        workload = replace(workload, layout=_ZERO2)
-    if workload.layout.stage == 2:  # ds_config_zero2.json: reduce_bucket_size 2e8, two such buffers with overlap_comm
-        workload = replace(workload, bucket_elements=400_000_000)
-    if workload.layout.stage == 3:  # ds_config_zero3.json leaves these to transformers, which takes the width's square
-        buckets = {"bucket_elements": hidden**2, "prefetch_elements": int(0.9 * hidden**2)}
-        workload = replace(workload, **buckets, persistent_below=10 * hidden)
-    return workload
+    """Which stage of ZeRO a full fine-tune had on one GPU is not said. Its time is that of stage 3, for whose hooks it
+    waits; its memory that of stage 2, which the other scripts for one GPU ask for: neither fits both."""
+    if row.workload.name == "qwen-full" and row.workload.num_ranks == 1:
+        return as_zero2(row.workload)
+    return row.workload
 
 
 def gigabytes(row: Row) -> float:
     """Predicted, of all GPUs together."""
-    workload = as_measured(row)
-    return rank_memory(workload, row.device).total * workload.num_ranks / 1e9
+    return rank_memory(as_measured(row), row.device).total * row.workload.num_ranks / 1e9
 
 
 def error(row: Row) -> float:
@@ -96,8 +68,9 @@ def table(measured: Sequence[Row]) -> Iterator[str]:
     parts = {
         "the half that was fitted": [row for row in measured if row.is_anchor and row.fits],
         "the other half": [row for row in measured if row.is_anchor and not row.fits],
-        "further rows, on one GPU": [row for row in measured if not row.is_anchor and row.workload.num_ranks == 1],
+        "further rows, on one GPU": [row for row in measured if _is_further(row) and row.workload.num_ranks == 1],
         "further rows, on two and four GPUs": [row for row in measured if row.workload.num_ranks > 1],
+        "an earlier revision of the same table": [row for row in measured if row.is_later],
     }
     for name, part in parts.items():
         errors = [error(row) for row in part]
@@ -105,6 +78,10 @@ def table(measured: Sequence[Row]) -> Iterator[str]:
             signed, worst = statistics.median(errors), max(errors, key=abs)
             median = statistics.median(abs(one) for one in errors)
             yield f"- {name}: {len(part)} rows, median {median:.1%} (signed {signed:+.1%}), worst {worst:+.1%}"
+
+
+def _is_further(row: Row) -> bool:
+    return not row.is_anchor and not row.is_later
 
 
 def main() -> None:

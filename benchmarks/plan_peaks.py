@@ -51,14 +51,14 @@ def measured(case: Case, folder: Path, rank: int) -> int:
         for _ in range(2):
             for index in range(accumulated):
                 with strategy.micro_batch(last=index == accumulated - 1):
-                    loss = model.forward_loss(_rows(1, tokens)) / tokens
+                    loss = model.forward_loss(random_rows(1, tokens)) / tokens
                     strategy.backward(loss)
                 del loss
             strategy.step()
         if case.evaluates:
             model.module.eval()
             with torch.no_grad():
-                model.forward_loss(_rows(cfg.evaluation.eval_batch_size or 1, tokens))
+                model.forward_loss(random_rows(cfg.evaluation.eval_batch_size or 1, tokens))
     events = [one for one in profiled.profiler.kineto_results.events() if one.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
@@ -67,7 +67,7 @@ def measured(case: Case, folder: Path, rank: int) -> int:
     return peak
 
 
-def _rows(num_rows: int, tokens: int) -> Any:
+def random_rows(num_rows: int, tokens: int) -> Any:
     """A micro-batch of documents of random tokens, which all but their last have a label."""
     import torch
 

@@ -24,41 +24,38 @@ from allranks.plan.rates import FITTED, Constants
 from allranks.plan.step_traffic import Layout
 from allranks.plan.time import step_time
 from allranks.plan.workload import ElementBytes, ModelShape, Workload
+from allranks.plan.zero_gathers import gathers
 
 ROWS = Path(__file__).with_suffix(".toml")
 _QWEN_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2", "mlp.c_proj")
+_ZERO2, _ZERO3 = Layout("zero", stage=2), Layout("zero", stage=3)
 _PLAIN = ElementBytes(compute=2, frozen=2, trained=4, gradient=4, master=0, state=8)
-_ZERO = ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=4, state=8)
+_ZERO = ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=4, state=8, packed=0.5 + 4 / 128)
 
-# What is common to a trainer's rows. Qwen's scripts: PEFT on Hugging Face's eager layers, float32 adapters, DeepSpeed
-# where a rank holds less than all. LLM Foundry and torchtitan with compile: fused layers.
+# https://github.com/QwenLM/Qwen: finetune.py and its scripts; modeling_qwen.py beside the weights makes the loss of a
+# shifted copy of all logits, in float32 under autocast (LoRA) and in the model's type under DeepSpeed (the others).
+# PEFT of that time made adapters, and copies of the ends, in the type of the weights (tuners/lora/layer.py, 0.6), on
+# Hugging Face's eager layers. PyTorch 2.0's AdamW is not fused, and makes two copies of a state in its step
+# (torch/optim/adamw.py); DeepSpeed's is fused.
+_QWEN: dict[str, Any] = {"stops_early": False, "recomputes": True, "shifts_logits": True}
+_QWEN_LORA = {
+    **_QWEN,
+    "method": "lora",
+    "lora_rank": 64,
+    "lora_dropout": True,
+    "foreach": True,
+    "foreach_copies": 2,
+    "element": ElementBytes(compute=2, frozen=2, trained=2, gradient=2, master=0, state=4),
+}
+_UNDER_DEEPSPEED = {"foreach": False, "upcasts_logits": False, "element": _ZERO}
+
+# What is common to a trainer's rows. LLM Foundry and torchtitan with compile: fused layers.
 TRAINERS: dict[str, dict[str, Any]] = {
-    "qwen-lora": {"stops_early": False, "method": "lora", "lora_rank": 64, "lora_dropout": True, "foreach": True},
-    "qwen-lora-emb": {
-        "stops_early": False,
-        "method": "lora",
-        "lora_rank": 64,
-        "lora_dropout": True,
-        "foreach": True,
-        "ends": True,
-    },
-    "qwen-qlora": {
-        "stops_early": False,
-        "method": "qlora",
-        "lora_rank": 64,
-        "lora_dropout": True,
-        "foreach": True,
-        "packing": "gptq",
-    },
-    "qwen-full": {"stops_early": False, "kind": "zero", "element": _ZERO},
-    "qwen-lora-zero3": {
-        "stops_early": False,
-        "method": "lora",
-        "lora_rank": 64,
-        "lora_dropout": True,
-        "kind": "zero",
-        "element": _ZERO,
-    },
+    "qwen-lora": _QWEN_LORA,
+    "qwen-lora-emb": {**_QWEN_LORA, "ends": True},
+    "qwen-qlora": {**_QWEN_LORA, **_UNDER_DEEPSPEED, "method": "qlora", "packing": "gptq", "layout": _ZERO2},
+    "qwen-full": {**_QWEN, **_UNDER_DEEPSPEED, "layout": _ZERO3},
+    "qwen-lora-zero3": {**_QWEN_LORA, **_UNDER_DEEPSPEED, "layout": _ZERO3},
     "foundry": {"kind": "fsdp", "is_compiled": True},
     "foundry-pure": {"kind": "fsdp", "is_compiled": True, "element": replace(_PLAIN, gradient=2)},
     "titan": {"kind": "fsdp"},
@@ -77,7 +74,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class Row:
     """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers. `is_later`: in
-    neither half, for it came after them."""
+    neither half, for it came after them. `fits_gathers`: what ZeRO-3's collectives cost the host is fitted on it."""
 
     group: str
     workload: Workload
@@ -90,12 +87,15 @@ class Row:
     source: str
     is_anchor: bool = False
     is_later: bool = False
+    fits_gathers: bool = False
 
     def predicted(self, constants: Constants) -> float:
         """Between nothing and everything recomputed it is in proportion."""
 
         def of(recomputes: bool) -> float:
-            workload = replace(self.workload, recomputes=recomputes)
+            trained = _TIMED.get(self.workload.name, self.workload.element.trained)
+            element = replace(self.workload.element, trained=trained)
+            workload = replace(self.workload, recomputes=recomputes, element=element)
             return step_time(workload, self.device, self.link, constants=constants).total
 
         if self.recomputed in (0, 1):
@@ -129,9 +129,12 @@ def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Itera
             if len(one) == 3:
                 tokens, seconds, gigabytes = one
                 workload = _workload(shape, table["trainer"], table.get("gpus", 1), tokens, 1, 8)
-                fits = bool(table.get("is_anchor")) and index % 2 == 0
+                is_half = index % 2 == 0
+                fits = bool(table.get("is_anchor")) and is_half
                 yield Row(
-                    name, workload, device, link, 1, seconds, gigabytes, fits, group["source"], "is_anchor" in table
+                    *(name, workload, device, link, 1, seconds, gigabytes, fits, group["source"], "is_anchor" in table),
+                    is_later=group.get("is_later", False),
+                    fits_gathers=is_half and gathers(workload),
                 )
             else:
                 gpus, tokens, size, accumulated, recomputed, rate = one
@@ -165,7 +168,7 @@ def _shape(config: dict[str, Any]) -> ModelShape:
 def _workload(shape: ModelShape, trainer: str, gpus: int, tokens: int, size: int, accumulated: int) -> Workload:
     given = dict(TRAINERS[trainer])
     method, kind, ends = given.pop("method", "full"), given.pop("kind", "ddp"), given.pop("ends", False)
-    element = given.pop("element", _PLAIN)
+    element, layout = given.pop("element", _PLAIN), given.pop("layout", None)
     rank, adapted, trained = given.get("lora_rank", 0), {}, num_parameters(shape)
     if rank:
         adapted = {
@@ -175,22 +178,19 @@ def _workload(shape: ModelShape, trainer: str, gpus: int, tokens: int, size: int
         }
         trained = sum(rank * (rows + columns) for rows, columns in adapted.values())
         trained += 2 * shape.vocabulary * shape.hidden if ends else 0
-    packed = 0
-    if method == "qlora":
-        packed = sum(rows * columns for rows, columns in adapted.values())
-        element = replace(element, packed=0.5 + 4 / 128)
+    packed = sum(rows * columns for rows, columns in adapted.values()) if method == "qlora" else 0
     per_node = min(gpus, 8)
     layouts = {
         "ddp": Layout("ddp"),
         "fsdp": Layout("fsdp", gpus),
         "hsdp": Layout("fsdp", per_node),
-        "zero": Layout("zero", stage=3),
     }
+    layout = layout or layouts[kind]
     return Workload(
         name=trainer,
         shape=shape,
         method=method,
-        layout=layouts[kind],
+        layout=layout,
         num_ranks=gpus,
         ranks_per_node=per_node,
         num_trained=trained,
@@ -203,14 +203,31 @@ def _workload(shape: ModelShape, trainer: str, gpus: int, tokens: int, size: int
         trains_embeddings=ends or method == "full",
         attention="flash",
         chunks_logits=False,
-        **{"foreach": False, **given},
+        **{"foreach": False, **_buckets(layout, shape.hidden), **given},
     )
+
+
+def as_zero2(workload: Workload) -> Workload:
+    """The same under Qwen's settings for stage 2."""
+    return replace(workload, layout=_ZERO2, **_buckets(_ZERO2, workload.shape.hidden))
+
+
+def _buckets(layout: Layout, hidden: int) -> dict[str, Any]:
+    """Of Qwen's settings for DeepSpeed."""
+    if layout == _ZERO2:  # ds_config_zero2.json: reduce_bucket_size 2e8, two such buffers with overlap_comm
+        return {"bucket_elements": 400_000_000}
+    if layout == _ZERO3:  # ds_config_zero3.json leaves these to transformers, which takes the width's square
+        buckets = {"bucket_elements": hidden**2, "prefetch_elements": int(0.9 * hidden**2)}
+        return {**buckets, "persistent_below": 10 * hidden}
+    return {}
 
 
 def _is_target(name: str, shape: ModelShape) -> bool:
     return shape.family != "qwen" or name.removesuffix(".weight").endswith(_QWEN_TARGETS)
 
 
+_TIMED = {"qwen-lora": 4, "qwen-lora-emb": 4, "qwen-qlora": 4}
+"""Bytes of an adapter's element, as the times are met: twice what memory tells."""
 _FREE = ("matmul", "memory", "kernel_seconds", "hook_seconds")
 
 
@@ -229,6 +246,18 @@ def fit(measured: Sequence[Row], rounds: int) -> tuple[Constants, float]:
             best, best_loss = tried, loss
         step = max(0.02, step * 0.985)
     return _split(best)
+
+
+def fit_gathers(measured: Sequence[Row], constants: Constants) -> Constants:
+    """`gather_seconds`, with all else as it is: the least errors in the mean."""
+
+    def tried(micros: int) -> Constants:
+        return replace(constants, gather_seconds=micros * 1e-6)
+
+    def loss(micros: int) -> float:
+        return statistics.fmean(abs(math.log1p(row.error(tried(micros)))) for row in measured)
+
+    return tried(min(range(0, 1500, 10), key=loss))
 
 
 def _split(values: dict[str, float]) -> tuple[Constants, float]:
@@ -255,6 +284,7 @@ def main() -> None:
     every, constants = rows(), FITTED
     if options.fit:
         constants, h100 = fit([row for row in every if row.fits], options.rounds)
+        constants = fit_gathers([row for row in every if row.fits_gathers], constants)
         print(f"{constants}\nmatmul of an H100: {h100:.3f}\n")
         every = [on_h100(row, h100) for row in every]
     for line in table(every, constants):
@@ -268,7 +298,7 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
     for row in every:
         workload, predicted = row.workload, row.predicted(constants)
         of_gpu = workload.micro_batch_size * workload.num_micro_batches * workload.tokens / predicted
-        mark = " (fitted)" if row.fits else ""
+        mark = " (fitted)" if row.fits or row.fits_gathers else " (later)" if row.is_later else ""
         yield (
             f"| {row.group}{mark} | {workload.num_ranks} | {workload.tokens} | "
             f"{workload.micro_batch_size} x {workload.num_micro_batches} | {row.seconds:.4g} | {predicted:.4g} | "
@@ -280,12 +310,18 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
         "Qwen's rows, the half that was fitted": [row for row in every if row.is_anchor and row.fits],
         "Qwen's rows, the other half": [row for row in every if row.is_anchor and not row.fits],
         "further rows of Qwen's on one GPU": [row for row in every if _is_further(row) and row.workload.num_ranks == 1],
-        "the same on two and four GPUs, ZeRO-3": [
-            row for row in every if _is_further(row) and row.workload.num_ranks > 1
+        "ZeRO-3 on two and four GPUs, the half that was fitted": [row for row in every if row.fits_gathers],
+        "ZeRO-3 on two and four GPUs, the other half": [
+            row for row in every if gathers(row.workload) and not row.fits_gathers
         ],
         "other systems, the half that was fitted": [row for row in others if row.fits],
         "other systems, the other half": [row for row in others if not row.fits],
-        "rows that were added after the fit": [row for row in every if row.is_later],
+        "other systems, rows that were added after the fit": [
+            row for row in every if row.is_later and row.gigabytes is None
+        ],
+        "an earlier revision of Qwen's rows, added after the fit": [
+            row for row in every if row.is_later and row.gigabytes is not None
+        ],
     }
     for name, part in parts.items():
         errors = [row.error(constants) for row in part]
@@ -295,7 +331,7 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
 
 
 def _is_further(row: Row) -> bool:
-    return row.gigabytes is not None and not row.is_anchor
+    return row.gigabytes is not None and not row.is_anchor and not row.is_later
 
 
 if __name__ == "__main__":

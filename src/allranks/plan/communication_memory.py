@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from allranks.plan.held_memory import held
-from allranks.plan.model_shape import largest_tensor, num_parameters
+from allranks.plan.model_shape import IN_LAYERS, largest_tensor, num_parameters
 from allranks.plan.workload import ModelShape, Workload
 
 # DeepSpeed keeps what it gathered where it comes again within so many elements (stage3_max_reuse_distance): backwards,
@@ -17,7 +16,6 @@ _REUSE_ELEMENTS = 1_000_000_000
 # DDP sends what rank 0 has to the others in copies of so much, two at a time (torch/nn/parallel/distributed.py,
 # broadcast_bucket_size; torch/csrc/distributed/c10d/reducer.cpp, broadcast_coalesced).
 _BROADCAST_BYTES = 2 * 250 * 2**20
-_IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def _layer_and_others(shape: ModelShape) -> tuple[int, int]:
     layers: dict[str, int] = {}
     others = 0
     for name, size in shape.tensors.items():
-        found = _IN_LAYERS.search(name)
+        found = IN_LAYERS.search(name)
         if found:
             layers[found[1]] = layers.get(found[1], 0) + math.prod(size)
         elif shape.vocabulary not in size:

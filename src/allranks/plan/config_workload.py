@@ -26,6 +26,7 @@ from allranks.plan.workload import (
     ModelShape,
     Workload,
 )
+from allranks.plan.zero_gathers import gathered_again
 
 # What PEFT takes where nothing is asked (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of 0.21): in all families
 # that are known here it is these two.
@@ -66,6 +67,7 @@ def step_sizes(workload: Workload) -> StepSizes:
         gradient_bytes=element.gradient,
         num_micro_batches=workload.num_micro_batches,
         num_persistent=elements_below(workload.shape, workload.persistent_below),
+        num_again=gathered_again(workload),
     )
 
 

@@ -86,11 +86,20 @@ def elements_below(shape: ModelShape, size: int) -> int:
     return sum(one for one in map(math.prod, shape.tensors.values()) if one < size)
 
 
+IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
+
+
+def elements_of_layers(tensors: Mapping[str, tuple[int, ...]], persistent_below: float) -> int:
+    """Of those tensors of layers that have so many and more."""
+    sizes = (math.prod(shape) for name, shape in tensors.items() if IN_LAYERS.search(name))
+    return sum(size for size in sizes if size >= persistent_below)
+
+
 def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], is_tied: bool) -> Tensors:
     """Without layers beyond the model's last (they predict further tokens), and without a tied output layer's copy."""
     num_layers = config.get("num_hidden_layers")
     for name, shape in stored.items():
-        layer = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", name)
+        layer = IN_LAYERS.search(name)
         is_extra = layer is not None and isinstance(num_layers, int) and int(layer[1]) >= num_layers
         if not is_extra and not (is_tied and name == "lm_head.weight"):
             yield name, shape

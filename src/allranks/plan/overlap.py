@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from allranks.plan.communication import Collective, sent_to_other_nodes
 from allranks.plan.config_workload import step_sizes
 from allranks.plan.hardware import Link
-from allranks.plan.step_traffic import collectives_of_step
+from allranks.plan.step_traffic import StepSizes, collectives_of_step
 from allranks.plan.workload import Workload
 
 
@@ -32,26 +32,33 @@ class _Kind:
     num_ranks: int
 
 
-def exchange(workload: Workload, within: Link, between: Link | None, *, forward: float, backward: float) -> Exchange:
-    """`forward` and `backward`: seconds in which one micro-batch is computed; `within` joins a node's devices,
-    `between` the nodes.
+def exchange(
+    workload: Workload, within: Link, between: Link | None, *, forward: float, backward: float, idle: float = 0.0
+) -> Exchange:
+    """`forward` and `backward`: seconds in which one micro-batch is computed, and `idle` those of the second in which
+    the device waits for the host; `within` joins a node's devices, `between` the nodes.
 
     FSDP2 and ZeRO-3 gather a layer while the one before is computed and reduce while the next is; DDP reduces buckets
     in the last backward pass; ZeRO-1 and 2 wait for theirs (DeepSpeed's `overlap_comm` is off there). The first and
-    last piece of each pass find nothing to hide behind. Between ranks of one node that compute on CPUs, their own cores
-    carry what is sent, and are taken from computing.
+    last piece of each pass find nothing to hide behind. What ZeRO-3 gathers a third time it asks for when it needs it,
+    and waits, unless the device would wait anyway. Between ranks of one node that compute on CPUs, their own
+    cores carry what is sent, and are taken from computing.
     """
     if workload.num_ranks == 1:
         return Exchange(0.0, 0.0)
-    kinds = list(_kinds(workload, within, between))
-    total = sum(kind.seconds * kind.calls for kind in kinds)
+    sizes = step_sizes(workload)
+    kinds = list(_kinds(workload, within, between, replace(sizes, num_again=0)))
+    third = _kinds(workload, within, between, replace(sizes, num_parameters=0, num_trained=0, num_persistent=0))
+    again = sum(kind.seconds for kind in third)
+    total = sum(kind.seconds * kind.calls for kind in kinds) + again * workload.num_micro_batches
     kind, stage = workload.layout.kind, workload.layout.stage
     takes_cores = workload.on_cpu and workload.num_ranks == workload.ranks_per_node
     if takes_cores or (kind == "zero" and stage < 3):
         return Exchange(total, total)
     if kind == "ddp":
         return Exchange(total, sum(_behind(one.seconds, one.pieces, backward) for one in kinds))
-    return Exchange(total, _sharded(workload, kinds, forward, backward))
+    exposed = _sharded(workload, kinds, forward, backward)
+    return Exchange(total, exposed + max(0.0, again - idle) * workload.num_micro_batches)
 
 
 def _sharded(workload: Workload, kinds: Sequence[_Kind], forward: float, backward: float) -> float:
@@ -76,11 +83,10 @@ def _behind(seconds: float, pieces: int, computing: float) -> float:
     return first + max(0.0, seconds - first - computing)
 
 
-def _kinds(workload: Workload, within: Link, between: Link | None) -> list[_Kind]:
+def _kinds(workload: Workload, within: Link, between: Link | None, sizes: StepSizes) -> list[_Kind]:
     backend = "gloo" if workload.on_cpu else "nccl"
     nodes = [rank // workload.ranks_per_node for rank in range(workload.num_ranks)]
     per_node = range(min(workload.ranks_per_node, workload.num_ranks))
-    sizes = step_sizes(workload)
     of_ranks = [
         list(collectives_of_step(workload.layout, sizes, rank, workload.num_ranks, backend)) for rank in per_node
     ]

@@ -16,8 +16,8 @@ class Constants:
 
     `matmul`: of the device's own (`Device.matmul`); `attention`: of the same; `memory`: of the memory's bandwidth.
     `half_tokens`: a product with so few tokens reaches half of the rate. `kernel_seconds`: the host starts a kernel in
-    this time; `hook_seconds`: what DeepSpeed's ZeRO-3 adds for each module it gathers. `micro_batch_seconds`,
-    `step_seconds`: what is done once for each.
+    this time; `hook_seconds`: what DeepSpeed's ZeRO-3 adds for each module, `gather_seconds`: for each collective that
+    it gathers with. `micro_batch_seconds`, `step_seconds`: what is done once for each.
     """
 
     matmul: float
@@ -26,6 +26,7 @@ class Constants:
     half_tokens: float
     kernel_seconds: float
     hook_seconds: float
+    gather_seconds: float
     micro_batch_seconds: float
     step_seconds: float
 
@@ -42,6 +43,7 @@ FITTED = Constants(
     step_seconds=20e-3,
     kernel_seconds=19.4e-6,
     hook_seconds=554e-6,
+    gather_seconds=450e-6,
 )
 """By `python -m benchmarks.plan_rows --fit`, on every second row of each table of benchmarks/plan_rows.toml."""
 
@@ -64,6 +66,7 @@ class Rates:
     bandwidth: float
     kernel_seconds: float
     hook_seconds: float
+    gather_seconds: float
     micro_batch_seconds: float
     step_seconds: float
     thin: Sequence[tuple[float, float]] = ()
@@ -132,6 +135,7 @@ def rates_of(device: Device, *, half: bool, constants: Constants = FITTED) -> Ra
         bandwidth=device.bandwidth * constants.memory,
         kernel_seconds=constants.kernel_seconds,
         hook_seconds=constants.hook_seconds,
+        gather_seconds=constants.gather_seconds,
         micro_batch_seconds=constants.micro_batch_seconds,
         step_seconds=constants.step_seconds,
     )

@@ -30,7 +30,8 @@ class Layout:
 class StepSizes:
     """What a step has to move: numbers of elements, and the bytes of one as it travels.
 
-    `num_persistent`: of parameters that ZeRO-3 keeps whole on every rank, and gathers once after its step.
+    `num_persistent`: of parameters that ZeRO-3 keeps whole on every rank, and gathers once after its step; `num_again`:
+    of those that it gathers a third time in each micro-batch (`plan.zero_gathers`).
     """
 
     num_parameters: int
@@ -39,6 +40,7 @@ class StepSizes:
     gradient_bytes: float
     num_micro_batches: int
     num_persistent: int = 0
+    num_again: int = 0
 
 
 def node_sends_bytes(layout: Layout, sizes: StepSizes, nodes: Sequence[int], backend: Backend) -> float:
@@ -94,6 +96,8 @@ def collectives_of_step(
         over_all = 1 if layout.hpz > 1 else gathers
         yield one("all_gather", everyone, parameters - persistent), over_all
         yield one("all_gather", _group(rank, layout.hpz), parameters - persistent), gathers - over_all
+        again = sizes.num_again * sizes.parameter_bytes
+        yield one("all_gather", everyone if layout.hpz == 1 else _group(rank, layout.hpz), again), micro_batches
         yield one("all_gather", everyone, persistent), 1
         yield one(scatter, everyone, gradients), micro_batches
 

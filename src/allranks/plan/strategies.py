@@ -14,6 +14,7 @@ from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 from allranks.plan.flops import training_flops_per_token
+from allranks.plan.model_shape import elements_of_layers
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes
@@ -142,6 +143,7 @@ def _sizes(
     of_rank = math.ceil(optimizer.batch_size / world_size) if optimizer.batch_size else None
     accumulated = optimizer.gradient_accumulation_steps
     num_micro_batches = math.ceil(of_rank / optimizer.micro_batch_size) if of_rank else accumulated
+    is_gathered_again = cfg.adapter.adapter and cfg.parallel.checkpoints_activations  # plan.zero_gathers
     return StepSizes(
         num_parameters,
         num_trained,
@@ -149,6 +151,7 @@ def _sizes(
         gradient_bytes=element.gradient,
         num_micro_batches=num_micro_batches,
         num_persistent=persistent,
+        num_again=elements_of_layers(shapes, threshold) if is_gathered_again else 0,
     )
 
 

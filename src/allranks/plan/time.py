@@ -18,6 +18,7 @@ from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of
 from allranks.plan.work import Work, backward, forward, optimizer_bytes, useful_flops
 from allranks.plan.workload import ModelShape, StepTime, Workload
+from allranks.plan.zero_gathers import collectives_of_pass
 
 _HOST_BYTES_PER_SECOND = 200e9
 """Of a node's processors, all together, at Adam's step: a billion parameters in 0.13 s (ZeRO-Offload, arXiv 2101.06840,
@@ -54,8 +55,9 @@ def step_time(
     within = find_link(device.link, device.file)
     if calibration is not None and calibration.within is not None:
         within = calibration.within
-    ahead, back = _Pass.of(forward(workload), workload, rates), _Pass.of(backward(workload), workload, rates)
-    told = exchange(workload, within, link, forward=ahead.seconds, backward=back.seconds)
+    ahead = _Pass.of(forward(workload), workload, rates)
+    back = _Pass.of(backward(workload), workload, rates, is_backward=True)
+    told = exchange(workload, within, link, forward=ahead.seconds, backward=back.seconds, idle=back.waiting)
     micro_batches = workload.num_micro_batches
     found = StepTime(
         matmul=micro_batches * (ahead.matmul + back.matmul),
@@ -105,10 +107,11 @@ class _Pass:
         return self.matmul + self.attention + self.memory_bound + self.waiting
 
     @classmethod
-    def of(cls, work: Work, workload: Workload, rates: Rates) -> _Pass:
+    def of(cls, work: Work, workload: Workload, rates: Rates, *, is_backward: bool = False) -> _Pass:
         matmul = sum(rates.product_seconds(one, workload.element.compute) for one in work.products)
         attention, memory = rates.attention_seconds(work), rates.moved_seconds(work)
         starting = work.kernels * rates.kernel_seconds + _hook_seconds(workload, rates)
+        starting += collectives_of_pass(workload, backward=is_backward) * rates.gather_seconds
         on_device = matmul + attention + memory
         return cls(matmul, attention, memory, starting if rates.is_serial else max(0.0, starting - on_device))
 

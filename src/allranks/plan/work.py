@@ -22,6 +22,7 @@ from allranks.plan.moved import (
     with_logits,
 )
 from allranks.plan.workload import ModelShape, Workload
+from allranks.plan.zero_gathers import copied
 
 # Kernels of a forward pass in eager mode: of a layer; of each matrix with LoRA (casts, dropout, two products, scaling,
 # sum); of each in 4 or 8 bits; of the embeddings, last norm and loss. Backwards there are about twice as many, started
@@ -75,7 +76,7 @@ def forward(workload: Workload) -> Work:
     return Work(
         (*products, Product(labelled, shape.hidden, shape.vocabulary, 1)),
         tuple(_attended(workload, 1.0, _FORWARD_CALL)),
-        (*in_layers(workload, 0), unpacked(workload), at_the_end(workload, 0)),
+        (*in_layers(workload, 0), unpacked(workload), at_the_end(workload, 0), copied(workload)),
         logits(workload, 0),
         _kernels_of_layers(workload) + _END_KERNELS,
     )
@@ -97,6 +98,7 @@ def backward(workload: Workload) -> Work:
         at_the_end(workload, 1),
         gradients(workload),
         into_buckets(workload),
+        copied(workload),
     ]
     if workload.recomputes:
         moved += [*in_layers(workload, 0), unpacked(workload)]

@@ -117,6 +117,30 @@ def test_zero_3_over_ten_gigabits_takes_minutes_and_zero_2_waits_for_its_gradien
     assert second.exposed == second.communication > 0
 
 
+def test_zero_3_waits_for_frozen_weights_that_recomputed_layers_have_let_go_of() -> None:
+    full = replace(FULL, layout=Layout("zero", stage=3), num_ranks=8, num_micro_batches=1, micro_batch_size=8)
+    adapter = {"method": "lora", "num_trained": 10**7, "trains_embeddings": False}
+    lora = replace(full, **adapter)
+    of_layers = num_parameters(SHAPE) - 2 * 128256 * 4096
+    again = 2 * of_layers * 7 / 8 / (450e9 * 0.8)
+    for workload, more in ((full, 0.0), (lora, again)):
+        once, twice = (step_time(replace(workload, recomputes=recomputes), H100) for recomputes in (False, True))
+        assert twice.communication - once.communication == pytest.approx(more, rel=0.03)
+        assert twice.exposed - once.exposed == pytest.approx(more, rel=0.03, abs=2e-3)
+
+
+def test_zero_3_costs_the_host_a_part_for_each_collective() -> None:
+    """As many as the weights are, where each is larger than what is gathered together."""
+    zero3 = replace(FULL, layout=Layout("zero", stage=3), num_ranks=8, micro_batch_size=1, tokens=16)
+    slower = replace(FITTED, gather_seconds=2 * FITTED.gather_seconds)
+    one_by_one, together = (replace(zero3, prefetch_elements=size) for size in (10**6, 10**10))
+    more = [step_time(one, H100, constants=slower).total - step_time(one, H100).total for one in (one_by_one, together)]
+    assert more[0] == pytest.approx(FITTED.gather_seconds * 2 * 4 * (32 * 7 + 2), rel=0.01)
+    assert more[1] < more[0] / 50
+    alone = replace(one_by_one, num_ranks=1)
+    assert step_time(alone, H100, constants=slower).total == step_time(alone, H100).total
+
+
 def test_one_rank_talks_to_nobody() -> None:
     alone = replace(FULL, num_ranks=1, ranks_per_node=1, layout=Layout("ddp"))
     assert step_time(alone, H100).communication == 0

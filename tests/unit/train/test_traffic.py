@@ -1,6 +1,7 @@
 """What a step sends over two ranks, each a node of its own, and what sending less does to the gradients."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ CASES: dict[str, dict[str, Any]] = {
     "zero 3": zero(3, **NOTHING_KEPT),
     "zero 3, all kept whole": zero(3),
     "zero 3, a copy on each pair": zero(3, zero_hpz_partition_size=2, **NOTHING_KEPT),
+    "zero 3, LoRA, recomputed": {
+        **zero(3, stage3_param_persistence_threshold=0),
+        "adapter": "lora",
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "lora_target_linear": True,
+        "gradient_checkpointing": True,
+    },
 }
 NOT_SEEN = tuple(name for name in CASES if name.startswith("zero"))
 """DeepSpeed hands out no gradients."""
@@ -98,8 +107,16 @@ def train(flat: dict[str, Any], rank: int, world_size: int, events: Path, steps:
     return {
         "losses": losses,
         "gradients": gradients,
-        "num_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in parameters.values()),
+        "num_parameters": sum(map(_elements, parameters.values())),
+        "num_trained": sum(_elements(p) for p in parameters.values() if p.requires_grad),
+        "num_frozen_in_layers": sum(
+            _elements(p) for name, p in parameters.items() if ".layers." in name and not p.requires_grad
+        ),
     }
+
+
+def _elements(parameter: torch.nn.Parameter) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def power_sgd_over_many_buckets(flat: dict[str, Any], rank: int) -> bool:
@@ -208,6 +225,16 @@ def test_what_is_predicted_of_a_step_is_what_is_counted_in_it(together, name, la
     for node in (0, 1):
         found = node_sends_bytes(layout, StepSizes(size, size, **predicted), (node, 1 - node), "gloo")
         assert counted[node] == pytest.approx(found, abs=SMALL)
+
+
+def test_zero_3_gathers_frozen_weights_of_recomputed_layers_once_more(together):
+    result = together["zero 3, LoRA, recomputed"]
+    sizes = StepSizes(result["num_parameters"], result["num_trained"], 4, 4, NUM_MICRO_BATCHES)
+    again = replace(sizes, num_again=result["num_frozen_in_layers"])
+    layout, nodes = Layout("zero", stage=3, keeps_gathered=True), (0, 1)
+    counted = result["events"][0][0].node_sends_bytes[0]
+    assert counted == pytest.approx(node_sends_bytes(layout, again, nodes, "gloo"), rel=0.01)
+    assert counted > 1.2 * node_sends_bytes(layout, sizes, nodes, "gloo")
 
 
 def test_power_sgd_sends_little_once_it_has_begun(together):
