@@ -17,6 +17,7 @@ from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.ruleset import HOPELESS, LIKELY, OTHER_NODE, RETRIED
 from allranks.findings import Evidence
+from allranks.listing import printable
 
 _SHOWN = 6  # lines of evidence
 _AT_ONCE_SECONDS = 2.0  # clocks of one cluster agree no better than that, and logs are written late
@@ -53,7 +54,7 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
         assert raised is not None
         return Diagnosis(
             cause=EXCEPTION,
-            title=f"an exception that nothing caught: {first.line.text.strip()[:300]}",
+            title=f"an exception that nothing caught: {printable(first.line.text.strip(), 300)}",
             certainty=LIKELY,
             meaning="The program raised it, and ended." + _frame_told(first),
             remedy=_frame_remedy(first),

@@ -65,7 +65,7 @@ def _who(told: Diagnosis) -> str:
 
 
 def _evidence(evidence: Sequence[Evidence]) -> list[str]:
-    return [f"  {_place(one)} | {one.text.strip()[:_LONGEST]}" for one in evidence]
+    return [f"  {_place(one)} | {printable(one.text.strip(), _LONGEST)}" for one in evidence]
 
 
 def _place(one: Evidence) -> str:

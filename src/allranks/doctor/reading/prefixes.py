@@ -8,9 +8,13 @@ from dataclasses import dataclass
 _NAMES_OF_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
 _MONTHS = {name: number for number, name in enumerate(_NAMES_OF_MONTHS.split(), 1)}
 _DAYS_BEFORE = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335]  # of a leap year
-_MOST = 6  # prefixes of one line: docker's, srun's, torchrun's, the library's own, …
+_MOST = 8  # prefixes of one line: docker's, srun's, torchrun's, the library's own, …
 
 _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d(?:[.,]\d{1,9})?)"
+# What journald and syslog put between the time and the words: the node, and the process.
+_OF_JOURNAL = r"(?P<node>[\w.-]{1,100}) (?:(?P<stream>[\w./()@-]{1,100}\[\d{1,9}\]): ?|(?=kernel: ))"
+# `aws logs tail`: the log's stream, which has slashes in it where a machine's name does not stand alone.
+_STREAM_OF_AWS = r"(?P<aws>[\w.=-]{1,200}(?:/[\w.=-]{1,200}){1,5})"
 # By what a line begins with: "[" and "(", a digit, a letter, all else.
 _BRACKET, _DIGIT, _LETTER, _OTHER = range(4)
 _PREFIXES: tuple[list[re.Pattern[str]], ...] = ([], [], [], [])
@@ -19,10 +23,32 @@ for _kinds, _text in (
     ((_BRACKET,), r"\[(?:rank|Rank|RANK)[ :]?(?P<rank>\d{1,6})\]:? ?"),
     ((_BRACKET,), r"\[[A-Za-z_]{1,40}(?P<local>\d{1,5})\]: ?"),
     ((_LETTER,), r"(?:rank|Rank|RANK) ?(?P<rank>\d{1,6}): "),
-    # mpirun --tag-output, of Open MPI 4 and 5.
+    # mpirun --tag-output, of Open MPI 4 and 5, and as SageMaker writes it.
     (
         (_BRACKET,),
-        r"\[(?:[^\s\]@]{1,100}@)?\d{1,9},(?P<rank>\d{1,6})\](?:\[[^\s\]]{1,100}\])?<std(?:out|err|diag)>:? ?",
+        r"\[(?:[^\s\]@]{1,100}@)?\d{1,9},(?:mpirank:)?(?P<rank>\d{1,6})(?:,(?P<node>[\w.-]{1,100}))?\]"
+        r"(?:\[[^\s\]]{1,100}\])?<std(?:out|err|diag)>:? ?",
+    ),
+    # Colours whose escape was spelled out, or lost, on the way through another log or a web page.
+    ((_BRACKET, _OTHER), r"(?:\^\[|#033|\\(?:x1b|033|u001b|e))?\[\d{1,3}(?:;\d{1,3}){0,4}m"),
+    # kubectl logs --prefix
+    ((_BRACKET,), r"\[pod/(?P<node>[\w.-]{1,253})/[\w.-]{0,63}\] ?"),
+    # docker compose
+    (
+        (_LETTER,),
+        r"(?!(?:step|epoch|iter))(?P<node>[A-Za-z][\w.-]{0,100}[-_]\d{1,4}) {1,40}\| ?",
+    ),
+    # logcli, of Loki
+    (
+        (_OTHER,),
+        r"\{(?:(?=[^}]{0,500}\b(?:pod|host(?:name)?|node|instance)=\"(?P<node>[\w.:-]{1,253})\"))?"
+        r"[A-Za-z_]\w{0,100}=\"[^}]{0,2000}\"\} ?",
+    ),
+    # loguru, after its time
+    (
+        (_OTHER,),
+        r"\| (?P<level>TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) {1,5}\| "
+        r"[\w.<>-]{1,200}:[\w.<>]{1,100}:\d{1,6} - ",
     ),
     # What shows a subprocess's output: accelerate test, some schedulers
     ((_LETTER,), r"std(?:err|out): "),
@@ -52,15 +78,16 @@ for _kinds, _text in (
     # ISO times: Python's logging, docker, Kubernetes (stdout F), NCCL, DeepSpeed, journald
     (
         (_BRACKET, _DIGIT),
-        rf"[\[(]?(?P<y>\d{{4}})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?[\])]?:?"
-        r"(?: (?:stdout|stderr) [FP])? ?(?:- )?",
+        rf"[\[(]?(?P<y>\d{{4}})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]{_CLOCK}(?P<zone>Z|[+-]\d\d:?\d\d)?[\])]?:?"
+        rf"(?: (?:stdout|stderr) [FP]| {_OF_JOURNAL}| {_STREAM_OF_AWS}(?= ))? ?(?:- )?",
     ),
     # dmesg, plain and with -T, and syslog
     ((_BRACKET, _OTHER), r"(?:<\d{1,3}>)?\[ {0,6}\d{1,9}\.\d{6}\] ?"),
     ((_BRACKET,), rf"\[\w{{3}} (?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} \d{{4}}\] ?"),
     (
         (_LETTER,),
-        rf"(?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} (?P<node>[\w.-]{{1,100}}) (?=[\w./-]+(?:\[\d+\])?: )",
+        rf"(?P<month>{_NAMES_OF_MONTHS.replace(' ', '|')}) +(?P<d>\d{{1,2}}) {_CLOCK} "
+        rf"(?:{_OF_JOURNAL}|(?P<host>[\w.-]{{1,100}}) (?=[\w./-]+: ))?",
     ),
     ((_BRACKET, _DIGIT), rf"\[?{_CLOCK}\]? ?(?:- )?"),
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
@@ -84,7 +111,10 @@ _RANK_WITHIN = re.compile(r"\[(?:PG [^\]]{0,120} )?[Rr]ank:? ?(\d{1,6})\]")
 
 @dataclass(frozen=True)
 class Prefixed:
-    """A line's words, and what stood before them. `seconds` are of the year, in the writer's own clock and zone."""
+    """A line's words, and what stood before them.
+
+    `seconds` are of the year, by the writer's own clock: in UTC where the line tells its zone, else in that zone.
+    """
 
     text: str
     rank: int | None = None
@@ -114,7 +144,7 @@ def without_prefixes(text: str) -> Prefixed:
             rank = int(value)
         if (value := told.get("local")) is not None and local is None:
             local = int(value)
-        node = told.get("node") or node
+        node = told.get("node") or told.get("host") or told.get("aws") or node
         stream = told.get("stream") or stream
         level = level or told.get("level") or ""
         if seconds is None:
@@ -145,4 +175,12 @@ def _seconds(told: dict[str, str | None]) -> float | None:
         month, day = mmdd[:-2], mmdd[-2:]
     if month is None or day is None or not 1 <= int(month) <= 12:
         return None  # a clock without a day: of a run of two days it says nothing
-    return (_DAYS_BEFORE[int(month) - 1] + int(day) - 1) * 86_400 + seconds
+    return (_DAYS_BEFORE[int(month) - 1] + int(day) - 1) * 86_400 + seconds - _east_of_utc(told.get("zone") or "Z")
+
+
+def _east_of_utc(zone: str) -> int:
+    """Seconds; `zone` is Z, +0100 or +01:00."""
+    if zone == "Z":
+        return 0
+    minutes = int(zone[1:3]) * 60 + int(zone[-2:])
+    return 60 * (-minutes if zone[0] == "-" else minutes)

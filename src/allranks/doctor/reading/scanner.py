@@ -30,8 +30,10 @@ _TRACEBACK_LINES = 600  # of one writer
 _LONGEST_LINE = 1 << 16  # bytes of one within a traceback; what goes on longer is none of its lines
 _TIMES_BACK = 30  # lines: of a traceback only the line before it has a time
 _RAW_LINES = 6_000  # of all writers, in which those are looked for
+_LINE_END = re.compile(rb"\r?\n|\r")
 _SEPARATORS = re.compile(rb"[\r\n]")
 _WORKER = re.compile(r"(?P<key>time|host|rank|exitcode|error_file)\s*: (?P<value>.{0,200})")
+_NAME = re.compile(r"[\w.:-]+")
 
 
 @dataclass(frozen=True)
@@ -304,20 +306,20 @@ class Scanner:
         for _ in range(_RAW_LINES):
             if begin >= len(held):
                 return
-            newline = held.find(b"\n", begin, begin + _LONGEST_LINE)
-            stop = newline if newline >= 0 else min(len(held), begin + _LONGEST_LINE)
-            yield self._line(held, begin, max(begin, stop - (held[stop - 1 : stop] == b"\r")), begin, number)
-            begin, number = stop + 1, number + 1
+            end = _LINE_END.search(held, begin, begin + _LONGEST_LINE)
+            stop, after = end.span() if end else (min(len(held), begin + _LONGEST_LINE),) * 2
+            yield self._line(held, begin, stop, begin, number)
+            begin, number = max(after, stop + (end is None)), number + (end is None or end[0] != b"\r")
 
     def _first_failed(self, held: bytes, stop: int, line: Line) -> None:
         told: dict[str, str] = {}
-        for number, found in enumerate(
-            self._lines_from(held, held.find(b"\n", stop) + 1 or len(held), line.number + 1)
-        ):
+        lines = self._lines_from(held, held.find(b"\n", stop) + 1 or len(held), line.number + 1)
+        for number, found in enumerate(one for one in lines if one.text.strip()):
             if number > 12:
                 break
             if match := _WORKER.search(found.text):
-                told.setdefault(match["key"], match["value"].strip())
+                name = _NAME.match(match["value"]) if match["key"] == "host" else None  # quotes and colours may follow
+                told.setdefault(match["key"], name[0] if name else match["value"].strip())
         self.read.first_failed, self.read.first_failed_at = told, line
 
 

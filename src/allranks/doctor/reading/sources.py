@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from allranks.doctor.reading.wrapped import FromJson
 from allranks.errors import UsageError
 from allranks.listing import printable
 
@@ -94,7 +95,7 @@ def _source(path: Path, shown: Path) -> Source:
 def opened(source: Source) -> Iterator[BinaryIO]:
     """Its bytes, uncompressed. Raises UsageError for what cannot be opened."""
     if source.path is None:
-        yield sys.stdin.buffer
+        yield FromJson(sys.stdin.buffer)  # type: ignore[misc]
         return
     try:
         file = source.path.open("rb")
@@ -110,18 +111,32 @@ def opened(source: Source) -> Iterator[BinaryIO]:
         unpack = next((one for magic, one in _PACKED.items() if begins.startswith(magic)), None)
         unpacked: Any = unpack(file) if unpack else file
         try:
-            begins = unpacked.peek(2)[:2] if unpack else begins[:2]
+            begins = unpacked.peek(8)[:8] if unpack else begins
         except _UNREADABLE:
             begins = b""  # reading says what is wrong with it
-        yield _FromUtf16(unpacked) if begins in _UTF_16 else unpacked  # type: ignore[misc]
+        encoding = _utf_16(begins)
+        yield FromJson(_FromUtf16(unpacked, encoding) if encoding else unpacked)  # type: ignore[arg-type,misc]
+
+
+def _utf_16(begins: bytes) -> str:
+    """By its mark, or where that is not there by the zero that each character of ASCII has."""
+    if begins[:2] in _UTF_16:
+        return "utf-16"
+    for encoding, zeros, letters in (
+        ("utf-16-le", begins[1::2], begins[::2]),
+        ("utf-16-be", begins[::2], begins[1::2]),
+    ):
+        if len(zeros) == 4 and not any(zeros) and all(letters):
+            return encoding
+    return ""
 
 
 class _FromUtf16:
     """A log in UTF-16, as Windows' shells write what they redirect, in the bytes that all other logs are in."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._read1 = getattr(file, "read1", file.read)
-        self._decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
 
     def read(self, size: int) -> bytes:
         while piece := self._read1(size):

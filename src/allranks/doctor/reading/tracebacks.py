@@ -79,10 +79,19 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
     inside = False
     last = None
     message_lines = margin = 0
+    before_header = ""
     for line in lines:
         text = line.text
         if margin and text[:margin].isspace():
             text = text[margin:]
+        elif before_header:
+            if _masked(text[: len(before_header)]) == before_header:
+                text = text[len(before_header) :]
+                line = replace(line, text=text)
+            elif text.startswith(" ") and not code:
+                before_header = ""  # it stood before the header alone
+            else:
+                continue  # of another writer
         if HEADER in text:
             if first is not None and not inside and not chain:
                 break
@@ -93,6 +102,8 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
             inside, frames, message_lines = True, [], 0
             if IN_REPORT.match(text):
                 margin = len(text) - len(text.lstrip())
+            elif not before_header:
+                before_header = _masked(text[: text.index(HEADER)])
             continue
         if first is None:
             return None
@@ -126,6 +137,14 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
     if first is None or not chain:
         return None
     return Traceback(tuple(chain), first, frozenset(code), frozenset(headers), bool(_IGNORED.search(before)))
+
+
+_OF_TIMES = re.compile(r"\d+(?:[-:.,]\d+)+|\d{9,}")
+
+
+def _masked(before: str) -> str:
+    """What stands before a line, without its time: of lines of one writer it is the same."""
+    return _OF_TIMES.sub(lambda found: re.sub(r"\d", "0", found[0]), before)
 
 
 def _own(frames: list[Frame]) -> Frame | None:
