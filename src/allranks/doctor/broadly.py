@@ -67,7 +67,7 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
             kind = _NUMBERS.sub("#", text)
             if kind not in tried and len(tried) < _MOST_TRIED:
                 tried[kind] = spoken_of(text, read.rules)
-            if (rule := tried.get(kind)) is None:
+            if (rule := tried.get(kind)) is None or rule.is_excepted(text):
                 continue
             candidate = Candidate(rule, line, number, line.number, BY_LINE, is_broad=True)
             if not was_survived(candidate, reads, marks):

@@ -83,8 +83,12 @@ class Rule:
         """Where `line` (without its prefix) words this."""
         for pattern in self.patterns:
             if (found := pattern.regex.search(line)) is not None:
-                return None if any(other.search(line) for other in self.unless) else found
+                return None if self.is_excepted(line) else found
         return None
+
+    def is_excepted(self, line: str) -> bool:
+        """Whether `line` says otherwise, by the wordings of `unless`."""
+        return any(other.search(line) for other in self.unless)
 
     def speaks_of(self, line: str) -> int:
         """How many characters of `line` do, by its broad wordings."""
