@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warning, marks_of, may_be_cause, was_survived
-from allranks.doctor.reading.scanner import Read
+from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.reading.tails import tail_of
 from allranks.doctor.reading.tracebacks import Raised
 from allranks.doctor.ruleset import CAUSE, RETRIED, SYMPTOM, Rule
+from allranks.doctor.wrapped import across, pairs
 
 NOT_PROVEN = "No rule knows these words; they speak of such a failure, and may mean another. "
 _MOST_TEXT = 1000  # characters of a line
@@ -75,13 +76,35 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
     return found
 
 
-def half_told(reads: Sequence[Read]) -> list[Candidate]:
+def wrapped_lines(reads: Sequence[Read]) -> list[Candidate]:
+    """What rules know of the ends of the logs where two lines are read as one, and the run did not go on after it."""
+    found = []
+    marks = [marks_of(read) for read in reads]
+    for number, read in enumerate(reads):
+        if read.index is None:
+            continue
+        judged = {hit.order for hit in read.hits if hit.rule.kind != SYMPTOM}
+        lines = [
+            (line, then)
+            for line, then in pairs(read)
+            if line.number not in judged and then.number not in judged and line.level not in ("INFO", "DEBUG")
+        ]
+        known = across([(line.text, then.text) for line, then in lines], read.index)
+        for place, told in sorted(known.items()):
+            line = lines[place][0]
+            candidate = Candidate(told.rule, line, number, line.number, BY_LINE, told.fields)
+            if told.rule.kind in (CAUSE, RETRIED) and not was_survived(candidate, reads, marks):
+                found.append(candidate)
+    return found
+
+
+def half_told(reads: Sequence[Read], consequences: Sequence[Hit]) -> list[Candidate]:
     """Exceptions that stand within other text (a message in YAML, quoted), and the last statement of a traceback that
     was cut off before it says what was raised: where the logs say nothing else, they end with that."""
     found = []
     marks = [marks_of(read) for read in reads]
     for number, read in enumerate(reads):
-        known = {hit.order for hit in read.hits}
+        known = {hit.order for hit in (*read.hits, *consequences)}
         frame, tail = 0, list(tail_of(read))
         for place, line in enumerate(tail):
             text = line.text[:_MOST_TEXT]

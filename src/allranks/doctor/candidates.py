@@ -13,6 +13,7 @@ from allranks.doctor.reading.lines import Line
 from allranks.doctor.reading.scanner import Hit, Mark, Read
 from allranks.doctor.reading.tracebacks import IN_REPORT, Raised
 from allranks.doctor.ruleset import CAUSE, CONSEQUENCE, LIKELY, SURE, Rule
+from allranks.doctor.wrapped import across, pairs
 
 # What a failure to connect is over by, and only that.
 _OF_CONNECTING = {"rendezvous", "network-card", "infiniband", "nccl", "ssh", "launchers", "model"}
@@ -85,7 +86,11 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
             if was_survived(candidate, reads, marks) or _is_by_srun(candidate, read):
                 continue
             (found if hit.rule.kind == CAUSE else symptoms).append(candidate)
-        found += [one for one in _exceptions(number, read, told) if not was_survived(one, reads, marks)]
+        for one in _exceptions(number, read, told):
+            if one.rule is not None and one.rule.kind == CONSEQUENCE:
+                consequences.append(Hit(one.rule, one.line, one.order, one.fields))
+            elif not was_survived(one, reads, marks):
+                (found if one.rule is None or one.rule.kind == CAUSE else symptoms).append(one)
     return _warnings_last(found), symptoms, consequences
 
 
@@ -126,8 +131,10 @@ def _said_in_tracebacks(read: Read) -> dict[int, Raised]:
 
 
 def _exceptions(number: int, read: Read, told: set[int]) -> Iterable[Candidate]:
-    """Those that no rule knows: of what was raised first in a chain; then lines that are one's by themselves."""
+    """Those that no rule knows by one line: of what was raised first in a chain; then lines that are one's by
+    themselves."""
     of_tracebacks: set[int] = set()
+    found: list[tuple[Candidate, str]] = []
     for order, traceback in read.tracebacks:
         of_tracebacks |= {raised.said.number for raised in traceback.chain}
         if traceback.was_ignored or any(raised.said.number in told for raised in traceback.chain):
@@ -137,11 +144,16 @@ def _exceptions(number: int, read: Read, told: set[int]) -> Iterable[Candidate]:
             continue  # of another than the one that failed first
         first = next((one for one in traceback.chain if may_be_cause(one.type, one.said.text)), None)
         if first is not None and may_be_cause(traceback.chain[-1].type, ""):
-            yield Candidate(None, first.said, number, order, BY_TRACEBACK, {}, first)
+            found.append((Candidate(None, first.said, number, order, BY_TRACEBACK, {}, first), first.more))
+    nexts = {line.number: then.text for line, then in pairs(read)} if read.exceptions else {}
     for order, line, kind in read.exceptions:
         if order not in of_tracebacks and order not in told and may_be_cause(kind, line.text):
             message = line.text.partition(":")[2].strip()
-            yield Candidate(None, line, number, order, BY_LINE, {}, Raised(kind, message, line, None))
+            raised = Raised(kind, message, line, None)
+            found.append((Candidate(None, line, number, order, BY_LINE, {}, raised), nexts.get(order, "")))
+    known = across([(one.line.text, then) for one, then in found], read.index) if read.index else {}
+    for place, (one, _) in enumerate(found):
+        yield replace(one, rule=known[place].rule, fields=known[place].fields) if place in known else one
 
 
 def may_be_cause(kind: str, said: str) -> bool:

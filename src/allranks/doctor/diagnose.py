@@ -34,9 +34,9 @@ def diagnose(reads: Sequence[Read]) -> Diagnosis:
     found = _without_ends_that_follow(_unexplained(found), offsets)
     if not found:
         found = _still_retried(symptoms) or differing_waits(symptoms, reads[0].rules if reads else ())
-        found = found or broadly.last_lines(reads)
+        found = found or broadly.wrapped_lines(reads) or broadly.last_lines(reads)
     if not found and not symptoms:
-        found = broadly.half_told(reads)
+        found = broadly.half_told(reads, consequences)
     if not found:
         return unknown.answer(reads, symptoms, consequences, _explained(consequences, []), notes)
     chosen = _first(found, reads, offsets)

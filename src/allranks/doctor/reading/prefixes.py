@@ -20,7 +20,7 @@ _BRACKET, _DIGIT, _LETTER, _OTHER = range(4)
 _PREFIXES: tuple[list[re.Pattern[str]], ...] = ([], [], [], [])
 for _kinds, _text in (
     # torchrun's --tee and torch's own excepthook: [rank3]: [default3]: [trainer3]: [Rank 3]:
-    ((_BRACKET,), r"\[(?:rank|Rank|RANK)[ :]?(?P<rank>\d{1,6})\]:? ?"),
+    ((_BRACKET,), r"\[(?:rank|Rank|RANK)(?:: ?| )?(?P<rank>\d{1,6})\]:? ?"),
     ((_BRACKET,), r"\[[A-Za-z_]{1,40}(?P<local>\d{1,5})\]: ?"),
     ((_LETTER,), r"(?:rank|Rank|RANK) ?(?P<rank>\d{1,6}): "),
     # mpirun --tag-output, of Open MPI 4 and 5, and as SageMaker writes it.
@@ -90,6 +90,8 @@ for _kinds, _text in (
         rf"(?:{_OF_JOURNAL}|(?P<host>[\w.-]{{1,100}}) (?=[\w./-]+: ))?",
     ),
     ((_BRACKET, _DIGIT), rf"\[?{_CLOCK}\]? ?(?:- )?"),
+    # Python's logging as it is without a format: ERROR:root:
+    ((_LETTER,), r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.-]{1,100}:(?=\S)"),
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
     (
         (_BRACKET, _LETTER, _OTHER),

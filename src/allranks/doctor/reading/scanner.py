@@ -79,6 +79,7 @@ class Read:
     tail_from: int = 1
     rules: tuple[Rule, ...] = ()
     """All that it was read by."""
+    index: Index | None = None
 
 
 class _Numbers:
@@ -101,7 +102,7 @@ class Scanner:
 
     def __init__(self, index: Index, source: Source) -> None:
         self._index = index
-        self.read = Read(source, rules=index.rules)
+        self.read = Read(source, rules=index.rules, index=index)
         self._held = b""
         self._done = 0  # of what is held: it has been looked at
         self._lines = 0  # newlines before what is held
