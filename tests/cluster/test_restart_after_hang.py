@@ -6,20 +6,22 @@ The fault is put into one rank by a `sitecustomize` on its path, in the first st
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from allranks.doctor import causes
 from allranks.doctor.failures import failures_of
 from allranks.live.from_events import table_of
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import PhaseEvent, StepEvent
 from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
 from tests.cluster.lab import Lab
+from tests.cluster.moments import Terminal, record_failure
 from tests.cluster.training import Training, make_training
-from tests.patience import TIMEOUT_SECONDS
 
 # Python runs it in every process: in a rank it waits, beside the imports, for what it spoils.
 INJECTED = """
@@ -44,6 +46,7 @@ if os.environ.get("RANK") == "1":
 """
 KEYS = {"max_steps": 12, "save_strategy": "steps", "save_steps": 3, "on_hang": "restart"}
 TRAIN = (sys.executable, "-m", "allranks", "train", "c.yaml", "--max-restarts", 1)
+Meanwhile = Callable[[list[Terminal]], object] | None
 KEYS |= {"hang_timeout": {"step": 8, "first_step": 8}}  # after the restart it is the first one
 
 
@@ -53,7 +56,7 @@ def hanging(tmp_path: Path, write_config: Callable[..., Path]) -> Callable[..., 
     (tmp_path / "fault").mkdir()
     (tmp_path / "fault" / "sitecustomize.py").write_text(INJECTED)
 
-    def run(*words: str, expect: int, **env: str) -> list[str]:
+    def run(*words: str, expect: int | tuple[int, int], meanwhile: Meanwhile = None, **env: str) -> list[str]:
         config = write_config(**KEYS)
         path = os.pathsep.join([str(tmp_path / "fault"), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {**ENVIRONMENT, "PYTHONPATH": path, "HANGS_ONCE": str(tmp_path / "hung"), **env}
@@ -70,8 +73,12 @@ def hanging(tmp_path: Path, write_config: Callable[..., Path]) -> Callable[..., 
             )
             for rank in range(2)
         ]
-        outputs = [node.communicate(timeout=TIMEOUT_SECONDS)[0] for node in nodes]
-        assert [node.returncode for node in nodes] == [expect] * 2, "\n".join(outputs)
+        terminals = [Terminal(node) for node in nodes]
+        if meanwhile is not None:
+            meanwhile(terminals)
+        outputs = [terminal.finish() for terminal in terminals]
+        codes = (expect, expect) if isinstance(expect, int) else expect
+        assert tuple(node.returncode for node in nodes) == codes, "\n".join(outputs)
         return outputs
 
     return run
@@ -113,6 +120,34 @@ def test_what_hangs_in_the_same_way_after_the_same_step_again_is_not_started_a_t
         assert output.count("on_hang: restart: all nodes start their ranks again") == 1, output
         assert "all ranks had been started again 1 of 5 times (--max-restarts)" in output, output
     assert "failed in the same way after the same step, 6" in outputs[0]
+
+
+AGAIN = "on_hang: restart: all nodes start their ranks again"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("gone", (0, 1))
+def test_a_launcher_that_is_killed_between_two_starts_is_named_by_the_others_which_do_not_wait_for_it(
+    gone: int, hanging: Callable[..., list[str]], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    killed, others = [], []
+
+    def kill(terminals: list[Terminal]) -> None:
+        others.append(terminals[1 - gone])
+        terminals[gone].wait_for(AGAIN)
+        killed.append(time.time())
+        terminals[gone].process.kill()
+
+    codes = (-9, 1) if gone == 0 else (1, -9)
+    output = hanging("--max-restarts", "2", expect=codes, meanwhile=kill)[1 - gone]
+    said = "was lost: the connection was closed: its launcher was killed"
+    fault = f"launcher of node {gone} killed between starts"
+    told = record_failure(record_property, tmp_path / "run", others, said, fault=fault, injected=killed[0])
+    assert AGAIN in output, output
+    assert said in output.partition(AGAIN)[2], output
+    assert "gave up after" not in output, output
+    assert "start the same command again on all nodes with --auto-resume-from-checkpoints true" in output, output
+    assert (told.cause, told.rank) == (causes.NODE_LOST, None), told
 
 
 def over_ssh(training: Training) -> Any:

@@ -26,6 +26,7 @@ from allranks.doctor.training_end import own_end
 from allranks.doctor.verdict import Verdict
 from allranks.errors import AllranksError
 from allranks.findings import Finding
+from allranks.launch.between_starts import BetweenStarts
 from allranks.launch.describe import end_of_node, what_came_before_ranks
 from allranks.launch.finding_to_head import tell_head
 from allranks.launch.joining import join_peers, refusals_told
@@ -104,16 +105,17 @@ def tell_end(launch: Launch, verdict: Verdict) -> int:
     return verdict.exit_code
 
 
-def attempt(launch: Launch, work: Work) -> Verdict:
+def attempt(launch: Launch, work: Work, between: BetweenStarts | None = None) -> Verdict:
     """Take this node's lock, meet the others, start the ranks and watch over them until their end, and tell the others
-    how it ended here. Raises AllranksError for what is refused before any rank starts."""
+    how it ended here. Raises AllranksError for what is refused before any rank starts. `between`: of several attempts,
+    what is known of the nodes between them."""
     with refusals_told(launch):
         refuse_what_does_not_answer([{"purpose": "output_dir", "path": str(work.output_dir)}])
         node = this_node(work.output_dir, launch)
     try:
         with OtherStarts(launch, node) as others:
             try:
-                return _attempt(launch, work, node, others)
+                return _attempt(launch, work, node, others, between)
             except AllranksError as error:
                 others.tell(str(error))
                 raise
@@ -121,7 +123,9 @@ def attempt(launch: Launch, work: Work) -> Verdict:
         give_up_locks(node)
 
 
-def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Verdict:
+def _attempt(
+    launch: Launch, work: Work, node: Node, others: OtherStarts, between: BetweenStarts | None = None
+) -> Verdict:
     with refusals_told(launch):
         with refusals_leave_nothing(node):
             preflight = work.preflight() if launch.meets else None
@@ -139,6 +143,7 @@ def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Ver
                 is_engine=work.is_engine,
                 preflight=preflight,
                 others=others,
+                between=between,
             ) as peers,
         ):
             node = peers.node
@@ -164,6 +169,8 @@ def _attempt(launch: Launch, work: Work, node: Node, others: OtherStarts) -> Ver
             if peers.keeps_the_record:
                 verdict = seen_before(verdict, started)
             if restarts is not None:
+                if between is not None:
+                    between.keep(peers.rendezvous, started)
                 return replace(verdict, restarts=restarts)
             if peers.keeps_the_record:
                 write_end(node.run, node.run_id, verdict.exit_code, verdict.reason)

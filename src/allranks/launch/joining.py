@@ -18,6 +18,7 @@ from allranks.errors import AllranksError, RefusedError, UsageError
 from allranks.exit_codes import DONE, FAILED
 from allranks.findings import told
 from allranks.launch.agreement import NothingToAgree, RunAgreement
+from allranks.launch.between_starts import BetweenStarts
 from allranks.launch.describe import speaks_for_all
 from allranks.launch.finding_to_head import has_head
 from allranks.launch.node.other_starts import OtherStarts
@@ -54,17 +55,19 @@ def join_peers(
     is_engine: bool = True,
     preflight: Preflight | None = None,
     others: OtherStarts | None = None,
+    between: BetweenStarts | None = None,
 ) -> Iterator[Peers]:
     """Meet the other nodes, and see that ranks on each can talk to those on each other.
 
     `account` is what this node says about itself, `variables` what its ranks get beside its environment; `is_engine`
-    says whether they run our engine. With `preflight` all nodes are checked, too. Raises RefusedError.
+    says whether they run our engine. With `preflight` all nodes are checked, too. What is kept `between` this start and
+    the next is not left. Raises RefusedError.
     """
     if not launch.meets:
         yield Peers(node, account=account, others=others)
         return
     speaks = speaks_for_all(launch)
-    rendezvous = _joined(launch, node, account, RunAgreement(), others)
+    rendezvous = _joined(launch, node, account, RunAgreement(), others, between)
     peers = Peers(replace(node, run_id=rendezvous.run_id), rendezvous, account)
     if not speaks:
         peers.stopped = StoppedRanks(rendezvous, say=lambda text: None)  # node 0 tells it
@@ -93,7 +96,8 @@ def join_peers(
             raise
         raise refusal from error
     finally:
-        rendezvous.leave(peers.code, peers.finding)
+        if between is None or not between.keeps(rendezvous):
+            rendezvous.leave(peers.code, peers.finding)
 
 
 @contextlib.contextmanager
@@ -117,15 +121,25 @@ def join_to_compare(launch: Launch, node: Node, variables: Mapping[str, str], tr
 
 
 def _joined(
-    launch: Launch, node: Node, account: NodeAccount, agreement: Agreement, others: OtherStarts | None = None
+    launch: Launch,
+    node: Node,
+    account: NodeAccount,
+    agreement: Agreement,
+    others: OtherStarts | None = None,
+    between: BetweenStarts | None = None,
 ) -> Rendezvous:
+    def refused_elsewhere() -> str | None:
+        return (others.why() if others is not None else None) or (between.why() if between is not None else None)
+
     own = replace(_who(launch), account=account.to_message())
     terms = _terms(launch, node.run_id)
     speaks = speaks_for_all(launch)
     if speaks:
         say(f"{'rendezvous:':<12}{_going(own, terms)}")
     started = time.monotonic()
-    rendezvous = join(own, terms, agreement, refused_elsewhere=others.why if others is not None else lambda: None)
+    rendezvous = join(own, terms, agreement, refused_elsewhere=refused_elsewhere)
+    if between is not None:
+        between.have_met()
     hosts = few([f"{one.host} ({one.num_processes})" for one in rendezvous.nodes])
     if speaks:
         say(f"{'joined:':<12}{hosts}: {rendezvous.world_size} ranks, after {time.monotonic() - started:.0f} s")

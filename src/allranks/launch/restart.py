@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from allranks.config import RunConfig
-from allranks.errors import UsageError
+from allranks.errors import RefusedError, UsageError
 from allranks.findings import printed
 from allranks.launch.attempt import Work, attempt, tell_end
+from allranks.launch.between_starts import BetweenStarts
 from allranks.launch.spec.options import Launch
 from allranks.observe import say
 
@@ -41,13 +42,20 @@ def refuse_restart(cfg: RunConfig, launch: Launch) -> None:
 def told_restarts(launch: Launch, work_of: Callable[[Launch], Work]) -> int:
     """Attempts at `work_of(launch)` until one does not end in a hang after which all nodes start again; the end is told
     on this terminal. Returns the exit code."""
-    verdict = attempt(launch, work_of(launch))
-    while verdict.restarts is not None and verdict.reason is not None:
-        join_seconds = min(launch.join_seconds, _MEET_AGAIN_SECONDS)
-        launch = replace(launch, num_restarts=verdict.restarts, join_seconds=join_seconds)
-        say(printed(verdict.reason), file=sys.stderr)
-        say(f"on_hang: restart: all nodes start their ranks again, {verdict.restarts} of {launch.max_restarts} times")
-        verdict = attempt(launch, work_of(launch))
+    with BetweenStarts() as between:
+        verdict = attempt(launch, work_of(launch), between)
+        while verdict.restarts is not None and verdict.reason is not None:
+            join_seconds = min(launch.join_seconds, _MEET_AGAIN_SECONDS)
+            launch = replace(launch, num_restarts=verdict.restarts, join_seconds=join_seconds)
+            say(printed(verdict.reason), file=sys.stderr)
+            times = f"{verdict.restarts} of {launch.max_restarts} times"
+            say(f"on_hang: restart: all nodes start their ranks again, {times}")
+            try:
+                verdict = attempt(launch, work_of(launch), between)
+            except RefusedError:
+                if (gone := between.verdict()) is None:
+                    raise
+                verdict = gone
     if launch.num_restarts and verdict.reason is not None:
         told = f"all ranks had been started again {launch.num_restarts} of {launch.max_restarts} times (--max-restarts)"
         verdict = replace(verdict, message="\n  ".join(filter(None, [verdict.message, told])))

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from allranks.cluster.interfaces import is_loopback
+from allranks.doctor.causes import NODE_ERROR
 from allranks.doctor.first_failure import first_failure, goes_before
 from allranks.doctor.node_errors import unexplained
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
-from allranks.findings import Finding, from_message
+from allranks.findings import Finding, Who, from_message
 from allranks.listing import few, printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.another_node_0 import refused_by_another
@@ -338,6 +339,7 @@ class Head(Rendezvous):
                 elif "bye" in message:
                     peer.done = self.parting = True
                     peer.channel.writer.close()
+                    self._set_gone(peer, message.get("finding"))
                     if not isinstance(message["bye"], int) or message["bye"] not in (DONE, PREEMPTED):
                         self._stop_all(peer, message.get("finding"))
                     return
@@ -358,11 +360,21 @@ class Head(Rendezvous):
         peer.channel.writer.transport.abort()  # it takes nothing any more: nobody waits for what is still to be sent
         if self.nodes:
             reason = f"{peer.node.name} was lost: {peer.silence.gone(how)}"
-            self._stop_all(peer, node_lost(peer.node.id, peer.node.host, reason, self.own.id).to_message())
+            lost = node_lost(peer.node.id, peer.node.host, reason, self.own.id).to_message()
+            self._set_gone(peer, lost)
+            self._stop_all(peer, lost)
             return
         # It has only left the waiting room, and may come again.
         with self._changed:
             self._peers.pop(peer.node.node_rank, None)
+
+    def _set_gone(self, peer: Peer, said: object) -> None:
+        if self.gone is None and self._leaving is None:
+            who = Who(peer.node.id, host=peer.node.host)
+            has_ended = Finding(NODE_ERROR, f"{peer.node.name} has ended, and takes part in no other start", who=who)
+            gone = told_by(peer.node, from_message(said) or has_ended)
+            self._set(gone=gone)
+            self._broadcast({"gone": gone.to_message()}, but=peer)
 
     def _stop_all(self, peer: Peer, said: object) -> None:
         finding = told_by(peer.node, from_message(said) or unexplained(peer.node.id, peer.node.name))

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from allranks.doctor.node_errors import unexplained
 from allranks.doctor.nodes import node_lost
 from allranks.errors import RefusedError
 from allranks.exit_codes import DONE, PREEMPTED
-from allranks.findings import Finding
+from allranks.findings import Finding, from_message
 from allranks.listing import printable
 from allranks.rendezvous import wire
 from allranks.rendezvous.channel import Channel, NotProven, foreign, introduce
@@ -139,13 +140,11 @@ class Member(Rendezvous):
             except WireError as error:
                 how = str(error)
                 if self.nodes:
-                    if self._leaving is None and self._first is None:
+                    if self._leaving is None:
                         host = self.nodes[0]
-                        self._set(
-                            _first=node_lost(
-                                host.id, host.host, f"{host.name} was lost: {silence.gone(how)}", self.own.id
-                            )
-                        )
+                        what = f"{host.name} was lost: {silence.gone(how)}"
+                        lost = node_lost(host.id, host.host, what, self.own.id)
+                        self._set(gone=self.gone or lost, _first=self._first or lost)
                     return
                 self._set(_trouble=how)
             finally:
@@ -231,13 +230,17 @@ class Member(Rendezvous):
             self._asked.put(message["ask"], 0, message.get("payload"))
         elif "trouble" in message:
             self._set(_told=printable(message["trouble"], 1000))
+        elif "gone" in message:
+            self._set(gone=self.gone or from_message(message["gone"]))
         elif "stop" in message:
             self._hear("another node", message["stop"])
         elif "bye" in message:
             self.parting = True
             if message["bye"] not in (DONE, PREEMPTED):
                 host = self.nodes[0].name if self.nodes else f"{self.terms.host} at {self.terms.endpoint}"
-                self._hear(host, message.get("finding"), self.nodes[0].id if self.nodes else None)
+                node = self.nodes[0].id if self.nodes else None
+                self._set(gone=self.gone or from_message(message.get("finding")) or unexplained(node, host))
+                self._hear(host, message.get("finding"), node)
             return True
         return False
 

@@ -53,6 +53,8 @@ class Rendezvous(ABC):
         self._refused: str | None = None
         self._first: Finding | None = None  # why another node failed, as far as that is known
         self.parting = False  # another node has said good-bye
+        self.gone: Finding | None = None
+        """The first node that has left, or was lost, whatever had ended the run before: who takes part no more."""
         self.stopping = False  # another node was asked to stop the run
         self.stopped: dict[int, tuple[Finding, ...]] = {}  # by node rank: ranks that do not run, as that node sees it
         self._news, self._asked = Newest(), Newest()

@@ -119,7 +119,7 @@ def test_a_rank_knows_that_it_was_started_before(env, is_again):
 def test_nodes_that_were_just_there_are_not_waited_for_as_long_as_at_the_first_start(monkeypatch, asked, again):
     verdicts = iter([Verdict(1, hang(), "hung", restarts=1), Verdict(1, hang(), "hung", restarts=2), Verdict(0)])
     launches = []
-    monkeypatch.setattr(restart, "attempt", lambda launch, work: launches.append(launch) or next(verdicts))
+    monkeypatch.setattr(restart, "attempt", lambda launch, work, between: launches.append(launch) or next(verdicts))
     first = resolve(LaunchOptions(**TWO, join_seconds=asked, max_restarts=2))
     assert restart.told_restarts(first, lambda launch: None) == 0
     assert [(one.num_restarts, one.join_seconds) for one in launches] == [(0, asked), (1, again), (2, again)]
