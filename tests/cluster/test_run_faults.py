@@ -5,6 +5,7 @@ The script puts the fault into rank 1 after its third step, and writes down when
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -218,6 +219,38 @@ def test_a_fault_of_a_plain_script_is_named_on_every_node_and_by_the_doctor(
     assert told.rank == fault.rank, told
     assert told.node in (None if fault.node is None else f"node{fault.node}", str(fault.node)), told
     assert fault.evidence.format(script=script) in "\n".join(one.text for one in told.evidence), told
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "fault", [one for one in DEATHS if one.cause == "unequal-collectives"], ids=lambda one: one.name
+)
+def test_nodes_that_do_not_see_each_others_logs_name_the_rank_that_differs_too(
+    fault: Fault, lab: Lab, record_property: Callable[[str, object], None]
+) -> None:
+    folder = lab.shared / f"own-disks-{fault.name.replace(' ', '-')}"
+    folder.mkdir()
+    script = folder / SCRIPT.name
+    script.write_text(SCRIPT.read_text())
+    terminals = start(lab, folder, fault.name, "--output-dir", "/root/run")
+    outputs = [terminal.finish() for terminal in terminals]
+    command = [sys.executable, "-m", "allranks", "doctor", "/root/run", "--json"]
+    env = {**ENVIRONMENT, "PYTHONPATH": PYTHONPATH}
+    told = json.loads(lab.node(0).run(command, env=env).stdout)
+    record_fault(
+        record_property,
+        fault=f"{fault.name}, disks of their own",
+        way="run",
+        injected=float((folder / "injected").read_text()),
+        told=[terminal.moment_of(DIFFERS) for terminal in terminals],
+        cause=told["cause"],
+        rank=told["rank"],
+        node=told["node"],
+    )
+    for output in outputs:
+        assert f"{DIFFERS}rank 1 (node 1) " in output and ABORTED.format(script=script) in output, output
+    assert (told["cause"], told["rank"], told["node"]) == (fault.cause, 1, "1"), told
+    assert any(f"rank 1 (node 1) was at {script}:" in one["text"] for one in told["evidence"]), told
 
 
 @pytest.mark.thorough

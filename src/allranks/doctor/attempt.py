@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from allranks.doctor.of_rank import OfRank
 from allranks.findings import Finding
 from allranks.observe import RunDir
 
@@ -31,6 +32,8 @@ class Started:
     told_of_none: str = "no rank reported anything before it ended"
     is_ours: bool = True
     """Whether it is our own engine, whose checkpoints we know."""
+    others: tuple[OfRank, ...] = ()
+    """What other nodes told of their ranks at the end, where this one does not see their logs."""
 
     def log_start(self, log: Path) -> int:
         """The size that a log had before."""

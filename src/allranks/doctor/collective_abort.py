@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from allranks.doctor import causes
-from allranks.doctor.last_entered import LastEntered, who_differs
+from allranks.doctor.frames import FRAME, place_of
+from allranks.doctor.last_entered import who_differs
+from allranks.doctor.of_rank import LastEntered
 from allranks.findings import Finding, Who
-from allranks.listing import few, printable
+from allranks.listing import few
 from allranks.observe.events import ErrorEvent, Event, StepEvent
 
 _ABORTED = "Fatal Python error: Aborted"
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):$", re.MULTILINE)
-_FRAME = re.compile(r'^\s+File "(.+)", line (\d+),? in (.+)$', re.MULTILINE)
 _COLLECTIVES = re.compile(r"/torch/distributed/(?:distributed_c10d|c10d_logger|_functional_collectives)\.py$")
-_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/|^<")
-_OURS = re.compile(r"/allranks/")
 _NCCLS = re.compile(r"ProcessGroupNCCL|\bNCCL (?:WARN|INFO|error)|ncclInternalError|ncclSystemError|DistBackendError")
 # Written before the abort, also where it is in no call of Python's, such as the reductions of DDP's backward pass.
 _GLOOS = re.compile(r"gloo::EnforceNotMet.*?distributed collective mismatch", re.DOTALL)
@@ -46,12 +45,19 @@ def aborted_in_collective(log: str, *, uses_nccl: bool = False) -> str | None:
     start = log.rfind(_ABORTED)
     if start < 0:
         return None
-    frames = _FRAME.findall(_THREAD.split(log[start:])[-1])  # the thread that trains is the first, and written last
+    frames = FRAME.findall(_THREAD.split(log[start:])[-1])  # the thread that trains is the first, and written last
     if not any(_COLLECTIVES.search(file) for file, _, _ in frames[:_NEAR]) and not _GLOOS.search(log[:start]):
         return None
     if uses_nccl or _NCCLS.search(log[-_TAIL_BYTES:]):
-        return f"{SAID} at {_place(frames)}: the collective ended the process; its log says why"
-    return f"{SAID} at {_place(frames)}: {_BY_GLOO}, or with other shapes, and it does not tell which of them is wrong"
+        return f"{SAID} at {place_of(frames)}: the collective ended the process; its log says why"
+    return (
+        f"{SAID} at {place_of(frames)}: {_BY_GLOO}, or with other shapes, and it does not tell which of them is wrong"
+    )
+
+
+def is_an_abort(finding: Finding | None) -> bool:
+    """Whether it is of a rank that was aborted in a collective."""
+    return finding is not None and finding.code == causes.RANK_ABORTED and SAID in finding.what
 
 
 def is_of_the_program(finding: Finding) -> bool:
@@ -60,12 +66,17 @@ def is_of_the_program(finding: Finding) -> bool:
 
 
 def with_other_places(
-    finding: Finding, events: Iterable[Event], by: str = "", entered: Callable[[], Mapping[int, LastEntered]] = dict
+    finding: Finding,
+    events: Iterable[Event],
+    by: str = "",
+    entered: Callable[[], Mapping[int, LastEntered]] = dict,
+    num_ranks: int | None = None,
 ) -> Finding:
     """`finding`, and where it is of such an abort, which rank differs, as far as that is known, and at which place the
     ranks were that lost the aborted one. `by`: how it is known which steps they have done; `entered`: what those ranks
-    had entered last."""
-    if finding.code != causes.RANK_ABORTED or SAID not in finding.what:
+    had entered last. `num_ranks`: of the whole run, of which more than half have to be at one place for the others to
+    differ; None for those that are told of."""
+    if not is_an_abort(finding):
         return finding
     events = list(events)
     lost = {
@@ -76,22 +87,27 @@ def with_other_places(
         and event.traceback
         and causes.code_of_error(event.message) == causes.PEER_GONE
     }
-    places = {rank: _place(_FRAME.findall(event.traceback or "")[::-1]) for rank, event in sorted(lost.items())}
+    places = {rank: place_of(FRAME.findall(event.traceback or "")[::-1]) for rank, event in sorted(lost.items())}
     new = [
         said for rank, place in places.items() if (said := f"{_named(lost[rank])} was at {place}") not in finding.remedy
     ]
     told = [few(new, _NAMED, between="; ")] if new else []
     told += [_REMEDY] if _REMEDY not in finding.remedy else []
     finding = replace(finding, remedy="\n".join(filter(None, [*told, finding.remedy])))
-    blaming = _blaming(finding, lost, places, events, by)
+    blaming = _blaming(finding, lost, places, events, by, num_ranks)
     if blaming is finding and DIFFERS not in finding.what and finding.who.rank is not None:
-        odd, why = who_differs(entered(), finding.who.rank, set(lost))
+        odd, why = who_differs(entered(), finding.who.rank, set(lost), num_ranks)
         return _with(finding, odd, why, lost) if odd else finding
     return blaming
 
 
 def _blaming(
-    finding: Finding, lost: Mapping[int, ErrorEvent], places: Mapping[int, str], events: Sequence[Event], by: str
+    finding: Finding,
+    lost: Mapping[int, ErrorEvent],
+    places: Mapping[int, str],
+    events: Sequence[Event],
+    by: str,
+    num_ranks: int | None,
 ) -> Finding:
     """`finding` with the rank that differs before the rest, where its steps or the others' places tell which it is."""
     if DIFFERS in finding.what or finding.who.rank is None:
@@ -114,7 +130,7 @@ def _blaming(
         at.setdefault(place, []).append(rank)
     most = max(at.values(), key=len)
     odd = sorted(rank for ranks in at.values() if ranks is not most for rank in ranks)
-    if odd and len(most) > len(odd):
+    if odd and len(most) > max(len(odd), (num_ranks or 0) // 2):
         place = next(place for place, ranks in at.items() if ranks is most)
         return _with(finding, odd, f"{'is' if len(odd) == 1 else 'are'} elsewhere than the others, at {place}", lost)
     return finding
@@ -137,12 +153,3 @@ def _named(event: ErrorEvent) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {few(sorted(ranks), 12)}"
-
-
-def _place(frames: Sequence[tuple[str, str, str]]) -> str:
-    """The newest frame of the user's code, else of ours; `frames` come newest first."""
-    for is_wanted in (lambda file: not _LIBRARY.search(file) and not _OURS.search(file), _OURS.search):
-        for file, line, function in frames:
-            if is_wanted(file):
-                return printable(f"{file}:{line} in {function}", 400)
-    return "an unknown place"

@@ -107,7 +107,7 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
     if knows_more(own, told):
         if SAID in own.what:  # whom the abort hit says nothing; where the ranks were does
             is_known = own.what.startswith(DIFFERS)
-            told = replace(told, title=own.what, evidence=(*told.evidence, *map(Evidence, own.remedy.splitlines())))
+            told = replace(told, title=own.what, evidence=(*told.evidence, *map(Evidence, _places_of_ranks(own))))
             return replace(told, rank=rank if is_known else None, node=(own.who.host or node) if is_known else None)
         return replace(
             told,
@@ -136,6 +136,10 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
         restart=restart_of(own, told.restart.step),
         notes=told.notes,
     )
+
+
+def _places_of_ranks(own: Finding) -> list[str]:
+    return [line for line in own.remedy.splitlines() if " was at " in line]
 
 
 def _places(remedy: str) -> list[str]:

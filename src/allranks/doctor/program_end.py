@@ -49,7 +49,7 @@ def program_end(started: Started, ended: Ended) -> Verdict:
         if own is None and ended.lost.code == causes.PEER_GONE:
             own = left_early(started, ended)
         if own is None or not goes_before(own, ended.lost):
-            lost = with_other_places(ended.lost, told_in_logs(started), by=_BY, entered=partial(last_entered, started))
+            lost = _with_other_places(ended.lost, started)
             return cut_off(FAILED, lost, left, shown=_shown(lost, started))
     if ended.killed and ended.lost is None:
         late = not_stopped_in_time(started.node)
@@ -122,7 +122,12 @@ def _finding(started: Started, ended: Ended, rank: int | None, code: int | None)
     # The other nodes' terminals are to say it, too.
     known = known_by_rules(finding, started, said=what)
     finding = replace(finding, remedy="\n".join(filter(None, [silent, *known, finding.remedy])))
-    return with_other_places(finding, told_in_logs(started), by=_BY, entered=partial(last_entered, started))
+    return _with_other_places(finding, started)
+
+
+def _with_other_places(finding: Finding, started: Started) -> Finding:
+    entered = partial(last_entered, started)
+    return with_other_places(finding, told_in_logs(started), _BY, entered, started.world_size)
 
 
 def _first_failure(tail: str) -> tuple[int | None, int | None]:

@@ -20,8 +20,10 @@ _ERROR = re.compile(r"^[\w.]+(?:: .*)?$")
 
 def told_in_logs(started: Started) -> list[ErrorEvent | StepEvent]:
     """Of all ranks of this start whose logs lie on this node's disk: the newest step that each has printed, and the
-    error of a connection that another rank left, where that ended it."""
-    return list(_told(started))
+    error of a connection that another rank left, where that ended it. Then what other nodes told of theirs."""
+    here = list(_told(started))
+    seen = {event.rank for event in here}
+    return [*here, *(event for one in started.others if one.rank not in seen for event in one.events())]
 
 
 def _told(started: Started) -> Iterator[ErrorEvent | StepEvent]:

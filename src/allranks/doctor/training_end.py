@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 
 from allranks.cluster.memory import memory_limit
@@ -50,7 +51,7 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
     `cfg` is what was trained, for what to change in it.
     """
     run, node = started.run, started.node
-    events = _events(run, started.run_id)
+    events = last_events(run, started.run_id)
     tail = read_from(run.agent_log(node), started.log_start(run.agent_log(node)))
     left = left_by(started)
     if ended.lost is not None:
@@ -59,7 +60,7 @@ def training_end(started: Started, ended: Ended, cfg: RunConfig | None = None) -
         own = _first(started, ended, of_node, tail)
         if own is not None and goes_before(own, ended.lost):
             return _failed(started, FAILED, _failure(started, ended, events, tail, cfg), events)
-        lost = with_other_places(with_absent(ended.lost, run, events), events)
+        lost = _with_other_places(with_absent(ended.lost, run, events), started, events)
         shown = without_repeating(lost, shown_by_rank_0(node, events))
         return cut_off(FAILED, lost, left, shown=shown)
     # A restarted rank writes another `exit`: the last one counts.
@@ -94,7 +95,9 @@ def own_end(started: Started, code: int) -> Verdict:
     if code in (DONE, PREEMPTED):
         return Verdict(code)
     node, left = started.node, left_by(started)
-    reason = first_of_ranks(node, _events(started.run, started.run_id), "", lambda rank: started.run.log(node, rank))
+    reason = first_of_ranks(
+        node, last_events(started.run, started.run_id), "", lambda rank: started.run.log(node, rank)
+    )
     if reason is None:
         kind = causes.INTERRUPTED if code == INTERRUPTED else causes.RANK_ERROR
         reason = Finding(kind, f"rank 0 ended with exit code {code}", who=Who(node, 0), known_at=node)
@@ -103,7 +106,7 @@ def own_end(started: Started, code: int) -> Verdict:
 
 def stopped_training(run: RunDir, run_id: str, node: int | str, received: signal.Signals) -> Verdict:
     """Of a run without a launcher that `received` ended while nobody listened for it."""
-    return _stopped(run, node, _events(run, run_id), received)
+    return _stopped(run, node, last_events(run, run_id), received)
 
 
 def _failed(started: Started, code: int, reason: Finding, events: list[Event]) -> Verdict:
@@ -113,9 +116,15 @@ def _failed(started: Started, code: int, reason: Finding, events: list[Event]) -
         logs = [line for line in reason.remedy.splitlines() if line.startswith(("its log: ", "all logs: "))]
         shown = replace(shown, remedy="\n".join(logs))
     reason, shown = (
-        with_other_places(with_absent(finding, started.run, events), events) for finding in (reason, shown)
+        _with_other_places(with_absent(finding, started.run, events), started, events) for finding in (reason, shown)
     )
     return failed(code, reason, left_by(started), shown=shown)
+
+
+def _with_other_places(finding: Finding, started: Started, events: Sequence[Event]) -> Finding:
+    seen = {event.rank for event in events}
+    others = [event for one in started.others if one.rank not in seen for event in one.events()]
+    return with_other_places(finding, [*events, *others], num_ranks=started.world_size)
 
 
 def _kept(events: list[Event]) -> str | None:
@@ -136,7 +145,7 @@ def _stopped(run: RunDir, node: int | str, events: list[Event], received: signal
     return interrupted(received, node, f"{how}: {told}" if how else told)
 
 
-def _events(run: RunDir, run_id: str) -> list[Event]:
+def last_events(run: RunDir, run_id: str) -> list[Event]:
     """The last events of every rank in this start, in the order of time."""
     events = [
         event

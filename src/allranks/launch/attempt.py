@@ -36,6 +36,7 @@ from allranks.launch.node.this_node import Node, give_up_locks, refusals_leave_n
 from allranks.launch.peers import Peers
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.together import Preflight
+from allranks.launch.ranks_of_others import tell_of_ranks, with_others
 from allranks.launch.spec.options import Launch
 from allranks.launch.spec.program import Program
 from allranks.launch.stop import NO_RANK_LEFT, Stopped, stop_at_once
@@ -162,7 +163,12 @@ def _attempt(
             if not work.is_engine:
                 ended = peers.with_others_end(ended)
             others.refuse()
-            verdict = peers.ended(work.conclude(started, ended), started, ended)
+            concluded = work.conclude(started, ended)
+            tell_of_ranks(peers.rendezvous, started, concluded.reason)
+            verdict = peers.ended(concluded, started, ended)
+            if verdict.reason is concluded.reason:
+                known = with_others(peers.rendezvous, started, verdict.reason)
+                verdict = verdict if known is started else peers.concluded_anew(work.conclude(known, ended))
             restarts = peers.restarts if ended.signal is None else None
             if restarts is None:
                 tell_head(peers.first_failure())

@@ -140,6 +140,12 @@ class Peers:
             self.rendezvous.round(_END, None)
         return replace(how, lost=self.rendezvous.stop_finding())
 
+    def concluded_anew(self, verdict: Verdict) -> Verdict:
+        """`verdict`, which knows more of the same failure than the one that the others were told by `ended`."""
+        if self.finding is not None:
+            self.finding = verdict.reason
+        return verdict
+
     def ended(self, verdict: Verdict, started: Started, how: Ended) -> Verdict:
         """Tell the others how it ended here; returns the verdict with what they say of theirs.
 
