@@ -10,6 +10,11 @@ def few(things: Iterable[object], shown: int = 8, *, between: str = ", ", rest: 
     return between.join(texts[:shown]) + (rest.format(left) if left > 0 else "")
 
 
+def counted(number: int, of: str) -> str:
+    """`1 rule`, `1,204 rules`."""
+    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
+
+
 def si_bytes(num_bytes: float, decimals: int = 1, small: str = "bytes") -> str:
     """A size in powers of 1000, as disks, `df -H` and networks count: `1.2 GB`; below 1 kB in `small`."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -72,13 +72,14 @@ def _check(files: list[Path]) -> None:
     from allranks.doctor.rule_cases import problems_of_rules
     from allranks.doctor.ruleset import load_rules, rule_files
     from allranks.errors import ConfigError
+    from allranks.listing import counted
     from allranks.observe import say
 
     files = files or rule_files()
     if problems := problems_of_rules(files):
         raise ConfigError("\n".join(problems))
     rules = [rule for file in files for rule in load_rules(file)]
-    say(f"{len(rules)} rules in {len(files)} files: nothing is wrong with them")
+    say(f"{counted(len(rules), 'rule')} in {counted(len(files), 'file')}: nothing is wrong")
 
 
 if __name__ == "__main__":

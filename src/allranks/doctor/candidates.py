@@ -22,7 +22,7 @@ _TABLE_ROW = re.compile(r"\s*\d[\w.+\[\]-]*\s{2,}\S")
 # Told some time before the end, up to which the ranks train on.
 _OF_AN_END_TO_COME = {"spot-reclaimed", "slurm-preempted", "slurm-time-limit", "pbs-walltime"}
 _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
-_LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
+LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
 _INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
 _NOT_FINITE = "nan-loss"
 _OF_SRUN = {"slurm-cancelled", "rank-sigkill"}
@@ -201,7 +201,7 @@ def was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence
         return True
     ends = one.raised is not None and one.support != BY_LINE
     further = steps_further(progress, one.order)
-    if further >= (_LINES_OF_OTHERS if failed else _LINES_OF_OTHERS - 1 if ends else 1):
+    if further >= (LINES_OF_OTHERS if failed else LINES_OF_OTHERS - 1 if ends else 1):
         return True
     return _others_go_on(one, reads)
 

@@ -267,16 +267,16 @@ def _frame_remedy(one: Candidate) -> str:
     return f"Look at line {frame.line} of {frame.file}; a restart would end in the same way."
 
 
-_FIELD = re.compile(r"\{(\w+)\}")
+FIELD = re.compile(r"\{(\w+)\}")
 
 
 def _filled(text: str, one: Candidate) -> str:
     """A rule's text with what the line says in place of its {fields}."""
-    return _FIELD.sub(lambda match: one.fields.get(match[1], _plain_field(match[1])), text)
+    return FIELD.sub(lambda match: one.fields.get(match[1], _plain_field(match[1])), text)
 
 
 def _plain(text: str) -> str:
-    return _FIELD.sub(lambda match: _plain_field(match[1]), text)
+    return FIELD.sub(lambda match: _plain_field(match[1]), text)
 
 
 def _plain_field(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from allranks.doctor.candidates import LINES_OF_OTHERS, marks_of
 from allranks.doctor.diagnosis import LIKELY, SURE, Diagnosis
-from allranks.doctor.progress import newest_step
+from allranks.doctor.progress import newest_step, steps_further
 from allranks.doctor.reading import index as looked_for
-from allranks.doctor.reading.scanner import Mark, Read
+from allranks.doctor.reading.scanner import Hit, Mark, Read
 from allranks.doctor.ruleset import CONSEQUENCE
 from allranks.exit_codes import DONE
 from allranks.findings import Evidence
@@ -30,12 +31,13 @@ def ended_well(told: Diagnosis, ended: object, reads: Sequence[Read]) -> Diagnos
 def ended_well_by_logs(reads: Sequence[Read], notes: tuple[str, ...]) -> Diagnosis | None:
     """Where a log says that the training has ended, and nothing goes on after that. For logs that word no failure.
 
-    What else follows from a process's end follows from this one where it comes after it.
+    What else follows from a process's end follows from this one where it comes after it, and from that of an earlier
+    start where the training went on since: a log may hold several.
     """
     ends: list[Mark] = []
     for read in reads:
         end = _end(read)
-        if any(hit.rule.kind == CONSEQUENCE and (end is None or hit.order < end.order) for hit in read.hits):
+        if any(hit.rule.kind == CONSEQUENCE and not _is_passed(hit, end, read) for hit in read.hits):
             return None
         ends += [end] if end is not None else []
     if not ends or any(read.broken for read in reads):
@@ -43,6 +45,12 @@ def ended_well_by_logs(reads: Sequence[Read], notes: tuple[str, ...]) -> Diagnos
     told = _well("the log says that the training ended", LIKELY, reads, notes)
     shown = tuple(Evidence(mark.line.text, mark.line.file, mark.line.number) for mark in ends[:4])
     return replace(told, evidence=shown, not_proven="What came after that, such as saving or uploading the model.")
+
+
+def _is_passed(consequence: Hit, end: Mark | None, read: Read) -> bool:
+    if end is None or consequence.order > end.order:
+        return end is not None
+    return steps_further(marks_of(read), consequence.order) >= LINES_OF_OTHERS
 
 
 def _end(read: Read) -> Mark | None:

@@ -41,7 +41,8 @@ def followed(
                 if one.is_named:
                     raise  # of a folder the others are followed
         try:
-            return _answer(logs, stands_seconds, clock)
+            with interrupt.interruptible():
+                return _answer(logs, stands_seconds, clock)
         except KeyboardInterrupt:
             interrupt.answered()
             return diagnose([scanner.so_far() for _, scanner in logs])

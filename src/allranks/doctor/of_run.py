@@ -80,7 +80,22 @@ def diagnosis_of_run(path: Path) -> Diagnosis:
         notes = [*going, *joined.notes, *_said_before(run, joined), *_kernels(run)]
         if not has_a_record(run):
             raise UsageError(f"{printable(path)}: no run of allranks is in it")
-    return replace(joined, notes=tuple(notes))
+    joined = replace(joined, notes=tuple(notes))
+    return joined if path.is_dir() else _within(path, folder, joined)
+
+
+def _within(bundle: Path, folder: Path, told: Diagnosis) -> Diagnosis:
+    """`told` of what was unpacked into `folder`, with the places in `bundle`: the folder is gone by now."""
+
+    def placed(one: Evidence) -> Evidence:
+        return replace(one, file=one.file and one.file.replace(f"{folder}/", f"{bundle}/"))
+
+    return replace(
+        told,
+        evidence=tuple(map(placed, told.evidence)),
+        explained=tuple(replace(one, first=placed(one.first)) for one in told.explained),
+        notes=tuple(note.replace(f"{folder}/", f"{bundle}/") for note in told.notes),
+    )
 
 
 def knows_more(own: Finding, told: Diagnosis) -> bool:
@@ -221,12 +236,20 @@ def _events(run: RunDir) -> Iterator[Read]:
     """The events of each rank as a log has them, so that what a rank said counts beside what it printed."""
     for path in run.all_events():
         events = list(read_events(path, last_bytes=2**20))
-        lines = [_line_of(event) for event in events]
-        told = [line for line in lines if line]
-        if told:
+        lines = [_line_of(event) for event in events]  # of others an empty one, so that places are the file's
+        if any(lines):
             scanner = Scanner(our_index(), Source(None, str(path), rank=events[0].rank))
-            scanner.feed("\n".join(told).encode(), at_end=True)
+            before = max(0, _newlines(path) - len(events))  # what is no more looked at
+            scanner.feed(b"\n" * before + "\n".join(lines).encode(), at_end=True)
             yield scanner.read
+
+
+def _newlines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(piece.count(b"\n") for piece in iter(lambda: file.read(2**20), b""))
+    except OSError:
+        return 0
 
 
 def _line_of(event: Event) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from allranks.doctor.diagnose import FIELD
 from allranks.doctor.diagnosis import Diagnosis
 from allranks.doctor.read_logs import diagnosis_of_text
 from allranks.doctor.reading.index import Index
@@ -31,7 +32,22 @@ def problems_of_rules(files: Sequence[Path] = ()) -> list[str]:
     tried = [(file, rule) for file in files for rule in load_rules(file)]
     ids = {rule.id for _, rule in tried}
     index = Index([rule for rule in all_rules() if rule.id not in ids] + [rule for _, rule in tried])
-    return [problem for file, rule in tried for problem in _on_its_logs(file, rule, index)]
+    known = ids | {rule.id for rule in all_rules()}
+    return [
+        problem for file, rule in tried for problem in (*_of_names(file, rule, known), *_on_its_logs(file, rule, index))
+    ]
+
+
+def _of_names(file: Path, rule: Rule, known: set[str]) -> list[str]:
+    """Names that stand for nothing: of rules that it explains, and of what its texts take from the line."""
+    where = f"{file}: rule {rule.id}"
+    groups = {name for pattern in rule.patterns for name in pattern.regex.groupindex}
+    texts = (rule.title, rule.meaning, rule.remedy, rule.not_proven, rule.look_at)
+    unnamed = {name for text in texts for name in FIELD.findall(text)} - groups
+    return [
+        *(f"{where}: explains: no rule has the id {name}" for name in rule.explains if name not in known),
+        *(f"{where}: {{{name}}}: no pattern has a group of that name" for name in sorted(unnamed)),
+    ]
 
 
 def _on_its_logs(file: Path, rule: Rule, index: Index) -> list[str]:

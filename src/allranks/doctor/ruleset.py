@@ -136,8 +136,9 @@ def _read(file: Path) -> tuple[list[dict[str, object]], list[str]]:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as why:
-        return [], [f"{file}: cannot be read: {why}"]
-    rules = data.get("rule", [])
+        said = why.strerror if isinstance(why, OSError) else why
+        return [], [f"{file}: cannot be read: {said}"]
+    rules = data.get("rule")
     if set(data) - {"rule"} or not isinstance(rules, list) or not all(isinstance(one, dict) for one in rules):
         return [], [f"{file}: holds [[rule]] tables and nothing else"]
     return rules, []

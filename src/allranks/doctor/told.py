@@ -65,7 +65,8 @@ def _who(told: Diagnosis) -> str:
 
 
 def _evidence(evidence: Sequence[Evidence]) -> list[str]:
-    return [f"  {_place(one)} | {printable(one.text.strip(), _LONGEST)}" for one in evidence]
+    places = [f"{_place(one)} | " if one.file else "" for one in evidence]
+    return [f"  {place}{printable(one.text.strip(), _LONGEST)}" for place, one in zip(places, evidence, strict=True)]
 
 
 def _place(one: Evidence) -> str:

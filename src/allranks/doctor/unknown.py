@@ -13,6 +13,7 @@ from allranks.doctor.reading.tails import tail_of
 from allranks.doctor.reading.tracebacks import HEADER
 from allranks.doctor.ruleset import MAY_PASS
 from allranks.findings import Evidence
+from allranks.listing import counted
 
 _ALL_LOGS = "Give the logs of all nodes and ranks together: allranks doctor LOG…"
 _MORE = "export NCCL_DEBUG=INFO TORCH_DISTRIBUTED_DEBUG=DETAIL TORCH_NCCL_TRACE_BUFFER_SIZE=2000 and run it again"
@@ -76,7 +77,7 @@ def answer(
         if not failed
         else "unknown: a worker failed, and said nothing",
         certainty=UNKNOWN,
-        meaning=f"{_count(lines, 'line')} in {_count(len(reads), 'log')} {'was' if lines == 1 else 'were'} read.",
+        meaning=f"{counted(lines, 'line')} in {counted(len(reads), 'log')} {'was' if lines == 1 else 'were'} read.",
         remedy=f"{_ALL_LOGS}; if it hangs, allranks stacks RUN (or py-spy dump --pid PID) shows where; else {_MORE}.",
         not_proven="That all was well: what ends a process by a signal leaves no line in its own log.",
         explained=explained,
@@ -85,11 +86,12 @@ def answer(
 
 
 def _nothing_written(num_logs: int, notes: tuple[str, ...]) -> Diagnosis:
+    what = {0: "there are no logs", 1: "the log is empty"}.get(num_logs, f"all {num_logs} logs are empty")
     return Diagnosis(
         cause=None,
-        title="unknown: the log is empty" if num_logs == 1 else f"unknown: all {num_logs} logs are empty",
+        title=f"unknown: {what}",
         certainty=UNKNOWN,
-        meaning="Nothing was written into it, or not yet, or it went elsewhere.",
+        meaning="Nothing was written, or not yet, or it went elsewhere.",
         remedy="Give what the launcher and the ranks printed: the job's output file, the container's log, or what the "
         "terminal showed: COMMAND 2>&1 | tee run.log",
         not_proven="That the program was started at all.",
@@ -130,7 +132,3 @@ def _no_text(reads: Sequence[Read]) -> Iterator[str]:
     for read in reads:
         if len(_NO_TEXT.findall(read.tail)) * _IN_TEXT > len(read.tail):
             yield f"{read.source.name}: is no text, so no log (events of TensorBoard, weights, a core dump?)"
-
-
-def _count(number: int, of: str) -> str:
-    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"

@@ -36,3 +36,13 @@ def test_a_log_that_says_its_end_says_that_nothing_failed(name):
 )
 def test_a_log_that_does_not_is_unknown(log):
     assert not diagnosis_of_text(log).ended_well
+
+
+def test_a_log_of_two_starts_of_which_the_second_ended_well_says_that_nothing_failed():
+    """What followed from the first one's end is none of the second's."""
+    first = "Traceback (most recent call last):\n  File 'x', line 1\nKeyError: 'a'\n"
+    first += "Sending process 7 closing signal SIGTERM\n"
+    steps = "".join(f"{{'loss': 1.{step}, 'epoch': 0.{step}}}\n" for step in range(9))
+    assert diagnosis_of_text(f"{first}{steps}{{'train_runtime': 9.1}}\n").ended_well
+    assert not diagnosis_of_text(f"{first}{{'train_runtime': 9.1}}\n").ended_well
+    assert diagnosis_of_text(f"{steps}{first}").cause == "exception"

@@ -1,6 +1,8 @@
 """Logs that go on are read as they grow."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -37,3 +39,21 @@ def test_ctrl_c_asks_for_the_answer_so_far(tmp_path, monkeypatch, text, known):
     log.write_text(text)
     monkeypatch.setattr("allranks.doctor.follow.time.sleep", lambda seconds: signal.raise_signal(signal.SIGINT))
     assert followed([log], stands_seconds=1e9).is_known == known
+
+
+# The command itself, as a terminal has it, whose Ctrl-C comes while it waits for the log to grow.
+WAITING = """
+import signal, sys, time
+time.sleep = lambda seconds: signal.raise_signal(signal.SIGINT)
+from allranks.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("text", "code", "told"), [(HEALTHY + FULL, 0, "a disk is full"), (HEALTHY, 1, "unknown: ")])
+def test_ctrl_c_asks_the_command_for_the_answer_so_far(tmp_path, text, code, told):
+    log = tmp_path / "run.log"
+    log.write_text(text)
+    words = [sys.executable, "-c", WAITING, "doctor", "--follow", str(log)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (code, "") and told in done.stdout.splitlines()[0]

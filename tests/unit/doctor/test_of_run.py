@@ -145,13 +145,25 @@ def test_what_follows_from_a_failure_is_not_shown_as_its_evidence(made):
     assert told.evidence == said and [one.id for one in told.explained] == ["peer-gone"]
 
 
+@pytest.mark.parametrize("num_steps", [1, 9000])
+def test_what_a_rank_said_in_its_events_is_placed_where_it_stands(made, num_steps):
+    """Also where a record is too long to be looked at from its beginning."""
+    steps = [{"rank": 1, "kind": "step", "step": step, "loss": 1.0, "filled": "x" * 100} for step in range(num_steps)]
+    phase = {"rank": 1, "kind": "phase", "phase": "train"}
+    error = {"rank": 1, "kind": "error", "type": "OSError", "message": "[Errno 28] No space left on device"}
+    run = made({1: ""}, events=[phase, *steps, phase, error])
+    (shown,) = diagnosis_of_run(run).evidence
+    assert "No space left" in RunDir(run).events(1).read_text().splitlines()[shown.line - 1]
+
+
 def test_a_bundle_is_read_as_its_run_and_nothing_is_written_beside(made, tmp_path):
     run = made({0: GLOO, 1: DISK}, bare())
     bundle = tmp_path / "run-bundle.tar.gz"
     with tarfile.open(bundle, "w:gz") as file:
         file.add(run, "run-bundle")
     assert is_run(bundle) and is_run(run)
-    assert diagnosis_of_run(bundle).cause == "disk-full"
+    told = diagnosis_of_run(bundle)
+    assert told.cause == "disk-full" and told.evidence[0].file == f"{bundle}/logs/node-0/rank-00001.log"
     (tmp_path / "evil").write_text("x")
     with tarfile.open(bundle, "w:gz") as file:
         file.add(tmp_path / "evil", "../../evil-outside")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from allranks.doctor.diagnosis import Diagnosis
+from allranks.doctor.of_run import diagnosis_of_run
 from allranks.doctor.read_logs import diagnosis_of_logs, diagnosis_of_text
 from allranks.doctor.told import lines_of
 
@@ -25,6 +26,11 @@ def test_logs_with_nothing_in_them_are_told_as_empty(tmp_path):
     (tmp_path / "b.log").touch()
     assert diagnosis_of_logs([tmp_path / "a.log"]).title == "unknown: the log is empty"
     assert "all 2 logs are empty" in diagnosis_of_logs([tmp_path]).title
+
+
+def test_a_run_without_logs_is_told_as_one(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    assert diagnosis_of_run(tmp_path).title == "unknown: there are no logs"
 
 
 @pytest.mark.parametrize("end", range(TRACEBACK.index("[rank1]:     main"), TRACEBACK.index("Error:"), 5))
