@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import platform
 import socket
 import sys
 
 import allranks
 from allranks.cluster.account import NodeAccount, NodeAddress
+from allranks.cluster.cores import usable_cores
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.interfaces import interfaces
 
@@ -22,7 +22,7 @@ def gather_account(num_gpus: int | None = None) -> NodeAccount:
         python_version=platform.python_version(),
         allranks=allranks.__version__,
         num_gpus=count_gpus() if num_gpus is None else num_gpus,
-        num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        num_cores=usable_cores(),
         addresses=addresses(),
     )
 

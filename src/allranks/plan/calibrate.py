@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from allranks.cluster.cores import cores_of_rank, threads_of_rank
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.errors import AllranksError
 from allranks.plan.calibration import PAIRS, Calibration, keep, load
 from allranks.plan.hardware import Link
-from allranks.plan.this_cpu import CPU, num_cores
+from allranks.plan.this_cpu import CPU
 
 _LEAST_SECONDS = 180.0
 """Beside what is measured: torch is imported, and a busy machine gives little of its time."""
@@ -31,7 +31,7 @@ def calibrate(
     Raises AllranksError where it cannot be measured.
     """
     on_cpu = device == CPU
-    threads = max(1, num_cores() // num_ranks)
+    threads = threads_of_rank(num_ranks)  # as a run would have
     kind = "cpu" if on_cpu else "cuda"
     port = _free_port() if num_ranks > 1 else 0
     requests = [
@@ -46,8 +46,8 @@ def calibrate(
         )
         for rank in range(num_ranks)
     ]
-    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}  # as a run would have
-    found = measure_devices(requests, {**own, **(environment or {})}, _LEAST_SECONDS + 10 * seconds)
+    own = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
+    found = measure_devices(requests, own, _LEAST_SECONDS + 10 * seconds)
     for one in found:
         if not one.done:
             raise AllranksError(f"{device} of this node could not be measured: {one.failed}")
@@ -57,6 +57,8 @@ def calibrate(
         device,
         on_cpu=on_cpu,
         num_ranks=num_ranks,
+        num_threads=threads if on_cpu else 0,
+        cores=cores_of_rank(num_ranks, threads),
         element_bytes=4 if on_cpu else 2,
         runs=before.runs if before is not None else (),
         when=time.time(),

@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from allranks import durable
+from allranks.cluster.cores import cores_of_rank, usable_cores
 from allranks.plan.hardware import Link
 from allranks.plan.rates import FITTED, Rates
 from allranks.plan.work import attended
 from allranks.plan.workload import StepTime, Workload
 
-_VERSION = 3
+_VERSION = 4
 _MOST_RUNS = 200
 # What a CPU does once for a micro-batch and once for a step, beside the layers and what plan.work counts of the ends,
 # in starts of an operation: measured on models of two and ten layers of next to nothing, in the mean of their steps.
 _MICRO_BATCH_KERNELS, _STEP_KERNELS = 280, 265
-PAIRS = ("products", "thin", "attention", "small", "logits")
+PAIRS = ("products", "thin", "attention", "wide_attention", "small", "logits")
 """Rates that are known at several sizes."""
 _OF_LATEST = 5  # runs of the same workload: machines change
 
@@ -54,25 +55,29 @@ class PastRun:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one device of one host; of a CPU as each of `num_ranks` found it that were measured at a time.
+    """Of one device of one host; of a CPU as each of `num_ranks` found it that were measured at a time, with so many
+    threads on so many `cores` (0: its part of all).
 
     `products`: (cube root of rows x columns x depth, operations a second); `thin`: the same by the thinnest of the
-    three, where the others are large; `attention`: (tokens of a document,
-    operations a second), beside `call_seconds` of each call; `small`: (bytes of a tensor, bytes a second that an
-    operation on it reads and writes); `logits`: (bytes of a chunk of them, bytes a second in the cross entropy, at 30
-    for each); all with the smallest first. `kernel_seconds`: of an operation on nothing. `within`: bytes a second and
-    seconds of latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
+    three, where the others are large; `attention`: (tokens of a document, operations a second), and `wide_attention`
+    with wider heads, beside `call_seconds` of each call; `small`: (bytes of a tensor, bytes a second that an operation
+    on it reads and writes); `logits`: (bytes of a chunk of them, bytes a second in the cross entropy, at 30 for each);
+    all with the smallest first. `kernel_seconds`: of an operation on nothing. `within`: bytes a second and seconds of
+    latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
     """
 
     host: str
     device: str
     on_cpu: bool = True
     num_ranks: int = 1
+    num_threads: int = 0
+    cores: float = 0.0
     element_bytes: int = 4
     products: Sequence[tuple[float, float]] = ()
     thin: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
     attention: Sequence[tuple[float, float]] = ()
+    wide_attention: Sequence[tuple[float, float]] = ()
     call_seconds: float = 0.0
     logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
@@ -86,24 +91,27 @@ class Calibration:
     def is_measured(self) -> bool:
         return bool(self.products and self.small and self.kernel_seconds)
 
-    def rates(self, rates: Rates, *, half: bool, num_ranks: int) -> Rates:
-        """The measured rates in place of the data sheet's, for `num_ranks` on this node at a time.
+    def rates(self, rates: Rates, *, half: bool, num_ranks: int, num_threads: int = 0) -> Rates:
+        """The measured rates in place of the data sheet's, for `num_ranks` on this node at a time; on a CPU in
+        proportion to the cores that a rank has. What is started one after the other one core does, however many there
+        are.
 
         On a GPU products were measured for a moment and alone, so the fitted part of them is what training keeps up.
         """
         if not self.is_measured or half is not (self.element_bytes == 2):
             return rates
-        share = self.num_ranks / num_ranks if self.on_cpu else 1.0
+        share, of_starts = self._shares(num_ranks, num_threads) if self.on_cpu else (1.0, 1.0)
         kept = 1.0 if self.on_cpu else FITTED.matmul
-        start = self.kernel_seconds / share
+        start = self.kernel_seconds / of_starts
         return replace(
             rates,
             products=[(size, rate * kept * share) for size, rate in self.products],
             thin=[(size, rate * kept * share) for size, rate in self.thin],
             small=[(size, rate * share) for size, rate in self.small],
             attention=[(tokens, rate * kept * share) for tokens, rate in self.attention],
-            call_seconds=self.call_seconds / share,
-            fresh_seconds=self.fresh_seconds / share if self.on_cpu else 0.0,
+            wide_attention=[(tokens, rate * kept * share) for tokens, rate in self.wide_attention],
+            call_seconds=self.call_seconds / of_starts,
+            fresh_seconds=self.fresh_seconds / of_starts if self.on_cpu else 0.0,
             logits=[(size, rate * share) for size, rate in self.logits],
             optimizer=self.optimizer * share,
             bandwidth=max(rate for _, rate in self.small) * share,
@@ -113,6 +121,16 @@ class Calibration:
             by_volume=True,
             is_serial=self.on_cpu,
         )
+
+    def _shares(self, num_ranks: int, num_threads: int) -> tuple[float, float]:
+        """How many times the cores a rank has that it was measured with: all of them, and of one core."""
+        found = cores_of_rank(num_ranks, num_threads or usable_cores())
+        measured = self.cores or cores_of_rank(self.num_ranks, self.num_threads or usable_cores())
+        return found / measured, min(1.0, found) / min(1.0, measured)
+
+    def is_of(self, num_ranks: int, num_threads: int) -> bool:
+        """Whether its rates are of so many ranks with so many threads, and in proportion to nothing."""
+        return not self.on_cpu or (num_ranks, num_threads) == (self.num_ranks, self.num_threads)
 
     def corrected(self, predicted: StepTime, workload: Workload) -> StepTime:
         """By what earlier runs took: the same workload's, else what others took against what was predicted of them."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from allranks.cluster.cores import threads_of_rank
 from allranks.config import RunConfig
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.strategy import strategy
@@ -163,6 +164,7 @@ def workload_of(
         chunks_logits=cfg.kernels.chunked_cross_entropy is not False,
         is_compiled=parallel.torch_compile is True or (parallel.torch_compile == "auto" and not on_cpu),
         on_cpu=on_cpu,
+        num_threads=threads_of_rank(gpus_per_node) if on_cpu else 0,
         optimizer=cfg.optimizer.optimizer,
         foreach=cfg.optimizer.optimizer != "adamw_torch_fused",
         foreach_copies=step_copies(cfg.optimizer.optimizer, decays=cfg.optimizer.weight_decay > 0),

@@ -6,8 +6,9 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from allranks.cluster.measure.pieces import HEADS
 from allranks.plan.hardware import Device
-from allranks.plan.work import Product, Work
+from allranks.plan.work import Attended, Product, Work
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Rates:
 
     `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second); `thin`:
     what the thinnest of these three allows, where that is known;
-    `attention`: (tokens of a document, operations a second), and `call_seconds` of each call beside; `small`: (bytes of
+    `attention`: (tokens of a document, operations a second), `wide_attention` the same with wider heads
+    (`cluster.measure.pieces.HEADS`) where these are known to have another rate, and `call_seconds` of each call beside;
+    `small`: (bytes of
     a tensor, bytes a second). `logits` likewise, `optimizer`: where these are known to have other rates than the
     memory's `bandwidth`. `fresh_seconds`: what a byte costs that comes fresh from the system. `is_serial`: a CPU
     computes while it starts an operation, a GPU beside it.
@@ -69,6 +72,7 @@ class Rates:
     gather_seconds: float
     micro_batch_seconds: float
     step_seconds: float
+    wide_attention: Sequence[tuple[float, float]] = ()
     thin: Sequence[tuple[float, float]] = ()
     small: Sequence[tuple[float, float]] = ()
     logits: Sequence[tuple[float, float]] = ()
@@ -90,9 +94,17 @@ class Rates:
         return one.count * max(flops / rate, moved / self.bandwidth)
 
     def attention_seconds(self, work: Work) -> float:
-        return sum(
-            one.flops / _between(self.attention, one.tokens) + one.calls * self.call_seconds for one in work.attended
-        )
+        return sum(one.flops / self._attention_rate(one) + one.calls * self.call_seconds for one in work.attended)
+
+    def _attention_rate(self, one: Attended) -> float:
+        """Of a pair of tokens the softmax takes as long in every head, and products as their numbers are many."""
+        rate = _between(self.attention, one.tokens)
+        if not self.wide_attention:
+            return rate
+        narrow, wide = HEADS["attention"], HEADS["wide_attention"]
+        of_narrow, of_wide = narrow / rate, wide / _between(self.wide_attention, one.tokens)
+        of_number = max(of_wide - of_narrow, 0.0) / (wide - narrow)
+        return one.numbers / max(of_narrow + (one.numbers - narrow) * of_number, of_number * one.numbers)
 
     def moved_seconds(self, work: Work) -> float:
         of_logits = _between(self.logits, work.logits.tensor_bytes) if self.logits else self.bandwidth

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
+from allranks.cluster.cores import cores_of_rank, threads_of_rank
 from allranks.plan.hardware import Device
 
 CPU = "cpu"
@@ -16,7 +16,7 @@ def this_cpu(num_ranks: int = 1) -> Device:
     """This node's processor as each of `num_ranks` has it; its rates are guesses until `calibrate` measures them."""
     import psutil  # only where a CPU is planned for: it takes a while
 
-    cores = num_cores() / num_ranks
+    cores = cores_of_rank(num_ranks, threads_of_rank(num_ranks))
     flops = cores * _CORE_FLOPS
     return Device(
         *(CPU, f"CPU of {socket.gethostname()}", psutil.virtual_memory().total / num_ranks),
@@ -24,8 +24,3 @@ def this_cpu(num_ranks: int = 1) -> Device:
         link="loopback",
         matmul=1.0,
     )
-
-
-def num_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -51,7 +51,7 @@ def step_time(
     half = workload.element.compute <= 2
     rates = rates_of(device, half=half, constants=constants)
     if calibration is not None:
-        rates = calibration.rates(rates, half=half, num_ranks=workload.ranks_per_node)
+        rates = calibration.rates(rates, half=half, num_ranks=workload.ranks_per_node, num_threads=workload.num_threads)
     within = find_link(device.link, device.file)
     if calibration is not None and calibration.within is not None:
         within = calibration.within

@@ -50,11 +50,13 @@ class Product:
 
 @dataclass(frozen=True)
 class Attended:
-    """`flops` in `calls` of attention, each forward and back over a document of `tokens`."""
+    """`flops` in `calls` of attention, each forward and back over a document of `tokens`, with heads of so many
+    `numbers` (the mean of keys and values)."""
 
     tokens: float
     calls: float
     flops: float
+    numbers: float
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _matrices(of: _Same) -> Counter[tuple[int, int, bool, bool]]:
 def _attended(workload: Workload, times: float, calls: float) -> Iterator[Attended]:
     """Forward: two products of every query with the keys before it, `times` over; `calls` of each layer."""
     shape = workload.shape
-    widths = shape.num_heads * (shape.head_dim + (shape.value_head_dim or shape.head_dim))
+    numbers = (shape.head_dim + (shape.value_head_dim or shape.head_dim)) / 2
     windowed = shape.num_windowed_layers if shape.window else 0
     row = workload.micro_batch_size * workload.tokens
     documents = [
@@ -195,7 +197,9 @@ def _attended(workload: Workload, times: float, calls: float) -> Iterator[Attend
         seen = tokens if is_whole else tokens / 2
         near = seen if is_whole else min(seen, shape.window or seen)
         pairs = tokens * ((shape.num_layers - windowed) * seen + windowed * near)
-        yield Attended(tokens, calls * number * shape.num_layers, times * number * 2.0 * widths * pairs)
+        yield Attended(
+            tokens, calls * number * shape.num_layers, times * number * 4.0 * shape.num_heads * numbers * pairs, numbers
+        )
 
 
 def attended(workload: Workload) -> float:

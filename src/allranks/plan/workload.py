@@ -86,8 +86,9 @@ class Workload:
     pass anew. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
     trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
     `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether in float32, and of a copy of them
-    (other trainers'). `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step
-    (PyTorch 2.0: two). `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
+    (other trainers'). `num_threads`: of a rank on a CPU, 0 where it takes its part of the
+    cores. `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step (PyTorch 2.0:
+    two). `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Workload:
     shifts_logits: bool = False
     is_compiled: bool = False
     on_cpu: bool = False
+    num_threads: int = 0
     optimizer: str = "adamw_torch_fused"
     foreach: bool = True
     foreach_copies: int = 1

@@ -8,10 +8,10 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from allranks.cluster.cores import usable_cores
 from allranks.demo.commands import Command, first_error, run
 from allranks.errors import AllranksError
 from allranks.exit_codes import FAILED
-from allranks.launch.node.starters.threads import usable_cores
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import CheckpointEvent, StepEvent
 

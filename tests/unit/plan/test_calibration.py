@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from allranks.plan.calibrate import calibrate
-from allranks.plan.calibration import Calibration, keep, load, record_run
+from allranks.plan.calibration import PAIRS, Calibration, keep, load, record_run
 from allranks.plan.hardware import find_device, find_link
 from allranks.plan.model_shape import num_parameters, shape_of
 from allranks.plan.step_traffic import Layout
@@ -157,7 +157,8 @@ def test_ranks_of_a_node_are_measured_together_with_what_is_between_them(
     monkeypatch.setenv("XDG_CACHE_HOME", cache["XDG_CACHE_HOME"])
     measured = calibrate(0.05, num_ranks=2)
     assert measured.is_measured and measured.num_ranks == 2
-    assert all(rate > 0 for _, rate in (*measured.thin, *measured.small))
+    assert all(rate > 0 for name in PAIRS for _, rate in getattr(measured, name))
+    assert all(getattr(measured, name) for name in PAIRS) and measured.num_threads >= 1
     assert measured.within is not None and measured.within.bytes_per_second > 1e6
     assert 0 < measured.within.latency_seconds < 1
     assert load("cpu") == measured
@@ -231,3 +232,49 @@ def test_pythons_part_of_recomputing_is_a_cpus_time() -> None:
     plain, again = (step_time(replace(TINY, recomputes=one), this_cpu(), None, MEASURED) for one in (False, True))
     layers = TINY.shape.num_layers * TINY.num_micro_batches
     assert again.overhead - plain.overhead > 100 * layers * MEASURED.kernel_seconds
+
+
+def test_a_pair_of_tokens_takes_as_long_in_every_head_and_products_as_heads_are_wide() -> None:
+    """Heads of 64 numbers at 40 Gflop/s, of 128 at 50: 1.6 and 2.56 ns for a pair, so 2.08 for heads of 96."""
+    known = replace(MEASURED, call_seconds=0.0, wide_attention=((1024.0, 50e9),))
+    row = replace(TINY, micro_batch_size=1, tokens=1024)
+    pairs = 3.5 * 4 * TINY.num_micro_batches * 4 * 4 * 1024**2 / 2  # operations, layers, heads
+    for numbers, nanoseconds in ((64, 1.6), (128, 2.56), (96, 2.08), (256, 4.48)):
+        shape = replace(SHAPE, head_dim=numbers, value_head_dim=numbers)
+        found = step_time(replace(row, shape=shape), this_cpu(), None, known).attention
+        assert found == pytest.approx(pairs * nanoseconds * 1e-9)
+    # Where wider heads are no slower in all, narrower ones are no quicker than in proportion.
+    wide = replace(known, wide_attention=((1024.0, 80e9),))
+    narrow = replace(row, shape=replace(SHAPE, head_dim=32, value_head_dim=32))
+    assert step_time(narrow, this_cpu(), None, wide).attention == pytest.approx(pairs * 1.6e-9)
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allranks.cluster.cores.usable_cores", lambda: 4)
+    monkeypatch.setattr("allranks.plan.calibration.usable_cores", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_rates_are_in_proportion_to_the_cores_that_a_rank_has() -> None:
+    known = replace(MEASURED, num_threads=1, cores=1.0)
+    took = {
+        (ranks, threads): step_time(
+            replace(TINY, num_ranks=ranks, ranks_per_node=ranks, num_threads=threads), this_cpu(ranks), None, known
+        )
+        for ranks, threads in ((1, 1), (1, 2), (2, 1), (4, 2), (8, 1))
+    }
+    one = took[1, 1]
+    for of, times in (((1, 2), 0.5), ((2, 1), 1.0), ((4, 2), 1.0), ((8, 1), 2.0)):
+        assert took[of].matmul == pytest.approx(times * one.matmul)
+    # What is started one after the other is not quicker with more threads, and slower only where cores are shared.
+    assert took[1, 2].overhead == took[2, 1].overhead == one.overhead
+    assert took[8, 1].overhead == pytest.approx(2 * one.overhead)
+    assert known.is_of(1, 1) and not known.is_of(1, 2) and not known.is_of(2, 1)
+
+
+def test_a_run_with_other_threads_says_nothing_of_how_long_this_one_takes(cache: dict[str, str]) -> None:
+    record_run(replace(TINY, num_threads=1), "cpu", num_nodes=1, predicted=1.0, measured=9.0, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    assert (known.num_runs(replace(TINY, num_threads=1)), known.num_runs(replace(TINY, num_threads=2))) == (1, 0)

@@ -114,3 +114,9 @@ def test_weights_in_4_bits_travel_as_they_are_held():
 def test_ranks_that_the_config_cannot_be_divided_over_are_an_error():
     with pytest.raises(ConfigError, match="dp_shard_size"):
         found(dp_shard_size=3)
+
+
+def test_a_rank_on_cpus_has_the_threads_that_its_user_asks_for(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert {one.num_threads for one in found(1, 2, on_cpu=True)} == {3}
+    assert {one.num_threads for one in found(1, 2)} == {0}

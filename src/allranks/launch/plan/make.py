@@ -22,7 +22,7 @@ from allranks.plan.over_nodes import over_nodes
 from allranks.plan.remedies import remedies
 from allranks.plan.report import Plan, Traced
 from allranks.plan.table import Machines, Row, rows
-from allranks.plan.workload import ModelShape
+from allranks.plan.workload import ModelShape, Workload
 from allranks.plan.workloads import workloads
 from allranks.trace import traced
 
@@ -62,7 +62,7 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         remedies=()
         if own.fits
         else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
-        assumptions=_assumptions(machines, lengths),
+        assumptions=_assumptions(machines, lengths, own.workload),
         traced=_traced(source, best, own, lengths) if asked.traces else (),
         remarks=source.cfg.remarks,
     )
@@ -109,7 +109,7 @@ def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost |
     )
 
 
-def _of_device(machines: Machines) -> Iterator[str]:
+def _of_device(machines: Machines, own: Workload) -> Iterator[str]:
     """Where the rates are from that times are predicted with."""
     device, known = machines.device, machines.calibration
     if known is not None and known.is_measured:
@@ -119,6 +119,12 @@ def _of_device(machines: Machines) -> Iterator[str]:
             f"{device.title}: measured on this machine on {when}: {best / 1e9:,.0f} GFLOP/s in large products, "
             f"{si_bytes(known.small[-1][1])}/s in large tensors"
         )
+        if not known.is_of(machines.ranks_per_node, own.num_threads):
+            yield (
+                f"it was measured with {_ranks(known.num_ranks, known.num_threads)}, and not with "
+                f"{_ranks(machines.ranks_per_node, own.num_threads)} as here: rates are taken to be in proportion to "
+                "cores, and times may be further off than is said above; --calibrate measures them so"
+            )
     elif device.source:
         yield (
             f"{device.title}: {si_bytes(device.memory_bytes)} of memory, {device.bf16 / 1e12:,.0f} TFLOP/s in "
@@ -130,12 +136,17 @@ def _of_device(machines: Machines) -> Iterator[str]:
         yield f"times are corrected by what {len(known.runs)} earlier runs took on this machine"
 
 
-def _assumptions(machines: Machines, lengths: Lengths) -> list[str]:
+def _ranks(number: int, num_threads: int) -> str:
+    of = "rank" if number == 1 else "ranks"
+    return f"{number} {of} of {num_threads} {'thread' if num_threads == 1 else 'threads'} a node"
+
+
+def _assumptions(machines: Machines, lengths: Lengths, own: Workload) -> list[str]:
     link = machines.link
     found = [
         f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}: few of the published runs that they "
         "were compared with are further off",
-        *_of_device(machines),
+        *_of_device(machines, own),
     ]
     if machines.num_nodes > 1:
         found.append(

@@ -17,6 +17,7 @@ from typing import IO, Any
 import psutil
 
 from allranks import durable
+from allranks.cluster.cores import usable_cores
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.memory import killed_since, memory_kills
 from allranks.doctor import causes
@@ -26,7 +27,6 @@ from allranks.exit_codes import FAILED, PREEMPTED
 from allranks.findings import Finding, Who
 from allranks.launch.node.ranks import LAUNCH_ID, RUN_ID
 from allranks.launch.node.starters.memory import allocator_variables
-from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.stopped_ranks import StoppedRanks
 from allranks.launch.ray_train.coordinator import Placement, RankExit, RankSpec
 from allranks.launch.spec.program import engine

@@ -13,6 +13,7 @@ from typing import Any
 
 import allranks
 from allranks.checkpoint.commit import complete_checkpoints, refuse_earlier_run
+from allranks.cluster.cores import usable_cores
 from allranks.cluster.gpus import count_gpus
 from allranks.cluster.identity import identify
 from allranks.config import RunConfig
@@ -23,7 +24,6 @@ from allranks.launch.describe import resume_line, strategy_name
 from allranks.launch.manifest import make_manifest, write_manifest
 from allranks.launch.node.live_table import AfterHang, LiveTableKeeper
 from allranks.launch.node.ranks import LAUNCH_ID, kill_leftovers
-from allranks.launch.node.starters.threads import usable_cores
 from allranks.launch.node.supervise import remember_signals
 from allranks.launch.node.this_node import Node, give_up_locks, this_node
 from allranks.launch.peers import Peers
