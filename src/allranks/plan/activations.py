@@ -7,11 +7,12 @@ nothing is compiled, that is what PyTorch keeps, to the last tensor; `layers com
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from allranks.plan.model_shape import num_parameters
+from allranks.plan.same import Same
 from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4
@@ -60,7 +61,7 @@ class _Inventory:
         # DDP and one process compute under autocast; FSDP and ZeRO give the layers weights of the computed type.
         self.autocasts = workload.layout.kind == "ddp" and element.compute != element.trained
         self.is_full = workload.method == "full"
-        self.adapted = {_short(module) for module in workload.adapted}
+        self.adapted = _short_names(Same(workload.adapted))
         # Parameters that an adapter is added to as they are: the sum is kept, for it has a gradient.
         self.summed = {name: math.prod(shape) for name, shape in workload.adapted_parameters.items()}
         # Under autocast, float32 embeddings and norms make a float32 stream between the layers.
@@ -254,7 +255,11 @@ def _num_norms(shape: ModelShape) -> int:
     return max(1, math.floor(len(norms) / layers))
 
 
-@lru_cache(maxsize=2**12)
+@lru_cache(maxsize=32)
+def _short_names(adapted: Same[Mapping[str, tuple[int, int]]]) -> frozenset[str]:
+    return frozenset(map(_short, adapted.value))
+
+
 def _short(module: str) -> str:
     last = module.rpartition(".")[2]
     if last == "c_proj":

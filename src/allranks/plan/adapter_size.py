@@ -6,10 +6,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.plan.same import Same
 from allranks.plan.stored_size import stored_shapes
 
 # Routers are a class of their own in most models; only the gate of a shared expert is a linear layer.
@@ -19,6 +21,7 @@ _NO_LINEAR_LAYER = re.compile(
 # Modules of Mixtral's files -> those of its model.
 _RENAMED = (".block_sparse_moe.", ".mlp.")
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(\w+)\.weight$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _PARTS = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj"}
 _PARTS |= {"down_proj": "down_proj", "w2": "down_proj"}
 _LAYER_NUMBER = r"(?:^|.*\.)[^.]*\.(\d+)\."
@@ -108,18 +111,23 @@ def model_config(folder: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
     """Tensors by the names that the model has for them: experts that are stored one by one lie together, a shared
     output layer is there. Without layers beyond the model's last, which predict further tokens."""
     num_layers = config.get("num_hidden_layers")
+    return _named(Same(stored), num_layers if isinstance(num_layers, int) else None)
+
+
+@lru_cache(maxsize=4)
+def _named(stored: Same[Mapping[str, tuple[int, ...]]], num_layers: int | None) -> dict[str, tuple[int, ...]]:
     tensors: dict[str, tuple[int, ...]] = {}
     experts: dict[str, int] = {}
-    for stored_name, shape in stored.items():
+    for stored_name, shape in stored.value.items():
         name = stored_name.replace(*_RENAMED)
-        layer = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.", name)
-        if layer is not None and isinstance(num_layers, int) and int(layer[1]) >= num_layers:
+        layer = _LAYER.search(name)
+        if layer is not None and num_layers is not None and int(layer[1]) >= num_layers:
             continue
-        of_expert = _EXPERT.match(name)
+        of_expert = _EXPERT.match(name) if ".experts." in name else None
         if of_expert is None:
             tensors[name] = shape
         elif (part := _PARTS.get(of_expert[3])) is not None:

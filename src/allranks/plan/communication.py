@@ -36,7 +36,7 @@ class Collective:
     op: str
     backend: Backend
     group: str
-    ranks: tuple[int, ...]
+    ranks: Sequence[int]
     dtype: str
     num_bytes: int
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from allranks.plan.held_memory import held
 from allranks.plan.model_shape import IN_LAYERS, largest_tensor, num_parameters
+from allranks.plan.same import sizes_of
 from allranks.plan.workload import ModelShape, Workload
 
 # DeepSpeed keeps what it gathered where it comes again within so many elements (stage3_max_reuse_distance): backwards,
@@ -155,7 +156,7 @@ def _largest_trained(workload: Workload) -> int:
     """Elements of the largest tensor that is trained."""
     if workload.method == "full":
         return largest_tensor(workload.shape)
-    matrices = (workload.lora_rank * max(sides) for sides in workload.adapted.values())
+    matrices = (workload.lora_rank * max(sides) for sides in sizes_of(workload.adapted))
     of_parameters = (
         workload.lora_rank * math.prod(shape[:-2]) * max(shape[-2:]) for shape in workload.adapted_parameters.values()
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from allranks.plan.activations import Activations, activations
 from allranks.plan.communication_memory import Gathered, gathered
@@ -73,44 +74,54 @@ class _Parts:
 
 def _moments(parts: _Parts) -> Iterator[RankMemory]:
     own, kept, loss, buffers = parts.held, parts.kept, parts.loss, parts.gathered
-    base = RankMemory(own.parameters, own.gradients_between, own.optimizer, 0, 0, 0, 0)
-    yield replace(base, gradients=0, optimizer=0, communication=buffers.start)
-    yield replace(base, activations=parts.layers_before_last, communication=buffers.gathering)
-    yield replace(base, activations=parts.layers_before_last + kept.working, communication=buffers.middle_forward)
-    yield replace(base, activations=parts.all_layers + kept.working, communication=buffers.last_forward)
-    yield replace(base, activations=parts.all_layers + kept.ends, communication=buffers.before_head)
-    yield replace(
-        base,
+    at = partial(_moment, own.parameters, own.gradients_between, own.optimizer)
+    yield _moment(own.parameters, 0.0, 0.0, communication=buffers.start)
+    yield at(activations=parts.layers_before_last, communication=buffers.gathering)
+    yield at(activations=parts.layers_before_last + kept.working, communication=buffers.middle_forward)
+    yield at(activations=parts.all_layers + kept.working, communication=buffers.last_forward)
+    yield at(activations=parts.all_layers + kept.ends, communication=buffers.before_head)
+    yield at(
         activations=parts.all_layers + kept.ends + (kept.casts if parts.workload.recomputes else 0.0),
         logits=loss.making,
         communication=buffers.at_loss,
     )
-    yield replace(base, activations=parts.all_layers, logits=loss.leaving, communication=buffers.head)
-    yield replace(
-        base,
+    yield at(activations=parts.all_layers, logits=loss.leaving, communication=buffers.head)
+    yield at(
         activations=parts.all_layers + parts.layer_again + kept.working + kept.sums,
         logits=loss.kept,
         communication=buffers.last_layer,
     )
-    yield replace(base, activations=parts.layers_before_last, communication=buffers.last_reduced)
+    yield at(activations=parts.layers_before_last, communication=buffers.last_reduced)
     waiting = loss.joining if parts.workload.layout.kind == "fsdp" else 0.0
-    late = replace(base, gradients=max(own.gradients_between, own.gradients_of_layers), logits=waiting)
+    late = partial(_moment, own.parameters, max(own.gradients_between, own.gradients_of_layers), own.optimizer)
     first = kept.input + parts.layer_again + kept.working + kept.sums
-    yield replace(late, activations=first, communication=buffers.first_layer)
-    yield replace(late, activations=kept.input, communication=buffers.first_reduced)
+    yield late(activations=first, logits=waiting, communication=buffers.first_layer)
+    yield late(activations=kept.input, logits=waiting, communication=buffers.first_reduced)
     # A shared embedding has a gradient of its own, which is added to the output layer's.
-    yield replace(late, gradients=own.gradients, activations=kept.input, logits=loss.joining)
-    yield replace(base, gradients=own.gradients, optimizer=own.optimizer + own.step, communication=buffers.step)
+    yield _moment(own.parameters, own.gradients, own.optimizer, activations=kept.input, logits=loss.joining)
+    yield _moment(own.parameters, own.gradients, own.optimizer + own.step, communication=buffers.step)
     if parts.workload.evaluation_batch_size > parts.workload.micro_batch_size:
-        yield from _evaluation(parts, base)
+        yield from _evaluation(parts)
 
 
-def _evaluation(parts: _Parts, base: RankMemory) -> Iterator[RankMemory]:
+def _evaluation(parts: _Parts) -> Iterator[RankMemory]:
     """A layer's forward pass, and the loss, of a larger micro-batch without gradients."""
     workload = replace(parts.workload, micro_batch_size=parts.workload.evaluation_batch_size, trains_embeddings=False)
-    after_step = replace(base, gradients=held(replace(workload, num_micro_batches=1)).gradients_between)
+    gradients = held(replace(workload, num_micro_batches=1)).gradients_between
+    after_step = partial(_moment, parts.held.parameters, gradients, parts.held.optimizer)
     passing, buffers = activations(workload), parts.gathered
     gathered_then = max(buffers.middle_forward, buffers.last_forward)
-    yield replace(after_step, activations=passing.passing, communication=gathered_then)
+    yield after_step(activations=passing.passing, communication=gathered_then)
     making = loss_memory(workload).making
-    yield replace(after_step, activations=passing.input, logits=making, communication=buffers.at_loss)
+    yield after_step(activations=passing.input, logits=making, communication=buffers.at_loss)
+
+
+def _moment(
+    parameters: float,
+    gradients: float,
+    optimizer: float,
+    activations: float = 0.0,
+    logits: float = 0.0,
+    communication: float = 0.0,
+) -> RankMemory:
+    return RankMemory(parameters, gradients, optimizer, activations, logits, communication, reserve=0.0)

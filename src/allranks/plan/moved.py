@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from allranks.plan.activations import has_query_norms
 from allranks.plan.loss_memory import rows_of_a_chunk
+from allranks.plan.same import sizes_of
 from allranks.plan.workload import Packing, Workload
 
 # Bytes that the small operations of Hugging Face's eager layers read and write, forward and backward, for each number
@@ -74,8 +74,8 @@ def _moved_by_adapters(workload: Workload, way: int) -> float:
     of_output = (5, 2)[way] * compute
     if workload.is_compiled:
         of_input, of_output = of_input / 2, 2 * compute
-    sizes = Counter(workload.adapted.values())  # a few, of hundreds of matrices
-    return float(sum(number * (columns * of_input + rows * of_output) for (rows, columns), number in sizes.items()))
+    sizes = sizes_of(workload.adapted).items()
+    return float(sum(number * (columns * of_input + rows * of_output) for (rows, columns), number in sizes))
 
 
 def unpacked(workload: Workload) -> Moved:

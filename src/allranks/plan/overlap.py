@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from allranks.plan.communication import Collective, sent_to_other_nodes
 from allranks.plan.config_workload import step_sizes
@@ -48,8 +49,8 @@ def exchange(
         return Exchange(0.0, 0.0)
     sizes = step_sizes(workload)
     kinds = list(_kinds(workload, within, between, replace(sizes, num_again=0)))
-    third = _kinds(workload, within, between, replace(sizes, num_parameters=0, num_trained=0, num_persistent=0))
-    again = sum(kind.seconds for kind in third)
+    third = replace(sizes, num_parameters=0, num_trained=0, num_persistent=0)
+    again = sum(kind.seconds for kind in _kinds(workload, within, between, third)) if sizes.num_again else 0.0
     total = sum(kind.seconds * kind.calls for kind in kinds) + again * workload.num_micro_batches
     kind, stage = workload.layout.kind, workload.layout.stage
     takes_cores = workload.on_cpu and workload.num_ranks == workload.ranks_per_node
@@ -83,47 +84,61 @@ def _behind(seconds: float, pieces: int, computing: float) -> float:
     return first + max(0.0, seconds - first - computing)
 
 
-def _kinds(workload: Workload, within: Link, between: Link | None, sizes: StepSizes) -> list[_Kind]:
+def _kinds(workload: Workload, within: Link, between: Link | None, sizes: StepSizes) -> Iterator[_Kind]:
     backend = "gloo" if workload.on_cpu else "nccl"
-    nodes = [rank // workload.ranks_per_node for rank in range(workload.num_ranks)]
-    per_node = range(min(workload.ranks_per_node, workload.num_ranks))
+    per_node = min(workload.ranks_per_node, workload.num_ranks)
     of_ranks = [
-        list(collectives_of_step(workload.layout, sizes, rank, workload.num_ranks, backend)) for rank in per_node
+        collectives_of_step(workload.layout, sizes, rank, workload.num_ranks, backend) for rank in range(per_node)
     ]
-    found = []
     for same in zip(*of_ranks, strict=True):
         one, calls = same[0]
         if len(one.ranks) < 2 or not one.num_bytes or not calls:
             continue
-        sent = sum(sent_to_other_nodes(each, rank, nodes) for rank, (each, _) in zip(per_node, same, strict=True))
-        pieces = _pieces(workload, one)
-        seconds = _seconds(one, sent, nodes, within, between) + pieces * _latency(one, nodes, within, between)
-        found.append(_Kind(one.op, seconds, pieces, calls, len(one.ranks)))
-    return found
+        groups = {each.ranks for each, _ in same}
+        sent = one.num_bytes * sum(_sent_of_each_byte(one.op, backend, ranks, per_node) for ranks in groups)
+        num_nodes, pieces = _num_nodes(one.ranks, per_node), _pieces(workload, one)
+        seconds = _seconds(one, sent, num_nodes, within, between) + pieces * _latency(one, num_nodes, within, between)
+        yield _Kind(one.op, seconds, pieces, calls, len(one.ranks))
 
 
-def _seconds(one: Collective, sent: float, nodes: Sequence[int], within: Link, between: Link | None) -> float:
+@lru_cache(maxsize=1024)
+def _num_nodes(ranks: Sequence[int], per_node: int) -> int:
+    """Of so many ranks each, that a group is on."""
+    return len({rank // per_node for rank in ranks})
+
+
+@lru_cache(maxsize=1024)
+def _sent_of_each_byte(op: str, backend: str, ranks: range, per_node: int) -> float:
+    """What the members of a group that are on node 0 send to other nodes of a message of one byte."""
+    nodes = [rank // per_node for rank in range(ranks[-1] + 1)]
+    one = Collective(op, backend, "", ranks, "", 1)
+    here = [rank for rank in ranks[:per_node] if rank < per_node]
+    if backend == "nccl":  # its rings make no difference between them
+        return len(here) * sent_to_other_nodes(one, here[0], nodes)
+    return sum(sent_to_other_nodes(one, rank, nodes) for rank in here)
+
+
+def _seconds(one: Collective, sent: float, num_nodes: int, within: Link, between: Link | None) -> float:
     """Of the bytes alone: over the slower of the links that a ring goes over, which work side by side."""
-    places = [nodes[rank] for rank in one.ranks]
-    ring = (len(places) - 1) / len(places) * one.num_bytes * (2 if one.op == "all_reduce" else 1)
+    number = len(one.ranks)
+    ring = (number - 1) / number * one.num_bytes * (2 if one.op == "all_reduce" else 1)
     seconds = 0.0
-    if len(set(places)) < len(places):
+    if num_nodes < number:
         seconds = ring / (within.bytes_per_second * within.achieved)
     if sent and between is not None:
         seconds = max(seconds, sent / (between.bytes_per_second * between.achieved))
     return seconds
 
 
-def _latency(one: Collective, nodes: Sequence[int], within: Link, between: Link | None) -> float:
+def _latency(one: Collective, num_nodes: int, within: Link, between: Link | None) -> float:
     """Of one call: a hop for each step of the ring, or of the tree where that is shorter (NCCL, graph/tuning.cc)."""
-    places = [nodes[rank] for rank in one.ranks]
-    num_nodes = len(set(places))
-    per_node = len(places) / num_nodes
+    number = len(one.ranks)
+    per_node = number / num_nodes
     far = between.latency_seconds if between is not None and num_nodes > 1 else 0.0
     near = within.latency_seconds if per_node > 1 else 0.0
     steps = 2 if one.op == "all_reduce" else 1
     crossing = num_nodes if num_nodes > 1 else 0
-    ring = steps * ((len(places) - 1 - max(0, crossing - 1)) * near + max(0, crossing - 1) * far)
+    ring = steps * ((number - 1 - max(0, crossing - 1)) * near + max(0, crossing - 1) * far)
     if one.op != "all_reduce" or one.backend == "gloo":
         return ring
     tree = 2 * ((per_node - 1) * near + math.log2(num_nodes) * far)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from allranks.cluster.measure.pieces import HEADS
 from allranks.plan.hardware import Device
@@ -138,6 +139,7 @@ def _kept(tokens: float) -> float:
     return tokens / (tokens + _BLOCK) * (1 + _BLOCK / _LONG)
 
 
+@lru_cache(maxsize=64)
 def rates_of(device: Device, *, half: bool, constants: Constants = FITTED) -> Rates:
     """From the device's data sheet, by the constants."""
     best = device.peak(half=half) * device.matmul

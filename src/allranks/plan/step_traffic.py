@@ -67,7 +67,7 @@ def collectives_of_step(
     after each micro-batch, and gather what was trained once; ZeRO-3 gathers as FSDP2 does and reduces after each.
     gloo has no reduce-scatter: PyTorch does an all-reduce there.
     """
-    everyone = tuple(range(num_ranks))
+    everyone = range(num_ranks)
     parameters = sizes.num_parameters * sizes.parameter_bytes
     trained = sizes.num_trained * sizes.parameter_bytes
     gradients = sizes.num_trained * sizes.gradient_bytes
@@ -75,7 +75,7 @@ def collectives_of_step(
     gathers = micro_batches * (1 if layout.keeps_gathered else 2)
     scatter = "all_reduce" if backend == "gloo" else "reduce_scatter"
 
-    def one(op: str, ranks: tuple[int, ...], num_bytes: float) -> Collective:
+    def one(op: str, ranks: range, num_bytes: float) -> Collective:
         return Collective(op, backend, "", ranks, "", round(num_bytes))
 
     if layout.kind == "ddp":
@@ -84,7 +84,7 @@ def collectives_of_step(
         shards = _group(rank, layout.num_shards)
         yield one("all_gather", shards, parameters), gathers
         yield one(scatter, shards, gradients), micro_batches if layout.reduces_each else 1
-        replicas = tuple(range(rank % layout.num_shards, num_ranks, layout.num_shards))
+        replicas = range(rank % layout.num_shards, num_ranks, layout.num_shards)
         if len(replicas) > 1:
             yield one("all_reduce", replicas, gradients / layout.num_shards), 1
     elif layout.stage < 3:
@@ -102,7 +102,7 @@ def collectives_of_step(
         yield one(scatter, everyone, gradients), micro_batches
 
 
-def _group(rank: int, size: int) -> tuple[int, ...]:
+def _group(rank: int, size: int) -> range:
     """The ranks, `size` of them in a row, that this one is among."""
     first = rank - rank % size
-    return tuple(range(first, first + size))
+    return range(first, first + size)

@@ -21,6 +21,7 @@ from allranks.plan.moved import (
     unpacked,
     with_logits,
 )
+from allranks.plan.same import Same, sizes_of
 from allranks.plan.workload import ModelShape, Workload
 from allranks.plan.zero_gathers import copied
 
@@ -131,7 +132,7 @@ def _kernels_of_layers(workload: Workload) -> float:
     kernels = shape.num_layers * (_COMPILED_KERNELS if compiled else _LAYER_KERNELS)
     kernels += len(workload.adapted) * (3 if compiled else _ADAPTER_KERNELS)
     if workload.num_packed:
-        kernels += sum(_matrices(_Same(shape)).values()) * UNPACKING[workload.packing][1]
+        kernels += sum(_matrices(Same(shape)).values()) * UNPACKING[workload.packing][1]
     # Of each expert's own three products, where they are not made together.
     return kernels + 3.0 * min(shape.num_experts, 64) * (shape.num_layers - shape.num_dense_layers)
 
@@ -141,7 +142,7 @@ def _base_products(workload: Workload, *, last: bool = False) -> Iterator[Produc
     and that nothing after them has need of."""
     shape, tokens = workload.shape, tokens_of(workload)
     adapted = any(name.endswith(_LAST) for name in workload.adapted)
-    for (rows, columns, is_expert, is_last), count in _matrices(_Same(shape)).items():
+    for (rows, columns, is_expert, is_last), count in _matrices(Same(shape)).items():
         if last and (not is_last or adapted):
             continue
         share = shape.experts_per_token / shape.num_experts if is_expert and shape.num_experts else 1.0
@@ -150,31 +151,18 @@ def _base_products(workload: Workload, *, last: bool = False) -> Iterator[Produc
 
 def _adapter_products(workload: Workload) -> Iterator[Product]:
     rank, tokens = workload.lora_rank, tokens_of(workload)
-    for (rows, columns), count in Counter(workload.adapted.values()).items():
+    for (rows, columns), count in sizes_of(workload.adapted).items():
         yield Product(tokens, columns, rank, count)
         yield Product(tokens, rank, rows, count)
 
 
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """A shape, the same only as itself: to compare its thousands of tensors would take longer than to count them."""
-
-    shape: ModelShape
-
-    def __hash__(self) -> int:
-        return id(self.shape)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.shape is self.shape
-
-
 @lru_cache(maxsize=8)
-def _matrices(of: _Same) -> Counter[tuple[int, int, bool, bool]]:
+def _matrices(of: Same[ModelShape]) -> Counter[tuple[int, int, bool, bool]]:
     """(rows, columns, whether of an expert, whether the last of a layer) of each matrix that all or some tokens pass,
     without those of the ends."""
     found: Counter[tuple[int, int, bool, bool]] = Counter()
-    for name, size in of.shape.tensors.items():
-        if len(size) not in (2, 3) or of.shape.vocabulary in size or min(size) < 2:
+    for name, size in of.value.tensors.items():
+        if len(size) not in (2, 3) or of.value.vocabulary in size or min(size) < 2:
             continue
         is_expert = ".experts." in name or len(size) == 3
         is_last = not is_expert and name.removesuffix(".weight").endswith(_LAST)

@@ -23,7 +23,17 @@ _MOST_BYTES = 2**18
 _LARGEST = 1e30
 _MOST_DIAGNOSTICS = 64
 _RATES = (
-    *("products", "thin", "kernel_seconds", "small", "fresh_seconds", "attention", "call_seconds", "logits"),
+    *(
+        "products",
+        "thin",
+        "kernel_seconds",
+        "small",
+        "fresh_seconds",
+        "attention",
+        "wide_attention",
+        "call_seconds",
+        "logits",
+    ),
     "optimizer",
 )
 _DIAGNOSTICS = {"NCCL_RUN_DIAGNOSTICS": "1"}

@@ -5,7 +5,6 @@ Float32 on a CPU, bfloat16 on a GPU.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -208,6 +207,8 @@ def _small(num_bytes: int, device: Any) -> Piece:
 
 def _fresh() -> Run:
     """The first writing to what the system gives, and takes back."""
+    import mmap
+
     import torch
 
     def run() -> None:

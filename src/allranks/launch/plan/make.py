@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -69,6 +68,8 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
 
 
 def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Traced]:
+    from concurrent.futures import ThreadPoolExecutor  # only here: a plan answers at once
+
     shown = [best] if best is own else [best, own]
     trace = partial(traced, cfg=source.cfg, config_json=source.config_json, tokens=lengths.longest)
     with ThreadPoolExecutor() as beside:  # each waits for a process
