@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warning, marks_of, may_be_cause, was_survived
+from allranks.doctor.reading.lines import Line
+from allranks.doctor.reading.prefixes import without_prefixes
 from allranks.doctor.reading.scanner import Hit, Read
 from allranks.doctor.reading.tails import tail_of
 from allranks.doctor.reading.tracebacks import Raised
@@ -37,7 +39,9 @@ _FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
 _WITHIN = re.compile(
     r"(?:^|[\s'\"])(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z]\w{0,60}(?:Error|Exception)|Exception)): "
     r"(?P<message>[^\s{].{3,})"
+    r"|(?:^|\s)(?P<bare>(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception))\s*$"
 )
+_FAR_APART = re.compile(r" {8,}(?=\S)")
 _RAISES = re.compile(r"\s*(?:raise (?P<type>[A-Z]\w+)\(|assert )")
 _AFTER_FRAME = 3  # lines from a frame to the end of what it shows, and to the end of the log
 
@@ -107,28 +111,34 @@ def half_told(reads: Sequence[Read], consequences: Sequence[Hit]) -> list[Candid
         known = {hit.order for hit in (*read.hits, *consequences)}
         frame, tail = 0, list(tail_of(read))
         for place, line in enumerate(tail):
-            text = line.text[:_MOST_TEXT]
-            if _FRAME.match(text):
+            if _FRAME.match(line.text):
                 frame = place
-            if line.number in known or line.level in ("INFO", "DEBUG", "WARNING", "WARN") or _PASSING.search(text):
+            if line.number in known or line.level in ("INFO", "DEBUG", "WARNING", "WARN"):
                 continue
-            within, raises = _WITHIN.search(text), _RAISES.match(text)
-            is_cut = (
-                raises is not None
-                and may_be_cause(raises["type"] or "", "")
-                and 0 < place - frame <= _AFTER_FRAME
-                and place + _AFTER_FRAME >= len(tail)
-            )
-            if within is not None and may_be_cause(within["type"], text):
-                raised = Raised(within["type"], within["message"], line, None)
-            elif is_cut:
-                raised = Raised("", "", line, None)
-            else:
-                continue
-            candidate = Candidate(None, line, number, line.number, BY_LINE, {}, raised)
-            if not was_survived(candidate, reads, marks):
-                found.append(candidate)
+            cut_here = 0 < place - frame <= _AFTER_FRAME and place + _AFTER_FRAME >= len(tail)
+            for text in _joined(line.text[:_MOST_TEXT]):
+                if (raised := _half_raised(text, line, cut_here)) is None:
+                    continue
+                candidate = Candidate(None, line, number, line.number, BY_LINE, {}, raised)
+                if not was_survived(candidate, reads, marks):
+                    found.append(candidate)
     return found
+
+
+def _joined(text: str) -> list[str]:
+    """`text`, or the lines that a page has put into one, which are far apart in it."""
+    return [without_prefixes(part).text for part in _FAR_APART.split(text)]
+
+
+def _half_raised(text: str, line: Line, cut_here: bool) -> Raised | None:
+    if _PASSING.search(text):
+        return None
+    within, raises = _WITHIN.search(text), _RAISES.match(text)
+    if within is not None and may_be_cause(kind := within["type"] or within["bare"], text):
+        return Raised(kind, within["message"] or "", line, None)
+    if cut_here and raises is not None and may_be_cause(raises["type"] or "", ""):
+        return Raised("", "", line, None)
+    return None
 
 
 def spoken_of(text: str, rules: Sequence[Rule]) -> Rule | None:

@@ -35,6 +35,13 @@ _NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError
 
 # A library's warning: where nothing fails after it, it may be no more than that. NCCL's WARN is said of what fails.
 _WARNING = re.compile(r"\b(?:[A-Z][a-z]+)?Warning: |\bWARNING\b|\[W\b")
+# What says itself that the program goes on without what failed.
+_GOES_ON = re.compile(
+    r"(?i)\bignor(?:e|es|ed|ing) (?:this |the |these |that )?(?:error|exception|failure|warning)s?\b"
+    r"|\b(?:error|exception|failure)s? (?:is|are|was|were|will be) ignored\b|\b(?:error|failure)\W{1,3}non-?fatal\b"
+    r"|\bnon-?fatal (?:error|failure|exception)|\b(?:continu|proceed)(?:e|es|ing) (?:anyway|without (?:it|them|this))\b"
+    r"|\bcontinuing (?:with(?:out)?|on|regardless|despite)\b"
+)
 # The text of a --help tells what may go wrong, and not what went wrong.
 _HELP = re.compile(r"\s*(?:--[a-z][\w-]*[ ,=]|usage: )")
 
@@ -180,7 +187,7 @@ def _may_be_one(one: Line, other: Line) -> bool:
 def was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence[Mark]]) -> bool:
     """Whether the run went on after it: then it ended of something else, or well."""
     read = reads[one.read]
-    if _HELP.match(one.line.text):
+    if _HELP.match(one.line.text) or (one.raised is None and _GOES_ON.search(one.line.text)):
         return True
     after = [mark for mark in marks[one.read] if mark.order > one.order]
     failed = any(mark.kind == looked_for.ENDED for mark in after) or (

@@ -485,3 +485,21 @@ def test_a_warning_of_python_logging_does_not_win_over_what_the_program_failed_o
     assert (told.cause, told.certainty) == ("exception", "likely")
     assert doctor(raised.replace("ValueError: bad path", "RuntimeError: CUDA out of memory")).certainty == "sure"
     assert doctor(warned).certainty == "likely"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Will ignore error and continue. Error: [Errno 13] Permission denied: '/cache/x'",
+        "[Errno 28] No space left on device: '/x' (this error will be ignored)",
+        "non-fatal error: [Errno 13] Permission denied: '/x'",
+        "Could not write: [Errno 30] Read-only file system: '/x', continuing without it",
+    ],
+)
+def test_what_says_itself_that_the_program_goes_on_is_no_cause(line):
+    assert diagnosis_of_text(line).cause is None
+
+
+def test_what_was_raised_is_a_cause_whatever_it_says_of_errors():
+    log = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\n    f()\n'
+    assert diagnosis_of_text(f"{log}PermissionError: [Errno 13] Permission denied: '/error ignored'").cause

@@ -50,7 +50,8 @@ def test_a_thread_is_in_its_own_half_only(file):
 
 
 def test_a_later_set_asks_of_no_thread_that_an_earlier_one_asked_of():
-    """Sets c to g were collected and graded before they were first asked, of other threads."""
+    """Sets c to h were collected and graded before they were first asked, and i before its batches were, of other
+    threads."""
     asked_in: dict[str, set[str]] = {}
     for file in FILES:
         for asked in questions(file):

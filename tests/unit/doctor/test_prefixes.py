@@ -36,6 +36,20 @@ SAID = "RuntimeError: no"
         ("stdout: [rank2]: ", 2, None, None),
         ("^C", None, None, None),
         ("> ", None, None, None),
+        ("2025-01-01 10:00:00,123: rank3[208865][MainThread]: ERROR: ", 3, None, None),
+        ("2023-02-17 22:40:24,367 (worker_7) : ", None, 7, None),
+        ("[1,mpirank:5,algo-2]<stderr>:", 5, None, "algo-2"),
+        ("algo-1-x8ab7  | ", None, None, "algo-1-x8ab7"),
+        ("trainer/3 [rank3]: ", 3, 3, None),
+        ("[2m[36m(RayTrainWorker pid=1942, ip=10.0.0.5)[0m ", None, None, "10.0.0.5"),
+        ("09/16/2024 17:38:40 - ERROR - llamafactory.cli - ", None, None, None),
+        ("12/09 06:49:23 - mmengine - ERROR - ", None, None, None),
+        ("[04/10/23 16:14:26] ERROR     ", None, None, None),
+        ("2025-10-31 03:11:02,478 - SimpleTuner - INFO - [rank0]: ", 0, None, None),
+        ("[NeMo E 2025-04-30 22:15:36 nemo_logging:393] ", None, None, None),
+        ("[ERROR|trainer.py:607] 2024-10-27 16:31:32,759 >> ", None, None, None),
+        ("2023-04-17 16:36:41.156 | ERROR    | __main__:train:355 - ", None, None, None),
+        ("2020-08-01 01:36:18 | ERROR | fairseq_cli.train | ", None, None, None),
         ("", None, None, None),
     ],
 )
@@ -55,10 +69,18 @@ def test_prefixes_of_launchers_containers_and_libraries(prefix, rank, local_rank
         "srun: error: node3: task 3: Killed",
         "  exitcode  : -9 (pid: 14840)",
         "bash: allranks: command not found",
+        "step/10 loss 2.5",
+        "epoch 001 | loss 2.5",
+        ">>> import torch",
     ],
 )
 def test_words_are_no_prefix(line):
     assert without_prefixes(line).text == line
+
+
+def test_the_level_is_of_the_line_itself_and_not_of_a_rank_that_is_logged():
+    assert without_prefixes("2025-10-31 03:11:02,478 - Tuner - INFO - step 3").level == "INFO"
+    assert without_prefixes("2025-10-31 03:11:02,478 - Tuner - INFO - [rank0]: RuntimeError: no").level == ""
 
 
 def test_times_of_all_kinds_are_of_one_clock():

@@ -15,6 +15,7 @@ _CLOCK = r"(?P<clock>\d\d:\d\d:\d\d(?:[.,]\d{1,9})?)"
 _OF_JOURNAL = r"(?P<node>[\w.-]{1,100}) (?:(?P<stream>[\w./()@-]{1,100}\[\d{1,9}\]): ?|(?=kernel: ))"
 # `aws logs tail`: the log's stream, which has slashes in it where a machine's name does not stand alone.
 _STREAM_OF_AWS = r"(?P<aws>[\w.=-]{1,200}(?:/[\w.=-]{1,200}){1,5})"
+_LEVEL = r"(?P<level>DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)"
 # By what a line begins with: "[" and "(", a digit, a letter, all else.
 _BRACKET, _DIGIT, _LETTER, _OTHER = range(4)
 _PREFIXES: tuple[list[re.Pattern[str]], ...] = ([], [], [], [])
@@ -52,8 +53,16 @@ for _kinds, _text in (
     ),
     # What shows a subprocess's output: accelerate test, some schedulers
     ((_LETTER,), r"std(?:err|out): "),
-    # Quoted, as in a mail
+    # Quoted, as in a mail; transformers' logging between its time and its words
     ((_OTHER,), r"> (?!>)"),
+    ((_OTHER,), r">> (?=\S)"),
+    # Composer, before its level; other launchers' (worker_7) :
+    ((_LETTER,), r"rank(?P<rank>\d{1,6})\[\d{1,9}\]\[\w{1,40}\]: "),
+    ((_BRACKET,), r"\([A-Za-z]{1,40}[_-](?P<local>\d{1,5})\) ?: "),
+    # SageMaker on one's own machine
+    ((_LETTER,), r"(?P<node>algo-\d{1,4}-\w{1,20}) {1,8}\| "),
+    # torchx, and what follows its form: role/replica
+    ((_LETTER,), r"[A-Za-z][\w.-]{0,60}/(?P<local>\d{1,5}) (?=\[|Traceback|  )"),
     # What a terminal shows of a key that was pressed
     ((_OTHER,), r"\^[CZ\\] ?"),
     # srun -l
@@ -61,7 +70,7 @@ for _kinds, _text in (
     # Ray
     (
         (_BRACKET,),
-        r"\((?P<stream>[\w.<>]{1,100}(?: ?[\w.()]{1,60})? pid=\d{1,9})(?:, ip=(?P<node>[\w.:-]{1,60}))?\) ",
+        r"\((?P<stream>[\w.<>]{1,100}(?: ?[\w.()]{1,60})? pid=\d{1,9})(?:, ip=(?P<node>[\w.:-]{1,60}))?\)(?:\[0m)? ",
     ),
     # NCCL: host:pid:tid [device], newer ones with a time before it
     ((_DIGIT, _LETTER), r"(?P<node>[\w.-]{1,100}):(?P<stream>\d{1,9}):\d{1,9} \[(?P<local>\d{1,3})\] "),
@@ -81,6 +90,15 @@ for _kinds, _text in (
         rf"[\[(]?(?P<y>\d{{4}})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]{_CLOCK}(?P<zone>Z|[+-]\d\d:?\d\d)?[\])]?:?"
         rf"(?: (?:stdout|stderr) [FP]| {_OF_JOURNAL}| {_STREAM_OF_AWS}(?= ))? ?(?:- )?",
     ),
+    # mmengine, and Python's logging as many set it: month first; NeMo
+    (
+        (_BRACKET, _DIGIT),
+        rf"\[?(?P<mo>\d\d)/(?P<d>\d\d)(?:/\d\d(?:\d\d)?)? {_CLOCK}(?: ?[AP]M)?\]? {{0,8}}(?:- )?",
+    ),
+    (
+        (_BRACKET,),
+        rf"\[NeMo [EWID] (?P<y>\d{{4}})-(?P<mo>\d\d)-(?P<d>\d\d) {_CLOCK} [\w.]{{1,100}}:\d{{1,6}}\] ?",
+    ),
     # dmesg, plain and with -T, and syslog
     ((_BRACKET, _OTHER), r"(?:<\d{1,3}>)?\[ {0,6}\d{1,9}\.\d{6}\] ?"),
     ((_BRACKET,), rf"\[\w{{3}} (?P<month>[A-Z][a-z]{{2}}) +(?P<d>\d{{1,2}}) {_CLOCK} \d{{4}}\] ?"),
@@ -92,10 +110,16 @@ for _kinds, _text in (
     ((_BRACKET, _DIGIT), rf"\[?{_CLOCK}\]? ?(?:- )?"),
     # Python's logging as it is without a format: ERROR:root:
     ((_LETTER,), r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.-]{1,100}:(?=\S)"),
+    # Python's logging after the time, with the logger's name: name - INFO - , - INFO - name - , [INFO|trainer.py:607]
+    ((_LETTER,), rf"[A-Za-z_][\w.]{{0,100}} - {_LEVEL} - "),
+    ((_LETTER, _OTHER), rf"(?:- )?{_LEVEL} - [A-Za-z_][\w.]{{0,100}} - "),
+    ((_BRACKET,), rf"\[{_LEVEL}\|[\w.]{{1,60}}:\d{{1,6}}\] "),
+    # fairseq's: | INFO | module |
+    ((_OTHER,), rf"\| {_LEVEL} {{1,8}}\| (?:[\w.]{{1,100}} \| )?"),
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
     (
         (_BRACKET, _LETTER, _OTHER),
-        r"(?:- )?\[?(?P<level>DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\]?:? ?(?:- )?(?=[^\s:])",
+        rf"(?:- )?\[?{_LEVEL}\]?:? {{0,8}}(?:- )?(?=[^\s:])",
     ),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?"),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?"),
@@ -148,7 +172,8 @@ def without_prefixes(text: str) -> Prefixed:
             local = int(value)
         node = told.get("node") or told.get("host") or told.get("aws") or node
         stream = told.get("stream") or stream
-        level = level or told.get("level") or ""
+        # What torch puts before a rank's line is of the program that another one logs.
+        level = "" if text.startswith("[rank", at) else level or told.get("level") or ""
         if seconds is None:
             seconds = _seconds(told)
         at = found.end()

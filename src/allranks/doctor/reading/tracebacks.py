@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from allranks.doctor.reading.lines import Line
+from allranks.doctor.reading.shapes import HEADER, Shape, prefix_of
 
-HEADER = "Traceback (most recent call last)"
-_FRAME = re.compile(r'\s+File "(?P<file>[^"]{1,500})", line (?P<line>\d{1,9})(?:, in (?P<function>.{1,100}))?')
-_RAISED = re.compile(r"(?P<type>(?:[A-Za-z_]\w{0,100}\.){0,12}[A-Za-z_]\w{0,100})(?:: ?(?P<message>.*)|\s*$)")
 # An exception that stands by itself: its traceback was cut off, or is another program's; also as torchrun's error file
 # says it.
 ORPHAN = re.compile(
@@ -77,6 +75,7 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
     frames: list[Frame] = []
     first: Line | None = None
     inside = False
+    shape = Shape()
     last = None
     message_lines = margin = 0
     before_header = ""
@@ -88,7 +87,7 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
             if _masked(text[: len(before_header)]) == before_header:
                 text = text[len(before_header) :]
                 line = replace(line, text=text)
-            elif text.startswith(" ") and not code:
+            elif text.startswith((" ", 'File "')) and not code:
                 before_header = ""  # it stood before the header alone
             else:
                 continue  # of another writer
@@ -99,22 +98,23 @@ def traceback_of(lines: Iterable[Line], before: str = "") -> Traceback | None:
                 break  # another traceback, not of this chain
             first = first or line
             headers.add(line.number)
+            shape = Shape.of(text)
             inside, frames, message_lines = True, [], 0
             if IN_REPORT.match(text):
                 margin = len(text) - len(text.lstrip())
             elif not before_header:
-                before_header = _masked(text[: text.index(HEADER)])
+                before_header = _masked(prefix_of(text))
             continue
         if first is None:
             return None
         if inside:
-            if not text.strip() or text.startswith((" ", "\ufffd")):
-                if (found := _FRAME.match(text)) is not None:
+            if shape.shows_code(text):
+                if (found := shape.frame(text)) is not None:
                     frames.append(Frame(found["file"], int(found["line"]), (found["function"] or "").strip()))
                 code.add(line.number)
                 last = line
                 continue
-            found = _RAISED.match(text)
+            found = shape.raised(text)
             if found is None:
                 break
             chain.append(Raised(found["type"], (found["message"] or "").strip(), line, _own(frames)))
