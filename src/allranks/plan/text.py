@@ -122,7 +122,15 @@ def _lines(plan: Plan) -> str:
         return "nothing of this fits"
     text = as_yaml(plan.lines).rstrip()
     removed = f", in place of what it says of {', '.join(plan.replaced)}" if plan.replaced else ""
-    return f"the best, as lines of the config{removed}:\n\n" + "\n".join(f"  {line}" for line in text.splitlines())
+    told = f"the best, as lines of the config{removed}:\n\n" + "\n".join(f"  {line}" for line in text.splitlines())
+    is_of_its_json = best.workload.layout.kind == "zero" and "deepspeed" not in plan.lines
+    return told + (f"\n\n{_AUTO}" if is_of_its_json and "micro_batch_size" in plan.lines else "")
+
+
+_AUTO = (
+    "  and in DeepSpeed's settings `auto` for train_micro_batch_size_per_gpu, gradient_accumulation_steps and\n"
+    "  train_batch_size, where they have numbers"
+)
 
 
 def _memory(plan: Plan) -> str:

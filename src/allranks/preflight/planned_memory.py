@@ -19,7 +19,8 @@ _SEVERITY: dict[Verdict, Severity] = {"cannot": "error", "may not": "warning", "
 def _memory(subject: Subject) -> list[Answer]:
     expected = subject.wanted.expected
     if expected is None:
-        return [skipped(subject.nodes, "what a rank will hold is not predicted (`allranks plan CONFIG` says why)")]
+        why = "unless `plan: off` leaves it out, `allranks plan CONFIG` says why"
+        return [skipped(subject.nodes, f"what a rank will hold is not predicted: {why}")]
 
     @cache
     def judged(device: Device | None, there: float) -> tuple[Verdict, str] | None:

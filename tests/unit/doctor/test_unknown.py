@@ -74,3 +74,10 @@ def test_the_keys_for_programs_are_those_that_the_documentation_lists():
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     documented = {name.strip(" `") for row in rows for name in row.split(",")}
     assert documented == set(Diagnosis(None, "", "unknown").to_message())
+
+
+def test_a_packed_log_that_cannot_be_read_here_is_told_though_others_beside_it_are(tmp_path):
+    (tmp_path / "a.log").write_text(TRACEBACK)
+    (tmp_path / "b.log.zst").write_bytes(b"\x28\xb5\x2f\xfd\0\0")
+    told = diagnosis_of_logs([tmp_path])
+    assert told.cause == "exception" and any("b.log.zst" in note and "zstdcat" in note for note in told.notes)

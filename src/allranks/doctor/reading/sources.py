@@ -30,7 +30,7 @@ _UNPACK_FIRST = {b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"), b"PK\x03\x04": ("zip"
 _MOST_FILES = 20_000  # of a folder: 64 nodes with 8 ranks have some thousand
 # Of a folder: what programs write logs to. A run's folder also has checkpoints, data and pictures.
 _LOGS = re.compile(
-    r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.(?:gz|xz|bz2))?$"
+    r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.(?:gz|xz|bz2|zst|zip))?$"
 )
 _RANK = re.compile(r"(?:^|[/_.-])(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})(?=[/_.-]|$)", re.IGNORECASE)
 _TORCHRUN = re.compile(r"/attempt_\d+/(\d{1,5})/std(?:out|err)\.log$")
