@@ -37,7 +37,7 @@ _NO_CAUSE = (*_OF_LAUNCHERS, "SystemExit", "KeyboardInterrupt", "BrokenPipeError
 _WARNING = re.compile(r"\b(?:[A-Z][a-z]+)?Warning: |\bWARNING\b|\[W\b")
 # What says itself that the program goes on without what failed.
 _GOES_ON = re.compile(
-    r"(?i)\bignor(?:e|es|ed|ing) (?:this |the |these |that )?(?:error|exception|failure|warning)s?\b"
+    r"(?i)\b(?:will ignore|ignor(?:es|ed|ing)) (?:this |the |these |that )?(?:error|exception|failure)s?\b"
     r"|\b(?:error|exception|failure)s? (?:is|are|was|were|will be) ignored\b|\b(?:error|failure)\W{1,3}non-?fatal\b"
     r"|\bnon-?fatal (?:error|failure|exception)|\b(?:continu|proceed)(?:e|es|ing) (?:anyway|without (?:it|them|this))\b"
     r"|\bcontinuing (?:with(?:out)?|on|regardless|despite)\b"

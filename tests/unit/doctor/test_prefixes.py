@@ -69,6 +69,7 @@ def test_prefixes_of_launchers_containers_and_libraries(prefix, rank, local_rank
         "srun: error: node3: task 3: Killed",
         "  exitcode  : -9 (pid: 14840)",
         "bash: allranks: command not found",
+        "FATAL:   image targets 'arm64', cannot run on 'amd64'",
         "step/10 loss 2.5",
         "epoch 001 | loss 2.5",
         ">>> import torch",

@@ -119,7 +119,7 @@ for _kinds, _text in (
     # Python's logging after the time: - INFO - module - / [INFO] [axolotl.train:120] [PID:1] [RANK:3]
     (
         (_BRACKET, _LETTER, _OTHER),
-        rf"(?:- )?\[?{_LEVEL}\]?:? {{0,8}}(?:- )?(?=[^\s:])",
+        rf"(?:- )?\[?{_LEVEL}\]?(?::? ?| {{2,8}})(?:- )?(?=[^\s:])",
     ),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}(?::\w{1,60})?\] (?:\[PID:\d{1,9}\] )?\[RANK:(?P<rank>\d{1,6})\] ?"),
     ((_BRACKET,), r"\[[\w.]{1,100}:\d{1,6}:\w{1,60}\] \[Rank (?P<rank>-?\d{1,6})\] ?"),
