@@ -239,6 +239,7 @@ def _others_go_on(one: Candidate, reads: Sequence[Read]) -> bool:
     if one.line.seconds is not None and any(
         mark.kind == looked_for.PROGRESS
         and mark.line.seconds is not None
+        and mark.line.is_utc == one.line.is_utc  # else the zone of one of them is not known
         and mark.line.seconds > one.line.seconds + _LATER_SECONDS
         for read in others
         for mark in read.marks

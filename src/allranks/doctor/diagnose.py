@@ -121,7 +121,8 @@ def _without_ends_that_follow(found: list[Candidate], offsets: Sequence[float]) 
         if end.read == failure.read:
             return failure.order < end.order
         at, failed_at = _when(end, offsets), _when(failure, offsets)
-        return at is not None and failed_at is not None and failed_at < at
+        in_one_zone = end.line.is_utc == failure.line.is_utc
+        return in_one_zone and at is not None and failed_at is not None and failed_at < at
 
     return [one for one in found if one.id not in ENDS_FROM_OUTSIDE or not any(follows(one, other) for other in own)]
 
@@ -129,7 +130,8 @@ def _without_ends_that_follow(found: list[Candidate], offsets: Sequence[float]) 
 def _first(found: list[Candidate], reads: Sequence[Read], offsets: Sequence[float]) -> _Chosen:
     times = [_when(one, offsets) for one in found]
     in_one_log = len({one.read for one in found}) == 1
-    timed = all(time is not None for time in times)
+    in_one_zone = len({one.line.is_utc for one in found}) == 1
+    timed = all(time is not None for time in times) and in_one_zone
     first_rank = _first_failed_rank(reads)
 
     def key(one: Candidate) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ ANSI = re.compile(rb"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b\n]{0,2000}
 @dataclass(frozen=True)
 class Line:
     """`number` counts from 1 as editors do; `text` is printable. `stream` tells writers without a rank apart; `level`
-    is that of Python's logging, where it was."""
+    is that of Python's logging, where it was. `seconds` are in UTC or in a zone that is not told."""
 
     file: str
     number: int
@@ -22,6 +22,7 @@ class Line:
     seconds: float | None = None
     stream: str = ""
     level: str = ""
+    is_utc: bool = False
 
     @property
     def place(self) -> str:

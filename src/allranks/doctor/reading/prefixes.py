@@ -150,6 +150,8 @@ class Prefixed:
     stream: str = ""
     level: str = ""
     """Of Python's logging, as it stands there."""
+    is_utc: bool = False
+    """Whether `seconds` are in UTC."""
 
 
 def without_prefixes(text: str) -> Prefixed:
@@ -158,7 +160,7 @@ def without_prefixes(text: str) -> Prefixed:
     local: int | None = None
     node: str | None = None
     seconds: float | None = None
-    stream, level, at = "", "", 0
+    stream, level, at, is_utc = "", "", 0, False
     for _ in range(_MOST):
         for prefix in _PREFIXES[_kind_of(text[at : at + 1])]:
             if (found := prefix.match(text, at)) is not None and found.end() > at:
@@ -176,10 +178,11 @@ def without_prefixes(text: str) -> Prefixed:
         level = "" if text.startswith("[rank", at) else level or told.get("level") or ""
         if seconds is None:
             seconds = _seconds(told)
+            is_utc = seconds is not None and told.get("zone") is not None
         at = found.end()
     if rank is None and (within := _RANK_WITHIN.search(text, at, at + 200)):
         rank = int(within[1])
-    return Prefixed(text[at:], rank, local, node, seconds, stream, level)
+    return Prefixed(text[at:], rank, local, node, seconds, stream, level, is_utc)
 
 
 def _kind_of(char: str) -> int:

@@ -231,21 +231,21 @@ class Scanner:
         stream = told.stream or (f"local rank {local}" if local is not None else "")
         if len(self.read.writers) < 100_000:
             self.read.writers.add(f"{node}/{rank}/{stream}")
-        return Line(source.name, number, told.text, rank, node, told.seconds, stream, told.level)
+        return Line(source.name, number, told.text, rank, node, told.seconds, stream, told.level, told.is_utc)
 
-    def _time_before(self, held: bytes, begin: int) -> float | None:
+    def _time_before(self, held: bytes, begin: int) -> tuple[float | None, bool]:
         """When the nearest of the lines before was written, as far as one of them tells."""
         for _ in range(_TIMES_BACK):
             if begin <= 0:
-                return None
+                return None, False
             start = held.rfind(b"\n", max(0, begin - 1 - _BACK_BYTES), begin - 1) + 1
             told = without_prefixes(decoded(held[start : min(begin - 1, start + 300)]))
             if told.seconds is not None:
-                return told.seconds
+                return told.seconds, told.is_utc
             if start >= begin - 1:
-                return None
+                return None, False
             begin = start
-        return None
+        return None, False
 
     def _take(self, number: int, target: Target, line: Line, held: bytes, begin: int, stop: int) -> None:
         text, rule, read = line.text, target.rule, self.read
@@ -253,7 +253,8 @@ class Scanner:
         if found is None:
             return
         if line.seconds is None:
-            line = replace(line, seconds=self._time_before(held, begin))
+            seconds, is_utc = self._time_before(held, begin)
+            line = replace(line, seconds=seconds, is_utc=is_utc)
         if rule is None:
             if target.kind == looked_for.EXCEPTION:
                 raised = looked_for.raised(text) if line.number not in self._code else None

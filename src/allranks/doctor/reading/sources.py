@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from allranks.doctor.reading.wrapped import FromJson
+from allranks.doctor.reading.from_json import FromJson
 from allranks.errors import UsageError
 from allranks.listing import printable
 

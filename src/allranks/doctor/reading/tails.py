@@ -18,4 +18,14 @@ def tail_of(read: Read) -> Iterator[Line]:
         for raw in written.splitlines():  # what was written over parts it, and counts as one line
             told = without_prefixes(decoded(raw[:_MOST_BYTES]))
             rank = told.rank if told.rank is not None else source.rank
-            yield Line(source.name, number, told.text, rank, told.node or source.node, told.seconds, "", told.level)
+            yield Line(
+                source.name,
+                number,
+                told.text,
+                rank,
+                told.node or source.node,
+                told.seconds,
+                "",
+                told.level,
+                told.is_utc,
+            )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allranks.doctor.read_logs import diagnosis_of_logs
-from allranks.doctor.reading.wrapped import FromJson
+from allranks.doctor.reading.from_json import FromJson
 
 LINES = """\
 {'loss': 1.2, 'epoch': 0.1}
@@ -126,6 +126,20 @@ def test_times_with_a_zone_are_compared_in_one(tmp_path):
     assert diagnosis_of_logs([second, first]).evidence[0].file == str(first)
     first.write_text(first.read_text().replace("+09:00", "-09:00"))
     assert diagnosis_of_logs([second, first]).evidence[0].file == str(second)
+
+
+@pytest.mark.parametrize("hour", [9, 10, 11])
+def test_times_of_which_one_tells_no_zone_decide_nothing(tmp_path, hour):
+    """Neither which was first, nor that a run went on after it."""
+    told_zone, told_none = tmp_path / "a.log", tmp_path / "b.log"
+    told_zone.write_text("2026-11-29T10:00:05Z stderr F [rank0]: OSError: [Errno 28] No space left on device\n")
+    day = f"2026-11-29 {hour:02d}"
+    told_none.write_text(
+        f"{day}:00:00,000 - INFO - step 5 loss 1.0\n"
+        f"{day}:00:09,000 - ERROR - [rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
+    )
+    told = diagnosis_of_logs([told_zone, told_none])
+    assert (told.certainty, len(told.others)) == ("likely", 1)
 
 
 class Pieces(io.RawIOBase):
