@@ -10,6 +10,7 @@ from allranks.doctor.candidates import BY_LINE, Candidate, has_failed, is_warnin
 from allranks.doctor.reading.lines import Line
 from allranks.doctor.reading.prefixes import without_prefixes
 from allranks.doctor.reading.scanner import Hit, Read
+from allranks.doctor.reading.shapes import SOURCE
 from allranks.doctor.reading.tails import tail_of
 from allranks.doctor.reading.tracebacks import Raised
 from allranks.doctor.ruleset import CAUSE, RETRIED, SYMPTOM, Rule
@@ -37,10 +38,11 @@ _PASSING = re.compile(
 )
 _FRAME = re.compile(r'\s*File "|\s*frame #|\s*@ +0x')
 _WITHIN = re.compile(
-    r"(?:^|[\s'\"])(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z]\w{0,60}(?:Error|Exception)|Exception)): "
+    r"(?:^|[\s'\"`*]|\\n)(?P<type>(?:[A-Za-z_]\w{0,60}\.){0,8}(?:[A-Z]\w{0,60}(?:Error|Exception)|Exception)): "
     r"(?P<message>[^\s{].{3,})"
     r"|(?:^|\s)(?P<bare>(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,60}(?:Error|Exception))\s*$"
 )
+_SHOWN = re.compile(f"{_FRAME.pattern}|{SOURCE.pattern}")
 _FAR_APART = re.compile(r" {8,}(?=\S)")
 _RAISES = re.compile(r"\s*(?:raise (?P<type>[A-Z]\w+)\(|assert )")
 _AFTER_FRAME = 3  # lines from a frame to the end of what it shows, and to the end of the log
@@ -65,7 +67,7 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
         known = _known_lines(read)
         for line in tail_of(read):
             text = line.text[:_MOST_TEXT]
-            if line.number in known or not _FAILED.search(text) or _PASSING.search(text) or _FRAME.match(text):
+            if line.number in known or not _FAILED.search(text) or _PASSING.search(text) or _SHOWN.match(text):
                 continue
             if line.level in ("INFO", "DEBUG") or (is_warning(line) and not has_failed(read)):
                 continue
@@ -131,7 +133,7 @@ def _joined(text: str) -> list[str]:
 
 
 def _half_raised(text: str, line: Line, cut_here: bool) -> Raised | None:
-    if _PASSING.search(text):
+    if _PASSING.search(text) or SOURCE.match(text):
         return None
     within, raises = _WITHIN.search(text), _RAISES.match(text)
     if within is not None and may_be_cause(kind := within["type"] or within["bare"], text):

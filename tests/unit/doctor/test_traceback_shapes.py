@@ -91,3 +91,21 @@ def test_lines_that_a_page_has_joined_are_parted():
     prefix = "2025-10-31 03:11:02,478 - Tuner - INFO - [rank0]: "
     assert diagnosis_of_text(f"{prefix}  assert x            {prefix}FrobError").cause == "exception"
     assert diagnosis_of_text(f"{prefix}  assert x {prefix}FrobError").cause is None
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        '│ ❱ 3 │   raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")   │',
+        '│   3 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")       │',
+        '---> 97     raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")',
+    ],
+)
+def test_the_programs_text_names_no_cause_where_the_begin_of_its_traceback_is_cut_off(cut):
+    assert diagnosis_of_text(f"{cut}\nFrobError: no frobs").cause == "exception"
+    assert diagnosis_of_text(cut.partition("raise ")[2]).cause == "cuda-out-of-memory"
+
+
+@pytest.mark.parametrize("line", ["`FrobError: no frobs`", "**FrobError: no frobs**", 'x = "a\\nFrobError: no frobs"'])
+def test_an_exception_within_marks_of_a_page_or_behind_a_spelled_newline_is_told(line):
+    assert diagnosis_of_text(line).cause == "exception"

@@ -12,6 +12,7 @@ from allranks.doctor.reading import index as looked_for
 from allranks.doctor.reading.index import Index, Target
 from allranks.doctor.reading.lines import ANSI, Line, decoded
 from allranks.doctor.reading.prefixes import without_prefixes
+from allranks.doctor.reading.shapes import SOURCE
 from allranks.doctor.reading.sources import Source
 from allranks.doctor.reading.tracebacks import Traceback, traceback_of
 from allranks.doctor.ruleset import Rule
@@ -250,7 +251,7 @@ class Scanner:
     def _take(self, number: int, target: Target, line: Line, held: bytes, begin: int, stop: int) -> None:
         text, rule, read = line.text, target.rule, self.read
         found = target.pattern.regex.search(text)
-        if found is None:
+        if found is None or SOURCE.match(text):
             return
         if line.seconds is None:
             seconds, is_utc = self._time_before(held, begin)

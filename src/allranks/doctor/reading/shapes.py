@@ -18,6 +18,8 @@ _RAISED_FLAT = re.compile(
 )
 _IPYTHON = re.compile(rf"(?:^|(?<=\s))(?P<type>{_TYPE}(?:Error|Exception|Interrupt|Exit|Warning))\s+$")
 _BOX = re.compile(r"[╭┌+][─━-]{2,}|[─━]{3,}")
+# A line of the program's text, by its number in a box or behind an arrow: also where the traceback's begin is cut off.
+SOURCE = re.compile(r"\s*(?:[│┃] {1,8}(?:[❱>] {0,6})?\d{1,6} |-{2,}> ?\[?\d{1,6}[\] ])")
 _OF_BOX = ("│", "┃", "╭", "╰", "┌", "└", "|", "+-")
 _CODE_OF_FRAME = 4  # lines that may follow a frame that is not indented
 
