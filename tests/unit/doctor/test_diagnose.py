@@ -396,6 +396,25 @@ def test_the_names_of_logs_tell_rank_and_node(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "rank", "node"),
+    [
+        ("lora-rank-16/train.log", None, None),
+        ("qwen_rank_8/lora_rank_8.log", None, None),
+        ("rank-16-run/node_experiments/run.log", None, None),
+        ("job-7/rank-3/stderr.log", 3, None),
+        ("node-2/train_rank3.log", 3, "2"),
+        ("run-node1-rank3.log", 3, "node1"),
+        ("gpu_node7.log", None, "node7"),
+    ],
+)
+def test_an_adapters_rank_and_other_words_in_names_are_no_rank_and_no_node(tmp_path, name, rank, node):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("x\n")
+    (source,) = sources([tmp_path])
+    assert (source.rank, source.node) == (rank, node)
+
+
 def test_what_is_not_there_is_wrong_usage(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         sources([tmp_path / "none.log"])

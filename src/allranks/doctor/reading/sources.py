@@ -32,9 +32,11 @@ _MOST_FILES = 20_000  # of a folder: 64 nodes with 8 ranks have some thousand
 _LOGS = re.compile(
     r"(?:\.(?:log|txt|out|err|stdout|stderr)(?:\.?\d{1,4})?|^(?:stdout|stderr|dmesg|syslog|messages)|\.[oe]\d+|-\d+\.\w+)(?:\.(?:gz|xz|bz2|zst|zip))?$"
 )
-_RANK = re.compile(r"(?:^|[/_.-])(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})(?=[/_.-]|$)", re.IGNORECASE)
+# Of a file's name a part; of a folder's the whole: an adapter's rank is in the names of many.
+_RANK = re.compile(r"(?:^|[_.-])(?<!lora[_.-])(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})(?=[_.-]|$)", re.IGNORECASE)
+_FOLDER_OF_RANK = re.compile(r"(?:rank|worker|proc|task)[-_.]?0*(\d{1,6})", re.IGNORECASE)
 _TORCHRUN = re.compile(r"/attempt_\d+/(\d{1,5})/std(?:out|err)\.log$")
-_NODE = re.compile(r"(?:^|[/_.-])(node[-_]?\w{1,40}?|host[-_]?\d{1,6})(?=[/.]|[_-]rank|$)", re.IGNORECASE)
+_NODE = re.compile(r"(?:^|[/_.-])(node[-_]?(?=\w{0,40}\d)\w{1,40}?|host[-_]?\d{1,6})(?=[/.]|[_-]rank|$)", re.IGNORECASE)
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -81,7 +83,9 @@ def _of_folder(folder: Path) -> list[Source]:
 
 def _source(path: Path, shown: Path) -> Source:
     text = shown.as_posix()
-    rank, local, node = _RANK.search(text), _TORCHRUN.search(f"/{text}"), _NODE.search(text)
+    local, node = _TORCHRUN.search(f"/{text}"), _NODE.search(text)
+    of_folders = (_FOLDER_OF_RANK.fullmatch(one.name) for one in shown.parents)
+    rank = _RANK.search(shown.name) or next(filter(None, of_folders), None)
     return Source(
         path,
         str(path),
