@@ -26,7 +26,8 @@ _FAILED = re.compile(
     r"""(?ix)(?<![\w.])(?:error|errors|err|fatal|fail(?:ed|s|ure|ures)?|abort\w*|exception|cannot|can't|can\ not
     |could\ not|couldn't|unable|not\ found|no\ such|not\ exist|doesn't\ exist|invalid|exceed\w*|killed|evicted|denied
     |refused|inconsistent|unsupported|not\ supported|incompatible|mismatch\w*|exclusive|crash\w*|corrupt\w*|nan|panic)\b
-    |\w(?:Error|Exception)\b|NCCL\ WARN"""
+    |\w(?:Error|Exception)\b|NCCL\ WARN|what\(\):|\b(?:timed\ out|unreachable|exhausted|already\ in\ use|not\ ready
+    |(?:is|was)\ (?:lost|down|dead)|not\ active|inactive|no\ usable)\b"""
 )
 # What NCCL, its plugins and UCX say is of GPUs, networks and collectives, whatever else its words may mean.
 _OF_NETWORKS = re.compile(r"NCCL WARN|UCX +(?:ERROR|FATAL)")
@@ -67,7 +68,8 @@ def last_lines(reads: Sequence[Read]) -> list[Candidate]:
         known = _known_lines(read)
         for line in tail_of(read):
             text = line.text[:_MOST_TEXT]
-            if line.number in known or not _FAILED.search(text) or _PASSING.search(text) or _SHOWN.match(text):
+            is_failure = line.level in ("ERROR", "CRITICAL", "FATAL") or _FAILED.search(text)
+            if line.number in known or not is_failure or _PASSING.search(text) or _SHOWN.match(text):
                 continue
             if line.level in ("INFO", "DEBUG") or (is_warning(line) and not has_failed(read)):
                 continue
