@@ -33,6 +33,7 @@ def load_config(
     config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
     overrides: Mapping[str, str] | None = None,
     *,
+    flags: Mapping[str, str] | None = None,
     ignore_unsupported: bool = False,
 ) -> RunConfig:
     """Read a YAML config, apply overrides, check everything, and return it resolved and frozen.
@@ -41,21 +42,24 @@ def load_config(
     `overrides` maps dotted keys to YAML text: `{"fsdp_config.offload_params": "true", "datasets.0.path": "x.jsonl"}`;
     `-` and `_` are the same. Environment variables are not expanded. With `ignore_unsupported`, keys that are known
     but not supported yet are left out, each with a line in `RunConfig.warnings`, instead of being errors.
+    `flags`: key of an override -> the option that was written, where it is not named after the key.
     Raises ConfigError with one line for each problem.
     """
     if isinstance(config, RunConfig):
         if not overrides:
             return config
-        return resolve_mapping(config.flat(), config.source, overrides, ignore_unsupported=ignore_unsupported)
+        return resolve_mapping(
+            config.flat(), config.source, overrides, flags=flags, ignore_unsupported=ignore_unsupported
+        )
     if isinstance(config, Mapping):
-        return resolve_mapping(config, overrides=overrides, ignore_unsupported=ignore_unsupported)
+        return resolve_mapping(config, overrides=overrides, flags=flags, ignore_unsupported=ignore_unsupported)
     if not isinstance(config, str | os.PathLike):
         raise TypeError(f"a config is a path, a mapping or what load_config returned, not {type(config).__name__}")
     data, lines = read_yaml(Path(config))
     config_source = ConfigSource(str(config))
     config_source.add_file(data, lines)
     for key, text in (overrides or {}).items():
-        config_source.add_override(key, text)
+        config_source.add_override(key, text, (flags or {}).get(key))
     return _resolve(config_source, ignore_unsupported)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.plan.same import Same
 from allranks.plan.stored_size import stored_shapes
+from allranks.plan.workload import ModelShape
 
 # Routers are a class of their own in most models; only the gate of a shared expert is a linear layer.
 _NO_LINEAR_LAYER = re.compile(
@@ -21,6 +22,7 @@ _NO_LINEAR_LAYER = re.compile(
 # Modules of Mixtral's files -> those of its model.
 _RENAMED = (".block_sparse_moe.", ".mlp.")
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(\w+)\.weight$")
+_TAKEN_FOR_EXPERTS = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _PARTS = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj"}
 _PARTS |= {"down_proj": "down_proj", "w2": "down_proj"}
@@ -100,6 +102,14 @@ def adapted_parameters(
         return {}
     tensors = _as_in_model(shapes, config)
     return {name: shape for name, shape in tensors.items() if len(shape) in (2, 3) and _ends_in(name, names)}
+
+
+def misread_names(matrices: Collection[str], shape: ModelShape, options: AdapterConfig) -> set[str]:
+    """Of adapted modules, the names that PEFT takes for a mixture's experts, where it then cannot load the adapter
+    again: under quantized weights, and with DoRA (`model.adapter`)."""
+    if not shape.num_experts or not (options.quantized_bits or options.peft_use_dora):
+        return set()
+    return {name.rpartition(".")[2] for name in matrices} & _TAKEN_FOR_EXPERTS
 
 
 def model_config(folder: Path) -> dict[str, Any] | None:

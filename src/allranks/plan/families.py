@@ -62,7 +62,7 @@ FAMILIES: Mapping[str, Family] = {
     "phi3": Family(packs_projections=True),
     "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts"),
     "qwen2_moe": Family(qkv_bias=True, experts="qwen", num_experts_key="num_experts"),
-    "qwen3_moe": replace(_QWEN3, experts="qwen", num_experts_key="num_experts"),
+    "qwen3_moe": replace(_QWEN3, head_dim=None, experts="qwen", num_experts_key="num_experts"),
     "olmoe": replace(_OLMO2, experts="qwen", num_experts_key="num_experts"),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from allranks.config import RunConfig
 from allranks.config.load import resolve_mapping
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.errors import ConfigError
+from allranks.plan.adapter_size import misread_names
+from allranks.plan.config_lines import changed
 from allranks.plan.config_workload import Trained, method_of, workload_of
 from allranks.plan.model_shape import shape_of
 from allranks.plan.strategies import OF_STRATEGIES, candidates
@@ -46,13 +48,22 @@ def workloads(
     `sequence_len` and all of them otherwise. The global batch is the same in all of them.
 
     Raises:
-        ConfigError: the config's own strategy does not divide so many ranks.
+        ConfigError: the config's own strategy does not divide so many ranks, or training refuses its adapter.
         UnknownShapeError: `model_config` does not tell the model's tensors.
     """
     shape = shape_of(model_config, stored)
     found: list[Workload] = []
     for method_keys, of_method in _methods(cfg):
         trained = Trained.of(of_method, model_config, shape)
+        if misread := misread_names(trained.matrices, shape, of_method.adapter):
+            others = sorted({name.rpartition(".")[2] for name in trained.matrices} - misread)
+            if not method_keys or not others:
+                if not method_keys:
+                    raise ConfigError(_refused(of_method.adapter, misread, others))
+                continue
+            method_keys = {**method_keys, "lora_target_linear": None, "lora_target_modules": others}
+            of_method = resolve_mapping(changed(of_method.flat(), method_keys))
+            trained = Trained.of(of_method, model_config, shape)
         for name, keys, other in candidates(of_method):
             is_own = not (name or method_keys)
             if not name and method_keys:
@@ -66,6 +77,14 @@ def workloads(
             changes = {**_strategy_changes(cfg, name, keys), **method_keys}
             found += _variants(replace(made, name=name or made.name, is_own=is_own, changes=changes), cfg)
     return list(_once(found))
+
+
+def _refused(adapter: AdapterConfig, misread: Set[str], others: Sequence[str]) -> str:
+    key = "peft_use_dora" if adapter.peft_use_dora else f"load_in_{adapter.quantized_bits}bit"
+    return (
+        f"{key}: PEFT takes {', '.join(sorted(misread))} for its experts, and training refuses them so; "
+        f"set lora_target_linear: false and lora_target_modules: [{', '.join(others)}], or leave out {key}"
+    )
 
 
 def _methods(cfg: RunConfig) -> Iterator[tuple[Mapping[str, Any], RunConfig]]:

@@ -31,9 +31,11 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
     price = asked.price_per_gpu_hour
     if price is not None and not math.isfinite(price):
         raise UsageError(f"--price-per-gpu-hour: expected a number, got {price}")
+    flags = None
     if asked.batch is not None:
+        flags = dict.fromkeys(("gradient_accumulation_steps", "batch_size"), "--batch")
         overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
-    source = source_of(config, overrides, ignore_unsupported=ignore_unsupported)
+    source = source_of(config, overrides, flags=flags, ignore_unsupported=ignore_unsupported)
     machines, on_cpu = machines_of(asked, Path(source.cfg.checkpoint.output_dir).expanduser())
     lengths = lengths_of(source)
     candidates = workloads(

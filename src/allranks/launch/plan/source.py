@@ -34,18 +34,25 @@ class Source:
     usual: Mapping[str, Any] | None = None
 
 
-def source_of(path: Path, overrides: Mapping[str, str], *, ignore_unsupported: bool = False) -> Source:
+def source_of(
+    path: Path,
+    overrides: Mapping[str, str],
+    *,
+    flags: Mapping[str, str] | None = None,
+    ignore_unsupported: bool = False,
+) -> Source:
     """Of a YAML config whose model is on this disk, or of a model alone: its config.json, or the folder that has it.
+    `flags`: key of an override -> the option that was written, where it is not named after the key.
 
     Raises ConfigError for a config that is wrong, UsageError where no config.json is found.
     """
     if path.is_dir() or path.suffix == ".json":
         folder = path if path.is_dir() else path.parent
         usual = _of_model_alone(folder, overrides)
-        cfg = resolve_mapping(usual, str(path), overrides)
+        cfg = resolve_mapping(usual, str(path), overrides, flags=flags)
         file = folder / "config.json" if path.is_dir() else path
         return Source(cfg, _read(file, cfg), usual=_with(usual, overrides))
-    cfg = load_config(path, overrides, ignore_unsupported=ignore_unsupported)
+    cfg = load_config(path, overrides, flags=flags, ignore_unsupported=ignore_unsupported)
     at = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder_of_model(cfg)
     if at is None:
         if cfg.model.base_model.startswith(("/", "./", "../", "~")):
