@@ -19,6 +19,7 @@ from allranks.plan.strategies import ElementTypes, layout_of, strategy_name
 from allranks.plan.workload import (
     BUCKET_ELEMENTS,
     DDP_BUCKET_MEBIBYTES,
+    FIRST_BUCKET_BYTES,
     PERSISTENT_BELOW,
     PREFETCH_ELEMENTS,
     Attention,
@@ -169,6 +170,7 @@ def workload_of(
         foreach=cfg.optimizer.optimizer != "adamw_torch_fused",
         foreach_copies=step_copies(cfg.optimizer.optimizer, decays=cfg.optimizer.weight_decay > 0),
         bucket_bytes=(parallel.ddp_bucket_cap_mb or DDP_BUCKET_MEBIBYTES) * 2**20,
+        first_bucket_bytes=(parallel.ddp_bucket_cap_mb or 0) * 2**20 or FIRST_BUCKET_BYTES,
         bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),
         prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),
         persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, PERSISTENT_BELOW),

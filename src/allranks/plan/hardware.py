@@ -20,7 +20,7 @@ _NOT_THE_WHOLE = re.compile(r"\bMIG\b|\bLaptop\b|\bMax-Q\b")
 # What the names that drivers give begin with.
 _MAKERS = re.compile(r"NVIDIA|Tesla|GeForce|AMD", re.IGNORECASE)
 _PORTS = re.compile(r"([1-9]\d*)x(?=[a-z0-9])")
-_RATE = re.compile(r"(\d+(?:\.\d+)?) ?([mg])(?:bit|b)(?:ps|/s)?")
+_RATE = re.compile(r"(\d+(?:\.\d+)?) ?([mg])(bit|b)(?:ps|/s)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find_link(name: str, file: Path | None = None) -> Link:
     known, asked = _links(file), name.strip().lower()
     several = _PORTS.match(asked)
     ports, one = (int(several[1]), asked[several.end() :]) if several else (1, asked)
-    found = _named(one, known) or _of_rate(one)
+    found = _named(one, known) or _of_rate(name.strip()[several.end() if several else 0 :])
     if found is None:
         raise ConfigError(
             f"no link {name!r} is known{_near(one, known)}; known are {', '.join(link.name for link in known)}, "
@@ -117,14 +117,18 @@ def find_link(name: str, file: Path | None = None) -> Link:
 def _of_rate(text: str) -> Link | None:
     """Ethernet of any rate, with what is known of the next slower one."""
     match = _RATE.fullmatch(text)
-    if match is None or not (gigabits := float(match[1]) / (1000 if match[2] == "m" else 1)):
+    if match is None:
+        return None
+    bits = 8 if match[3] == "B" else 1  # 12.5GB/s are bytes, 100Gb/s and 100gbit bits
+    gigabits = bits * float(match[1]) / (1000 if match[2].lower() == "m" else 1)
+    if not gigabits:
         return None
     ethernet = [one for one in _links(None) if one.name.startswith("ethernet-")]
     rate = gigabits * 1e9 / 8
     slower = [one for one in ethernet if one.bytes_per_second <= rate] or ethernet[:1]
     like = max(slower, key=lambda one: one.bytes_per_second)
-    title = f"Ethernet, {match[1]} {match[2].upper()}bit/s, over TCP"
-    return replace(like, name=text, title=title, bytes_per_second=rate, aliases=())
+    title = f"Ethernet, {bits * float(match[1]):g} {match[2].upper()}bit/s, over TCP"
+    return replace(like, name=text.lower(), title=title, bytes_per_second=rate, aliases=())
 
 
 def _named(name: str, known: Iterable[_Entry]) -> _Entry | None:

@@ -16,6 +16,7 @@ Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 
 _MOST_LAYERS, _MOST_EXPERTS = 10_000, 100_000
+_LARGEST = 2**24  # of a width or a vocabulary
 """Of a model, all layers together: far beyond any, and a number that would take minutes to count is a slip."""
 
 
@@ -152,6 +153,17 @@ class _Reader:
         if self.num_layers > _MOST_LAYERS or self.num_layers * self.experts > _MOST_EXPERTS:
             experts = f" of {self.experts} experts" if self.experts else ""
             raise UnknownShapeError(f"config.json: {self.num_layers} layers{experts} are more than any model has")
+        for key, size in (("hidden_size", self.hidden), ("vocab_size", self.vocabulary), ("head_dim", self.head_dim)):
+            if size > _LARGEST:
+                raise UnknownShapeError(f"config.json: {key} {size} is more than any model has")
+        if self.experts_per_token > self.experts:
+            raise UnknownShapeError(
+                f"config.json: num_experts_per_tok {self.experts_per_token} is more than the {self.experts} experts"
+            )
+        if not self.family.is_latent and self.heads % self.kv_heads:
+            raise UnknownShapeError(
+                f"config.json: num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}"
+            )
         if self.head_dim < 1:
             raise UnknownShapeError(
                 f"config.json: hidden_size {self.hidden} is less than num_attention_heads {self.heads}; a head has at "
@@ -170,11 +182,13 @@ class _Reader:
             self.shared_width = (self._optional("n_shared_experts") or 0) * self.expert_width
 
     def _optional(self, *keys: str) -> int | None:
-        found = ((key, self.config.get(key)) for key in keys)
-        key, number = next(
-            ((key, one) for key, one in found if isinstance(one, int) and not isinstance(one, bool)), ("", None)
-        )
-        if number is not None and number < 0:
+        key = next((key for key in keys if self.config.get(key) is not None), None)
+        if key is None:
+            return None
+        number = self.config[key]
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise UnknownShapeError(f"config.json: {key} is missing or no whole number; it is {number!r}")
+        if number < 0:
             raise UnknownShapeError(f"config.json: {key} is {number}; it cannot be below 0")
         return number
 

@@ -149,7 +149,8 @@ def _pieces(workload: Workload, one: Collective) -> int:
     """FSDP2 and ZeRO-3 take a layer at a time, and the ends; the others buckets."""
     kind, stage = workload.layout.kind, workload.layout.stage
     if kind == "ddp":
-        return max(1, math.ceil(one.num_bytes / workload.bucket_bytes))
+        rest = max(0.0, one.num_bytes - workload.first_bucket_bytes)
+        return 1 + math.ceil(rest / workload.bucket_bytes)
     if kind == "zero" and stage < 3:
         return max(1, math.ceil(one.num_bytes / (workload.bucket_elements * workload.element.gradient)))
     return workload.shape.num_layers + 1

@@ -14,7 +14,9 @@ Packing = Literal["bitsandbytes", "gptq"]
 BUCKET_ELEMENTS, PREFETCH_ELEMENTS, PERSISTENT_BELOW = 500_000_000, 50_000_000, 100_000
 """DeepSpeed's defaults (runtime/zero/config.py)."""
 DDP_BUCKET_MEBIBYTES = 25
-"""PyTorch's default."""
+FIRST_BUCKET_BYTES = 2**20
+"""PyTorch's defaults: of a bucket, and of the first, which is sent soon; a size that is given is that of all
+(torch/nn/parallel/distributed.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +86,10 @@ class Workload:
     a mask takes out what one document would see of another. `adapted`: module -> (rows, columns) of each matrix that
     LoRA adds `lora_rank` to; `adapted_parameters`: parameter -> shape of those that it is added to as they are, each
     pass anew. `num_packed` of the model's elements are held in 4 or 8 bits by `packing` (allranks
-    trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets;
-    `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether in float32, and of a copy of them
-    (other trainers'). `num_threads`: of a rank on a CPU, 0 where it takes its part of the
-    cores. `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step (PyTorch 2.0:
+    trains only on the first; published figures are of others, too). `bucket_bytes`: of DDP's buckets,
+    `first_bucket_bytes` of the first; `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether
+    in float32, and of a copy of them (other trainers'). `num_threads`: of a rank on a CPU, 0 where it takes its part of
+    the cores. `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step (PyTorch 2.0:
     two). `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
     """
 
@@ -129,6 +131,7 @@ class Workload:
     foreach: bool = True
     foreach_copies: int = 1
     bucket_bytes: float = DDP_BUCKET_MEBIBYTES * 2**20
+    first_bucket_bytes: float = FIRST_BUCKET_BYTES
     bucket_elements: int = BUCKET_ELEMENTS
     prefetch_elements: int = PREFETCH_ELEMENTS
     persistent_below: int = PERSISTENT_BELOW

@@ -144,3 +144,12 @@ def test_what_is_wrong_in_it_is_named_with_its_place(tmp_path: Path, changed: st
     file.write_text(OWN.replace(changed, says))
     with pytest.raises(ConfigError, match=r"wrong\.toml: "):
         find_device("mine", file)
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabits"),
+    [("100gbit", 100), ("100Gb/s", 100), ("100 Gbps", 100), ("12.5GB/s", 100), ("125 MB/s", 1), ("100mbit", 0.1)],
+)
+def test_a_rate_of_bytes_is_one_of_eight_times_as_many_bits(text: str, gigabits: float) -> None:
+    found = find_link(text)
+    assert found.bytes_per_second == pytest.approx(gigabits * 1e9 / 8)

@@ -159,3 +159,22 @@ def test_layers_without_experts_and_windows_are_counted():
     assert (gemma.window, gemma.num_windowed_layers) == (128, 2)
     of_experts = [name for name in mixture.tensors if ".experts." in name]
     assert sum(math.prod(mixture.tensors[name]) for name in of_experts) == 2 * 8 * 3 * 48 * 64
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"num_key_value_heads": "many"}, "num_key_value_heads .* it is 'many'"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 8 is no multiple of num_key_value_heads 3"),
+        ({"num_key_value_heads": 10**30}, "no multiple of num_key_value_heads"),
+        ({"intermediate_size": 1.5}, "intermediate_size .* it is 1.5"),
+        ({"hidden_size": 10**30}, "hidden_size .* more than any model has"),
+        ({"vocab_size": 10**30}, "vocab_size .* more than any model has"),
+        ({"head_dim": 10**30}, "head_dim .* more than any model has"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5}, "5 is more than the 4 experts"),
+    ],
+)
+def test_a_config_that_is_of_no_model_is_refused(keys, told):
+    usual = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8}
+    with pytest.raises(UnknownShapeError, match=told):
+        shape_of({**usual, "intermediate_size": 96, "vocab_size": 1000, **keys})

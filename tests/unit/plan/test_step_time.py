@@ -199,3 +199,11 @@ def test_a_checkpoint_is_what_is_trained_and_its_state() -> None:
 def test_tokens_make_steps() -> None:
     assert num_steps(FULL, 16 * 4 * 4096 * 10) == 10
     assert num_steps(FULL, 16 * 4 * 4096 * 10 + 1) == 11
+
+
+def test_the_first_of_ddps_buckets_is_a_small_one() -> None:
+    """Of 8 MiB in buckets of 4: by default 1, 4 and 3 MiB, where a size is given 4 and 4; each takes its hops."""
+    ddp = replace(FULL, layout=Layout("ddp"), num_trained=2**21, bucket_bytes=4 * 2**20)
+    slow = replace(NDR, latency_seconds=1.0)
+    three, two = (step_time(replace(ddp, first_bucket_bytes=size * 2**20), H100, slow).communication for size in (1, 4))
+    assert three / two == pytest.approx(3 / 2, rel=0.01)
