@@ -62,14 +62,21 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 # DeepSpeed's buckets have gigabytes by default, beside which nothing else would be seen.
 _SMALL = {"reduce_bucket_size": 1_000_000}
+
+
+def _zero(stage: int, **settings: Any) -> dict[str, Any]:
+    prefetch = {"stage3_prefetch_bucket_size": 1_000_000} if stage == 3 else {}
+    return {"deepspeed": {"zero_optimization": {"stage": stage, **_SMALL, **prefetch, **settings}}}
+
+
 STRATEGIES: dict[str, dict[str, Any]] = {
     "one process": {},
     "DDP": {},
     "FSDP2": {"fsdp_version": 2},
     "FSDP2 without resharding": {"fsdp_version": 2, "fsdp_config": {"reshard_after_forward": False}},
     "HSDP": {"fsdp_version": 2, "dp_shard_size": 2},
-    "ZeRO-2": {"deepspeed": {"zero_optimization": {"stage": 2, **_SMALL}}},
-    "ZeRO-3": {"deepspeed": {"zero_optimization": {"stage": 3, **_SMALL, "stage3_prefetch_bucket_size": 1_000_000}}},
+    "ZeRO-2": _zero(2),
+    "ZeRO-3": _zero(3),
 }
 _NUM_RANKS = {"one process": 1, "HSDP": 4}
 _LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": True}
@@ -99,6 +106,21 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ZeRO-2", "full, bf16", _BF16),
     ("ZeRO-3", "full, bf16", _BF16),
     ("FSDP2", "LoRA, bf16, recomputed", {**_BF16, **_LORA, "gradient_checkpointing": True}),
+)
+EIGHT_BITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    *(
+        ("one process", f"full, {name}", {"optimizer": name})
+        for name in ("adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit")
+    ),
+    ("one process", "LoRA over 8 bits", {**_LORA, "load_in_8bit": True}),
+    ("DDP", "LoRA over 8 bits", {**_LORA, "load_in_8bit": True}),
+    ("one process", "Q-LoRA", _QLORA),
+)
+LONG: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("one process", "full, 8192 tokens", {"sequence_len": 8192}),
+    ("one process", "full, recomputed, 8192 tokens", {"sequence_len": 8192, "gradient_checkpointing": True}),
+    ("one process", "LoRA, 16384 tokens", {"sequence_len": 16384, **_LORA}),
+    ("FSDP2", "full, recomputed, 8192 tokens", {"sequence_len": 8192, "gradient_checkpointing": True}),
 )
 EVALUATED: tuple[tuple[str, str, dict[str, Any]], ...] = tuple(
     ("one process", f"{variant}, evaluated on 16 rows", {**keys, "val_set_size": 0.1, "eval_batch_size": 16})
@@ -162,7 +184,8 @@ def cases() -> Iterator[Case]:
             for variant, keys in VARIANTS.items():
                 yield Case(model, strategy, variant, keys)
         has_experts = "num_experts_per_tok" in MODELS[model]
-        for strategy, variant, keys in (*FURTHER, *EVALUATED, *(OF_EXPERTS if has_experts else ())):
+        further = (*EIGHT_BITS, *LONG, *EVALUATED, *(OF_EXPERTS if has_experts else ()))
+        for strategy, variant, keys in (*FURTHER, *further):
             if model == "deepseek_v3" and keys.get("adapter") == "qlora":
                 continue  # refused: over quantized weights PEFT takes linear layers of these names for experts
             yield Case(model, strategy, variant, keys)

@@ -5,9 +5,8 @@
     python -m benchmarks.plan_peaks --no-trace           without the traced ones, in half of the time
 
 Each case builds a model, and takes two steps on rows of random tokens, with the engine's own code. What counts is the
-allocator's peak: PyTorch's profiler writes down each allocation. It does not see what gloo's threads take for their
-copies, which a trace leaves out here, nor what they free when they let go of a tensor last; so each wait for a
-collective is followed by a pause, in which they do.
+allocator's peak: PyTorch's profiler writes down each allocation. It does not see what gloo's threads free when they let
+go of a tensor last; so each wait for a collective is followed by a pause, in which they do.
 """
 
 import argparse
@@ -101,7 +100,7 @@ def traced(case: Case, folder: Path) -> float | None:
         on_cpu=True,
         every_layer=True,
     )
-    return float(sum(largest(peaks(asked, model, gloo=False)).values()))
+    return float(sum(largest(peaks(asked, model)).values()))
 
 
 def _rank(rank: int, num_ranks: int, port: int, wanted: list[Case], folder: Path, answers: Any) -> None:

@@ -16,7 +16,7 @@ from allranks.plan.workload import ModelShape, Workload
 _REUSE_ELEMENTS = 1_000_000_000
 # DDP sends what rank 0 has to the others in copies of so much, two at a time (torch/nn/parallel/distributed.py,
 # broadcast_bucket_size; torch/csrc/distributed/c10d/reducer.cpp, broadcast_coalesced).
-_BROADCAST_BYTES = 2 * 250 * 2**20
+BROADCAST_BYTES = 2 * 250 * 2**20
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def gathered(workload: Workload) -> Gathered:
     # A gradient is made, then copied into its bucket; a shared embedding's is counted where it waits.
     waits = workload.shape.is_tied and workload.trains_embeddings
     largest = 0.0 if waits else _largest_trained(workload) * workload.element.trained
-    start = min(held(workload).parameters, _BROADCAST_BYTES)
+    start = min(held(workload).parameters, BROADCAST_BYTES)
     return Gathered(start=start, head=largest, last_layer=largest, first_layer=largest)
 
 

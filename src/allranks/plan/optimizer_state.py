@@ -32,6 +32,11 @@ _STATES = {
     "rmsprop_bnb": (1, 4.0),
     "rmsprop_bnb_8bit": (1, _8_BIT),
 }
+_OF_BITSANDBYTES = {
+    *("adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "paged_lion_8bit", "lion_32bit"),
+    *("paged_lion_32bit", "ademamix", "paged_ademamix_32bit", "ademamix_8bit", "paged_ademamix_8bit"),
+    *("rmsprop_bnb", "rmsprop_bnb_8bit"),
+}
 _WITH_MOMENTUM = {"sgd", "rmsprop"}
 
 
@@ -39,9 +44,11 @@ def step_copies(optimizer: str, *, decays: bool) -> int:
     """Copies of all that is trained which a step makes for itself on a GPU, where torch steps over all parameters at
     once (torch/optim, `_multi_tensor_…`): the decayed gradient, a denominator, what is added.
 
-    AdamW without a fused step goes one by one here, since `fused` is given (torch/optim/adam.py). An optimizer that is
-    not known counts one.
+    AdamW without a fused step goes one by one here, since `fused` is given (torch/optim/adam.py), and bitsandbytes' do
+    so in place (bitsandbytes/optim/optimizer.py). An optimizer that is not known counts one.
     """
+    if optimizer in _OF_BITSANDBYTES:
+        return 0
     return {"adamw_torch_fused": 0, "adamw_torch": 0, "adagrad": 2, "rmsprop": 1 + decays, "sgd": int(decays)}.get(
         optimizer, 1
     )

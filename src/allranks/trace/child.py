@@ -47,14 +47,16 @@ def trace(asked: Asked) -> dict[str, float]:
 def peaks(
     asked: Asked, model_config: Mapping[str, Any], *, gloo: bool | None = None
 ) -> dict[tuple[str, int], Counter[str]]:
-    """Bytes by kind in each phase of a step of the model of `model_config`; with the copies that gloo makes of what it
-    gathers and reduces, if `gloo` (on the CPU, if not given)."""
+    """Bytes by kind in each phase of a step of the model of `model_config`; with the copy that gloo makes of what it
+    gathers, if `gloo` (on the CPU, if not given). Of replicas also `layers.SENT`, before the first step."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from allranks.config import RunConfig
+    from allranks.config.strategy import strategy
     from allranks.model.build import build_model
     from allranks.model.placement import place
+    from allranks.trace.layers import SENT
     from allranks.trace.nothing import (
         answer_reductions,
         as_on_gpu,
@@ -86,4 +88,8 @@ def peaks(
             answer_reductions(model.module)
             with fake:
                 batch = batch_of(asked.lengths, asked.labelled)
-                return peaks_of_steps(cfg, model, recorder, batch, num_micro_batches=asked.num_micro_batches)
+                parameters = [one.numel() * one.element_size() for one in model.module.parameters()]
+                found = peaks_of_steps(cfg, model, recorder, batch, num_micro_batches=asked.num_micro_batches)
+                if asked.num_ranks > 1 and strategy(cfg, asked.num_ranks, asked.ranks_per_node)[0] == "ddp":
+                    found[SENT] = Counter(parameters=sum(parameters))
+                return found

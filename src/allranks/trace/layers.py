@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from allranks.config import RunConfig
 from allranks.model.layers import find_layers
 from allranks.model.source import read_config
+from allranks.plan.communication_memory import BROADCAST_BYTES
 from allranks.trace.asked import Asked
 from allranks.trace.recorder import Phase
 
@@ -59,9 +60,17 @@ def _by_place(peaks: Peaks, num_layers: int) -> dict[Phase, Mapping[str, float]]
     return placed
 
 
+SENT: Phase = ("sent", 0)
+"""Replicas are given the weights of the first, in copies; only the weights are told of it."""
+
+
 def largest(peaks: Peaks) -> Mapping[str, float]:
     """The parts of the phase that holds most."""
-    return max(peaks.values(), key=lambda parts: sum(parts.values()))
+    phases = dict(peaks)
+    if SENT in phases:
+        weights = phases[SENT]["parameters"]
+        phases[SENT] = {"parameters": weights, "communication": min(weights, BROADCAST_BYTES)}
+    return max(phases.values(), key=lambda parts: sum(parts.values()))
 
 
 _NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")

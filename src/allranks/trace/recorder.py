@@ -28,8 +28,9 @@ _ASKED_BY = {
     "/torch/optim/": "optimizer",
     "/torch/nn/utils/clip_grad.py": "gradients",
 }
-# Collective -> those of its arguments that gloo copies (torch's ProcessGroupGloo.cpp).
-_GLOO_COPIES = {"c10d::_allgather_base_": (0, 1), "c10d::_reduce_scatter_base_": (1,)}
+_GLOO_GATHERS = "c10d::_allgather_base_"
+"""gloo gathers into a tensor of its own, as large as what is gathered (torch's ProcessGroupGloo.cpp). It has no
+reduce-scatter, and what PyTorch does in its place leaves no peak."""
 _FRAMES = 24  # from an operation up to whoever asked for it; FSDP's collectives take about ten
 OTHERWISE = "activations"
 
@@ -50,8 +51,8 @@ class Recorder(TorchDispatchMode):
 
     What becomes known of a storage later (`mark`) holds from its beginning, so every change is kept: some hundred a
     layer. `phase` is whatever the program does now. What a kernel takes and gives back by itself is not seen.
-    `granule`: sizes are rounded up to its multiples, as an allocator does. `gloo`: collectives that are fake are
-    counted with the copies that gloo makes.
+    `granule`: sizes are rounded up to its multiples, as an allocator does. `gloo`: gathers that are fake are counted
+    with the copy that gloo makes.
     """
 
     def __init__(self, *, granule: int = 1, gloo: bool = False) -> None:
@@ -97,8 +98,8 @@ class Recorder(TorchDispatchMode):
         if is_in_place(func, args):
             func = IN_PLACE
         made = func(*args, **(kwargs or {}))
-        if self._gloo and (copied := _GLOO_COPIES.get(func.name())):
-            self._pass(sum(args[index].untyped_storage().size() for index in copied if isinstance(args[index], Tensor)))
+        if self._gloo and func.name() == _GLOO_GATHERS:
+            self._pass(args[0].untyped_storage().size())
         # DTensors ask for the shape of the whole in a fake mode of their own.
         if _fake_mode() is self._fake[-1]:
             for one in tree_iter(made):
