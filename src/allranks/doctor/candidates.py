@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from allranks.doctor import causes
@@ -23,6 +23,7 @@ _TABLE_ROW = re.compile(r"\s*\d[\w.+\[\]-]*\s{2,}\S")
 _OF_AN_END_TO_COME = {"spot-reclaimed", "slurm-preempted", "slurm-time-limit", "pbs-walltime"}
 _LATER_SECONDS = 30.0  # that another rank trains on for so long says that this one does, too
 LINES_OF_OTHERS = 3  # of progress: what was printed before may come after, and one or two steps are under way
+_ANY = -1  # rank
 _INTERLEAVED = 64  # writers to one log, between whose lines those of one are looked for
 _NOT_FINITE = "nan-loss"
 _OF_SRUN = {"slurm-cancelled", "rank-sigkill"}
@@ -104,22 +105,20 @@ def candidates(reads: Sequence[Read]) -> tuple[list[Candidate], list[Candidate],
 def _warnings_last(found: Sequence[Candidate]) -> list[Candidate]:
     """A warning that was only logged, after which the program failed of something that is worded too, is doubtful."""
 
-    def is_logged(one: Candidate) -> bool:
-        return one.raised is None and is_warning(one.line)
+    logged = [one.raised is None and is_warning(one.line) for one in found]
+    last: dict[tuple[int, int | None], int] = {}  # by log and rank, and by log alone: the last that is none
+    for one, is_logged in zip(found, logged, strict=True):
+        if not is_logged and one.support <= BY_TRACEBACK:
+            for key in ((one.read, one.line.rank), (one.read, _ANY)):
+                last[key] = max(one.order, last.get(key, -1))
 
     def failed_later(one: Candidate) -> bool:
-        return any(
-            other.read == one.read
-            and other.order > one.order
-            and other.support <= BY_TRACEBACK
-            and not is_logged(other)
-            and _may_be_one(other.line, one.line)
-            for other in found
-        )
+        ranks = (_ANY,) if one.line.rank is None else (one.line.rank, None)  # as _may_be_one has it
+        return any(last.get((one.read, rank), -1) > one.order for rank in ranks)
 
     return [
-        replace(one, support=BY_LINE, certainty=LIKELY) if is_logged(one) and failed_later(one) else one
-        for one in found
+        replace(one, support=BY_LINE, certainty=LIKELY) if is_logged and failed_later(one) else one
+        for one, is_logged in zip(found, logged, strict=True)
     ]
 
 
@@ -127,10 +126,34 @@ def is_warning(line: Line) -> bool:
     return line.level in ("WARNING", "WARN") or _WARNING.search(line.text) is not None
 
 
-def marks_of(read: Read) -> list[Mark]:
+@dataclass(frozen=True)
+class Went:
+    """How far a log came: its lines of progress, those of each rank, and by kind the last line of each other mark."""
+
+    progress: Sequence[Mark]
+    of_rank: Mapping[int | None, Sequence[Mark]]
+    last: Mapping[str, int]
+
+    def has(self, kind: str, after: int) -> bool:
+        """Whether a mark of that kind comes after that line."""
+        return self.last.get(kind, -1) > after
+
+
+def marks_of(read: Read) -> Went:
     """How far it came, but for what a traceback shows of the program's text (`if state.global_step == 2:`)."""
     code = {number for _, traceback in read.tracebacks for number in traceback.code}
-    return [mark for mark in read.marks if mark.order not in code]
+    progress: list[Mark] = []
+    of_rank: dict[int | None, list[Mark]] = {}
+    last: dict[str, int] = {}
+    for mark in read.marks:
+        if mark.order in code:
+            continue
+        last[mark.kind] = max(mark.order, last.get(mark.kind, -1))
+        if mark.kind == looked_for.PROGRESS:
+            progress.append(mark)
+            if mark.line.rank is not None:
+                of_rank.setdefault(mark.line.rank, []).append(mark)
+    return Went(progress, of_rank, last)
 
 
 def _said_in_tracebacks(read: Read) -> dict[int, Raised]:
@@ -184,26 +207,26 @@ def _may_be_one(one: Line, other: Line) -> bool:
     return one.rank is None or other.rank is None or one.rank == other.rank
 
 
-def was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Sequence[Mark]]) -> bool:
+def was_survived(one: Candidate, reads: Sequence[Read], marks: Sequence[Went]) -> bool:
     """Whether the run went on after it: then it ended of something else, or well."""
     read = reads[one.read]
     if _HELP.match(one.line.text) or (one.raised is None and _GOES_ON.search(one.line.text)):
         return True
-    after = [mark for mark in marks[one.read] if mark.order > one.order]
-    failed = any(mark.kind == looked_for.ENDED for mark in after) or (
+    went = marks[one.read]
+    failed = went.has(looked_for.ENDED, one.order) or (
         read.first_failed_at is not None and read.first_failed_at.number > one.order
     )
-    if any(mark.kind == looked_for.DONE for mark in after) and not failed:
+    if went.has(looked_for.DONE, one.order) and not failed:
         return True
     family = one.rule.family if one.rule else ""
-    if family in _OF_CONNECTING and not failed and any(mark.kind == looked_for.CONNECTED for mark in after):
+    if family in _OF_CONNECTING and not failed and went.has(looked_for.CONNECTED, one.order):
         return True
     if one.id in _OF_AN_END_TO_COME and not _TABLE_ROW.match(one.line.text):
         return False
-    progress = marks[one.read]
+    progress, own = went.progress, went.of_rank.get(one.line.rank, ())
     if one.rule and one.rule.answer == _NOT_FINITE:  # with spoilt weights bars go on: only a loss tells otherwise
         progress = [mark for mark in progress if "loss" in mark.line.text.lower()]
-    own = [mark for mark in progress if mark.line.rank is not None and mark.line.rank == one.line.rank]
+        own = [mark for mark in own if "loss" in mark.line.text.lower()]
     if steps_further(own, one.order):
         return True
     ends = one.raised is not None and one.support != BY_LINE

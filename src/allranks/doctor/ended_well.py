@@ -50,7 +50,7 @@ def ended_well_by_logs(reads: Sequence[Read], notes: tuple[str, ...]) -> Diagnos
 def _is_passed(consequence: Hit, end: Mark | None, read: Read) -> bool:
     if end is None or consequence.order > end.order:
         return end is not None
-    return steps_further(marks_of(read), consequence.order) >= LINES_OF_OTHERS
+    return steps_further(marks_of(read).progress, consequence.order) >= LINES_OF_OTHERS
 
 
 def _end(read: Read) -> Mark | None:

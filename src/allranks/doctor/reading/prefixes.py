@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _NAMES_OF_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
 _MONTHS = {name: number for number, name in enumerate(_NAMES_OF_MONTHS.split(), 1)}
@@ -135,6 +136,10 @@ for _kinds, _text in (
 _RANK_WITHIN = re.compile(r"\[(?:PG [^\]]{0,120} )?[Rr]ank:? ?(\d{1,6})\]")
 
 
+# Lines: several wordings are looked for in each, and those before it are looked at for their time.
+_REMEMBERED = 2048
+
+
 @dataclass(frozen=True)
 class Prefixed:
     """A line's words, and what stood before them.
@@ -154,6 +159,7 @@ class Prefixed:
     """Whether `seconds` are in UTC."""
 
 
+@lru_cache(_REMEMBERED)
 def without_prefixes(text: str) -> Prefixed:
     """`text` without all that was put before it."""
     rank: int | None = None

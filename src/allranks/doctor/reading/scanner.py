@@ -114,6 +114,11 @@ class Scanner:
         self._ordinary: frozenset[int] = frozenset()  # strings of none but those
         self._code: set[int] = set()
         self._headers: set[int] = set()
+        self._known: dict[tuple[int, int], Line] = {}
+        """By where a line begins and ends in what is held: several wordings are looked for in each."""
+        self._before: dict[int, tuple[int, float | None, bool]] = {}
+        """By where a line begins in what is held: where the one before it does, and when that was written
+        (and whether in UTC)."""
 
     def feed(self, data: bytes, *, at_end: bool = False) -> None:
         """Look through `data`, which follows what came before. `at_end`: there is no more."""
@@ -157,6 +162,7 @@ class Scanner:
     def _scan(self, held: bytes, since: int, until: int) -> None:
         folded = held[: until + self._index.needles.longest].lower()
         number_of = _Numbers(held, self._lines)
+        self._known, self._before = {}, {}
         seen: set[tuple[int, int]] = set()
         late: dict[int, int] = {}  # of wordings that are ordinary here, where the last of this piece stands
         needles = self._index.needles
@@ -215,6 +221,15 @@ class Scanner:
                 self.read.marks.append(Mark(looked_for.PROGRESS, line, line.number))
 
     def _line(self, held: bytes, begin: int, stop: int, around: int, number: int) -> Line:
+        """The line from `begin` to `stop`; of a long one its beginning and what is `around`."""
+        if (known := self._known.get((begin, stop))) is not None:
+            return known
+        line = self._line_anew(held, begin, stop, around, number)
+        if stop - begin <= _MOST_TEXT and len(self._known) < _MOST_KEPT:
+            self._known[begin, stop] = line
+        return line
+
+    def _line_anew(self, held: bytes, begin: int, stop: int, around: int, number: int) -> Line:
         raw = held[begin:stop]
         if len(raw) > _MOST_TEXT:
             middle = max(0, around - begin - _MOST_TEXT // 2)
@@ -239,10 +254,13 @@ class Scanner:
         for _ in range(_TIMES_BACK):
             if begin <= 0:
                 return None, False
-            start = held.rfind(b"\n", max(0, begin - 1 - _BACK_BYTES), begin - 1) + 1
-            told = without_prefixes(decoded(held[start : min(begin - 1, start + 300)]))
-            if told.seconds is not None:
-                return told.seconds, told.is_utc
+            if (before := self._before.get(begin)) is None:
+                start = held.rfind(b"\n", max(0, begin - 1 - _BACK_BYTES), begin - 1) + 1
+                told = without_prefixes(decoded(held[start : min(begin - 1, start + 300)]))
+                before = self._before[begin] = start, told.seconds, told.is_utc
+            start, seconds, is_utc = before
+            if seconds is not None:
+                return seconds, is_utc
             if start >= begin - 1:
                 return None, False
             begin = start

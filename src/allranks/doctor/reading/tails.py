@@ -15,7 +15,7 @@ def tail_of(read: Read) -> Iterator[Line]:
     """The last lines of it, as far as they were kept."""
     source = read.source
     for number, written in enumerate(read.tail.removesuffix(b"\n").split(b"\n"), read.tail_from):
-        for raw in written.splitlines():  # what was written over parts it, and counts as one line
+        for raw in filter(None, written.splitlines()):  # what was written over parts it, and counts as one line
             told = without_prefixes(decoded(raw[:_MOST_BYTES]))
             rank = told.rank if told.rank is not None else source.rank
             yield Line(
