@@ -249,7 +249,7 @@ def test_nodes_that_do_not_see_each_others_logs_name_the_rank_that_differs_too(
     )
     for output in outputs:
         assert f"{DIFFERS}rank 1 (node 1) " in output and ABORTED.format(script=script) in output, output
-    assert (told["cause"], told["rank"], told["node"]) == (fault.cause, 1, "1"), told
+    assert (told["cause"], told["rank"]) == (fault.cause, 1) and told["node"] in ("1", "node1"), told
     assert any(f"rank 1 (node 1) was at {script}:" in one["text"] for one in told["evidence"]), told
 
 
