@@ -130,7 +130,7 @@ def _joined(own: Finding, told: Diagnosis) -> Diagnosis:
             node=told.node or own.who.host or node,
         )
     same = told.rank is None or rank is None or told.rank == rank
-    speaks = same and told.is_known and told.cause not in ENDS_FROM_OUTSIDE
+    speaks = same and told.is_known and not told.is_broad and told.cause not in ENDS_FROM_OUTSIDE
     crashed = is_its_crash(own, told)
     # What follows from another one's end shows nothing of this one's, and is told as that.
     shows = same and (told.is_known or told.symptom is not None or not shown)

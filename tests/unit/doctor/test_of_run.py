@@ -129,6 +129,22 @@ def test_of_a_loss_that_is_no_number_the_rank_is_named_that_had_it(made):
     assert (told.cause, told.rank) == ("nan-loss", 1)
 
 
+def test_of_a_gradient_that_is_no_number_a_rule_says_what_helps(made):
+    said = "step 3: the gradient's norm is nan although the loss (8.3178) is finite on every rank; stopped"
+    error = {"kind": "error", "rank": 1, "type": "AllranksError", "message": said}
+    own = Finding(causes.RANK_ERROR, f"rank 1 (node 0) failed first: {said}", who=Who(0, 1), known_at=0, said=said)
+    told = diagnosis_of_run(made({1: ""}, own, events=[error]))
+    assert (told.cause, told.rank) == ("nan-loss", 1) and "learning_rate" in told.remedy
+
+
+def test_that_no_rule_knows_our_own_words_is_not_held_against_them(made):
+    said = "no training examples are left after dropping the long ones"
+    error = {"kind": "error", "rank": 1, "type": "AllranksError", "message": said}
+    own = Finding(causes.RANK_ERROR, f"rank 1 (node 0) failed first: {said}", who=Who(0, 1), known_at=0, said=said)
+    told = diagnosis_of_run(made({1: ""}, own, events=[error]))
+    assert said in told.title and "No rule knows" not in told.not_proven
+
+
 def test_what_the_checks_had_found_of_that_node_is_told(made):
     found = Finding("gpu.driver", "its driver differs", severity="warning").to_message()
     checks = [found | {"nodes": ["node 0 (gpu1)"]}, found | {"nodes": ["node 1 (gpu2)"], "what": "another"}]
