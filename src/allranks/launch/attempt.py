@@ -166,9 +166,11 @@ def _attempt(
             concluded = work.conclude(started, ended)
             tell_of_ranks(peers.rendezvous, started, concluded.reason)
             verdict = peers.ended(concluded, started, ended)
-            if verdict.reason is concluded.reason:
-                known = with_others(peers.rendezvous, started, verdict.reason)
-                verdict = verdict if known is started else peers.concluded_anew(work.conclude(known, ended))
+            known = with_others(peers.rendezvous, started, verdict.reason)
+            if known is not started:
+                # Another node may have told of it only after the ranks here had lost the aborted one.
+                anew = ended if verdict.reason is concluded.reason else replace(ended, lost=verdict.reason)
+                verdict = peers.concluded_anew(work.conclude(known, anew))
             restarts = peers.restarts if ended.signal is None else None
             if restarts is None:
                 tell_head(peers.first_failure())
