@@ -59,17 +59,23 @@ class FromJson:
             self._is_document = _is_document(data)
             self._is_first = False
         at = data.rfind(b"\n") + 1
+        rest = data[at:]
         was_inside, self._is_inside = self._is_inside, self._is_inside and not at
-        told, rest = self._lines(data[:at], was_inside), data[at:]
-        if not self._is_inside and len(rest) <= _LONGEST and (self._is_document or _may_begin(rest)):
-            self._held = rest
-            return told
-        self._held, self._is_inside = b"", True
-        return told + rest
+        waits = not self._is_inside and len(rest) <= _LONGEST and (self._is_document or _may_begin(rest))
+        if not (waits or self._has_any(data, was_inside)):
+            self._held, self._is_inside = b"", True
+            return data
+        told = self._lines(data[:at], was_inside)
+        self._held, self._is_inside = (rest, self._is_inside) if waits else (b"", True)
+        return told if waits else told + rest
+
+    def _has_any(self, data: bytes, was_inside: bool) -> bool:
+        """Whether a line of JSON may begin in it; of most logs no line begins so."""
+        begins = not was_inside and data.startswith(_BEGINS)
+        return self._is_document or begins or (b"\n{" in data and any(b"\n" + one in data for one in _BEGINS))
 
     def _lines(self, data: bytes, was_inside: bool) -> bytes:
-        begins = not was_inside and data.startswith(_BEGINS)
-        if not (self._is_document or begins or any(b"\n" + one in data for one in _BEGINS)):
+        if not self._has_any(data, was_inside):
             return data
         first, *lines = data.split(b"\n")
         return b"\n".join([first if was_inside else self._line(first), *map(self._line, lines)])

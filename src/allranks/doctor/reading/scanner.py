@@ -27,6 +27,7 @@ _MOST_KEPT = 20_000  # lines in all
 _MOST_TRIED = 2_000  # of one wording in one log: then it is an ordinary line there, of which the last one counts
 _TRACEBACK = -1  # where wordings have numbers
 _PROGRESS = 32  # lines that are looked at of each wording in a piece
+_PROGRESS_BYTES = 1 << 18  # of a piece, in which those are looked for first
 _TRACEBACK_LINES = 600  # of one writer
 _LONGEST_LINE = 1 << 16  # bytes of one within a traceback; what goes on longer is none of its lines
 _TIMES_BACK = 30  # lines: of a traceback only the line before it has a time
@@ -193,7 +194,7 @@ class Scanner:
             begin, stop = _segment(held, start, start + 1)
             if target.kind != looked_for.TRACEBACK:
                 self._take(number, target, self._line(held, begin, stop, start, number_of(begin)), held, begin, stop)
-        self._progress(held, folded, since, until)
+        self._progress(held, folded, since, until, number_of)
 
     def _count(self, number: int) -> None:
         """A wording that has been there so often is an ordinary one here."""
@@ -202,19 +203,11 @@ class Scanner:
             self._capped |= {number}
             self._ordinary = self._index.needles.of_none_but(self._capped)
 
-    def _progress(self, held: bytes, folded: bytes, since: int, until: int) -> None:
-        """The last lines that tell how far the run has come."""
-        begins: dict[int, tuple[int, int]] = {}
-        for needle in looked_for.PROGRESS_NEEDLES:
-            end = until
-            for _ in range(_PROGRESS):
-                start = folded.rfind(needle, since, end)
-                if start < 0:
-                    break
-                begin, stop = _segment(held, start, start + len(needle))
-                begins.setdefault(begin, (start, stop))
-                end = min(start, begin + len(needle) - 1)
-        number_of = _Numbers(held, self._lines)
+    def _progress(self, held: bytes, folded: bytes, since: int, until: int, number_of: _Numbers) -> None:
+        """The last lines that tell how far the run has come: of most logs the end of a piece has enough of them."""
+        begins = _told_of_progress(held, folded, max(since, until - _PROGRESS_BYTES), until)
+        if len(begins) < _PROGRESS:
+            begins = _told_of_progress(held, folded, since, until)
         for begin, (start, stop) in sorted(begins.items())[-2 * _PROGRESS :]:
             line = self._line(held, begin, stop, start, number_of(begin))
             if looked_for.PROGRESS_LINE.search(line.text) and not _NOT_FINITE.search(line.text):
@@ -342,6 +335,21 @@ class Scanner:
                 name = _NAME.match(match["value"]) if match["key"] == "host" else None  # quotes and colours may follow
                 told.setdefault(match["key"], name[0] if name else match["value"].strip())
         self.read.first_failed, self.read.first_failed_at = told, line
+
+
+def _told_of_progress(held: bytes, folded: bytes, since: int, until: int) -> dict[int, tuple[int, int]]:
+    """By where a line begins that may tell of progress: where what says so stands, and where the line ends."""
+    begins: dict[int, tuple[int, int]] = {}
+    for needle in looked_for.PROGRESS_NEEDLES:
+        end = until
+        for _ in range(_PROGRESS):
+            start = folded.rfind(needle, since, end)
+            if start < 0:
+                break
+            begin, stop = _segment(held, start, start + len(needle))
+            begins.setdefault(begin, (start, stop))
+            end = min(start, begin + len(needle) - 1)
+    return begins
 
 
 _NOT_FINITE = re.compile(r"(?i)\b(?:nan|inf|infinity)\b")
