@@ -1,10 +1,10 @@
 """The exam of `allranks doctor`: graded excerpts of public issues, healthy logs and near misses. `make exam` prints it.
 
 Halves A and B are of threads by the hash of their address; the rules were written looking at half A only. Sets C to H
-are of other threads: they were collected, graded and committed before they were first asked. I is a development set, of
-further threads: graded before it was asked, but in batches, and what one batch missed was mended before the next, so
-that its score says nothing of logs that nobody has seen. O is of our own runs of TRL and axolotl, broken on purpose
-(`python -m tests.exam.breaking`).
+and J are of other threads: they were collected, graded and committed before they were first asked. I is a development
+set, of further threads: graded before it was asked, but in batches, and what one batch missed was mended before the
+next, so that its score says nothing of logs that nobody has seen. O is of our own runs of TRL and axolotl, broken on
+purpose (`python -m tests.exam.breaking`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def by_broad_wordings(halves: str) -> Counter[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; `--wrong` also each answer that is not right. Ends with 1 where one is wrong but sure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--halves", default="abcdefghio", help="which: a to i, o or several")
+    parser.add_argument("--halves", default="abcdefghijo", help="which: a to j, o or several")
     parser.add_argument("--wrong", action="store_true", help="print each answer that is not right")
     parser.add_argument("--nvrx", type=Path, metavar="SRC", help="ask NVRx's restart agent, too: src/ of its checkout")
     parser.add_argument("--broad", action="store_true", help="print what broad wordings alone would name")
