@@ -24,6 +24,10 @@ def doctor(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Read on as the logs grow, until a cause is known.")
     ] = False,
+    rules: Annotated[
+        list[Path] | None,
+        typer.Option("--rules", metavar="FILE", help="Know the rules of this TOML file, too; may be given again."),
+    ] = None,
     check_rules: Annotated[
         bool, typer.Option("--check-rules", help="Check rules, those of allranks or of the files named, and try them.")
     ] = False,
@@ -38,14 +42,16 @@ def doctor(
     from allranks.observe import say
 
     if check_rules:
-        return _check(named or [])
+        return _check([*(named or []), *(rules or [])])
     if not named:
         raise UsageError("name a run directory or logs: allranks doctor RUN|LOG…; - reads standard input")
     from allranks.doctor.follow import followed
     from allranks.doctor.of_run import diagnosis_of_run, is_run
     from allranks.doctor.read_logs import diagnosis_of_logs
+    from allranks.doctor.ruleset import add_rules
     from allranks.doctor.told import lines_of
 
+    add_rules(rules or [])
     if follow:
         told = followed(named)
     elif len(named) == 1 and (run := _run(named[0])) is not None and is_run(run):

@@ -95,10 +95,24 @@ class Rule:
         return max((len(found[0]) for one in self.broad if (found := one.regex.search(line))), default=0)
 
 
+_added: dict[str, Rule] = {}  # users' own, by id
+
+
 @cache
 def all_rules() -> tuple[Rule, ...]:
-    """Those that come with allranks. Their test has checked them: that takes longer than to read most logs."""
-    return tuple(_rule(entry, file.stem) for file in rule_files() for entry in _read(file)[0])
+    """Those that come with allranks, and what `add_rules` has added. Ours a test has checked: that takes longer than to
+    read most logs."""
+    ours = (_rule(entry, file.stem) for file in rule_files() for entry in _read(file)[0])
+    return (*(rule for rule in ours if rule.id not in _added), *_added.values())
+
+
+def add_rules(files: Sequence[Path]) -> None:
+    """Before the first log is read: have all judged by the rules of these files, too, which take the place of ours of
+    the same id. Raises ConfigError, which lists all that is wrong with them."""
+    if problems := problems_of_files(files):
+        raise ConfigError("\n".join(problems))
+    _added.update((rule.id, rule) for file in files for rule in load_rules(file))
+    all_rules.cache_clear()
 
 
 def rule_files() -> list[Path]:

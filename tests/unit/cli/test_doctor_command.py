@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +73,43 @@ def test_no_control_character_of_a_log_is_printed(doctor, tmp_path):
 
 def test_a_question_of_the_exam_is_graded():
     assert {grade for grade, _ in map(graded, list(questions("a"))[:3])} <= {"right", "right, likely"}
+
+
+RULE = """
+[[rule]]
+id = "{id}"
+kind = "cause"
+title = "the scratch disk of rack 7 is being cleaned"
+patterns = ['''{pattern}''']
+certainty = "sure"
+meaning = "It is cleaned on Mondays."
+remedy = "Start again at noon."
+not_proven = "That it is Monday."
+look_at = "The rack."
+sources = ["https://example.org/rack7"]
+restart = "may-pass"
+cases = ['''scratchd: cleaning, come again''']
+near_misses = ['''scratchd: clean''']
+"""
+
+
+@pytest.mark.parametrize(
+    ("id", "pattern", "log"),
+    [
+        ("scratch-cleaned", "scratchd: cleaning", "scratchd: cleaning, come again\n"),
+        ("disk-full", "No space left", LOG),
+    ],
+)
+def test_rules_of_a_users_own_judge_too_and_go_before_ours_of_the_same_id(tmp_path, id, pattern, log):
+    (tmp_path / "train.log").write_text(log)
+    (tmp_path / "own.toml").write_text(RULE.format(id=id, pattern=pattern))
+    command = [sys.executable, "-m", "allranks", "doctor", "train.log", "--rules", "own.toml"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0 and "rack 7" in ended.stdout and "Start again at noon" in ended.stdout, ended.stderr
+
+
+def test_rules_that_are_wrong_are_refused_before_a_log_is_read(doctor, tmp_path):
+    (tmp_path / "train.log").write_text(LOG)
+    (tmp_path / "own.toml").write_text("[[rule]]\nid = 7\n")
+    code, out, err = doctor(tmp_path / "train.log", "--rules", tmp_path / "own.toml")
+    assert code == 2 and "own.toml: rule number 1" in err and out == ""
