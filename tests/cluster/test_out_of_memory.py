@@ -71,8 +71,18 @@ def test_ranks_that_the_kernel_kills_for_their_cgroup(train):
         enter = lambda: (group / "tasks").write_text(str(os.getpid()))  # noqa: E731
         code, output = train("--nproc-per-node", "2", "--micro-batch-size", "64", limit=enter)
     assert code == 1 and "Traceback" not in output, output
+    assert "of which its process takes" in output and "[plan.memory]" in output, output  # warned of before it started
     assert "failed first: killed by SIGKILL (pid" in output
     assert ") by the kernel: its cgroup ran out of memory (the cgroup's limit: 1.1 GiB)" in output
     assert "  | parameters " in output and "  | activations and the rest " in output
     advice = output.partition("to need less, what frees most first:\n")[2].splitlines()
     assert len(advice) > 3 and any("micro_batch_size: 32" in line for line in advice[:3]), output
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("num_bytes", "warned"), [(300_000_000, True), (1_000_000_000, False)])
+def test_near_the_border_what_is_said_to_fit_trains_and_what_is_killed_was_warned_of(train, num_bytes, warned):
+    with cgroup(num_bytes) as group:
+        enter = lambda: (group / "tasks").write_text(str(os.getpid()))  # noqa: E731
+        code, output = train("--micro-batch-size", "1", "--batch-size", "4", limit=enter)
+    assert ("[plan.memory]" in output, code != 0) == (warned, warned), output

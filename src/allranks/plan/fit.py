@@ -15,6 +15,10 @@ from allranks.plan.workload import RankMemory, Workload
 Verdict = Literal["cannot", "may not", "just"]
 """It cannot fit, whatever the prediction may be wrong by; it probably does not; it fits by less than that."""
 
+CPU_PROCESS_BYTES = (0.4e9, 0.7e9)
+"""What a process holds on a CPU beside its tensors, at least and at most: Python and what it has imported, in
+runs of torch 2.11 and 2.13. On a GPU it is in the host's memory."""
+
 _SHOWN = ("parameters", "gradients", "optimizer", "activations", "logits", "communication", "reserve")
 
 
@@ -33,16 +37,18 @@ def doubt(expected: Expected, device: Device | None, there: float) -> tuple[Verd
     Nothing is certain of a CPU's memory, beside which there may be swap.
     """
     workload = expected.workload
+    process, most = CPU_PROCESS_BYTES if workload.on_cpu else (0.0, 0.0)
     memory = rank_memory(workload, device)
     least = rank_memory(replace(workload, tokens=expected.least_tokens), device)
     if least.total * (1 - MEMORY_ERROR) > there and not workload.on_cpu:
         return "cannot", _told(least, there)
-    text = f"{_told(memory, there)}; the prediction may be wrong by {MEMORY_ERROR:.0%}"
+    beside = f", of which its process takes {si_bytes(process)} to {si_bytes(most)}" if process else ""
+    text = f"{_told(memory, there)}{beside}; the prediction may be wrong by {MEMORY_ERROR:.0%}"
     if least.total < memory.total:
         text += f", and rows are taken to be as long as sequence_len, {workload.tokens:,} tokens"
-    if memory.total > there:
+    if memory.total + process > there:
         return "may not", text
-    return ("just", text) if memory.total * (1 + MEMORY_ERROR) > there else None
+    return ("just", text) if memory.total * (1 + MEMORY_ERROR) + most > there else None
 
 
 def _told(memory: RankMemory, there: float) -> str:

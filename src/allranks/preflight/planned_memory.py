@@ -13,6 +13,8 @@ from allranks.preflight.check import Answer, Check, Severity, Subject, found, sk
 from allranks.preflight.gpus_of_ranks import visible
 from allranks.preflight.looking import each_node
 
+LAUNCHER_BYTES = 0.3e9
+"""What the process holds that starts a node's ranks and watches them, as measured with torch 2.13."""
 _SEVERITY: dict[Verdict, Severity] = {"cannot": "error", "may not": "warning", "just": "note"}
 
 
@@ -49,10 +51,11 @@ def _of_gpu(subject: Subject, report: NodeReport) -> tuple[Device | None, float]
 
 
 def _of_cpu(subject: Subject, node: str, report: NodeReport) -> tuple[Device | None, float] | None:
-    """Each rank's part of the node's memory."""
+    """Each rank's part of the node's memory, without what the launcher of several ranks takes."""
     limits = [size for size in (report.memory.total, report.memory.cgroup_limit) if size]
     ranks = subject.num_processes.get(node) or subject.wanted.nproc_per_node
-    return (None, min(limits) / ranks) if limits and ranks else None
+    launcher = LAUNCHER_BYTES if ranks and ranks > 1 else 0.0
+    return (None, max(0.0, min(limits) - launcher) / ranks) if limits and ranks else None
 
 
 CHECKS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from allranks.plan.fit import Expected, doubt
+from allranks.plan.fit import CPU_PROCESS_BYTES, Expected, doubt
 from allranks.plan.hardware import find_device
 from allranks.plan.memory import rank_memory
 from tests.planned import FSDP2, expected
@@ -21,3 +21,12 @@ def test_a_verdict_is_certain_only_beyond_what_the_prediction_may_be_wrong_by():
     assert "as long as sequence_len, 4,096 tokens" in doubt(Expected(own, 1), device, 0.85 * holds)[1]
     on_cpu = replace(own, on_cpu=True)
     assert doubt(Expected(on_cpu, own.tokens), None, 1e9)[0] == "may not"
+
+
+def test_of_a_cpus_memory_the_process_takes_its_part():
+    own = replace(expected(**FSDP2).workload, on_cpu=True)
+    holds, (least, most) = rank_memory(own, None).total, CPU_PROCESS_BYTES
+    asked = [holds + 0.9 * least, holds + 1.1 * least, 1.1 * holds + 1.1 * most]
+    found = [doubt(Expected(own, own.tokens), None, there) for there in asked]
+    assert [one and one[0] for one in found] == ["may not", "just", None]
+    assert "of which its process takes 400.0 MB to 700.0 MB" in found[0][1]
