@@ -225,8 +225,10 @@ def _run(one: Row, run: RunCost | None) -> str:
             "(`allranks preprocess`), or by --max-steps"
         )
     cost = "" if run.cost is None else f", costs {run.cost:,.2f}"
+    hours = f"{run.gpu_hours:,.1f}" if run.gpu_hours >= 1 else f"{run.gpu_hours:.2g}"
+    of_gpus = "" if one.workload.on_cpu else f" ({hours} GPU-hours)"
     return (
-        f"{run.num_steps:,} steps in {duration(3600 * run.hours)} ({run.gpu_hours:,.1f} GPU-hours){cost}; a checkpoint "
+        f"{run.num_steps:,} steps in {duration(3600 * run.hours)}{of_gpus}{cost}; a checkpoint "
         f"is {si_bytes(num_bytes)}, {duration(run.checkpoint_seconds)} at 1 GB/s a node"
     )
 
