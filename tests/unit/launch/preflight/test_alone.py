@@ -15,10 +15,10 @@ from tests.planned import CONFIG, MODEL, SMALL
 def start(tmp_path, capsys):
     """Makes a config, asks as a start does, and gives what was said."""
 
-    def said(model=None, **keys):
+    def said(model=None, ranks=64, **keys):
         (tmp_path / "config.json").write_text(json.dumps({**MODEL, **(model or {})}))
         cfg = resolve_mapping({**CONFIG, "base_model": str(tmp_path), **keys})
-        refuse_too_large(cfg, resolve(LaunchOptions(nproc_per_node=64), num_gpus=0))
+        refuse_too_large(cfg, resolve(LaunchOptions(nproc_per_node=ranks), num_gpus=0))
         return capsys.readouterr().err
 
     return said
@@ -53,7 +53,7 @@ def test_what_is_small_enough_is_not_mentioned(start):
         "head_dim": 8,
         "vocab_size": 99,
     }
-    assert start(model=small, sequence_len=64) == ""
+    assert start(model=small, ranks=1, sequence_len=64) == ""
 
 
 def test_a_warning_can_be_made_an_error(start):
