@@ -28,6 +28,15 @@ CONFIG: dict[str, Any] = {
     "micro_batch_size": 1,
     "gradient_accumulation_steps": 4,
 }
+TINY_CONFIG: dict[str, Any] = {
+    "base_model": "model",
+    "datasets": [{"path": "data.jsonl", "type": "completion"}],
+    "output_dir": "out",
+    "learning_rate": 0.1,
+    "sequence_len": 512,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+}
 FSDP2 = {"fsdp_version": 2}
 LORA = {"adapter": "lora", "lora_r": 16, "lora_alpha": 32, "lora_target_linear": True}
 SMALL = {"num_hidden_layers": 4, "vocab_size": 32000}

@@ -10,6 +10,7 @@ from allranks.errors import ConfigError
 from allranks.model.adapter import add_adapter
 from allranks.plan.config_lines import changed
 from allranks.plan.workloads import workloads
+from tests.planned import TINY_CONFIG
 
 _USUAL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 _USUAL |= {"intermediate_size": 96, "vocab_size": 1000}
@@ -26,15 +27,6 @@ FAMILIES = {
     "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 32},
     "qwen3_moe": _EXPERTS,
     "deepseek_v3": {**_DEEPSEEK, "num_key_value_heads": 4},
-}
-KEYS = {
-    "base_model": "model",
-    "datasets": [{"path": "data.jsonl", "type": "completion"}],
-    "output_dir": "out",
-    "learning_rate": 0.1,
-    "sequence_len": 512,
-    "micro_batch_size": 2,
-    "gradient_accumulation_steps": 4,
 }
 LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16}
 OWN = {
@@ -56,7 +48,7 @@ OWN = {
 @pytest.mark.parametrize("own", OWN)
 def test_each_rows_lines_make_a_config_that_training_takes(family: str, own: str) -> None:
     model_config = {"model_type": family, **_USUAL, **FAMILIES[family]}
-    given = {key: value for key, value in {**KEYS, **OWN[own]}.items() if value is not None}
+    given = {key: value for key, value in {**TINY_CONFIG, **OWN[own]}.items() if value is not None}
     cfg = resolve_mapping(given)
     rows = workloads(cfg, model_config, num_nodes=2, gpus_per_node=4)
     assert {row.method for row in rows} == {"full", "lora", "qlora"}
@@ -82,7 +74,7 @@ def test_each_rows_lines_make_a_config_that_training_takes(family: str, own: str
 @pytest.mark.parametrize("keys", [{"adapter": "qlora"}, {"peft_use_dora": True}], ids=["qlora", "dora"])
 def test_an_adapter_that_training_refuses_is_refused(keys: dict[str, object]) -> None:
     model_config = {"model_type": "deepseek_v3", **_USUAL, **FAMILIES["deepseek_v3"]}
-    cfg = resolve_mapping({**KEYS, **OWN["LoRA of all linear layers"], **keys})
+    cfg = resolve_mapping({**TINY_CONFIG, **OWN["LoRA of all linear layers"], **keys})
     with pytest.raises(ConfigError, match=r"PEFT takes down_proj, gate_proj, up_proj for .*experts.*\[.*o_proj.*\]"):
         workloads(cfg, model_config, num_nodes=1, gpus_per_node=2)
     with torch.device("meta"):

@@ -14,6 +14,7 @@ from allranks.plan.model_shape import num_parameters
 from allranks.plan.remedies import remedies
 from allranks.plan.workload import RankMemory, Workload
 from allranks.plan.workloads import workloads
+from tests.planned import TINY_CONFIG
 
 MODEL = {
     "model_type": "llama",
@@ -31,15 +32,7 @@ MIXTURE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 768,
 }
-KEYS = {
-    "base_model": "model",
-    "datasets": [{"path": "data.jsonl", "type": "completion"}],
-    "output_dir": "out",
-    "learning_rate": 0.1,
-    "sequence_len": 1024,
-    "micro_batch_size": 2,
-    "gradient_accumulation_steps": 4,
-}
+KEYS = {**TINY_CONFIG, "sequence_len": 1024}
 LORA = {"adapter": "lora", "lora_r": 16, "lora_alpha": 32, "lora_target_linear": True}
 FSDP, ZERO2, ZERO3 = (
     {"fsdp_version": 2},

@@ -8,6 +8,7 @@ from allranks.config.load import resolve_mapping
 from allranks.errors import ConfigError
 from allranks.plan.config_workload import num_frozen, step_sizes
 from allranks.plan.workloads import workloads
+from tests.planned import TINY_CONFIG
 
 MODEL = {
     "model_type": "llama",
@@ -24,19 +25,8 @@ LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_linear": 
 NUM_LORA = 4 * 8 * (2 * (256 + 256) + 2 * (128 + 256) + 3 * (704 + 256))
 
 
-KEYS = {
-    "base_model": "model",
-    "datasets": [{"path": "data.jsonl", "type": "completion"}],
-    "output_dir": "out",
-    "learning_rate": 0.1,
-    "sequence_len": 512,
-    "micro_batch_size": 2,
-    "gradient_accumulation_steps": 4,
-}
-
-
 def config(**keys):
-    return resolve_mapping({**KEYS, **keys})
+    return resolve_mapping({**TINY_CONFIG, **keys})
 
 
 def found(num_nodes=2, gpus_per_node=4, on_cpu=False, **keys):
