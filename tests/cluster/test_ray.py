@@ -23,7 +23,14 @@ pytestmark = pytest.mark.skipif(
 )
 LAUNCH = ("--launcher", "ray", "--ray-address", "local", "--ray-num-workers", "2")
 # Steps of some 20 ms: long enough to be hit in the middle, and few enough for float sums to stay close.
-KEYS = {"max_steps": 60, "save_strategy": "steps", "save_steps": 10, "learning_rate": 1e-3}
+# Ray starts a dozen processes before the first rank, which takes minutes beside other tests.
+KEYS = {
+    "max_steps": 60,
+    "save_strategy": "steps",
+    "save_steps": 10,
+    "learning_rate": 1e-3,
+    "ray_start_timeout": int(TIMEOUT_SECONDS),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +83,9 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_
     directory = tmp_path / "ray"
     process = start(*LAUNCH, output_dir=directory, ray_run_name="by-name", **KEYS)
     wait_for_a_checkpoint(process, directory)
-    engine_of(1, process.pid, directory).kill()
+    victim = engine_of(1, process.pid, directory)
+    assert victim.nice() == psutil.Process().nice(), "as if no Ray had started it"
+    victim.kill()
     done = finish(process, directory, expect=0)
     assert f"attempt 1: rank 1 on {socket.gethostname()} failed: killed by SIGKILL" in done.output
     assert "attempt 2: Ray has started the ranks again" in done.output

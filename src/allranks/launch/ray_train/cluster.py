@@ -129,6 +129,8 @@ def _connect(asked: str, folder: Path, local_size: Mapping[str, int]) -> Cluster
     # Whoever reaches Ray's ports runs what he likes as this user: without this variable, which Ray reads when it is
     # imported and which macOS need not have, it would take 127.0.0.1 for a mistake, and listen on all interfaces.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Ray's workers, and so our ranks, would be at niceness 15, and hardly run beside anything else on this machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     _init(
         address=LOCAL,
         num_cpus=local_size["CPU"],

@@ -108,6 +108,10 @@ class Coordinator:
     stopped: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
     states: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
+    def is_up(self) -> bool:
+        """Answers once the actor's process has started."""
+        return True
+
     def begin(self, master_addr: str, master_port: int) -> None:
         """Ray has started a new group of workers, whose ranks meet at this address."""
         self.attempt += 1

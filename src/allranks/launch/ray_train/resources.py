@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from allranks.cluster.cores import usable_cores
 from allranks.config.sections.launch import LaunchConfig
 from allranks.listing import few
 
@@ -68,6 +70,26 @@ def shortage(wanted: Demand, nodes: Nodes, free: Mapping[str, float]) -> str:
         f"asked for {wanted}; the cluster has {len(nodes)} node(s), which hold {fitting(wanted.resources, nodes)} such "
         f"worker(s): {has or 'none'}; free now, over all nodes: {unused}"
     )
+
+
+def awaited(
+    wanted: Demand, nodes: Nodes, free: Mapping[str, float], *, num_started: int, is_own: bool, busy: str
+) -> str:
+    """What somebody waits for whose workers have not all started: resources; or, where there are enough, processes.
+
+    All that is reserved on a cluster that is the run's own is reserved for it. `busy` says that this machine has more
+    to do than it has cores, and is empty else.
+    """
+    text = shortage(wanted, nodes, free)
+    if is_own or num_started + fitting(wanted.resources, {"free": free}) >= wanted.num_workers:
+        return f"{text}; nothing is missing, processes of Ray are still starting{busy and f': {busy}'}"
+    return text
+
+
+def busy_here() -> str:
+    """That this machine has more to do than it has cores, by the mean of the last minute; else nothing."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    return f"this machine has a load of {load:.0f} on {cores} core(s)" if load > 1.5 * cores else ""
 
 
 def listed(resources: Mapping[str, float]) -> str:

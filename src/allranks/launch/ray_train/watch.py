@@ -18,7 +18,7 @@ from allranks.launch.node.live_table import LiveTableKeeper
 from allranks.launch.ray_train.cluster import Cluster
 from allranks.launch.ray_train.coordinator import FINAL_CODES, RankExit, Status
 from allranks.launch.ray_train.plan import Fitted
-from allranks.launch.ray_train.resources import Demand, shortage
+from allranks.launch.ray_train.resources import Demand, awaited, busy_here
 from allranks.launch.ray_train.worker import LONGEST_MESSAGE, described
 from allranks.launch.stopped_ranks import StoppedRanks
 from allranks.live.state import NodeState
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 1.0  # at the table of all ranks
 # Workers hear of it within half a second, and Ray ends those of the others when one has failed. One that does not is
 # held itself.
 _ENDING_SECONDS = 60.0
-# The coordinator is on this machine: it has never been seen to take a second.
+# Once it runs the coordinator, on this machine, has never been seen to take a second.
 _ANSWER_SECONDS = 60.0
 
 
@@ -80,6 +80,8 @@ class Watch:
 
         watched = self._watched
         self._waiting_since = self._reminded = time.monotonic()
+        if not self._coordinator_is_up():
+            return watched
         while True:
             ready, _ = ray.wait([fitting], timeout=_POLL_SECONDS)
             status: Status = ray.get(self.coordinator.status.remote(), timeout=_ANSWER_SECONDS)
@@ -89,11 +91,26 @@ class Watch:
                 return watched
             if self.received and self._must_end(status):
                 return watched
-            if self._waits_in_vain(status):
+            if self._waits_in_vain(len(status.placements)):
                 return watched
             if self.keeper.hang is not None and not self._starts_again(self.keeper.hang, status.attempt):
                 watched.hang = self.keeper.hang
                 return watched
+
+    def _coordinator_is_up(self) -> bool:
+        """Wait for its process to start, which takes as long as any other on a machine that does much else. False
+        where the time of all workers is over, or somebody asks to end it."""
+        import ray
+
+        up = self.coordinator.is_up.remote()
+        while not ray.wait([up], timeout=_POLL_SECONDS)[0]:
+            if self.received:
+                self._watched.signal = self.received[0]
+                return False
+            if self._waits_in_vain(num_started=0):
+                return False
+        ray.get(up)
+        return True
 
     def _tell(self, status: Status) -> None:
         """Show what is new."""
@@ -165,22 +182,29 @@ class Watch:
             ray.get(self.coordinator.end_hung.remote(attempt))
         return time.monotonic() - self._hung_since < _ENDING_SECONDS
 
-    def _waits_in_vain(self, status: Status) -> bool:
+    def _waits_in_vain(self, num_started: int) -> bool:
         """Whether Ray has had its time to start all workers."""
         now = time.monotonic()
         if now - self._waiting_since > self.start_timeout:
             self._watched.stopped = (
                 f"Ray did not start all workers within {self.start_timeout:.0f} s (ray_start_timeout), "
-                f"{len(status.placements)} of {self.wanted.num_workers} came: {self._shortage()}"
+                f"{num_started} of {self.wanted.num_workers} came: {self._awaited(num_started)}"
             )
             return True
         if self._waiting_since < math.inf and now - self._reminded > _REMIND_SECONDS:
             self._reminded = now
-            say(f"waiting for Ray to start the workers: {self._shortage()}")
+            say(f"waiting for Ray to start the workers: {self._awaited(num_started)}")
         return False
 
-    def _shortage(self) -> str:
-        return shortage(self.wanted, self.cluster.nodes(), self.cluster.free())
+    def _awaited(self, num_started: int) -> str:
+        return awaited(
+            self.wanted,
+            self.cluster.nodes(),
+            self.cluster.free(),
+            num_started=num_started,
+            is_own=self.cluster.is_ours,
+            busy=busy_here(),
+        )
 
 
 def failed(status: Status, attempt: int) -> list[Finding]:

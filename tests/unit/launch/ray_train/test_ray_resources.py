@@ -3,7 +3,7 @@
 import pytest
 
 from allranks.config.sections.launch import LaunchConfig
-from allranks.launch.ray_train.resources import demand, fitting, local_size, shortage
+from allranks.launch.ray_train.resources import awaited, demand, fitting, local_size, shortage
 
 GPU_NODES = {"10.0.0.1": {"CPU": 16.0, "GPU": 4.0, "memory": 1e9}, "10.0.0.2": {"CPU": 16.0, "GPU": 2.0}}
 CPU_NODES = {"10.0.0.1": {"CPU": 8.0}, "10.0.0.2": {"CPU": 8.0}, "10.0.0.3": {"CPU": 1.0}}
@@ -53,3 +53,19 @@ def test_a_shortage_names_what_was_asked_for_and_what_there_is():
     assert "2 node(s), which hold 6 such worker(s)" in text
     assert "10.0.0.1 {CPU: 16, GPU: 4}; 10.0.0.2 {CPU: 16, GPU: 2}" in text
     assert "free now, over all nodes: {CPU: 20, GPU: 1}" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "num_started", "is_own", "starting"),
+    [
+        ({"CPU": 17.0}, 0, False, True),
+        ({"CPU": 1.0}, 2, False, True),
+        ({"CPU": 1.0}, 1, False, False),  # a third job has the rest
+        ({"CPU": 0.0}, 1, True, True),  # all that is reserved is reserved for these workers
+    ],
+)
+def test_who_waits_hears_whether_resources_or_processes_are_awaited(free, num_started, is_own, starting):
+    wanted = demand(LaunchConfig(use_ray=True), CPU_NODES)
+    text = awaited(wanted, CPU_NODES, free, num_started=num_started, is_own=is_own, busy="a load of 9 on 2 core(s)")
+    assert text.startswith(shortage(wanted, CPU_NODES, free))
+    assert text.endswith("processes of Ray are still starting: a load of 9 on 2 core(s)") == starting
