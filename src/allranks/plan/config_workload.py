@@ -10,6 +10,7 @@ from typing import Any
 from allranks.cluster.cores import threads_of_rank
 from allranks.config import RunConfig
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.stored_quantization import as_stored
 from allranks.config.strategy import strategy
 from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, continued, is_linear, num_elements
 from allranks.plan.model_shape import elements_below, num_parameters, shape_of
@@ -47,9 +48,10 @@ def own_workload(
     """The config's own, by its model's config.json.
 
     Raises:
-        ConfigError: its strategy does not divide so many ranks.
+        ConfigError: its strategy does not divide so many ranks, or its weights are stored as training refuses them.
         UnknownShapeError: `model_config` does not tell the model's tensors.
     """
+    cfg = as_stored(cfg, model_config)
     shape = shape_of(model_config)
     tokens = cfg.data.sequence_len
     trained = Trained.of(cfg, model_config, shape)

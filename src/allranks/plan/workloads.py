@@ -11,6 +11,7 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.config.load import resolve_mapping
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.stored_quantization import as_stored
 from allranks.errors import ConfigError
 from allranks.plan.adapter_size import misread_names
 from allranks.plan.config_lines import changed
@@ -48,12 +49,13 @@ def workloads(
     `sequence_len` and all of them otherwise. The global batch is the same in all of them.
 
     Raises:
-        ConfigError: the config's own strategy does not divide so many ranks, or training refuses its adapter.
+        ConfigError: the config's own strategy does not divide so many ranks, or training refuses its adapter, or the
+            weights as they are stored.
         UnknownShapeError: `model_config` does not tell the model's tensors.
     """
     shape = shape_of(model_config, stored)
     found: list[Workload] = []
-    for method_keys, of_method in _methods(cfg):
+    for method_keys, of_method in _methods(cfg, model_config):
         trained = Trained.of(of_method, model_config, shape)
         if misread := misread_names(trained.matrices, shape, of_method.adapter):
             others = sorted({name.rpartition(".")[2] for name in trained.matrices} - misread)
@@ -87,9 +89,10 @@ def _refused(adapter: AdapterConfig, misread: Set[str], others: Sequence[str]) -
     )
 
 
-def _methods(cfg: RunConfig) -> Iterator[tuple[Mapping[str, Any], RunConfig]]:
-    """The config itself, and as a full fine-tune, with LoRA and with Q-LoRA, by the keys that change."""
-    yield {}, cfg
+def _methods(cfg: RunConfig, model_config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], RunConfig]]:
+    """The config itself, and as a full fine-tune, with LoRA and with Q-LoRA where the stored weights allow it, by the
+    keys that change."""
+    yield {}, as_stored(cfg, model_config)
     flat = cfg.flat()
     without = {key: value for key, value in flat.items() if key not in _OF_ADAPTERS}
     had = {key: value for key, value in flat.items() if key in _OF_ADAPTERS}
@@ -105,7 +108,7 @@ def _methods(cfg: RunConfig) -> Iterator[tuple[Mapping[str, Any], RunConfig]]:
             changes |= {key: None for key in ("load_in_4bit", "load_in_8bit") if had.get(key)}
             other = {**without, **own, **{key: value for key, value in changes.items() if value is not None}}
         with contextlib.suppress(ConfigError):
-            yield changes, resolve_mapping(other)
+            yield changes, as_stored(resolve_mapping(other), model_config)
 
 
 def _given(cfg: RunConfig) -> set[str]:

@@ -10,14 +10,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from transformers import PreTrainedConfig
 
 from allranks.config import load_config
-from allranks.errors import AllranksError
+from allranks.errors import AllranksError, ConfigError
 from allranks.launch.plan.machines import Asked
 from allranks.launch.plan.make import make_plan
 from allranks.plan.message import to_json
 from allranks.plan.text import in_full
-from tests.planned import CONFIG, FSDP2, MODEL
+from tests.planned import CONFIG, FSDP2, LORA, MODEL
 
 TWO_NODES = Asked(num_nodes=2, gpus_per_node=8, gpu="h100-80gb", link="8xib-ndr", price_per_gpu_hour=2.5)
 MIXTURE = {
@@ -145,3 +146,50 @@ def test_a_mixture_of_experts_is_planned_from_its_config_alone(model):
 def test_names_that_are_not_known_are_told(config, asked, said):
     with pytest.raises(AllranksError, match=said):
         planned(config, asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, LORA),
+        ({"quant_method": "awq", "bits": 4}, {**LORA, "adapter": "qlora"}),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, {}),
+        ({"quant_method": "mxfp4"}, {**LORA, "adapter": "qlora"}),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {}),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {**LORA, "load_in_8bit": True}),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {**LORA, "peft_use_dora": True}),
+    ],
+)
+def test_stored_weights_that_training_refuses_are_refused_in_the_same_words(config, model, settings, keys):
+    from allranks.model.quantized.stored import stored_settings
+
+    (model / "config.json").write_text(json.dumps({**MODEL, "quantization_config": settings}))
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **keys}))
+    with pytest.raises(ConfigError) as of_training:
+        stored_settings(PreTrainedConfig(quantization_config=settings), load_config(config), model)
+    with pytest.raises(ConfigError) as of_plan:
+        planned(config)
+    assert str(of_plan.value) == str(of_training.value)
+
+
+def test_over_weights_stored_in_4_bits_what_is_planned_is_held_so_and_nothing_is_offered_that_cannot_be(config, model):
+    def rows_of(adapter, **settings):
+        (model / "config.json").write_text(json.dumps({**MODEL, **settings}))
+        config.write_text(yaml.safe_dump({**CONFIG, **FSDP2, **LORA, "base_model": str(model), "adapter": adapter}))
+        return planned(config)
+
+    as_asked = rows_of("qlora")
+    stored = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4"}
+    found = rows_of("lora", quantization_config={"quant_method": "bitsandbytes", **stored})
+    assert {one.workload.method for one in as_asked.rows} == {"full", "lora", "qlora"}
+    assert {one.workload.method for one in found.rows} == {"qlora"}
+    assert found.own.memory == as_asked.own.memory
+    assert len({one.workload.name for one in found.rows}) > 3
+    plainer = {**stored, "bnb_4bit_use_double_quant": False}
+    scales = rows_of("lora", quantization_config={"quant_method": "bitsandbytes", **plainer}).own.memory
+    assert scales.parameters > found.own.memory.parameters
+
+
+def test_a_plan_tells_what_a_run_would_be_told_of_its_model(config, model):
+    (model / "config.json").write_text(json.dumps({**MODEL, "max_position_embeddings": 2048}))
+    assert any("more than the 2048 positions" in line for line in planned(config).remarks)

@@ -12,6 +12,8 @@ from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
 from allranks.launch.plan.source import Source, lengths_of, num_steps, source_of
 from allranks.listing import si_bytes
+from allranks.model.positions import position_warning
+from allranks.model.stored_kind import stored_kind_warning
 from allranks.plan.config_lines import changed, lines, replaced
 from allranks.plan.cost import RunCost, run_cost
 from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
@@ -36,6 +38,7 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         flags = dict.fromkeys(("gradient_accumulation_steps", "batch_size"), "--batch")
         overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
     source = source_of(config, overrides, flags=flags, ignore_unsupported=ignore_unsupported)
+    told = _told_of_model(source)
     machines, on_cpu = machines_of(asked, Path(source.cfg.checkpoint.output_dir).expanduser())
     lengths = lengths_of(source)
     candidates = workloads(
@@ -65,8 +68,14 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
         assumptions=_assumptions(machines, lengths, own.workload),
         traced=_traced(source, best, own, lengths) if asked.traces else (),
-        remarks=source.cfg.remarks,
+        remarks=[*source.cfg.remarks, *told],
     )
+
+
+def _told_of_model(source: Source) -> list[str]:
+    """What a run would be told of the model that it trains. Raises ConfigError for what it would be refused for."""
+    told = (position_warning(source.config_json, source.cfg), stored_kind_warning(source.config_json, source.cfg))
+    return [f"warning: {one}" for one in told if one]
 
 
 def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Traced]:
