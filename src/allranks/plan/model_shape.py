@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from allranks.errors import UsageError
@@ -21,7 +22,15 @@ _LARGEST = 2**24  # of a width or a vocabulary
 
 
 class UnknownShapeError(UsageError):
-    """A config.json that does not tell which tensors its model has."""
+    """A config.json that does not tell which tensors its model has. `key`: of it, that is the reason; `said`: why."""
+
+    def __init__(self, key: str, said: str, file: Path | str = "config.json") -> None:
+        super().__init__(f"{file}: {said}")
+        self.key, self.said = key, said
+
+    def found_in(self, file: Path | str) -> UnknownShapeError:
+        """The same by the name of the file, for whoever knows it."""
+        return UnknownShapeError(self.key, self.said, file)
 
 
 def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | None = None) -> ModelShape:
@@ -36,14 +45,16 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
     kind = str(config.get("model_type", ""))
     if "vision_config" in config or "audio_config" in config:
         raise UnknownShapeError(
-            f"config.json: model_type {kind!r} also sees or hears, and only text models can be planned; give the "
-            "config.json of its text model"
+            "model_type",
+            f"model_type {kind!r} also sees or hears, and only text models can be planned; give the config.json of its "
+            "text model",
         )
     family = FAMILIES.get(kind)
     if family is None and stored is None:
         raise UnknownShapeError(
-            f"config.json: model_type {kind!r} is not one whose tensors are known from its config.json "
-            f"({', '.join(sorted(FAMILIES))}); with the model's safetensors files beside it they are read from those"
+            "model_type",
+            f"model_type {kind!r} is not one whose tensors are known from its config.json "
+            f"({', '.join(sorted(FAMILIES))}); with the model's safetensors files beside it they are read from those",
         )
     reader = _Reader(config, family or Family(is_tied=bool(config.get("tie_word_embeddings"))))
     tensors = dict(_of_files(config, stored, reader.is_tied) if stored is not None else reader.tensors())
@@ -152,22 +163,28 @@ class _Reader:
     def _refuse_absurd(self) -> None:
         if self.num_layers > _MOST_LAYERS or self.num_layers * self.experts > _MOST_EXPERTS:
             experts = f" of {self.experts} experts" if self.experts else ""
-            raise UnknownShapeError(f"config.json: {self.num_layers} layers{experts} are more than any model has")
+            raise UnknownShapeError(
+                "num_hidden_layers",
+                f"num_hidden_layers: {self.num_layers} layers{experts} are more than any model has",
+            )
         for key, size in (("hidden_size", self.hidden), ("vocab_size", self.vocabulary), ("head_dim", self.head_dim)):
             if size > _LARGEST:
-                raise UnknownShapeError(f"config.json: {key} {size} is more than any model has")
+                raise UnknownShapeError(key, f"{key} {size} is more than any model has")
         if self.experts_per_token > self.experts:
             raise UnknownShapeError(
-                f"config.json: num_experts_per_tok {self.experts_per_token} is more than the {self.experts} experts"
+                "num_experts_per_tok",
+                f"num_experts_per_tok {self.experts_per_token} is more than the {self.experts} experts",
             )
         if not self.family.is_latent and self.heads % self.kv_heads:
             raise UnknownShapeError(
-                f"config.json: num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}"
+                "num_attention_heads",
+                f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}",
             )
         if self.head_dim < 1:
             raise UnknownShapeError(
-                f"config.json: hidden_size {self.hidden} is less than num_attention_heads {self.heads}; a head has at "
-                "least one number"
+                "hidden_size",
+                f"hidden_size {self.hidden} is less than num_attention_heads {self.heads}; a head has at least one "
+                "number",
             )
 
     def _read_experts(self) -> None:
@@ -181,22 +198,25 @@ class _Reader:
         if self.family.experts == "deepseek":
             self.shared_width = (self._optional("n_shared_experts") or 0) * self.expert_width
 
+    def _there(self, *keys: str) -> str | None:
+        return next((key for key in keys if self.config.get(key) is not None), None)
+
     def _optional(self, *keys: str) -> int | None:
-        key = next((key for key in keys if self.config.get(key) is not None), None)
-        if key is None:
+        if (key := self._there(*keys)) is None:
             return None
         number = self.config[key]
         if not isinstance(number, int) or isinstance(number, bool):
-            raise UnknownShapeError(f"config.json: {key} is missing or no whole number; it is {number!r}")
+            raise UnknownShapeError(key, f"{key} is no whole number; it is {number!r}")
         if number < 0:
-            raise UnknownShapeError(f"config.json: {key} is {number}; it cannot be below 0")
+            raise UnknownShapeError(key, f"{key} is {number}; it cannot be below 0")
         return number
 
     def _number(self, *keys: str) -> int:
-        if (found := self._optional(*keys)) is None:
-            raise UnknownShapeError(f"config.json: {keys[0]} is missing or no whole number; the model needs it")
+        key = self._there(*keys) or keys[0]
+        if (found := self._optional(key)) is None:
+            raise UnknownShapeError(key, f"{key} is missing; the model needs it")
         if not found:
-            raise UnknownShapeError(f"config.json: {keys[0]} is 0; a model has at least 1")
+            raise UnknownShapeError(key, f"{key} is 0; a model has at least 1")
         return found
 
     def _says(self, flag: Flag) -> bool:

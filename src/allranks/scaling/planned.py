@@ -10,6 +10,7 @@ from allranks.launch.preflight.sizes import folder_of_model
 from allranks.plan.adapter_size import model_config
 from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Link, find_link, find_reported
+from allranks.plan.model_shape import UnknownShapeError
 from allranks.plan.overlap import exchange
 from allranks.plan.workload import Workload
 from allranks.scaling.efficiency import work_per_forward
@@ -56,13 +57,16 @@ def _workload(cfg: RunConfig, size: Measured) -> Workload:
     read = model_config(folder) if folder is not None else None
     if folder is None or read is None:
         raise UsageError(f"base_model: {cfg.model.base_model} has no config.json on this machine")
-    return own_workload(
-        cfg,
-        read,
-        num_nodes=size.nodes,
-        gpus_per_node=size.ranks // size.nodes,
-        on_cpu=not size.on_gpu,
-    )
+    try:
+        return own_workload(
+            cfg,
+            read,
+            num_nodes=size.nodes,
+            gpus_per_node=size.ranks // size.nodes,
+            on_cpu=not size.on_gpu,
+        )
+    except UnknownShapeError as error:
+        raise error.found_in(folder / "config.json") from None
 
 
 def _exposed(workload: Workload, computed: float, cfg: RunConfig, within: Link, between: Link) -> float:

@@ -8,15 +8,18 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from transformers import PreTrainedConfig
 
 from allranks.config import load_config
-from allranks.errors import AllranksError, ConfigError
+from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.launch.plan.machines import Asked
 from allranks.launch.plan.make import make_plan
 from allranks.plan.message import to_json
+from allranks.plan.model_shape import num_parameters
 from allranks.plan.text import in_full
 from tests.planned import CONFIG, FSDP2, LORA, MODEL
 
@@ -193,3 +196,40 @@ def test_over_weights_stored_in_4_bits_what_is_planned_is_held_so_and_nothing_is
 def test_a_plan_tells_what_a_run_would_be_told_of_its_model(config, model):
     (model / "config.json").write_text(json.dumps({**MODEL, "max_position_embeddings": 2048}))
     assert any("more than the 2048 positions" in line for line in planned(config).remarks)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "brandnew"},
+        {"hidden_size": -64},
+        {"num_hidden_layers": 10**6},
+        {"num_key_value_heads": 5},
+        {"vision_config": {}},
+    ],
+)
+def test_a_model_that_cannot_be_planned_is_told_by_its_file_and_key(tmp_path, config, model, changes):
+    named = next(iter(changes)) if "vision_config" not in changes else "model_type"
+    (model / "config.json").write_text(json.dumps({**MODEL, **changes}))
+    another = tmp_path / "small-model.json"
+    (model / "config.json").rename(another)
+    for given, file in ((another, another), (model, model / "config.json"), (config, model / "config.json")):
+        another.replace(file)
+        with pytest.raises(UsageError) as told:
+            planned(given)
+        assert str(told.value).startswith(f"{file}: ") and named in str(told.value)
+        file.replace(another)
+
+
+def test_a_number_that_the_config_puts_into_the_models_is_told_as_the_configs(config):
+    config.write_text(config.read_text() + "overrides_of_model_config: {hidden_size: -64}\n")
+    with pytest.raises(UsageError, match="cannot be below 0") as told:
+        planned(config)
+    assert str(told.value).startswith(f"{config}: overrides_of_model_config: hidden_size is -64")
+
+
+def test_of_a_family_that_is_not_known_the_plan_reads_the_tensors_from_the_models_files(config, model):
+    (model / "config.json").write_text(json.dumps({**MODEL, "model_type": "brandnew"}))
+    tensors = {"model.embed_tokens.weight": (64, 32), "model.layers.0.self_attn.q_proj.weight": (32, 32)}
+    save_file({name: numpy.zeros(shape, numpy.float16) for name, shape in tensors.items()}, model / "model.safetensors")
+    assert num_parameters(planned(config).own.workload.shape) == 64 * 32 + 32 * 32

@@ -165,6 +165,7 @@ def test_layers_without_experts_and_windows_are_counted():
     ("keys", "told"),
     [
         ({"num_key_value_heads": "many"}, "num_key_value_heads .* it is 'many'"),
+        ({"num_attention_heads": None, "n_head": 0}, "n_head is 0"),
         ({"num_key_value_heads": 3}, "num_attention_heads 8 is no multiple of num_key_value_heads 3"),
         ({"num_key_value_heads": 10**30}, "no multiple of num_key_value_heads"),
         ({"intermediate_size": 1.5}, "intermediate_size .* it is 1.5"),

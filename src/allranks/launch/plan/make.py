@@ -18,7 +18,7 @@ from allranks.plan.config_lines import changed, lines, replaced
 from allranks.plan.cost import RunCost, run_cost
 from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
 from allranks.plan.lengths import Lengths
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.model_shape import UnknownShapeError, num_parameters
 from allranks.plan.over_nodes import over_nodes
 from allranks.plan.remedies import remedies
 from allranks.plan.report import Plan, Traced
@@ -41,14 +41,18 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
     told = _told_of_model(source)
     machines, on_cpu = machines_of(asked, Path(source.cfg.checkpoint.output_dir).expanduser())
     lengths = lengths_of(source)
-    candidates = workloads(
-        source.cfg,
-        source.config_json,
-        num_nodes=machines.num_nodes,
-        gpus_per_node=machines.ranks_per_node,
-        on_cpu=on_cpu,
-        labelled=lengths.labelled,
-    )
+    try:
+        candidates = workloads(
+            source.cfg,
+            source.config_json,
+            num_nodes=machines.num_nodes,
+            gpus_per_node=machines.ranks_per_node,
+            on_cpu=on_cpu,
+            stored=source.stored_shapes(),
+            labelled=lengths.labelled,
+        )
+    except UnknownShapeError as error:
+        raise error.found_in(source.place_of(error.key)) from None
     found = rows(candidates, machines, _wanted(source, machines), lengths)
     best, own = found[0], next(one for one in found if one.is_own)
     changes = best.workload.changes

@@ -14,7 +14,9 @@ from allranks.config.load import resolve_mapping
 from allranks.config.yaml_lines import parse_yaml, read_yaml
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.preflight.sizes import folder_of_model
+from allranks.plan.families import FAMILIES
 from allranks.plan.lengths import Lengths, full, of_blocks
+from allranks.plan.stored_size import stored_shapes
 
 if TYPE_CHECKING:
     from allranks.data.blocks import BlockSet
@@ -25,13 +27,25 @@ _PLACEHOLDER = "DATA"
 
 @dataclass(frozen=True)
 class Source:
-    """`config_json` is what is in the model's. `given`: the keys that the user's file has; `usual`: where there is none
-    but the model, those that stand for it."""
+    """`config_json` is what is in the model's, which is `config_file`. `given`: the keys that the user's file has;
+    `usual`: where there is none but the model, those that stand for it."""
 
     cfg: RunConfig
     config_json: Mapping[str, Any]
+    config_file: Path
     given: frozenset[str] = frozenset()
     usual: Mapping[str, Any] | None = None
+
+    def stored_shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """Of the tensors in the model's files, where its config.json does not tell them and they are there."""
+        folder = None if self.config_json.get("model_type") in FAMILIES else folder_of_model(self.cfg)
+        return None if folder is None else stored_shapes(folder)
+
+    def place_of(self, key: str) -> str:
+        """Where a key of config.json has its value from."""
+        if key in (self.cfg.model.overrides_of_model_config or {}):
+            return f"{self.cfg.source}: overrides_of_model_config"
+        return str(self.config_file)
 
 
 def source_of(
@@ -51,7 +65,7 @@ def source_of(
         usual = _of_model_alone(folder, overrides)
         cfg = resolve_mapping(usual, str(path), overrides, flags=flags)
         file = folder / "config.json" if path.is_dir() else path
-        return Source(cfg, _read(file, cfg), usual=_with(usual, overrides))
+        return Source(cfg, _read(file, cfg), file, usual=_with(usual, overrides))
     cfg = load_config(path, overrides, flags=flags, ignore_unsupported=ignore_unsupported)
     at = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder_of_model(cfg)
     if at is None:
@@ -67,7 +81,8 @@ def source_of(
         )
     data, _ = read_yaml(path)
     given = {str(key) for key in data} | {key.partition(".")[0].replace("-", "_") for key in overrides}
-    return Source(cfg, _read(at / "config.json" if at.is_dir() else at, cfg), frozenset(given))
+    file = at / "config.json" if at.is_dir() else at
+    return Source(cfg, _read(file, cfg), file, frozenset(given))
 
 
 def _of_model_alone(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
