@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from allranks.plan.workload import Workload
+
 
 def lines(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Of `Workload.changes` what is to be written."""
@@ -18,9 +20,21 @@ def replaced(changes: Mapping[str, Any], given: Collection[str]) -> list[str]:
     return [key for key in changes if key in given]
 
 
-def changed(flat: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with these changes."""
-    return {**{key: value for key, value in flat.items() if key not in changes}, **lines(changes)}
+def changed(
+    flat: Mapping[str, Any], changes: Mapping[str, Any], deepspeed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A config with these changes, and those of the DeepSpeed settings in it."""
+    made = {**{key: value for key, value in flat.items() if key not in changes}, **lines(changes)}
+    if deepspeed and isinstance(made.get("deepspeed"), Mapping):
+        made["deepspeed"] = {**made["deepspeed"], **deepspeed}
+    return made
+
+
+def deepspeed_changes(workload: Workload, changes: Mapping[str, Any]) -> dict[str, str]:
+    """What the DeepSpeed settings that a config keeps have to say beside these changes, where they have numbers for the
+    batch: `auto`."""
+    of_batch = {"micro_batch_size", "gradient_accumulation_steps", "batch_size"}
+    return dict.fromkeys(workload.deepspeed_batch, "auto") if of_batch & changes.keys() else {}
 
 
 def as_yaml(keys: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from allranks.plan.zero_gathers import gathered_again
 # What PEFT takes where nothing is asked (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of 0.21): in all families
 # that are known here it is these two.
 _USUAL_TARGETS = ("q_proj", "v_proj")
+_DEEPSPEED_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def own_workload(
@@ -176,6 +177,8 @@ def workload_of(
         bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),
         prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),
         persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, PERSISTENT_BELOW),
+        deepspeed_batch=[key for key in _DEEPSPEED_BATCH if isinstance(cfg.deepspeed.settings.get(key), int)],
+        has_batch_size=bool(batch),
     )
 
 

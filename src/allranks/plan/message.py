@@ -25,7 +25,12 @@ def to_json(plan: Plan) -> str:
             "link": machines.link.name if machines.num_nodes > 1 else None,
             "lengths": asdict(plan.lengths),
             "rows": [_row(one) for one in plan.rows],
-            "best": {"keys": dict(plan.lines), "replaces": list(plan.replaced), "run": _run(plan.cost)},
+            "best": {
+                "keys": dict(plan.lines),
+                "replaces": list(plan.replaced),
+                "deepspeed_changes": plan.best.deepspeed_changes,
+                "run": _run(plan.cost),
+            },
             "own": {"run": _run(plan.own_cost)},
             "scaling": [
                 {
@@ -41,6 +46,7 @@ def to_json(plan: Plan) -> str:
             "remedies": [
                 {
                     "keys": dict(one.keys),
+                    "deepspeed_changes": dict(one.deepspeed),
                     "otherwise": one.others,
                     "memory_bytes": one.memory.total,
                     "fits": one.is_enough,
@@ -84,6 +90,7 @@ def _row(one: Row) -> dict[str, Any]:
         "mfu": one.mfu,
         "checkpoint_bytes": checkpoint_bytes(workload),
         "changes": dict(workload.changes),
+        "deepspeed_changes": one.deepspeed_changes,
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from allranks.plan.config_lines import deepspeed_changes
 from allranks.plan.hardware import Device
 from allranks.plan.memory import rank_memory
 from allranks.plan.over_nodes import on_nodes
@@ -16,9 +17,11 @@ _MOST_NODES = 1024
 
 @dataclass(frozen=True)
 class Remedy:
-    """`keys` of the config to change, `others` in words; what a rank then holds, and whether that fits."""
+    """`keys` of the config to change and, where it keeps them, of its DeepSpeed settings; `others` in words; what a
+    rank then holds, and whether that fits."""
 
     keys: Mapping[str, Any]
+    deepspeed: Mapping[str, Any]
     others: str
     workload: Workload
     memory: RankMemory
@@ -70,7 +73,7 @@ def _same_result(here: Workload) -> Iterator[tuple[dict[str, Any], _Change]]:
     if here.micro_batch_size > 1:
         steps = here.num_micro_batches * here.micro_batch_size
         yield (
-            {"micro_batch_size": 1, "gradient_accumulation_steps": steps},
+            {"micro_batch_size": 1, **({} if here.has_batch_size else {"gradient_accumulation_steps": steps})},
             lambda one: replace(one, micro_batch_size=1, num_micro_batches=steps),
         )
     if here.layout.kind == "fsdp" and here.layout.keeps_gathered:
@@ -122,4 +125,5 @@ def _as(one: Workload, like: Workload) -> Workload:
 
 def _remedy(keys: Mapping[str, Any], others: str, workload: Workload, device: Device) -> Remedy:
     memory = rank_memory(workload, device)
-    return Remedy(dict(keys), others, workload, memory, memory.total <= device.memory_bytes)
+    is_enough = memory.total <= device.memory_bytes
+    return Remedy(dict(keys), deepspeed_changes(workload, keys), others, workload, memory, is_enough)

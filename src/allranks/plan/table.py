@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from allranks.listing import gigabytes
 from allranks.plan.batch import Batch
 from allranks.plan.calibration import Calibration
+from allranks.plan.config_lines import deepspeed_changes
 from allranks.plan.error_bounds import MEMORY_ERROR
 from allranks.plan.hardware import Device, Link
 from allranks.plan.lengths import Lengths
@@ -62,6 +63,11 @@ class Row:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens_of_step / self.time.total
+
+    @property
+    def deepspeed_changes(self) -> dict[str, str]:
+        """What the config's DeepSpeed settings have to say beside the workload's changes, where it keeps them."""
+        return deepspeed_changes(self.workload, self.workload.changes)
 
     @property
     def limit(self) -> str:

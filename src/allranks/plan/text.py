@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 
 from allranks.listing import gigabytes, si_bytes
@@ -123,14 +123,13 @@ def _lines(plan: Plan) -> str:
     text = as_yaml(plan.lines).rstrip()
     removed = f", in place of what it says of {', '.join(plan.replaced)}" if plan.replaced else ""
     told = f"the best, as lines of the config{removed}:\n\n" + "\n".join(f"  {line}" for line in text.splitlines())
-    is_of_its_json = best.workload.layout.kind == "zero" and "deepspeed" not in plan.lines
-    return told + (f"\n\n{_AUTO}" if is_of_its_json and "micro_batch_size" in plan.lines else "")
+    return told + (
+        f"\n\n  and in DeepSpeed's settings {_as_auto(best.deepspeed_changes)}" if best.deepspeed_changes else ""
+    )
 
 
-_AUTO = (
-    "  and in DeepSpeed's settings `auto` for train_micro_batch_size_per_gpu, gradient_accumulation_steps and\n"
-    "  train_batch_size, where they have numbers"
-)
+def _as_auto(keys: Collection[str]) -> str:
+    return f"`auto` for {', '.join(keys)}, where they have numbers"
 
 
 def _memory(plan: Plan) -> str:
@@ -178,7 +177,8 @@ def _remedies(plan: Plan) -> str:
     whole = plan.machines.device.memory_bytes
     lines = [f"this config does not fit: {plan.own.memory.total / 1e9:.1f} of {gigabytes(whole)}. What would be"]
     for one in plan.remedies:
-        text = " and ".join(filter(None, [one.others, inline(one.keys)]))
+        of_deepspeed = f"in DeepSpeed's settings {_as_auto(one.deepspeed)}" if one.deepspeed else ""
+        text = " and ".join(filter(None, [one.others, inline(one.keys), of_deepspeed]))
         fits = "fits" if one.is_enough else "too much"
         lines.append(f"  {gigabytes(one.memory.total):>10}, {fits}: {text}")
     if not any(one.is_enough for one in plan.remedies):

@@ -79,6 +79,8 @@ class Workload:
     training; else 0.
 
     `changes`: what to write into the config to get this one, key -> value, or None for a key to take out.
+    `deepspeed_batch`: keys of its DeepSpeed settings that have numbers for the batch; `has_batch_size`: whether the
+    config says the global batch.
 
     `tokens` are those of one row of a micro-batch, padding included (`sequence_len` where rows are packed);
     `labelled` is the part of them that has a label. `documents`: (tokens of a document, how many such a row holds in
@@ -137,6 +139,8 @@ class Workload:
     persistent_below: int = PERSISTENT_BELOW
     is_own: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    deepspeed_batch: Sequence[str] = ()
+    has_batch_size: bool = False
 
 
 @dataclass(frozen=True)

@@ -83,17 +83,21 @@ def test_the_lines_that_are_printed_make_the_best_of_the_config(config, tmp_path
 
 
 def test_where_deepspeed_has_the_batch_as_well_it_is_said_what_it_has_to_say(config, model):
-    """Numbers in its settings contradict other lines; `auto` does not."""
-    given = {**CONFIG, "base_model": str(model), "deepspeed": {"zero_optimization": {"stage": 3}}}
-    config.write_text(yaml.safe_dump(given))
-    plan = planned(config)
-    assert any("deepspeed" in one.workload.changes for one in plan.rows)
-    for one in plan.rows:
-        lines = {key: value for key, value in one.workload.changes.items() if value is not None}
-        told = in_full(replace(plan, rows=[one, *plan.rows], lines=lines))
-        needed = not one.is_own and one.fits and one.workload.layout.kind == "zero"
-        needed = needed and "micro_batch_size" in lines and "deepspeed" not in lines
-        assert ("`auto` for train_micro_batch_size_per_gpu" in told) == needed
+    """Numbers in its settings contradict other lines; what they do not have does not."""
+    numbers = {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 64}
+    for has in ({}, numbers):
+        given = {**CONFIG, "base_model": str(model), "deepspeed": {"zero_optimization": {"stage": 3}, **has}}
+        config.write_text(yaml.safe_dump(given))
+        plan = planned(config)
+        assert any("deepspeed" in one.workload.changes for one in plan.rows)
+        read = json.loads(to_json(plan))["rows"]
+        for one, row in zip(plan.rows, read, strict=True):
+            lines = {key: value for key, value in one.workload.changes.items() if value is not None}
+            told = in_full(replace(plan, rows=[one, *plan.rows], lines=lines))
+            needed = bool(has) and "micro_batch_size" in lines and "deepspeed" not in one.workload.changes
+            assert set(row["deepspeed_changes"]) == (set(numbers) if needed else set())
+            shown = "`auto` for train_batch_size, train_micro_batch_size_per_gpu, where" in told
+            assert shown == (needed and one.fits)
 
 
 def test_a_program_reads_the_same(config):

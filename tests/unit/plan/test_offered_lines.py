@@ -1,5 +1,7 @@
 """What a plan offers, training accepts: each row's lines, put into the config."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -8,7 +10,9 @@ from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 from allranks.model.adapter import add_adapter
-from allranks.plan.config_lines import changed
+from allranks.plan.config_lines import changed, deepspeed_changes
+from allranks.plan.hardware import find_device
+from allranks.plan.remedies import remedies
 from allranks.plan.workloads import workloads
 from tests.planned import TINY_CONFIG
 
@@ -39,6 +43,14 @@ OWN = {
         "batch_size": 100,
         "deepspeed": {"zero_optimization": {"stage": 3}},
     },
+    "ZeRO-2 with numbers for the batch": {
+        "deepspeed": {
+            "zero_optimization": {"stage": 2},
+            "train_batch_size": 64,
+            "train_micro_batch_size_per_gpu": 2,
+            "gradient_accumulation_steps": 4,
+        },
+    },
     "FSDP2 that recomputes": {"fsdp_version": 2, "fsdp_config": {"activation_checkpointing": True}},
     "float32 with a larger evaluation": {"bf16": False, "eval_batch_size": 4, "val_set_size": 0.1},
 }
@@ -54,7 +66,7 @@ def test_each_rows_lines_make_a_config_that_training_takes(family: str, own: str
     assert {row.method for row in rows} == {"full", "lora", "qlora"}
     adapters = {}
     for row in rows:
-        made = resolve_mapping(changed(given, row.changes))
+        made = resolve_mapping(changed(given, row.changes, deepspeed_changes(row, row.changes)))
         kind, _, num_shards = strategy(made, 8, 4)
         assert kind == row.layout.kind
         assert made.optimizer.micro_batch_size == row.micro_batch_size
@@ -81,3 +93,16 @@ def test_an_adapter_that_training_refuses_is_refused(keys: dict[str, object]) ->
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**model_config))
     with pytest.raises(ConfigError, match="PEFT takes down_proj, gate_proj, up_proj"):
         add_adapter(model, cfg)
+
+
+@pytest.mark.parametrize("own", ["a batch, ZeRO-3", "ZeRO-2 with numbers for the batch"])
+def test_a_remedys_keys_make_a_config_that_training_takes(own: str) -> None:
+    given = {key: value for key, value in {**TINY_CONFIG, **OWN[own]}.items() if value is not None}
+    [mine, *_] = workloads(resolve_mapping(given), {"model_type": "llama", **_USUAL}, num_nodes=2, gpus_per_node=4)
+    too_small = replace(find_device("h100-80gb"), memory_bytes=1.0)
+    found = [one for one in remedies(mine, [], too_small, mine.tokens, 2) if "micro_batch_size" in one.keys]
+    assert found
+    for one in found:
+        made = resolve_mapping(changed(given, one.keys, one.deepspeed))
+        kind, _, _ = strategy(made, 8, 4)
+        assert (kind, made.optimizer.micro_batch_size) == ("zero", 1)

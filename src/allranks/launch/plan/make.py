@@ -62,7 +62,7 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         lengths=lengths,
         rows=found,
         own=own,
-        lines=lines(changes) if source.usual is None else changed(source.usual, changes),
+        lines=lines(changes) if source.usual is None else changed(source.usual, changes, best.deepspeed_changes),
         replaced=replaced(changes, source.given),
         cost=_cost(best, source, lengths, asked),
         own_cost=_cost(own, source, lengths, asked),
