@@ -19,10 +19,14 @@ Flag = bool | str
 
 @dataclass(frozen=True)
 class Family:
-    """`is_tied`, `head_dim`, `kv_heads`: what holds where config.json does not say; None: head_dim is the width by the
-    heads, and keys have as many heads as queries.
+    """`is_tied`, `head_dim`, `kv_heads`, `first_dense`, `window`: what holds where config.json does not say; None:
+    head_dim is the width by the heads, keys have as many heads as queries, there is no window. Other numbers it has to
+    say.
 
     `qk_norm`: norms of queries and keys, over one head or over all. `experts`: how a mixture's parts are named.
+    `expert_width_key`, `shared_key`: where the width of an expert stands, and the width (DeepSeek's: the number) of
+    the shared ones. `says_dense_layers`: config.json may name layers without experts. `says_windowed`: a window counts
+    only where `use_sliding_window` is true.
     """
 
     qkv_bias: Flag = False
@@ -39,32 +43,66 @@ class Family:
     is_latent: bool = False
     experts: Literal["", "mixtral", "qwen", "deepseek"] = ""
     num_experts_key: str = ""
+    expert_width_key: str = "intermediate_size"
+    shared_key: str = ""
+    says_dense_layers: bool = False
+    first_dense: int = 0
+    window: int | None = None
+    says_windowed: bool = False
 
 
 _LLAMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
-_GEMMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", is_tied=True, head_dim=256)
-_QWEN3 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", head_dim=128)
-_DEEPSEEK = Family(is_latent=True, experts="deepseek", num_experts_key="n_routed_experts")
+_GEMMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", is_tied=True, head_dim=256, kv_heads=16)
+_GEMMA2 = replace(_GEMMA, norms=FOUR_NORMS, kv_heads=4, window=4096)
+_QWEN2 = Family(qkv_bias=True, kv_heads=32, says_windowed=True)
+_QWEN3 = Family(
+    qkv_bias="attention_bias",
+    o_bias="attention_bias",
+    qk_norm="head",
+    head_dim=128,
+    kv_heads=32,
+    says_windowed=True,
+)
+_DEEPSEEK = Family(
+    is_latent=True,
+    experts="deepseek",
+    num_experts_key="n_routed_experts",
+    expert_width_key="moe_intermediate_size",
+    shared_key="n_shared_experts",
+)
 _OLMO2 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="all")
+_OF_OLMO2 = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def _of_qwen(dense: Family) -> Family:
+    """Qwen's mixture of it."""
+    return replace(
+        dense,
+        experts="qwen",
+        num_experts_key="num_experts",
+        expert_width_key="moe_intermediate_size",
+        says_dense_layers=True,
+    )
+
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "granite": _LLAMA,
-    "smollm3": replace(_LLAMA, is_tied=True),
-    "mistral": Family(kv_heads=8),
-    "qwen2": Family(qkv_bias=True),
+    "smollm3": replace(_LLAMA, is_tied=True, kv_heads=4, says_windowed=True),
+    "mistral": Family(kv_heads=8, window=4096),
+    "qwen2": _QWEN2,
     "qwen3": _QWEN3,
     "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, norms=FOUR_NORMS),
-    "gemma3_text": replace(_GEMMA, norms=FOUR_NORMS, qk_norm="head"),
-    "olmo2": replace(_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),
-    "olmo3": replace(_OLMO2, norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+    "gemma2": _GEMMA2,
+    "gemma3_text": replace(_GEMMA2, qk_norm="head"),
+    "olmo2": replace(_OLMO2, norms=_OF_OLMO2),
+    "olmo3": replace(_OLMO2, norms=_OF_OLMO2, window=4096),
     "phi3": Family(packs_projections=True),
     "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts"),
-    "qwen2_moe": Family(qkv_bias=True, experts="qwen", num_experts_key="num_experts"),
-    "qwen3_moe": replace(_QWEN3, head_dim=None, experts="qwen", num_experts_key="num_experts"),
+    "qwen2_moe": replace(_of_qwen(_QWEN2), kv_heads=16, shared_key="shared_expert_intermediate_size"),
+    "qwen3_moe": replace(_of_qwen(_QWEN3), head_dim=None, kv_heads=4),
     "olmoe": replace(_OLMO2, experts="qwen", num_experts_key="num_experts"),
-    "deepseek_v2": _DEEPSEEK,
-    "deepseek_v3": _DEEPSEEK,
+    "deepseek_v2": replace(_DEEPSEEK, mlp_bias="mlp_bias"),
+    "deepseek_v3": replace(_DEEPSEEK, first_dense=3),
     "qwen": Family(),
 }

@@ -76,7 +76,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
         dense_intermediate=reader.width,
         value_head_dim=reader.value_head_dim,
         family=kind,
-        **_windows(config, reader.num_layers),
+        **_windows(config, reader),
     )
 
 
@@ -117,9 +117,10 @@ def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], 
             yield name, shape
 
 
-def _windows(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
-    window = config.get("sliding_window")
-    if not isinstance(window, int) or not window or config.get("use_sliding_window") is False:
+def _windows(config: Mapping[str, Any], reader: _Reader) -> dict[str, Any]:
+    family, num_layers = reader.family, reader.num_layers
+    window = reader.optional("sliding_window") if "sliding_window" in config else family.window
+    if not window or config.get("use_sliding_window", not family.says_windowed) is False:
         return {}
     types = config.get("layer_types")
     if isinstance(types, list):
@@ -128,11 +129,11 @@ def _windows(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
         case "gemma2":
             windowed = math.ceil(num_layers / 2)
         case "gemma3_text":
-            windowed = num_layers - num_layers // int(config.get("sliding_window_pattern") or 6)
+            windowed = num_layers - num_layers // (reader.optional("sliding_window_pattern") or 6)
         case "olmo3":
             windowed = num_layers - num_layers // 4
         case "qwen2" | "qwen3" | "qwen2_moe" | "qwen3_moe":
-            windowed = max(0, num_layers - int(config.get("max_window_layers") or 0))
+            windowed = max(0, num_layers - (reader.optional("max_window_layers") or 0))
         case _:
             windowed = num_layers
     return {"window": window, "num_windowed_layers": windowed}
@@ -146,11 +147,13 @@ class _Reader:
         self.num_layers = self._number("num_hidden_layers", "n_layer")
         self.hidden = self._number("hidden_size", "n_embd")
         self.heads = self._number("num_attention_heads", "n_head")
-        self.kv_heads = self._optional("num_key_value_heads") or family.kv_heads or self.heads
+        unsaid = None if "num_key_value_heads" in config else family.kv_heads
+        self.kv_heads = self.optional("num_key_value_heads") or unsaid or self.heads
         self.vocabulary = self._number("vocab_size")
-        self.width = self._optional("intermediate_size", "n_inner") or 4 * self.hidden
+        self.is_known = str(config.get("model_type", "")) in FAMILIES
+        self.width = self._width("intermediate_size", "n_inner") or 4 * self.hidden
         self.is_tied = bool(config.get("tie_word_embeddings", family.is_tied))
-        self.head_dim = self._optional("head_dim") or family.head_dim or self.hidden // self.heads
+        self.head_dim = self.optional("head_dim") or family.head_dim or self.hidden // self.heads
         self.value_head_dim = self.head_dim
         if family.is_latent:
             self.head_dim = self._number("qk_nope_head_dim") + self._number("qk_rope_head_dim")
@@ -176,9 +179,10 @@ class _Reader:
                 f"num_experts_per_tok {self.experts_per_token} is more than the {self.experts} experts",
             )
         if not self.family.is_latent and self.heads % self.kv_heads:
+            unsaid = "" if "num_key_value_heads" in self.config else ", which this family has where it is not said"
             raise UnknownShapeError(
                 "num_attention_heads",
-                f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}",
+                f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}{unsaid}",
             )
         if self.head_dim < 1:
             raise UnknownShapeError(
@@ -189,19 +193,27 @@ class _Reader:
 
     def _read_experts(self) -> None:
         names = (self.family.num_experts_key, "num_experts", "num_local_experts", "n_routed_experts")
-        self.experts = self._optional(*filter(None, names)) or 0
+        is_dense = self.is_known and not self.family.experts
+        self.experts = 0 if is_dense else self.optional(*filter(None, names)) or 0
         if self.family.experts:
             self.experts = self.experts or self._number(self.family.num_experts_key)
         self.experts_per_token = self._number("num_experts_per_tok") if self.experts else 0
-        self.expert_width = (self._optional("moe_intermediate_size") or self.width) if self.experts else 0
-        self.shared_width = self._optional("shared_expert_intermediate_size") or 0
-        if self.family.experts == "deepseek":
-            self.shared_width = (self._optional("n_shared_experts") or 0) * self.expert_width
+        self.expert_width = (self._width(self.family.expert_width_key) or self.width) if self.experts else 0
+        self.shared_width = 0
+        if self.family.shared_key:
+            self.shared_width = self._needed(self.family.shared_key)
+            self.shared_width *= self.expert_width if self.family.experts == "deepseek" else 1
+        elif not self.is_known:
+            self.shared_width = self.optional("shared_expert_intermediate_size") or 0
+
+    def _width(self, *keys: str) -> int | None:
+        """Of a family that is known it has to be there: no two have the same where it is not."""
+        return self._number(*keys) if self.is_known else self.optional(*keys)
 
     def _there(self, *keys: str) -> str | None:
         return next((key for key in keys if self.config.get(key) is not None), None)
 
-    def _optional(self, *keys: str) -> int | None:
+    def optional(self, *keys: str) -> int | None:
         if (key := self._there(*keys)) is None:
             return None
         number = self.config[key]
@@ -211,11 +223,15 @@ class _Reader:
             raise UnknownShapeError(key, f"{key} is {number}; it cannot be below 0")
         return number
 
-    def _number(self, *keys: str) -> int:
+    def _needed(self, *keys: str) -> int:
         key = self._there(*keys) or keys[0]
-        if (found := self._optional(key)) is None:
+        if (found := self.optional(key)) is None:
             raise UnknownShapeError(key, f"{key} is missing; the model needs it")
-        if not found:
+        return found
+
+    def _number(self, *keys: str) -> int:
+        if not (found := self._needed(*keys)):
+            key = self._there(*keys) or keys[0]
             raise UnknownShapeError(key, f"{key} is 0; a model has at least 1")
         return found
 
@@ -227,10 +243,14 @@ class _Reader:
         if not self.experts:
             return False
         if self.family.experts == "deepseek":
-            every = self._optional("moe_layer_freq") or 1
-            return layer >= (self._optional("first_k_dense_replace") or 0) and layer % every == 0
-        dense = self.config.get("mlp_only_layers") or ()
-        return layer not in dense and (layer + 1) % (self._optional("decoder_sparse_step") or 1) == 0
+            first = self.optional("first_k_dense_replace")
+            return layer >= (self.family.first_dense if first is None else first)
+        if self.is_known and not self.family.says_dense_layers:
+            return True
+        dense = self.config.get("mlp_only_layers") or []
+        if not isinstance(dense, list):
+            raise UnknownShapeError("mlp_only_layers", f"mlp_only_layers is no list of layers; it is {dense!r}")
+        return layer not in dense and (layer + 1) % (self.optional("decoder_sparse_step") or 1) == 0
 
     def tensors(self) -> Tensors:
         """Name -> shape, as they are stored in files: experts one by one."""
@@ -277,7 +297,9 @@ class _Reader:
         at, bias = f"{prefix}self_attn.", "attention_bias"
         queries = self.heads * self.head_dim
         rope, latent = self._number("qk_rope_head_dim"), self._number("kv_lora_rank")
-        rank = self._optional("q_lora_rank")
+        rank = self.optional("q_lora_rank")
+        if rank is None and "q_lora_rank" not in self.config:
+            raise UnknownShapeError("q_lora_rank", "q_lora_rank is missing; null is a model whose queries have none")
         if rank is None:
             yield from self._linear(f"{at}q_proj", queries, self.hidden)
         else:

@@ -147,6 +147,7 @@ def test_a_mixture_of_experts_is_planned_from_its_config_alone(model):
     [
         (Asked(gpu="h1000"), "no device 'h1000' is known"),
         (Asked(gpu="h100-80gb", link="fast"), "no link 'fast' is known"),
+        (Asked(gpu="h100-80gb", link=""), "no link '' is known"),
         (Asked(gpu="h100-80gb", price_per_gpu_hour=math.inf), "--price-per-gpu-hour: expected a number, got inf"),
     ],
 )

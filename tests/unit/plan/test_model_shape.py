@@ -75,6 +75,49 @@ def test_parameters_are_as_many_as_the_models_code_makes(kind, keys):
     assert len(both) > len(made) / 2
 
 
+WITH_DEFAULTS = (
+    *("num_key_value_heads", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"),
+    *("n_shared_experts", "q_lora_rank", "first_k_dense_replace"),
+)
+
+
+@pytest.mark.parametrize(("kind", "keys"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_config_leaves_out_is_what_the_models_code_takes_or_is_asked_for(kind, keys):
+    """Each family has defaults of its own for what its config.json does not say."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = {**SMALL, "num_attention_heads": 8, **keys}
+    for left_out in given.keys() & set(WITH_DEFAULTS):
+        rest = {key: value for key, value in given.items() if key != left_out}
+        try:
+            shape = shape_of({"model_type": kind, **rest})
+        except UnknownShapeError as refused:
+            assert left_out in str(refused)
+            continue
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**rest, "pad_token_id": 0}))
+        assert num_parameters(shape) == sum(one.numel() for one in model.parameters()), left_out
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "window"),
+    [
+        ("qwen2", {"sliding_window": 128}, None),  # only with use_sliding_window
+        ("qwen2", {"sliding_window": 128, "use_sliding_window": True}, 128),
+        ("mistral", {}, 4096),
+        ("mistral", {"sliding_window": None}, None),
+        ("llama", {}, None),
+    ],
+)
+def test_a_window_counts_where_the_models_code_has_one(kind, keys, window):
+    from transformers import AutoConfig
+
+    shape = shape_of({"model_type": kind, **SMALL, **keys})
+    assert (shape.window if shape.num_windowed_layers else None) == window
+    assert getattr(AutoConfig.for_model(kind, **SMALL, **keys), "sliding_window", None) == window
+
+
 def config_of(
     kind: str, hidden: int, inner: int, heads: int, layers: int, vocabulary: int, **more: int
 ) -> dict[str, Any]:
@@ -166,6 +209,9 @@ def test_layers_without_experts_and_windows_are_counted():
     [
         ({"num_key_value_heads": "many"}, "num_key_value_heads .* it is 'many'"),
         ({"num_attention_heads": None, "n_head": 0}, "n_head is 0"),
+        ({"sliding_window": "4096"}, "sliding_window .* it is '4096'"),
+        ({"sliding_window": -5}, "sliding_window is -5"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is no list"),
         ({"num_key_value_heads": 3}, "num_attention_heads 8 is no multiple of num_key_value_heads 3"),
         ({"num_key_value_heads": 10**30}, "no multiple of num_key_value_heads"),
         ({"intermediate_size": 1.5}, "intermediate_size .* it is 1.5"),
@@ -177,5 +223,6 @@ def test_layers_without_experts_and_windows_are_counted():
 )
 def test_a_config_that_is_of_no_model_is_refused(keys, told):
     usual = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8}
+    usual |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_key_value_heads": 8}
     with pytest.raises(UnknownShapeError, match=told):
         shape_of({**usual, "intermediate_size": 96, "vocab_size": 1000, **keys})

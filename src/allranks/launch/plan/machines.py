@@ -64,7 +64,7 @@ def _link(asked: Asked, output_dir: Path | None) -> Link:
     """What is asked for; else what the checks before a run in `output_dir` have measured between its nodes."""
     if asked.link is None and output_dir is not None and (measured := measured_link(output_dir)) is not None:
         return measured
-    return find_link(asked.link or _USUAL_LINK, asked.device_file)
+    return find_link(_USUAL_LINK if asked.link is None else asked.link, asked.device_file)
 
 
 def measured_link(output_dir: Path) -> Link | None:
