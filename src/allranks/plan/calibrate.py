@@ -22,7 +22,7 @@ _SIZES = (4096, 2**26)
 
 
 def calibrate(
-    seconds: float = 60.0, *, device: str = CPU, num_ranks: int = 1, environment: Mapping[str, str] | None = None
+    seconds: float = 45.0, *, device: str = CPU, num_ranks: int = 1, environment: Mapping[str, str] | None = None
 ) -> Calibration:
     """Measure the devices of as many ranks as this node will have, all at a time, and what is between them; kept in the
     user's cache, with the earlier runs that are known of them. `environment`: what a launcher gives ranks beside their
@@ -75,6 +75,8 @@ def _slowest(found: Sequence[DeviceMeasured]) -> dict[str, Any]:
     rates["optimizer"] = min(_number(one, "optimizer") for one in found)
     for name in ("kernel_seconds", "call_seconds"):
         rates[name] = max(_number(one, name) for one in found)
+    rates["spread"] = max(number(one.rates.get("spread")) or 0.0 for one in found)
+    rates["cold"] = min(number(one.rates.get("cold")) or 0.0 for one in found)
     rates["fresh_seconds"] = max(number(one.rates.get("fresh_seconds")) or 0.0 for one in found)
     for name in PAIRS:
         of_ranks = [_pairs(one, name) for one in found]

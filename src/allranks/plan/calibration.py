@@ -25,7 +25,7 @@ from allranks.plan.rates import FITTED, Rates
 from allranks.plan.work import attended
 from allranks.plan.workload import StepTime, Workload
 
-_VERSION = 4
+_VERSION = 5
 _MOST_RUNS = 200
 # What a CPU does once for a micro-batch and once for a step, beside the layers and what plan.work counts of the ends,
 # in starts of an operation: measured on models of two and ten layers of next to nothing, in the mean of their steps.
@@ -62,8 +62,10 @@ class Calibration:
     three, where the others are large; `attention`: (tokens of a document, operations a second), and `wide_attention`
     with wider heads, beside `call_seconds` of each call; `small`: (bytes of a tensor, bytes a second that an operation
     on it reads and writes); `logits`: (bytes of a chunk of them, bytes a second in the cross entropy, at 30 for each);
-    all with the smallest first. `kernel_seconds`: of an operation on nothing. `within`: bytes a second and seconds of
-    latency of an all-reduce between this node's ranks. Empty rates were not measured: only runs are known.
+    all with the smallest first. `cold`: bytes a second that come from no cache and go into none. `kernel_seconds`: of
+    an operation on nothing. `within`: bytes a second and seconds of latency of an all-reduce between this node's ranks.
+    `spread`: by which part of the usual all took longer in the slowest quarter of a minute than in the quickest. Empty
+    rates were not measured: only runs are known.
     """
 
     host: str
@@ -81,8 +83,10 @@ class Calibration:
     call_seconds: float = 0.0
     logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
+    cold: float = 0.0
     kernel_seconds: float = 0.0
     fresh_seconds: float = 0.0
+    spread: float = 0.0
     within: Link | None = None
     runs: Sequence[PastRun] = ()
     when: float = 0.0
@@ -114,6 +118,7 @@ class Calibration:
             fresh_seconds=self.fresh_seconds / of_starts if self.on_cpu else 0.0,
             logits=[(size, rate * share) for size, rate in self.logits],
             optimizer=self.optimizer * share,
+            cold=self.cold * share if self.on_cpu else 0.0,
             bandwidth=max(rate for _, rate in self.small) * share,
             kernel_seconds=start,
             micro_batch_seconds=_MICRO_BATCH_KERNELS * start if self.on_cpu else rates.micro_batch_seconds,
@@ -143,7 +148,8 @@ class Calibration:
         _, like = digests(workload)
         if found := [run.measured * workload.tokens / run.tokens for run in self._same(workload)][-_OF_LATEST:]:
             return statistics.median(found)
-        alone = [run for run in self.runs if run.num_nodes == 1]
+        # What was predicted before it was measured anew was predicted otherwise.
+        alone = [run for run in self.runs if run.num_nodes == 1 and run.when >= self.when]
         others = [run for run in alone if run.like == like] or alone
         return predicted * (statistics.median(run.measured / run.predicted for run in others) if others else 1.0)
 

@@ -56,13 +56,13 @@ class Rates:
     rate is on a straight line between them.
 
     `products`: (tokens, or where `by_volume` the cube root of rows x columns x depth, operations a second); `thin`:
-    what the thinnest of these three allows, where that is known;
+    what the thinnest of these three allows, where that is known; `cold`: bytes a second from and to the memory behind
+    all caches, which a CPU's core waits for beside the work of its products, 0 where these were measured with it.
     `attention`: (tokens of a document, operations a second), `wide_attention` the same with wider heads
     (`cluster.measure.pieces.HEADS`) where these are known to have another rate, and `call_seconds` of each call beside;
-    `small`: (bytes of
-    a tensor, bytes a second). `logits` likewise, `optimizer`: where these are known to have other rates than the
-    memory's `bandwidth`. `fresh_seconds`: what a byte costs that comes fresh from the system. `is_serial`: a CPU
-    computes while it starts an operation, a GPU beside it.
+    `small`: (bytes of a tensor, bytes a second). `logits` likewise, `optimizer`: where these are known to have other
+    rates than the memory's `bandwidth`. `fresh_seconds`: what a byte costs that comes fresh from the system.
+    `is_serial`: a CPU computes while it starts an operation, a GPU beside it.
     """
 
     products: Sequence[tuple[float, float]]
@@ -78,13 +78,15 @@ class Rates:
     small: Sequence[tuple[float, float]] = ()
     logits: Sequence[tuple[float, float]] = ()
     optimizer: float = 0.0
+    cold: float = 0.0
     call_seconds: float = 0.0
     fresh_seconds: float = 0.0
     by_volume: bool = False
     is_serial: bool = False
 
     def product_seconds(self, one: Product, element_bytes: float) -> float:
-        """Of all its repetitions: limited by the matrix units or by reading and writing."""
+        """Of all its repetitions: limited by the matrix units or by reading and writing; on a CPU that is `cold`, after
+        one another."""
         flops = 2.0 * one.tokens * one.rows * one.columns
         size = (flops / 2) ** (1 / 3) if self.by_volume else one.tokens
         moved = element_bytes * (one.tokens * (one.rows + one.columns) + one.rows * one.columns)
@@ -92,6 +94,8 @@ class Rates:
         thinnest = min(one.tokens, one.rows, one.columns)
         if self.thin and thinnest <= self.thin[-1][0]:
             rate = min(rate, _between(self.thin, thinnest))
+        if self.cold:
+            return one.count * (flops / rate + _far(one) * element_bytes / self.cold)
         return one.count * max(flops / rate, moved / self.bandwidth)
 
     def attention_seconds(self, work: Work) -> float:
@@ -113,6 +117,12 @@ class Rates:
             one.num_bytes / (_between(self.small, one.tensor_bytes) if self.small else self.bandwidth)
             for one in work.moved
         )
+
+
+def _far(one: Product) -> float:
+    """Numbers that come from far or go there. Of the three products of a matrix each reads or writes the matrix, the
+    first writes what is kept until backward, the third reads what was kept; the others are between two operations."""
+    return one.rows * one.columns + one.tokens * (one.rows + one.columns) / 3
 
 
 def _between(points: Sequence[tuple[float, float]], size: float) -> float:

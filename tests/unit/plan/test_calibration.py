@@ -123,6 +123,17 @@ def test_of_another_workload_it_is_known_how_wrong_predictions_were(cache: dict[
     assert known is not None and known.step_seconds(other, 1.0) == pytest.approx(1.3)
 
 
+def test_what_was_predicted_before_a_new_calibration_corrects_nothing_after_it(cache: dict[str, str]) -> None:
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.3, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    anew = replace(known, when=known.runs[0].when + 1)
+    other = replace(TINY, micro_batch_size=4)
+    assert known.step_seconds(other, 1.0) == pytest.approx(1.3)
+    assert anew.step_seconds(other, 1.0) == 1.0
+    assert anew.step_seconds(TINY, 1.0) == pytest.approx(1.3), "what a workload took it took"
+
+
 def test_memory_is_corrected_by_the_same_workload_only(cache: dict[str, str]) -> None:
     sizes = {"predicted_memory": 1e9, "measured_memory": 1.25e9}
     record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
@@ -207,6 +218,18 @@ def test_a_thin_product_takes_what_was_measured_of_thin_ones() -> None:
     of_cube = 20e9 + (80e9 - 20e9) * (rank - 64) / (512 - 64)
     operations = TINY.num_micro_batches * 4 * 3 * 2 * (2 * 512 * 8 * 256)
     assert known - cube == pytest.approx(operations * (1 / 4e9 - 1 / of_cube), rel=1e-6)
+
+
+def test_a_product_waits_for_what_no_cache_holds() -> None:
+    """Of each of a matrix's three products it is read or written, and a third of what goes in and comes out."""
+    known = replace(MEASURED, cold=4e9)
+    one = replace(TINY, num_micro_batches=1)
+    near, far = (step_time(one, this_cpu(), None, each).matmul for each in (MEASURED, known))
+    tokens, hidden, wide = 512, 256, 768
+    matrices = [(hidden, hidden)] * 4 + [(hidden, wide)] * 3
+    numbers = 4 * sum(rows * columns + tokens * (rows + columns) / 3 for rows, columns in matrices)
+    numbers += SHAPE.vocabulary * hidden + tokens * one.labelled * (SHAPE.vocabulary + hidden) / 3
+    assert far - near == pytest.approx(3 * 4 * numbers / 4e9, rel=0.02)
 
 
 def test_large_gradients_come_fresh_from_the_system() -> None:

@@ -23,18 +23,18 @@ _MOST_BYTES = 2**18
 _LARGEST = 1e30
 _MOST_DIAGNOSTICS = 64
 _RATES = (
-    *(
-        "products",
-        "thin",
-        "kernel_seconds",
-        "small",
-        "fresh_seconds",
-        "attention",
-        "wide_attention",
-        "call_seconds",
-        "logits",
-    ),
+    "products",
+    "thin",
+    "kernel_seconds",
+    "small",
+    "cold",
+    "fresh_seconds",
+    "attention",
+    "wide_attention",
+    "call_seconds",
+    "logits",
     "optimizer",
+    "spread",
 )
 _DIAGNOSTICS = {"NCCL_RUN_DIAGNOSTICS": "1"}
 """NCCL 2.31 and newer then looks at itself when ranks meet (its user guide, troubleshooting); older ones ignore it."""

@@ -3,7 +3,7 @@ their starts and the Python around them cost beside all work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 LAYERS = 4
@@ -20,17 +20,25 @@ _GATES = 3
 def layers_of_nothing(device: Any) -> Callable[[], None]:
     """`LAYERS` of them, forward and back, as Hugging Face writes Llama's: norms, rotated queries and keys, attention, a
     gated MLP, each a module of its own."""
-    return _passes(_layer_kinds()[0], _WIDTH, _HEADS, _TOKENS, LAYERS, device)
+    ahead, back = _passes(_layer_kinds()[0], _WIDTH, _HEADS, _TOKENS, LAYERS, device)
+
+    def work() -> None:
+        ahead()
+        back()
+
+    return work
 
 
-def small_operations(num_numbers: int, num_layers: int, device: Any) -> Callable[[], None]:
-    """Those of `num_layers` layers, forward and back, each on tensors of so many float32 numbers: norms, residual sums,
-    rotated queries and keys, and `_GATES` gates, for an MLP is usually about three times as wide."""
+def small_operations(num_numbers: int, num_layers: int, device: Any) -> Sequence[Callable[[], None]]:
+    """Those of `num_layers` layers, forward and then back, each on tensors of so many float32 numbers: norms, residual
+    sums, rotated queries and keys, and `_GATES` gates, for an MLP is usually about three times as wide."""
     tokens = max(1, num_numbers // _SMALL_WIDTH)
     return _passes(_layer_kinds()[1], _SMALL_WIDTH, _SMALL_HEADS, tokens, num_layers, device)
 
 
-def _passes(kind: Any, width: int, heads: int, tokens: int, num_layers: int, device: Any) -> Callable[[], None]:
+def _passes(
+    kind: Any, width: int, heads: int, tokens: int, num_layers: int, device: Any
+) -> Sequence[Callable[[], None]]:
     import torch
 
     layers = torch.nn.ModuleList(kind(width, heads, tokens) for _ in range(num_layers)).to(device)
@@ -38,14 +46,19 @@ def _passes(kind: Any, width: int, heads: int, tokens: int, num_layers: int, dev
     angle = torch.ones(tokens, width // heads, device=device)
     ahead = torch.ones_like(given)
 
-    def work() -> None:
+    made: list[Any] = []
+
+    def forward() -> None:
         hidden = given
         for layer in layers:
             hidden = layer(hidden, angle, angle)
-        hidden.backward(ahead)
+        made.append(hidden)
+
+    def back() -> None:
+        made.pop().backward(ahead)
         given.grad = None
 
-    return work
+    return forward, back
 
 
 def _layer_kinds() -> tuple[Any, Any]:

@@ -1,11 +1,13 @@
 """What a step is made of, piece by piece, each as something to run that takes a known number of operations or bytes.
 
-Float32 on a CPU, bfloat16 on a GPU.
+Float32 on a CPU, bfloat16 on a GPU. A step goes through more memory than any cache holds, so what waits for memory is
+measured on what is in none. On a CPU products are measured on what is near, and what they fetch and leave behind by
+itself: how much that is beside the work depends on their shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from allranks.cluster.measure.layer import LAYER_KERNELS, LAYERS, SMALL_BYTES, layers_of_nothing, small_operations
@@ -24,10 +26,12 @@ _ALL_HEADS = {"cpu": 512, "cuda": 4096}
 _ROW = {"cpu": 1024, "cuda": 8192}
 _CALLED, _CALLED_ROW = 8, 256
 """Tokens of a document, and of a row of such, where a call of attention takes all of the time."""
-_HELD = {"cpu": 2**26, "cuda": 2**31}
+_HELD = {"cpu": 2**24, "cuda": 2**31}
 """Bytes of tensors that a pass keeps before it lets them go."""
+_COLD_BYTES, _FETCHED = 2**20, 8
+"""Of a tensor that is fetched or left behind, and how many of each."""
 _LOGITS = {"cpu": ((256, 8192), (512, 32768)), "cuda": ((256, 65536), (4096, 65536))}  # labels, vocabulary
-_TRAINED = {"cpu": 2**22, "cuda": 2**28}
+_TRAINED = {"cpu": 2**23, "cuda": 2**28}
 _TINY_OPERATIONS = 200
 _BACKWARD_KERNELS = 1.3
 """As plan/work.py counts them for one forward."""
@@ -35,17 +39,21 @@ _LOGITS_BYTES, _OPTIMIZER_BYTES = 30, 44
 """For each number, as plan/work.py counts them: of cross entropy forward and backward; of a fused AdamW and the norm of
 its gradients, all in float32."""
 _MOST_OPERANDS = 256
+_MOST_OPERATIONS = 2**29
+"""Of the products of one run, on a CPU."""
 
 Run = Callable[[], Any]
 
 
 class Piece(NamedTuple):
-    """`amount` of operations or bytes in each run of what `make` makes. `start`: the name of what is counted elsewhere,
-    and how often a run holds it."""
+    """`amount` of operations or bytes in each run of what `make` makes, whose parts come one after the other. `start`:
+    the name of what is counted elsewhere, and how often a run holds it. `is_cold`: each part begins with caches that
+    hold nothing of it, as after the rest of a step."""
 
-    make: Callable[[], Run]
+    make: Callable[[], Sequence[Run]]
     amount: float = 1.0
     start: tuple[str, float] = ("", 0.0)
+    is_cold: bool = False
 
 
 def of_sizes(device: Any) -> Iterator[tuple[str, Mapping[int, Piece]]]:
@@ -63,16 +71,17 @@ def of_sizes(device: Any) -> Iterator[tuple[str, Mapping[int, Piece]]]:
 def alone(device: Any) -> Iterator[tuple[str, Mapping[int, Piece]]]:
     """The others, and what they are measured against."""
     kernels = LAYERS * LAYER_KERNELS * (1 + _BACKWARD_KERNELS)
-    yield "kernel_seconds", {0: Piece(lambda: layers_of_nothing(device), kernels)}
+    yield "kernel_seconds", {0: Piece(lambda: [layers_of_nothing(device)], kernels)}
     calls = _CALLED_ROW / _CALLED if device.type == "cpu" else 1
     yield "call_seconds", {0: Piece(lambda: _row_of_documents(1, 8, _CALLED, _CALLED_ROW, device), calls)}
     yield "optimizer", {0: _optimizer(device)}
     if device.type != "cpu":
-        yield "tiny", {0: Piece(lambda: lambda: _tiny(device))}
+        yield "tiny", {0: Piece(lambda: [lambda: _tiny(device)])}
         return
     yield "nothing", {0: Piece(lambda: small_operations(_LEAST_TENSOR // 4, 1, device))}
-    yield "fresh", {0: Piece(_fresh)}
-    yield "kept", {0: Piece(_kept)}
+    yield "cold", {0: Piece(_fetching, 3.0 * _COLD_BYTES * _FETCHED, is_cold=True)}
+    yield "fresh", {0: Piece(_fresh, is_cold=True)}
+    yield "kept", {0: Piece(_kept, is_cold=True)}
 
 
 def _dtype(device: Any) -> Any:
@@ -102,10 +111,11 @@ def _attention(length: int, numbers: int, device: Any) -> Piece:
         lambda: _row_of_documents(heads, numbers, length, row, device),
         flops,
         start=("call_seconds", calls * _CALLED / _CALLED_ROW if device.type == "cpu" else 1),
+        is_cold=device.type == "cpu",
     )
 
 
-def _row_of_documents(heads: int, numbers: int, length: int, row: int, device: Any) -> Run:
+def _row_of_documents(heads: int, numbers: int, length: int, row: int, device: Any) -> Sequence[Run]:
     """Attention of documents of `length` in a row to themselves, and back, on what linear layers give: the heads of a
     token side by side. A CPU takes one document after the other, as `model.attention` does; a GPU all at a time."""
     import torch
@@ -126,24 +136,27 @@ def _row_of_documents(heads: int, numbers: int, length: int, row: int, device: A
         outputs = scaled_dot_product_attention(a, b, c, is_causal=True)
         torch.autograd.grad(outputs.transpose(1, 2).reshape(size), given, ahead)
 
-    return one_by_one if device.type == "cpu" else together
+    return [one_by_one if device.type == "cpu" else together]
 
 
 def _products_of(size: int, device: Any) -> Piece:
-    """Of matrices that no cache holds any more when their turn comes, as in a step."""
+    """On a GPU of matrices that no cache holds any more when their turn comes, as in a step."""
     import torch
 
     dtype = _dtype(device)
-    number = min(_MOST_OPERANDS, max(2, _HELD[device.type] // (2 * size * size * dtype.itemsize)))
+    on_cpu = device.type == "cpu"
+    number = _MOST_OPERATIONS // (2 * size**3) if on_cpu else _HELD["cuda"] // (2 * size * size * dtype.itemsize)
+    number = min(_MOST_OPERANDS, max(1 if on_cpu else 2, number))
 
-    def make() -> Run:
-        pairs = [[torch.randn(size, size, device=device, dtype=dtype) for _ in "ab"] for _ in range(number)]
+    def make() -> Sequence[Run]:
+        different = 1 if on_cpu else number
+        pairs = [[torch.randn(size, size, device=device, dtype=dtype) for _ in "ab"] for _ in range(different)]
 
         def run() -> None:
-            for a, b in pairs:
+            for a, b in pairs * (number // different):
                 a @ b
 
-        return run
+        return [run]
 
     return Piece(make, number * 2.0 * size**3)
 
@@ -154,9 +167,9 @@ def _thin(size: int, device: Any) -> Piece:
     import torch
 
     dtype, (tokens, columns) = _dtype(device), _THICK[device.type]
-    number = max(2, _HELD[device.type] // (4 * dtype.itemsize * tokens * columns))
+    number = 1 if device.type == "cpu" else max(2, _HELD["cuda"] // (4 * dtype.itemsize * tokens * columns))
 
-    def make() -> Run:
+    def make() -> Sequence[Run]:
         wide = [torch.randn(tokens, columns, device=device, dtype=dtype) for _ in range(number)]
         narrow = torch.randn(columns, size, device=device, dtype=dtype)
         ahead = torch.randn(tokens, size, device=device, dtype=dtype)
@@ -167,9 +180,17 @@ def _thin(size: int, device: Any) -> Piece:
                 ahead @ narrow.T
                 one.T @ ahead
 
-        return run
+        return [run]
 
     return Piece(make, number * 3 * 2.0 * tokens * columns * size)
+
+
+def _fetching() -> Sequence[Run]:
+    """Of three tensors two are fetched, and one is left behind: products of numbers, next to no work."""
+    import torch
+
+    a, b, c = (torch.ones(_FETCHED, _COLD_BYTES // 4) for _ in "abc")
+    return [lambda: torch.mul(a, b, out=c)]
 
 
 def _small_on_cpu(num_bytes: int, device: Any) -> Piece:
@@ -180,6 +201,7 @@ def _small_on_cpu(num_bytes: int, device: Any) -> Piece:
         lambda: small_operations(num_bytes // 4, layers, device),
         float(layers * SMALL_BYTES * (num_bytes // 4)),
         start=("nothing", layers),
+        is_cold=True,
     )
 
 
@@ -190,7 +212,7 @@ def _small(num_bytes: int, device: Any) -> Piece:
 
     dtype, number = _dtype(device), max(2, _HELD[device.type] // num_bytes)
 
-    def make() -> Run:
+    def make() -> Sequence[Run]:
         size = num_bytes // dtype.itemsize
         given = [torch.ones(size, device=device, dtype=dtype) for _ in range(number + 1)]
 
@@ -199,13 +221,13 @@ def _small(num_bytes: int, device: Any) -> Piece:
             for one in range(number):
                 kept.append(given[one] * given[-1])
 
-        return run
+        return [run]
 
     start = ("tiny", number / (_TINY_OPERATIONS * (1 + _BACKWARD_KERNELS)))
     return Piece(make, 3.0 * num_bytes * number, start)
 
 
-def _fresh() -> Run:
+def _fresh() -> Sequence[Run]:
     """The first writing to what the system gives, and takes back."""
     import mmap
 
@@ -215,14 +237,14 @@ def _fresh() -> Run:
         with mmap.mmap(-1, FRESH_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as given:
             torch.frombuffer(given, dtype=torch.uint8).zero_()
 
-    return run
+    return [run]
 
 
-def _kept() -> Run:
+def _kept() -> Sequence[Run]:
     """The same writing to what is there."""
     import torch
 
-    return torch.empty(FRESH_BYTES, dtype=torch.uint8).zero_
+    return [torch.empty(FRESH_BYTES, dtype=torch.uint8).zero_]
 
 
 def _logits(rows: int, vocabulary: int, device: Any) -> Piece:
@@ -230,7 +252,7 @@ def _logits(rows: int, vocabulary: int, device: Any) -> Piece:
     nothing beside."""
     import torch
 
-    def make() -> Run:
+    def make() -> Sequence[Run]:
         hidden, weight = torch.randn(rows, 4, device=device), torch.randn(4, vocabulary, device=device)
         labels = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         # Kept: whether an allocator has so much left is chance, and what fresh memory costs is measured by itself.
@@ -244,9 +266,9 @@ def _logits(rows: int, vocabulary: int, device: Any) -> Piece:
             logits *= 1 / logits.sum(1, keepdim=True)
             logits.scatter_add_(1, labels, -torch.ones_like(labels, dtype=logits.dtype))
 
-        return run
+        return [run]
 
-    return Piece(make, float(_LOGITS_BYTES * rows * vocabulary))
+    return Piece(make, float(_LOGITS_BYTES * rows * vocabulary), is_cold=device.type == "cpu")
 
 
 def _optimizer(device: Any) -> Piece:
@@ -254,7 +276,7 @@ def _optimizer(device: Any) -> Piece:
 
     number = _TRAINED[device.type]
 
-    def make() -> Run:
+    def make() -> Sequence[Run]:
         weights = [torch.nn.Parameter(torch.zeros(number // 8, device=device)) for _ in range(8)]
         optimizer = torch.optim.AdamW(weights, fused=True)
 
@@ -264,6 +286,6 @@ def _optimizer(device: Any) -> Piece:
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
 
-        return run
+        return [run]
 
-    return Piece(make, float(_OPTIMIZER_BYTES * number))
+    return Piece(make, float(_OPTIMIZER_BYTES * number), is_cold=device.type == "cpu")

@@ -53,10 +53,14 @@ def machines_of(asked: Asked, output_dir: Path | None = None) -> tuple[Machines,
             raise UsageError("--calibrate measures this machine's own device; leave out --gpu")
         # Only here: a plan answers at once.
         from allranks.launch.node.starters.memory import allocator_variables
+        from allranks.launch.plan.whole_steps import measure_whole_steps
         from allranks.plan.calibrate import calibrate
 
         environment = allocator_variables(0 if on_cpu else ranks)
         known = calibrate(device=device.name, num_ranks=ranks, environment=environment)
+        if on_cpu:
+            measure_whole_steps(ranks, known.num_threads)
+            known = load(device.name)
     return Machines(asked.num_nodes, ranks, device, link, known), on_cpu
 
 

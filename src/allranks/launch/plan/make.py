@@ -27,6 +27,9 @@ from allranks.plan.workload import ModelShape, Workload
 from allranks.plan.workloads import workloads
 from allranks.trace import traced
 
+_STEADY = 0.1
+"""What a calibrated plan's times are asked to be right within."""
+
 
 def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignore_unsupported: bool = False) -> Plan:
     """Raises ConfigError or UsageError for a config, a model or a device that cannot be planned."""
@@ -135,6 +138,11 @@ def _of_device(machines: Machines, own: Workload) -> Iterator[str]:
             f"{device.title}: measured on this machine on {when}: {best / 1e9:,.0f} GFLOP/s in large products, "
             f"{si_bytes(known.small[-1][1])}/s in large tensors"
         )
+        if known.spread > _STEADY:
+            yield (
+                f"its speed changed by {known.spread:.0%} while it was measured, as it does where a machine is shared: "
+                "times may be off by as much more"
+            )
         if not known.is_of(machines.ranks_per_node, own.num_threads):
             yield (
                 f"it was measured with {_ranks(known.num_ranks, known.num_threads)}, and not with "
@@ -149,7 +157,7 @@ def _of_device(machines: Machines, own: Workload) -> Iterator[str]:
     else:
         yield f"{device.title}: rates are guesses; `allranks plan CONFIG --calibrate` measures them"
     if known is not None and known.runs:
-        yield f"times are corrected by what {len(known.runs)} earlier runs took on this machine"
+        yield f"times are corrected by what {len(known.runs)} runs took on this machine"
 
 
 def _ranks(number: int, num_threads: int) -> str:

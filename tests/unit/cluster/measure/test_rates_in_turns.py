@@ -14,10 +14,10 @@ def test_each_piece_has_all_its_turns_apart(monkeypatch: pytest.MonkeyPatch) -> 
     order: list[str] = []
 
     def piece(name: str) -> Piece:
-        return Piece(lambda: lambda: order.append(name))
+        return Piece(lambda: [lambda: order.append(name)])
 
     monkeypatch.setattr(rates, "_MOST_REPEATS", 3)
-    found = rates._in_turns({"a": {1: piece("a1"), 2: piece("a2")}, "b": {0: piece("b")}}, CPU, 60.0)
+    found, _ = rates._in_turns({"a": {1: piece("a1"), 2: piece("a2")}, "b": {0: piece("b")}}, CPU, 60.0)
     assert set(found) == {("a", 1), ("a", 2), ("b", 0)}
     turns = [name for at, name in enumerate(order) if not at or order[at - 1] != name]
     assert turns[:6] == ["a1", "a2", "b", "a1", "a2", "b"]
@@ -26,9 +26,10 @@ def test_each_piece_has_all_its_turns_apart(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_bad_turn_of_all_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = iter([[9.0, 9.0], [1.0, 1.2, 1.1], [1.0, 1.3, 1.2], [1.1], [1.1, 1.2]])
-    monkeypatch.setattr(rates, "_times", lambda run, device, budget: next(taken))
-    found = rates._in_turns({"a": {1: Piece(lambda: lambda: None)}}, CPU, 60.0)
+    monkeypatch.setattr(rates, "_times", lambda piece, device, budget: next(taken))
+    found, spread = rates._in_turns({"a": {1: Piece(list)}}, CPU, 60.0)
     assert found["a", 1] == pytest.approx(1.2, abs=0.1)
+    assert spread == pytest.approx((9.0 - 1.1) / 1.2, rel=0.1), "but is told"
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -37,3 +38,19 @@ def test_attentions_operations_are_those_of_its_products(name: str) -> None:
     piece = dict(of_sizes(CPU))[name][256]
     assert piece.amount == 7 * 2 * 512 * 256 * 1024 / 2
     assert piece.start[1] * 256 / 8 == 4  # calls
+
+
+def test_what_is_cold_has_caches_emptied_before_each_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Walk:
+        def sum(self) -> None:
+            order.append("walk")
+
+    monkeypatch.setattr(rates, "_walk", Walk)
+    parts = [lambda: order.append("ahead"), lambda: order.append("back")]
+    rates._times(Piece(lambda: parts, is_cold=True), CPU, 0.0)
+    assert order == ["walk", "ahead", "walk", "back"] * 2
+    order.clear()
+    rates._times(Piece(lambda: parts), CPU, 0.0)
+    assert "walk" not in order

@@ -12,6 +12,7 @@ def test_they_are_counted_as_a_plan_counts_them() -> None:
 
 
 def test_they_go_forward_and_back_again_and_again() -> None:
-    work = small_operations(4 * 256, 2, torch.device("cpu"))
-    work()
-    work()
+    ahead, back = small_operations(4 * 256, 2, torch.device("cpu"))
+    for _ in range(2):
+        ahead()
+        back()

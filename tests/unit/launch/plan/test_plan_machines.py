@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from allranks.cluster.measure.children import AllReduce, DeviceMeasured
 from allranks.cluster.measure.values import Link, Measurements
 from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
+from allranks.launch.plan.make import _of_device
 from allranks.launch.preflight.together import Judged
 from allranks.observe import RunDir
 from allranks.plan.calibration import Calibration, keep
 from allranks.preflight.judgement import Judgement
 from allranks.preflight.measured_step import measured_link
+from tests.planned import expected
 
 PRODUCTS = ((64.0, 20e9), (512.0, 80e9))
 MEASURED = Calibration(
@@ -77,3 +80,11 @@ def test_what_the_checks_have_measured_between_the_nodes_takes_the_place_of_a_gu
     assert machines_of(Asked(num_nodes=2, gpu="l40s", link="25gbit"), tmp_path)[0].link.name == "25gbit"
     (tmp_path / "preflight.json").write_text(json.dumps({"t": 0, "link": {}}))
     assert machines_of(Asked(gpu="l40s"), tmp_path)[0].link.bytes_per_second == 12.5e9
+
+
+@pytest.mark.parametrize(("spread", "is_told"), [(0.04, False), (0.35, True)])
+def test_a_machine_whose_speed_is_not_its_own_is_told(spread: float, is_told: bool) -> None:
+    keep(replace(MEASURED, spread=spread))
+    machines, _ = machines_of(Asked())
+    told = "\n".join(_of_device(machines, expected(1, 1, on_cpu=True).workload))
+    assert ("its speed changed by 35% while it was measured" in told) is is_told
