@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.run import RunConfig
 from allranks.errors import ConfigError
 
@@ -51,9 +52,9 @@ def strategy(cfg: RunConfig, world_size: int, node_size: int | None = None) -> t
 def _check_batch(cfg: RunConfig, world_size: int) -> None:
     """Compare the batch sizes of DeepSpeed's settings that depend on the number of ranks."""
     settings, ours = cfg.deepspeed.settings, cfg.optimizer
-    of_a_rank = ours.micro_batch_size * world_size
-    whole = ours.batch_size or of_a_rank * ours.gradient_accumulation_steps
-    for key, value in (("train_batch_size", whole), ("gradient_accumulation_steps", -(-whole // of_a_rank))):
+    whole = global_batch(ours, world_size)
+    accumulated = num_micro_batches(whole, ours.micro_batch_size, world_size)
+    for key, value in (("train_batch_size", whole), ("gradient_accumulation_steps", accumulated)):
         if settings.get(key, "auto") not in ("auto", value):
             raise ConfigError(
                 f"deepspeed: {key}: {settings[key]} contradicts the config, which on {world_size} ranks makes it "

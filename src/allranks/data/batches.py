@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from allranks.config.batch import num_micro_batches
 from allranks.data.blocks import BlockSet
 from allranks.data.order import BlockOrder
 
@@ -60,9 +61,8 @@ class BatchPlan:
         # Longest first, dealt like cards: at each micro-batch all ranks hold about as many tokens, so none waits
         # long for another. The padding falls into the last micro-batch.
         dealt = ids[np.argsort(-token_counts, kind="stable")]
-        per_round = self.world_size * self.micro_batch_size
-        num_rounds = -(-len(ids) // per_round)
-        slots = np.full(num_rounds * per_round, -1, np.int64)
+        num_rounds = num_micro_batches(len(ids), self.micro_batch_size, self.world_size)
+        slots = np.full(num_rounds * self.micro_batch_size * self.world_size, -1, np.int64)
         slots[: len(ids)] = dealt
         mine = slots.reshape(num_rounds, self.micro_batch_size, self.world_size)[:, :, self.rank]
         return StepPlan(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from allranks.config.batch import num_micro_batches
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -58,6 +60,6 @@ class Batch:
 
 
 def batch(wanted: int, micro_batch_size: int, num_nodes: int, ranks_per_node: int) -> Batch:
-    """With as many micro-batches of each rank as the wanted batch takes, at least one."""
-    of_round = micro_batch_size * num_nodes * ranks_per_node
-    return Batch(wanted, micro_batch_size, max(1, -(-wanted // of_round)), num_nodes, ranks_per_node)
+    """With as many micro-batches of each rank as the wanted batch takes."""
+    accumulation = num_micro_batches(wanted, micro_batch_size, num_nodes * ranks_per_node)
+    return Batch(wanted, micro_batch_size, accumulation, num_nodes, ranks_per_node)

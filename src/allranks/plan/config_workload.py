@@ -9,7 +9,9 @@ from typing import Any
 
 from allranks.cluster.cores import threads_of_rank
 from allranks.config import RunConfig
+from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.sections.deepspeed import BATCH_KEYS
 from allranks.config.stored_quantization import as_stored
 from allranks.config.strategy import strategy
 from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, continued, is_linear, num_elements
@@ -34,7 +36,6 @@ from allranks.plan.zero_gathers import gathered_again
 # What PEFT takes where nothing is asked (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of 0.21): in all families
 # that are known here it is these two.
 _USUAL_TARGETS = ("q_proj", "v_proj")
-_DEEPSPEED_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def own_workload(
@@ -134,10 +135,7 @@ def workload_of(
     types = ElementTypes(cfg, is_zero=kind == "zero", on_cpu=on_cpu)
     adapter, parallel, zero = trained.adapter, cfg.parallel, cfg.deepspeed.zero
     method = method_of(cfg)
-    batch = cfg.optimizer.batch_size
-    per_rank = math.ceil(batch / num_ranks) if batch else None
     micro_batch = cfg.optimizer.micro_batch_size
-    accumulated = cfg.optimizer.gradient_accumulation_steps
     hidden = shape.hidden
     return Workload(
         name=strategy_name(cfg, kind, num_shards, num_ranks) if num_ranks > 1 or kind == "zero" else "one process",
@@ -148,7 +146,7 @@ def workload_of(
         ranks_per_node=gpus_per_node,
         num_trained=trained.num_elements,
         micro_batch_size=micro_batch,
-        num_micro_batches=math.ceil(per_rank / micro_batch) if per_rank else accumulated,
+        num_micro_batches=num_micro_batches(global_batch(cfg.optimizer, num_ranks), micro_batch, num_ranks),
         tokens=tokens or cfg.data.sequence_len,
         element=_element_bytes(cfg, types, trained.share_of_matrices),
         evaluation_batch_size=_evaluation_batch_size(cfg),
@@ -177,8 +175,8 @@ def workload_of(
         bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),
         prefetch_elements=_setting(zero, "stage3_prefetch_bucket_size", 0.9 * hidden * hidden, PREFETCH_ELEMENTS),
         persistent_below=_setting(zero, "stage3_param_persistence_threshold", 10 * hidden, PERSISTENT_BELOW),
-        deepspeed_batch=[key for key in _DEEPSPEED_BATCH if isinstance(cfg.deepspeed.settings.get(key), int)],
-        has_batch_size=bool(batch),
+        deepspeed_batch=[key for key in BATCH_KEYS if isinstance(cfg.deepspeed.settings.get(key), int)],
+        has_batch_size=bool(cfg.optimizer.batch_size),
     )
 
 

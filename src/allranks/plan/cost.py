@@ -25,12 +25,6 @@ class RunCost:
     cost: float | None = None
 
 
-def num_steps(workload: Workload, num_tokens: float) -> int:
-    """Steps that so many tokens make, padding included, the last one filled up."""
-    of_step = workload.micro_batch_size * workload.tokens * workload.num_micro_batches * workload.num_ranks
-    return math.ceil(num_tokens / of_step)
-
-
 def run_cost(
     workload: Workload,
     time: StepTime,

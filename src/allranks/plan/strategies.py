@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from allranks.config import RunConfig
+from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
@@ -140,16 +141,14 @@ def _sizes(
     threshold = _number(cfg.deepspeed.zero, "stage3_param_persistence_threshold", PERSISTENT_BELOW)
     persistent = sum(size for size in map(math.prod, shapes.values()) if size <= threshold)
     optimizer = cfg.optimizer
-    of_rank = math.ceil(optimizer.batch_size / world_size) if optimizer.batch_size else None
-    accumulated = optimizer.gradient_accumulation_steps
-    num_micro_batches = math.ceil(of_rank / optimizer.micro_batch_size) if of_rank else accumulated
+    accumulated = num_micro_batches(global_batch(optimizer, world_size), optimizer.micro_batch_size, world_size)
     is_gathered_again = cfg.adapter.adapter and cfg.parallel.checkpoints_activations  # plan.zero_gathers
     return StepSizes(
         num_parameters,
         num_trained,
         parameter_bytes=element.compute,
         gradient_bytes=element.gradient,
-        num_micro_batches=num_micro_batches,
+        num_micro_batches=accumulated,
         num_persistent=persistent,
         num_again=elements_of_layers(shapes, threshold) if is_gathered_again else 0,
     )

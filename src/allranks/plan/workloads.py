@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from allranks.config import RunConfig
+from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.load import resolve_mapping
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.stored_quantization import as_stored
@@ -128,17 +129,15 @@ def _strategy_changes(cfg: RunConfig, name: str, keys: Mapping[str, Any]) -> dic
 
 def _variants(workload: Workload, cfg: RunConfig) -> Iterator[Workload]:
     """It, and the same global batch in other micro-batches, with and without recomputation."""
-    batch = cfg.optimizer.batch_size
+    whole = global_batch(cfg.optimizer, workload.num_ranks)
     # Of a batch for all ranks some get less than others: the last micro-batch is filled up.
-    per_rank = (
-        math.ceil(batch / workload.num_ranks) if batch else workload.micro_batch_size * workload.num_micro_batches
-    )
+    per_rank = math.ceil(whole / workload.num_ranks)
     yield workload
     for size in _sizes(per_rank, workload.micro_batch_size):
         for recomputes in (False, True):
             if size == workload.micro_batch_size and recomputes == workload.recomputes:
                 continue
-            accumulated = math.ceil(per_rank / size)
+            accumulated = num_micro_batches(whole, size, workload.num_ranks)
             changes = {**workload.changes, **_batch_changes(cfg, size, accumulated)}
             if recomputes != workload.recomputes:
                 changes["gradient_checkpointing"] = recomputes

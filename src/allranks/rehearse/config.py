@@ -10,6 +10,7 @@ from typing import Any
 
 from allranks.config import RunConfig
 from allranks.config.sections.data import DatasetSpec
+from allranks.config.sections.deepspeed import BATCH_KEYS
 from allranks.data.splits import parse_split
 from allranks.errors import DataError
 
@@ -142,7 +143,7 @@ def _of_strategy(cfg: RunConfig, flat: Mapping[str, Any], put: Any, world_size: 
                 if isinstance(shards, int) and shards > 1 and not (cfg.parallel.fsdp or cfg.parallel.fsdp_config):
                     put("fsdp_version", 2, "over all ranks, whatever their number")
     if settings := cfg.deepspeed.settings:
-        made = {key: value for key, value in settings.items() if key not in _BATCHES and key not in _FORMATS}
+        made = {key: value for key, value in settings.items() if key not in BATCH_KEYS and key not in _FORMATS}
         if zero := dict(made.get("zero_optimization") or {}):
             for key in ("offload_optimizer", "offload_param"):
                 if (zero.get(key) or {}).get("device") == "nvme":
@@ -156,7 +157,6 @@ def _of_strategy(cfg: RunConfig, flat: Mapping[str, Any], put: Any, world_size: 
             put("deepspeed", made, f"{', '.join(gone)}: of a CPU and {world_size} ranks")
 
 
-_BATCHES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 _FORMATS = ("fp16", "bf16", "amp", "optimizer", "aio")
 
 

@@ -15,6 +15,7 @@ from allranks import durable
 from allranks.checkpoint.state import RunState
 from allranks.cluster.identity import Identity
 from allranks.config import RunConfig
+from allranks.config.batch import num_micro_batches
 from allranks.config.optimizers import SAVED_AT_ONCE
 from allranks.data import BatchPlan, BlockOrder, BlockSet, Prepared
 from allranks.errors import DataError
@@ -60,9 +61,8 @@ def assemble(
     step_schedule = lay_out(
         cfg, num_blocks=len(prepared.train), global_batch=global_batch, has_eval=bool(prepared.eval)
     )
-    per_rank = math.ceil(global_batch / identity.world_size)
-    num_micro_batches = math.ceil(per_rank / cfg.optimizer.micro_batch_size)
-    strategy = make_strategy(cfg, model, num_micro_batches=num_micro_batches)
+    micro_batches = num_micro_batches(global_batch, cfg.optimizer.micro_batch_size, identity.world_size)
+    strategy = make_strategy(cfg, model, num_micro_batches=micro_batches)
     if strategy.engine_settings is not None and identity.rank == 0:
         durable.write(run_dir.deepspeed, json.dumps(strategy.engine_settings, indent=2) + "\n")
     of_config = (
@@ -70,7 +70,7 @@ def assemble(
         stored_kind_warning(stored_config(cfg), cfg),  # as it is stored: what was loaded is a plain model
         warmup_warning(cfg, step_schedule.num_steps),
     )
-    for line in (*strategy_warnings(cfg, model, identity, num_micro_batches), *filter(None, of_config)):
+    for line in (*strategy_warnings(cfg, model, identity, micro_batches), *filter(None, of_config)):
         warn(line)
     side_files = make_side_files(cfg, model, storage, run_dir, warn)
     return Loop(

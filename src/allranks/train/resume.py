@@ -15,6 +15,7 @@ from allranks.checkpoint import commit
 from allranks.checkpoint.state import RunState
 from allranks.cluster.restarted import is_restarted
 from allranks.config import RunConfig
+from allranks.config.batch import global_batch
 from allranks.config.earlier import with_defaults
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.sections.model import ModelConfig
@@ -122,7 +123,7 @@ def global_batch_size(cfg: RunConfig, world_size: int, state: RunState | None, w
     Raises CheckpointError if the config asks for another one in so many words.
     """
     settings = cfg.optimizer
-    asked = settings.batch_size or settings.micro_batch_size * settings.gradient_accumulation_steps * world_size
+    asked = global_batch(settings, world_size)
     kept = state.global_batch if state else None
     if kept is None or kept == asked:
         return asked

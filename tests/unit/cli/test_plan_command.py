@@ -238,3 +238,11 @@ def test_of_a_family_that_is_not_known_the_plan_reads_the_tensors_from_the_model
     tensors = {"model.embed_tokens.weight": (64, 32), "model.layers.0.self_attn.q_proj.weight": (32, 32)}
     save_file({name: numpy.zeros(shape, numpy.float16) for name, shape in tensors.items()}, model / "model.safetensors")
     assert num_parameters(planned(config).own.workload.shape) == 64 * 32 + 32 * 32
+
+
+@pytest.mark.parametrize(("saving", "num_saved"), [({"save_steps": 0.1}, 10), ({"saves_per_epoch": 4}, 4)])
+def test_the_hours_of_a_run_that_stops_to_save_count_each_checkpoint(config, saving, num_saved):
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "save_async": False, **saving}))
+    plan = planned(config)
+    training = plan.cost.num_steps * plan.best.time.total
+    assert 3600 * plan.cost.hours - training == pytest.approx(num_saved * plan.cost.checkpoint_seconds)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from allranks.plan.cost import checkpoint_bytes, num_steps, run_cost
+from allranks.plan.cost import checkpoint_bytes, run_cost
 from allranks.plan.hardware import find_device, find_link
 from allranks.plan.model_shape import num_parameters, shape_of
 from allranks.plan.rates import FITTED
@@ -194,11 +194,6 @@ def test_a_checkpoint_is_what_is_trained_and_its_state() -> None:
     one = run_cost(FULL, step_time(FULL, H100, NDR), num_steps=1, shared_disk=True)
     each = run_cost(FULL, step_time(FULL, H100, NDR), num_steps=1)
     assert one.checkpoint_seconds == 2 * each.checkpoint_seconds
-
-
-def test_tokens_make_steps() -> None:
-    assert num_steps(FULL, 16 * 4 * 4096 * 10) == 10
-    assert num_steps(FULL, 16 * 4 * 4096 * 10 + 1) == 11
 
 
 def test_the_first_of_ddps_buckets_is_a_small_one() -> None:

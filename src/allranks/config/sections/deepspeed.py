@@ -4,6 +4,9 @@ from typing import Any
 
 from allranks.config.sections.section import FilePath, Section
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+"""Of its settings, those that say the batch."""
+
 
 class DeepspeedConfig(Section):
     """Training with DeepSpeed ZeRO."""

@@ -8,9 +8,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from allranks.config.batch import global_batch
 from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
-from allranks.launch.plan.source import Source, lengths_of, num_steps, source_of
+from allranks.launch.plan.source import Source, lengths_of, schedule, source_of
 from allranks.listing import si_bytes
 from allranks.model.positions import position_warning
 from allranks.model.stored_kind import stored_kind_warning
@@ -96,10 +97,7 @@ def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Trace
 
 def _wanted(source: Source, machines: Machines) -> int:
     """The effective batch that the config asks for on these nodes."""
-    settings = source.cfg.optimizer
-    return settings.batch_size or (
-        settings.micro_batch_size * settings.gradient_accumulation_steps * machines.num_ranks
-    )
+    return global_batch(source.cfg.optimizer, machines.num_ranks)
 
 
 def _model(source: Source, shape: ModelShape) -> str:
@@ -111,19 +109,15 @@ def _model(source: Source, shape: ModelShape) -> str:
 
 
 def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost | None:
-    steps = num_steps(source.cfg, one.batch.wanted, lengths)
+    steps = schedule(source.cfg, one.batch.wanted, lengths)
     if steps is None:
         return None
-    saving = source.cfg.checkpoint
-    every = (
-        saving.save_steps if isinstance(saving.save_steps, int) else math.ceil(steps / source.cfg.optimizer.num_epochs)
-    )
     return run_cost(
         one.workload,
         one.time,
-        num_steps=steps,
-        num_checkpoints=0 if saving.save_strategy == "no" else math.ceil(steps / every),
-        saves_beside=saving.save_async is not False,
+        num_steps=steps.num_steps,
+        num_checkpoints=len(steps.save_at),
+        saves_beside=source.cfg.checkpoint.save_async is not False,
         price_per_gpu_hour=asked.price_per_gpu_hour,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from allranks.launch.preflight.sizes import folder_of_model
 from allranks.plan.families import FAMILIES
 from allranks.plan.lengths import Lengths, full, of_blocks
 from allranks.plan.stored_size import stored_shapes
+from allranks.train.step_schedule import StepSchedule, lay_out
 
 if TYPE_CHECKING:
     from allranks.data.blocks import BlockSet
@@ -162,9 +162,12 @@ def _prepared(cfg: RunConfig) -> BlockSet | None:
     return prepared.train if prepared is not None and len(prepared.train) else None
 
 
-def num_steps(cfg: RunConfig, wanted: int, lengths: Lengths) -> int | None:
-    """Optimizer steps of the run, as `train.step_schedule` counts them; None where nobody knows how many blocks there
-    are."""
-    if cfg.optimizer.max_steps or lengths.num_blocks is None:
-        return cfg.optimizer.max_steps
-    return -(-max(1, math.ceil(cfg.optimizer.num_epochs * lengths.num_blocks - 1e-6)) // wanted)
+def schedule(cfg: RunConfig, wanted: int, lengths: Lengths) -> StepSchedule | None:
+    """The steps of a run whose batch is `wanted`, as training lays them out, without evaluations; None where nobody
+    knows how many blocks there are. If `max_steps` are said, those are then taken for the epochs."""
+    num_blocks, settings = lengths.num_blocks, cfg.optimizer
+    if num_blocks is None and settings.max_steps:
+        num_blocks = max(1, round(settings.max_steps * wanted / settings.num_epochs))
+    if num_blocks is None:
+        return None
+    return lay_out(cfg, num_blocks=num_blocks, global_batch=wanted, has_eval=False)

@@ -10,7 +10,7 @@ import yaml
 from allranks.config import load_config
 from allranks.data import prepare
 from allranks.errors import ConfigError, UsageError
-from allranks.launch.plan.source import lengths_of, num_steps, source_of
+from allranks.launch.plan.source import lengths_of, schedule, source_of
 from allranks.plan.config_workload import own_workload
 from allranks.plan.lengths import Lengths, of_blocks
 from tests.unit.data.conftest import make_tokenizer, save_model_folder
@@ -77,15 +77,15 @@ def test_the_lengths_of_prepared_data_are_its_own_and_full_blocks_are_assumed_be
     path = written(tmp_path, model, micro_batch_size=2, num_epochs=3)
     before = lengths_of(source_of(path, {}))
     assert before == Lengths(32, 32, 32.0)
-    assert num_steps(load_config(path), 2, before) is None
-    assert num_steps(load_config(path, {"max_steps": "9"}), 2, before) == 9
+    assert schedule(load_config(path), 2, before) is None
+    assert schedule(load_config(path, {"max_steps": "9"}), 2, before).num_steps == 9
     prepared = prepare(load_config(path))
     found = lengths_of(source_of(path, {}))
     counts, targets = prepared.train.token_counts.tolist(), int(prepared.train.target_counts.sum())
     documents = {count: counts.count(count) for count in counts}  # not packed: a block is a document
     assert found == of_blocks(counts, targets, documents, 2, padded_to=None)
     assert found.num_blocks == 4 and found.longest < 32 and found.mean == sum(counts) / 4
-    assert num_steps(load_config(path), 2, found) == 6
+    assert schedule(load_config(path), 2, found).num_steps == 6
     padded = lengths_of(source_of(path, {"pad_to_sequence_len": "true"}))
     assert (padded.longest, padded.usual, padded.mean) == (32, 32, found.mean)
 
