@@ -107,6 +107,8 @@ def _methods(cfg: RunConfig, model_config: Mapping[str, Any]) -> Iterator[tuple[
             own = {key: value for key, value in had.items() if key not in ("load_in_4bit", "load_in_8bit")}
             changes = {**({} if cfg.adapter.adapter else _USUAL_ADAPTER), **keys}
             changes |= {key: None for key in ("load_in_4bit", "load_in_8bit") if had.get(key)}
+            if method == "qlora":
+                changes["load_in_4bit"] = None  # it implies true, and the file may say false
             other = {**without, **own, **{key: value for key, value in changes.items() if value is not None}}
         with contextlib.suppress(ConfigError):
             yield changes, as_stored(resolve_mapping(other), model_config)

@@ -111,6 +111,12 @@ def test_a_program_reads_the_same(config):
     assert read["error_bounds"]["memory"] > 0 and read["assumptions"]
 
 
+def test_that_a_part_of_the_model_is_counted_as_the_whole_is_told(config):
+    told = "unfrozen_parameters: all is counted as if the whole model were trained"
+    assert told not in to_json(planned(config))
+    assert told in to_json(planned(config, unfrozen_parameters="['model.layers.1.*']"))
+
+
 def test_what_cannot_fit_says_what_would(config):
     plan = planned(config, Asked(num_nodes=1, gpus_per_node=2, gpu="l40s"))
     assert not plan.own.fits and any(one.is_enough for one in plan.remedies)

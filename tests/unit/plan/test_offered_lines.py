@@ -34,9 +34,9 @@ FAMILIES = {
 }
 LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16}
 OWN = {
-    "full": {"fsdp_version": 2},
+    "full": {"fsdp_version": 2, "load_in_4bit": False, "load_in_8bit": False},
     "LoRA of all linear layers": {**LORA, "lora_target_linear": True},
-    "LoRA by names": {**LORA, "lora_target_modules": ["o_proj"]},
+    "LoRA by names": {**LORA, "lora_target_modules": ["o_proj"], "load_in_4bit": False},
     "8 bits": {**LORA, "lora_target_modules": ["o_proj"], "load_in_8bit": True},
     "a batch, ZeRO-3": {
         "gradient_accumulation_steps": None,

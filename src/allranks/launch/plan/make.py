@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from allranks.config import RunConfig
 from allranks.config.batch import global_batch
 from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
@@ -74,7 +75,7 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         remedies=()
         if own.fits
         else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
-        assumptions=_assumptions(machines, lengths, own.workload),
+        assumptions=[*_assumptions(machines, lengths, own.workload), *_of_config(source.cfg)],
         traced=_traced(source, best, own, lengths) if asked.traces else (),
         remarks=[*source.cfg.remarks, *told],
     )
@@ -152,6 +153,12 @@ def _of_device(machines: Machines, own: Workload) -> Iterator[str]:
         yield f"{device.title}: rates are guesses; `allranks plan CONFIG --calibrate` measures them"
     if known is not None and known.runs:
         yield f"times are corrected by what {len(known.runs)} runs took on this machine"
+
+
+def _of_config(cfg: RunConfig) -> Iterator[str]:
+    """What it says that is not counted."""
+    if cfg.optimizer.unfrozen_parameters:
+        yield "unfrozen_parameters: all is counted as if the whole model were trained; such a run holds and takes less"
 
 
 def _ranks(number: int, num_threads: int) -> str:
