@@ -17,6 +17,7 @@ from typing import Any
 from allranks.cluster.measure import child as child_program
 from allranks.cluster.measure.child import Request
 from allranks.listing import printable
+from allranks.parent import die_with_parent
 
 _LONGEST_WORD = 300
 _MOST_BYTES = 2**18
@@ -132,6 +133,7 @@ def measure_devices(
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     start_new_session=True,
+                    preexec_fn=die_with_parent,  # by then nobody is left who would end it
                 )
                 children.append(child)
                 assert child.stdin is not None and child.stdout is not None and child.stderr is not None

@@ -1,6 +1,10 @@
 """The programs that measure devices may hang or die: who started them hears why, and goes on."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +51,27 @@ def test_nonsense_from_the_wire_is_no_number(said):
 
 def test_the_bus_of_an_all_reduce():
     assert AllReduce(10**9, 0.5, True).bus_bytes_per_second(4) == pytest.approx(3e9)
+
+
+# Prints the id of the child that it waits for, and ends without it.
+LEAVES_ONE_MEASURING = """
+import os, subprocess, threading
+from allranks.cluster.measure import children
+class Told(subprocess.Popen):
+    def __init__(self, *args, **keys):
+        super().__init__(*args, **keys)
+        print(self.pid, flush=True)
+        threading.Timer(0.2, os._exit, [0]).start()
+children.subprocess.Popen = Told
+children.measure_devices([children.Request("cpu", rates_seconds=60.0)], {}, 600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_one_whose_starter_is_killed_measures_no_longer():
+    done = subprocess.run([sys.executable, "-c", LEAVES_ONE_MEASURING], capture_output=True, text=True, timeout=60)
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+    deadline = time.monotonic() + 30
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
