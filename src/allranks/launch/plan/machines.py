@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allranks.cluster.gpus import count_gpus, installed_gpus
 from allranks.errors import UsageError
+from allranks.observe.enduring import say
 from allranks.plan.calibration import load
 from allranks.plan.hardware import Device, Link, find_device, find_link, find_reported
 from allranks.plan.table import Machines
@@ -56,6 +58,7 @@ def machines_of(asked: Asked, output_dir: Path | None = None) -> tuple[Machines,
         from allranks.launch.plan.whole_steps import measure_whole_steps
         from allranks.plan.calibrate import calibrate
 
+        say(f"measuring {device.title}, which takes a minute or two", file=sys.stderr)
         environment = allocator_variables(0 if on_cpu else ranks)
         known = calibrate(device=device.name, num_ranks=ranks, environment=environment)
         if on_cpu:

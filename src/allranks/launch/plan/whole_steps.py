@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,24 +131,26 @@ def _train(config: Path, num_ranks: int, num_threads: int, log: Path) -> None:
                         argv, env=own, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                     )
                 )
-            _await_all(ranks)
+            in_time = _await_all(ranks)
         finally:
             for one in ranks:
                 one.kill()
                 one.wait()
     if any(one.returncode for one in ranks):
+        why = "" if in_time else f" within {_LONGEST_SECONDS:.0f} s"
         said = log.read_text(errors="replace").strip().splitlines()[-3:]
-        raise AllranksError(
-            "\n  ".join(["whole steps of this node could not be measured; the end of what was said:", *said])
-        )
+        head = f"whole steps of this node could not be measured{why}; the end of what was said:"
+        raise AllranksError("\n  ".join([head, *said]))
 
 
-def _await_all(ranks: list[subprocess.Popen[bytes]]) -> None:
+def _await_all(ranks: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """Whether all have ended, or one has failed, before the time is over."""
     end = time.monotonic() + _LONGEST_SECONDS
     while any(one.poll() is None for one in ranks) and not any(one.returncode for one in ranks):
         if time.monotonic() > end:
-            return
+            return False
         time.sleep(_POLL_SECONDS)
+    return True
 
 
 def _free_port() -> int:
