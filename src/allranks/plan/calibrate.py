@@ -10,8 +10,9 @@ from typing import Any
 from allranks.cluster.cores import cores_of_rank, threads_of_rank
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
+from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
-from allranks.plan.calibration import PAIRS, Calibration, keep, load
+from allranks.plan.calibration import PAIRS, Calibration, folder, keep, load
 from allranks.plan.hardware import Link
 from allranks.plan.this_cpu import CPU
 
@@ -28,8 +29,9 @@ def calibrate(
     user's cache, with the earlier runs that are known of them. `environment`: what a launcher gives ranks beside their
     number of threads.
 
-    Raises AllranksError where it cannot be measured.
+    Raises AllranksError where it cannot be measured, and at once where it could not be kept.
     """
+    refuse_unwritable(folder(), "--calibrate", "XDG_CACHE_HOME")
     on_cpu = device == CPU
     threads = threads_of_rank(num_ranks)  # as a run would have
     kind = "cpu" if on_cpu else "cuda"

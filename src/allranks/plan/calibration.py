@@ -211,6 +211,11 @@ def load(device: str, host: str | None = None, environment: Mapping[str, str] = 
         return None
 
 
+def folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where it is kept."""
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allranks" / "plan"
+
+
 def keep(calibration: Calibration, environment: Mapping[str, str] = os.environ) -> Path:
     """Write it for later plans; returns the file."""
     file = _file(calibration.device, calibration.host, environment)
@@ -260,6 +265,5 @@ def _from_json(read: dict[str, Any]) -> Calibration:
 
 
 def _file(device: str, host: str, environment: Mapping[str, str]) -> Path:
-    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^a-z0-9]+", "-", f"{host} {device}".lower()).strip("-")
-    return cache / "allranks" / "plan" / f"{name}.json"
+    return folder(environment) / f"{name}.json"

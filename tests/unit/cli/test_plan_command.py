@@ -202,6 +202,8 @@ def test_over_weights_stored_in_4_bits_what_is_planned_is_held_so_and_nothing_is
     plainer = {**stored, "bnb_4bit_use_double_quant": False}
     scales = rows_of("lora", quantization_config={"quant_method": "bitsandbytes", **plainer}).own.memory
     assert scales.parameters > found.own.memory.parameters
+    (traced,) = planned(config, replace(TWO_NODES, traces=True)).traced[-1:]
+    assert "load_in_4bit: bitsandbytes' kernels cannot be traced" in traced.why_not
 
 
 def test_a_plan_tells_what_a_run_would_be_told_of_its_model(config, model):

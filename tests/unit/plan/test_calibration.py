@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from allranks.errors import AllranksError
 from allranks.plan.calibrate import calibrate
 from allranks.plan.calibration import PAIRS, Calibration, keep, load, record_run
 from allranks.plan.hardware import find_device, find_link
@@ -155,6 +156,14 @@ def test_a_name_and_a_way_to_get_there_decide_nothing(cache: dict[str, str]) -> 
 def test_a_cache_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "allranks").write_text("a file where a folder should be")
     record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment={"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_what_could_not_be_kept_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "allranks").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("allranks.plan.calibrate.measure_devices", None)
+    with pytest.raises(AllranksError, match=f"^--calibrate: {tmp_path}/.* cannot be written .*XDG_CACHE_HOME"):
+        calibrate(0.05)
 
 
 def test_nothing_is_kept_of_a_run_without_a_prediction(cache: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from allranks.config import RunConfig
 from allranks.config.batch import global_batch
+from allranks.config.stored_quantization import as_stored
 from allranks.errors import UsageError
 from allranks.launch.plan.machines import Asked, machines_of
 from allranks.launch.plan.source import Source, lengths_of, schedule, source_of
@@ -91,7 +92,8 @@ def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Trace
     from concurrent.futures import ThreadPoolExecutor  # only here: a plan answers at once
 
     shown = [best] if best is own else [best, own]
-    trace = partial(traced, cfg=source.cfg, config_json=source.config_json, tokens=lengths.longest)
+    cfg = as_stored(source.cfg, source.config_json)
+    trace = partial(traced, cfg=cfg, config_json=source.config_json, tokens=lengths.longest)
     with ThreadPoolExecutor() as beside:  # each waits for a process
         return list(beside.map(trace, shown))
 
