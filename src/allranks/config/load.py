@@ -182,4 +182,12 @@ def _report(config_source: ConfigSource) -> str:
     if len(problems) == 1:
         return problems[0]
     listed = few(problems, MAX_PROBLEMS, between="\n  ", rest="\n  … and {:,} more")
-    return f"{config_source.source}: {len(problems)} problems\n  {listed}"
+    source, keys = config_source.source, config_source.values.keys()
+    comes = keys & _MODEL_ELSEWHERE and "base_model" not in keys and not source.startswith("<")
+    other = f"\n{_COMING.format(source)}" if comes else ""
+    return f"{source}: {len(problems)} problems\n  {listed}{other}"
+
+
+_MODEL_ELSEWHERE = {"model_name_or_path", "model"}
+"""What other trainers call `base_model`."""
+_COMING = "a config of LLaMA-Factory, TRL or ms-swift is made one of allranks by `allranks config import {}`"

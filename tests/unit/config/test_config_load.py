@@ -565,6 +565,23 @@ def test_required_keys_say_what_they_are(tmp_path):
     assert "config.yaml: learning_rate: required" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ("model_name_or_path: m\nstage: sft\ndataset: d\n", True),
+        ("model: m\ntrain_type: lora\ndataset: d\n", True),
+        ("model_name_or_path: m\nbase_model: m\nstage: sft\n", False),
+        ("bass_model: m\nstage: sft\n", False),
+    ],
+)
+def test_of_another_trainers_file_it_is_told_what_reads_it(tmp_path, text, is_told):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as told:
+        load_config(path)
+    assert (f"`allranks config import {path}`" in str(told.value)) == is_told
+
+
 def test_many_problems_fit_on_one_screen(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, MINIMAL + "".join(f"nonsense_{number}: 1\n" for number in range(40)))
