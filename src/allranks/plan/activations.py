@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.model_shape import alike, num_parameters
 from allranks.plan.same import Same
 from allranks.plan.workload import ModelShape, Workload
 
@@ -221,14 +221,14 @@ class _Inventory:
 @lru_cache(maxsize=8)
 def has_query_norms(shape: ModelShape) -> bool:
     """Whether queries and keys are normed, head by head (Qwen3)."""
-    return any(name.endswith("self_attn.q_norm.weight") for name in shape.tensors)
+    return any(name.endswith("self_attn.q_norm.weight") for name, _ in alike(shape))
 
 
 @lru_cache(maxsize=8)
 def _latent_widths(shape: ModelShape) -> tuple[int, int]:
     """Of the vectors that queries, and keys with values, are projected from, as DeepSeek has them; 0: none."""
     widths = {"q_a_layernorm.weight": 0, "kv_a_layernorm.weight": 0}
-    for name, size in shape.tensors.items():
+    for name, size in alike(shape):
         norm = ".".join(name.split(".")[-2:])
         if norm in widths:
             widths[norm] = size[0]
@@ -239,7 +239,7 @@ def _latent_widths(shape: ModelShape) -> tuple[int, int]:
 @lru_cache(maxsize=8)
 def _rotated(shape: ModelShape) -> int:
     """Of a head's width, what is rotated: one for all heads, beside the vector that `kv_a_proj_with_mqa` makes."""
-    rows = next((size[0] for name, size in shape.tensors.items() if name.endswith("kv_a_proj_with_mqa.weight")), 0)
+    rows = next((size[0] for name, size in alike(shape) if name.endswith("kv_a_proj_with_mqa.weight")), 0)
     return rows - _latent_widths(shape)[1]
 
 
@@ -247,12 +247,12 @@ def _rotated(shape: ModelShape) -> int:
 def _num_norms(shape: ModelShape) -> int:
     """Of one layer, over the whole width."""
     hidden, layers = shape.hidden, shape.num_layers
-    norms = [
-        name
-        for name, size in shape.tensors.items()
+    norms = sum(
+        number
+        for (name, size), number in alike(shape).items()
         if size == (hidden,) and name.endswith("weight") and not name.endswith(("q_norm.weight", "k_norm.weight"))
-    ]
-    return max(1, math.floor(len(norms) / layers))
+    )
+    return max(1, math.floor(norms / layers))
 
 
 @lru_cache(maxsize=32)

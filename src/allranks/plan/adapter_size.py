@@ -21,7 +21,6 @@ _NO_LINEAR_LAYER = re.compile(
 )
 # Modules of Mixtral's files -> those of its model.
 _RENAMED = (".block_sparse_moe.", ".mlp.")
-_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(\w+)\.weight$")
 _TAKEN_FOR_EXPERTS = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _PARTS = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "w1": "gate_up_proj", "w3": "gate_up_proj"}
@@ -134,21 +133,29 @@ def _named(stored: Same[Mapping[str, tuple[int, ...]]], num_layers: int | None) 
     experts: dict[str, int] = {}
     for stored_name, shape in stored.value.items():
         name = stored_name.replace(*_RENAMED)
-        layer = _LAYER.search(name)
-        if layer is not None and num_layers is not None and int(layer[1]) >= num_layers:
+        module, _, of_expert = name.partition(".experts.")
+        if num_layers is not None and _layer(module) >= num_layers:
             continue
-        of_expert = _EXPERT.match(name) if ".experts." in name else None
-        if of_expert is None:
+        number, _, rest = of_expert.partition(".")
+        matrix, _, kind = rest.partition(".")
+        if not number.isdigit() or kind != "weight":
             tensors[name] = shape
-        elif (part := _PARTS.get(of_expert[3])) is not None:
-            fused = f"{of_expert[1]}.{part}"
-            experts[fused] = max(experts.get(fused, 0), int(of_expert[2]) + 1)
+        elif (part := _PARTS.get(matrix)) is not None:
+            fused = f"{module}.experts.{part}"
+            experts[fused] = max(experts.get(fused, 0), int(number) + 1)
             rows = shape[0] * (2 if part == "gate_up_proj" else 1)
             tensors[fused] = (experts[fused], rows, *shape[1:])
     for embedding in ("model.embed_tokens.weight", "transformer.wte.weight"):
         if embedding in tensors:
             tensors.setdefault("lm_head.weight", tensors[embedding])
     return tensors
+
+
+@lru_cache(maxsize=4096)
+def _layer(module: str) -> int:
+    """The number of the layer that it is in, kept for the hundreds of experts of one; -1 for none."""
+    found = _LAYER.search(module)
+    return int(found[1]) if found else -1
 
 
 def is_linear(module: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from allranks.plan.held_memory import held
-from allranks.plan.model_shape import IN_LAYERS, largest_tensor, num_parameters
+from allranks.plan.model_shape import IN_LAYERS, alike, largest_tensor, num_parameters
 from allranks.plan.same import sizes_of
 from allranks.plan.workload import ModelShape, Workload
 
@@ -117,12 +117,12 @@ def _layer_and_others(shape: ModelShape) -> tuple[int, int]:
     """Elements of the largest layer, and of what is in none, the ends apart."""
     layers: dict[str, int] = {}
     others = 0
-    for name, size in shape.tensors.items():
+    for (name, size), number in alike(shape).items():
         found = IN_LAYERS.search(name)
         if found:
-            layers[found[1]] = layers.get(found[1], 0) + math.prod(size)
+            layers[found[1]] = layers.get(found[1], 0) + number * math.prod(size)
         elif shape.vocabulary not in size:
-            others += math.prod(size)
+            others += number * math.prod(size)
     return max(layers.values(), default=0), others
 
 

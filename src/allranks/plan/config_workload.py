@@ -15,7 +15,7 @@ from allranks.config.sections.deepspeed import BATCH_KEYS
 from allranks.config.stored_quantization import as_stored
 from allranks.config.strategy import strategy
 from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, continued, is_linear, num_elements
-from allranks.plan.model_shape import elements_below, num_parameters, shape_of
+from allranks.plan.model_shape import alike, elements_below, num_parameters, shape_of
 from allranks.plan.optimizer_state import state_bytes, step_copies
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import ElementTypes, layout_of, strategy_name
@@ -214,7 +214,9 @@ def _element_bytes(cfg: RunConfig, types: ElementTypes, share: float) -> Element
 def _share_of_matrices(shape: ModelShape) -> float:
     """Of hidden layers, which Muon treats in its own way."""
     elements = sum(
-        math.prod(size) for name, size in shape.tensors.items() if len(size) > 1 and shape.vocabulary not in size
+        number * math.prod(size)
+        for (_, size), number in alike(shape).items()
+        if len(size) > 1 and shape.vocabulary not in size
     )
     return elements / num_parameters(shape)
 
@@ -237,12 +239,12 @@ def _num_packed(shape: ModelShape, adapter: AdapterConfig) -> int:
     """Elements that bitsandbytes quantizes: linear layers but the output layer, and experts if they are asked for."""
     kept = (*(adapter.bnb_settings.llm_int8_skip_modules or ()), *(adapter.lora_modules_to_save or ()), "lm_head")
     elements = 0
-    for name, size in shape.tensors.items():
+    for (name, size), number in alike(shape).items():
         module, _, kind = name.rpartition(".")
         if kind != "weight" or len(size) != 2 or any(module == one or module.endswith(f".{one}") for one in kept):
             continue
         if is_linear(module) or (adapter.quantize_moe_experts and ".experts." in module):
-            elements += math.prod(size)
+            elements += number * math.prod(size)
     return elements
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.model_shape import largest_tensor, num_parameters
+from allranks.plan.model_shape import alike, largest_tensor, num_parameters
 from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4
@@ -92,8 +92,8 @@ def _padding(shape: ModelShape, shards: int) -> float:
     """How much more rank 0 holds than a part of all: FSDP2 cuts first dimensions, rounded up."""
     if shards == 1:
         return 1.0
-    sizes = shape.tensors.values()
-    own = sum(math.ceil(size[0] / shards) * math.prod(size[1:]) for size in sizes)
+    sizes = alike(shape).items()
+    own = sum(number * math.ceil(size[0] / shards) * math.prod(size[1:]) for (_, size), number in sizes)
     return own * shards / num_parameters(shape)
 
 

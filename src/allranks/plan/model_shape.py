@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from allranks.plan.families import FAMILIES, Family, Flag
 from allranks.plan.workload import ModelShape
 
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
+Alike = Mapping[tuple[str, tuple[int, ...]], int]
+"""(name, shape) of a tensor -> how many there are."""
 
 
 _MOST_LAYERS, _MOST_EXPERTS = 10_000, 100_000
@@ -81,30 +84,48 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
 
 
 @lru_cache(maxsize=8)
+def alike(shape: ModelShape) -> Alike:
+    """Of the model's tensors."""
+    return alike_of(shape.tensors)
+
+
+def alike_of(tensors: Mapping[str, tuple[int, ...]]) -> Alike:
+    """How many of them are alike: experts of a layer come by the name of its first, for a large mixture has tens of
+    thousands."""
+    found: Counter[tuple[str, tuple[int, ...]]] = Counter()
+    for name, size in tensors.items():
+        module, _, of_expert = name.partition(".experts.")
+        number, _, rest = of_expert.partition(".")
+        found[f"{module}.experts.0.{rest}" if number.isdigit() else name, size] += 1
+    return found
+
+
+@lru_cache(maxsize=8)
 def num_parameters(shape: ModelShape) -> int:
     """Of the whole model, tied tensors once."""
-    return sum(map(math.prod, shape.tensors.values()))
+    return sum(number * math.prod(size) for (_, size), number in alike(shape).items())
 
 
 @lru_cache(maxsize=8)
 def largest_tensor(shape: ModelShape) -> int:
     """Elements of it, as it is stored."""
-    return max(map(math.prod, shape.tensors.values()))
+    return max(math.prod(size) for _, size in alike(shape))
 
 
 @lru_cache(maxsize=32)
 def elements_below(shape: ModelShape, size: int) -> int:
     """Of all tensors that have fewer than `size`."""
-    return sum(one for one in map(math.prod, shape.tensors.values()) if one < size)
+    sizes = ((math.prod(one), number) for (_, one), number in alike(shape).items())
+    return sum(one * number for one, number in sizes if one < size)
 
 
 IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
-def elements_of_layers(tensors: Mapping[str, tuple[int, ...]], persistent_below: float) -> int:
+def elements_of_layers(tensors: Alike, persistent_below: float) -> int:
     """Of those tensors of layers that have so many and more."""
-    sizes = (math.prod(shape) for name, shape in tensors.items() if IN_LAYERS.search(name))
-    return sum(size for size in sizes if size >= persistent_below)
+    sizes = ((math.prod(shape), number) for (name, shape), number in tensors.items() if IN_LAYERS.search(name))
+    return sum(number * size for size, number in sizes if size >= persistent_below)
 
 
 def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], is_tied: bool) -> Tensors:

@@ -15,7 +15,7 @@ from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 from allranks.plan.flops import training_flops_per_token
-from allranks.plan.model_shape import elements_of_layers
+from allranks.plan.model_shape import alike_of, elements_of_layers
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes
@@ -150,7 +150,7 @@ def _sizes(
         gradient_bytes=element.gradient,
         num_micro_batches=accumulated,
         num_persistent=persistent,
-        num_again=elements_of_layers(shapes, threshold) if is_gathered_again else 0,
+        num_again=elements_of_layers(alike_of(shapes), threshold) if is_gathered_again else 0,
     )
 
 

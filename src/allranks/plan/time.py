@@ -12,7 +12,7 @@ from functools import lru_cache
 from allranks.plan.calibration import Calibration
 from allranks.plan.hardware import Device, Link, find_link
 from allranks.plan.memory import kept_by_layers
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.model_shape import alike, num_parameters
 from allranks.plan.moved import logits, with_logits
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of
@@ -127,7 +127,7 @@ def _hook_seconds(workload: Workload, rates: Rates) -> float:
 @lru_cache(maxsize=8)
 def _num_modules(shape: ModelShape) -> int:
     """Those with a weight; experts of a layer are one, whatever their number in files."""
-    names = (name.partition(".experts.")[0] for name in shape.tensors if name.endswith(".weight"))
+    names = (name.partition(".experts.")[0] for name, _ in alike(shape) if name.endswith(".weight"))
     return len(set(names))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from allranks.plan.model_shape import alike
 from allranks.plan.moved import (
     UNPACKING,
     Moved,
@@ -161,12 +162,12 @@ def _matrices(of: Same[ModelShape]) -> Counter[tuple[int, int, bool, bool]]:
     """(rows, columns, whether of an expert, whether the last of a layer) of each matrix that all or some tokens pass,
     without those of the ends."""
     found: Counter[tuple[int, int, bool, bool]] = Counter()
-    for name, size in of.value.tensors.items():
+    for (name, size), number in alike(of.value).items():
         if len(size) not in (2, 3) or of.value.vocabulary in size or min(size) < 2:
             continue
         is_expert = ".experts." in name or len(size) == 3
         is_last = not is_expert and name.removesuffix(".weight").endswith(_LAST)
-        found[size[-2], size[-1], is_expert, is_last] += size[0] if len(size) == 3 else 1
+        found[size[-2], size[-1], is_expert, is_last] += number * (size[0] if len(size) == 3 else 1)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from allranks.plan.model_shape import elements_below, elements_of_layers
+from allranks.plan.model_shape import alike, elements_below, elements_of_layers
 from allranks.plan.moved import Moved
 from allranks.plan.workload import ModelShape, Workload
 
@@ -49,16 +49,16 @@ def copied(workload: Workload) -> Moved:
 
 @lru_cache(maxsize=32)
 def _of_layers(shape: ModelShape, persistent_below: int) -> int:
-    return elements_of_layers(shape.tensors, persistent_below)
+    return elements_of_layers(alike(shape), persistent_below)
 
 
 @lru_cache(maxsize=32)
 def _gathered(shape: ModelShape, persistent_below: int, together: int) -> tuple[float, int]:
     """Collectives of all weights, and weights of layers. Experts of a layer are one tensor, whatever their files."""
     tensors: dict[str, int] = {}
-    for name, size in shape.tensors.items():
+    for (name, size), number in alike(shape).items():
         module = name.partition(".experts.")[0]
-        tensors[module] = tensors.get(module, 0) + math.prod(size)
+        tensors[module] = tensors.get(module, 0) + number * math.prod(size)
     sizes = [size for size in tensors.values() if size >= persistent_below]
     ends = shape.vocabulary * shape.hidden
     return sum(min(1.0, size / max(1, together)) for size in sizes), sum(size != ends for size in sizes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from allranks.plan.model_shape import UnknownShapeError, num_parameters, shape_of
+from allranks.plan.model_shape import UnknownShapeError, alike, elements_below, num_parameters, shape_of
 
 SMALL = {
     "num_hidden_layers": 3,
@@ -226,3 +226,17 @@ def test_a_config_that_is_of_no_model_is_refused(keys, told):
     usual |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_key_value_heads": 8}
     with pytest.raises(UnknownShapeError, match=told):
         shape_of({**usual, "intermediate_size": 96, "vocab_size": 1000, **keys})
+
+
+def test_experts_of_a_layer_are_counted_together_and_none_is_lost():
+    def mixture(experts):
+        return shape_of({"model_type": "deepseek_v3", **SMALL, **DEEPSEEK, "n_routed_experts": experts})
+
+    few, many = mixture(8), mixture(64)
+    assert len(alike(many)) == len(alike(few)) < len(few.tensors) < len(many.tensors)
+    for shape in (few, many):
+        assert sum(alike(shape).values()) == len(shape.tensors)
+        assert all(shape.tensors[name] == size for name, size in alike(shape))
+        assert num_parameters(shape) == sum(map(math.prod, shape.tensors.values()))
+        below = [size for size in map(math.prod, shape.tensors.values()) if size < 5000]
+        assert elements_below(shape, 5000) == sum(below) and below
