@@ -15,6 +15,7 @@ from allranks.errors import ConfigError
 
 _OURS = Path(__file__).parent / "hardware.toml"
 _GIB = 2**30
+_LARGEST = 1e30  # of any number in such a file
 # A part of a GPU, or one with other clocks and memory, whose name holds that of the whole one.
 _NOT_THE_WHOLE = re.compile(r"\bMIG\b|\bLaptop\b|\bMax-Q\b")
 # What the names that drivers give begin with.
@@ -197,7 +198,7 @@ def _device(file: Path, name: str, given: Mapping[str, Any]) -> Device:
         *(name, str(given.get("title", name)), _number(at, given, "memory_gib") * _GIB),
         *(bandwidth, bf16, tf32, fp32),
         link=str(given.get("link", "pcie4")),
-        matmul=_number(at, given, "matmul") if "matmul" in given else _USUAL_MATMUL,
+        matmul=_part(at, given, "matmul") if "matmul" in given else _USUAL_MATMUL,
         reported=_words(at, given, "reported"),
         aliases=_words(at, given, "aliases"),
         source=str(given.get("source", "")),
@@ -213,7 +214,7 @@ def _link(file: Path, name: str, given: Mapping[str, Any]) -> Link:
     at = f"{file}: [links.{name}]"
     numbers = ("gigabytes_per_second", "latency_us", "achieved")
     _refuse_unknown(at, given, ("title", "aliases", *numbers, "source"))
-    rate, latency, achieved = (_number(at, given, key) for key in numbers)
+    rate, latency, achieved = (*(_number(at, given, key) for key in numbers[:2]), _part(at, given, numbers[2]))
     return Link(
         *(name, str(given.get("title", name)), rate * 1e9, latency / 1e6, achieved),
         aliases=_words(at, given, "aliases"),
@@ -229,9 +230,15 @@ def _refuse_unknown(at: str, given: Mapping[str, Any], known: tuple[str, ...]) -
 
 def _number(at: str, given: Mapping[str, Any], key: str) -> float:
     value = given.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
         raise ConfigError(f"{at}: {key} has to be a number above 0, and is {value!r}")
     return float(value)
+
+
+def _part(at: str, given: Mapping[str, Any], key: str) -> float:
+    if (value := _number(at, given, key)) > 1:
+        raise ConfigError(f"{at}: {key} is the part of the rate that is reached, at most 1, and is {value:g}")
+    return value
 
 
 def _words(at: str, given: Mapping[str, Any], key: str) -> tuple[str, ...]:

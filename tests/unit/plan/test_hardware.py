@@ -133,6 +133,10 @@ def test_a_file_of_the_users_own_goes_first(tmp_path: Path) -> None:
     [
         ("bf16 = 2e14", "bf16 = 0"),
         ("bf16 = 2e14", "bf16 = true"),
+        ("bf16 = 2e14", "bf16 = 1" + 400 * "0"),
+        ("memory_gib = 48", "memory_gib = inf"),
+        ("memory_gib = 48", "memory_gib = 48\nmatmul = 80"),
+        ("achieved = 0.9", "achieved = 90"),
         ("memory_gib = 48", ""),
         ("memory_gib = 48", "memory = 48"),
         ('reported = ["Mine 48G"]', 'reported = "Mine"'),
@@ -143,7 +147,7 @@ def test_what_is_wrong_in_it_is_named_with_its_place(tmp_path: Path, changed: st
     file = tmp_path / "wrong.toml"
     file.write_text(OWN.replace(changed, says))
     with pytest.raises(ConfigError, match=r"wrong\.toml: "):
-        find_device("mine", file)
+        find_link(find_device("mine", file).link, file)
 
 
 @pytest.mark.parametrize(
