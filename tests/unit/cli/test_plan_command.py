@@ -141,6 +141,12 @@ def test_a_batch_is_kept_on_other_nodes_or_it_is_said_that_it_cannot(config):
     assert "`batch_size: 256` keeps it" in in_full(uneven)
 
 
+@pytest.mark.parametrize("key", ["batch_size", "batch-size", "gradient_accumulation_steps"])
+def test_a_batch_that_is_said_twice_is_refused(config, key):
+    with pytest.raises(AllranksError, match=f"--{key.replace('_', '-')}: --batch says"):
+        planned(config, Asked(2, 8, "h100-80gb", batch=256), **{key: "2"})
+
+
 def test_a_mixture_of_experts_is_planned_from_its_config_alone(model):
     (model / "config.json").write_text(json.dumps(MIXTURE))
     plan = planned(model / "config.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +81,9 @@ def measured_link(output_dir: Path) -> Link | None:
         kept = json.loads((output_dir / "preflight.json").read_text(encoding="utf-8"))
         rate, latency = float(kept["link"]["bytes_per_second"]), float(kept["link"]["latency_seconds"])
         day = datetime.date.fromtimestamp(kept["t"]).isoformat()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    if not (0 < rate < math.inf and 0 <= latency < math.inf):
         return None
     return Link("measured", f"the network that `allranks check` measured {day}", rate, latency, achieved=1.0)
 

@@ -41,6 +41,9 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         raise UsageError(f"--price-per-gpu-hour: expected a number, got {price}")
     flags = None
     if asked.batch is not None:
+        for key in overrides:
+            if key.replace("-", "_") in ("gradient_accumulation_steps", "batch_size"):
+                raise UsageError(f"--{key.replace('_', '-')}: --batch says the effective batch; leave one of them out")
         flags = dict.fromkeys(("gradient_accumulation_steps", "batch_size"), "--batch")
         overrides = {**overrides, "gradient_accumulation_steps": "null", "batch_size": str(asked.batch)}
     source = source_of(config, overrides, flags=flags, ignore_unsupported=ignore_unsupported)

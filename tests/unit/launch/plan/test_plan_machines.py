@@ -78,8 +78,10 @@ def test_what_the_checks_have_measured_between_the_nodes_takes_the_place_of_a_gu
     machines, _ = machines_of(Asked(num_nodes=2, gpu="l40s"), tmp_path)
     assert machines.link.bytes_per_second == pytest.approx(1e9) and "allranks check" in machines.link.title
     assert machines_of(Asked(num_nodes=2, gpu="l40s", link="25gbit"), tmp_path)[0].link.name == "25gbit"
-    (tmp_path / "preflight.json").write_text(json.dumps({"t": 0, "link": {}}))
-    assert machines_of(Asked(gpu="l40s"), tmp_path)[0].link.bytes_per_second == 12.5e9
+    of_nothing = {"bytes_per_second": 0, "latency_seconds": 0}
+    for damaged in ({"t": 0, "link": {}}, {"t": 0, "link": of_nothing}, {"t": 1e30, "link": found}):
+        (tmp_path / "preflight.json").write_text(json.dumps(damaged))
+        assert machines_of(Asked(gpu="l40s"), tmp_path)[0].link.bytes_per_second == 12.5e9
 
 
 @pytest.mark.parametrize(("spread", "is_told"), [(0.04, False), (0.35, True)])
