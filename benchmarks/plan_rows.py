@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from allranks.plan.error_bounds import TIME_ERROR
 from allranks.plan.hardware import Device, Link, find_device, find_link
 from allranks.plan.model_shape import num_parameters, shape_of
 from allranks.plan.rates import FITTED, Constants
@@ -74,7 +75,9 @@ TRAINERS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class Row:
     """`gigabytes`: of all GPUs together, where it was measured. `recomputed`: part of the layers. `is_later`: in
-    neither half, for it came after them. `fits_gathers`: what ZeRO-3's collectives cost the host is fitted on it."""
+    neither half, for it came after them. `fits_gathers`: what ZeRO-3's collectives cost the host is fitted on it.
+    `is_triton`: attention is the first FlashAttention, in Triton. `contradicted`: by what of its own source, in words.
+    """
 
     group: str
     workload: Workload
@@ -88,6 +91,8 @@ class Row:
     is_anchor: bool = False
     is_later: bool = False
     fits_gathers: bool = False
+    is_triton: bool = False
+    contradicted: str = ""
 
     def predicted(self, constants: Constants) -> float:
         """Between nothing and everything recomputed it is in proportion."""
@@ -96,7 +101,9 @@ class Row:
             trained = _TIMED.get(self.workload.name, self.workload.element.trained)
             element = replace(self.workload.element, trained=trained)
             workload = replace(self.workload, recomputes=recomputes, element=element)
-            return step_time(workload, self.device, self.link, constants=constants).total
+            attention = constants.attention / (_in_triton(recomputes) if self.is_triton else 1.0)
+            at_these = replace(constants, attention=attention)
+            return step_time(workload, self.device, self.link, constants=at_these).total
 
         if self.recomputed in (0, 1):
             return of(bool(self.recomputed))
@@ -135,6 +142,7 @@ def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Itera
                     *(name, workload, device, link, 1, seconds, gigabytes, fits, group["source"], "is_anchor" in table),
                     is_later=group.get("is_later", False),
                     fits_gathers=is_half and gathers(workload),
+                    contradicted=table.get("contradicted", {}).get(str(tokens), ""),
                 )
             else:
                 gpus, tokens, size, accumulated, recomputed, rate = one
@@ -144,6 +152,7 @@ def _of_group(group: dict[str, Any], models: dict[str, dict[str, Any]]) -> Itera
                 yield Row(
                     *(name, workload, device, link, recomputed, seconds, None, False, group["source"]),
                     is_later=group.get("is_later", False),
+                    is_triton=gpus < group.get("triton_below", 0),
                 )
 
 
@@ -226,8 +235,19 @@ def _is_target(name: str, shape: ModelShape) -> bool:
     return shape.family != "qwen" or name.removesuffix(".weight").endswith(_QWEN_TARGETS)
 
 
-_TIMED = {"qwen-lora": 4, "qwen-lora-emb": 4, "qwen-qlora": 4}
-"""Bytes of an adapter's element, as the times are met: twice what memory tells."""
+_TIMED = {"qwen-lora": 4, "qwen-lora-emb": 4}
+"""Bytes of an adapter's element under autocast, as the times are met: twice what memory tells."""
+_TRITON_FORWARD, _TRITON_BACKWARD = 1.4, 2.0
+"""By so much FlashAttention-2 is faster than FlashAttention in Triton: 1.3 to 1.5 times forward, about twice backward
+(arXiv 2307.08691, section 4.1)."""
+
+
+def _in_triton(recomputes: bool) -> float:
+    """The same of a whole step: forward once or twice, and backward, which is 2.5 times as much."""
+    forward, backward = 2.0 if recomputes else 1.0, 2.5
+    return (forward * _TRITON_FORWARD + backward * _TRITON_BACKWARD) / (forward + backward)
+
+
 _FREE = ("matmul", "memory", "kernel_seconds", "hook_seconds")
 
 
@@ -299,6 +319,7 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
         workload, predicted = row.workload, row.predicted(constants)
         of_gpu = workload.micro_batch_size * workload.num_micro_batches * workload.tokens / predicted
         mark = " (fitted)" if row.fits or row.fits_gathers else " (later)" if row.is_later else ""
+        mark += " (contradicted)" if row.contradicted else ""
         yield (
             f"| {row.group}{mark} | {workload.num_ranks} | {workload.tokens} | "
             f"{workload.micro_batch_size} x {workload.num_micro_batches} | {row.seconds:.4g} | {predicted:.4g} | "
@@ -328,6 +349,11 @@ def table(every: Sequence[Row], constants: Constants) -> Iterator[str]:
         sizes = [abs(one) for one in errors]
         median, signed, worst = statistics.median(sizes), statistics.median(errors), max(errors, key=abs)
         yield f"- {name}: {len(part)} rows, median {median:.1%} (signed {signed:+.1%}), worst {worst:+.1%}"
+    far = [row for row in every if abs(row.error(constants)) > TIME_ERROR]
+    yield f"- of all {len(every)} rows {len(far)} more than {TIME_ERROR:.0%} off"
+    for row in far:
+        why = f"; its own source contradicts it: {row.contradicted}" if row.contradicted else ""
+        yield f"    - {row.group}, {row.workload.tokens} tokens: {row.error(constants):+.1%}{why}"
 
 
 def _is_further(row: Row) -> bool:

@@ -18,6 +18,10 @@ _ROTARY = {2: (20, 20), 4: (40, 56)}  # negate, concatenate, two products, a sum
 _GATE = {2: (10, 20), 4: (20, 36)}  # the activation, and its product with the other half
 _RESIDUAL = {2: (6, 6), 4: (12, 30)}  # and the sum of the gradients of what several products read
 _LOGITS = (15, 15)  # to float32, log-softmax; its gradient, back
+# Of all logits at once, by torch's kernels (aten/src/ATen/native/cuda/SoftMax.cu): log-softmax reads a row three times
+# and writes it, its gradient comes of zeroes and of two readings of both. In 16 bits, or cast to float32 and back.
+_ALL_LOGITS = {2: (8, 12), 4: (22, 30)}
+_SHIFTED = (4, 6)  # copied without the last token; its gradient into zeroes
 
 # Unpacking a weight, by who does it: bytes read and written for each element beside its packed ones, and kernels.
 # bitsandbytes writes the result at once; AutoGPTQ's PyTorch path shifts, masks, shifts by zero points and scales, in
@@ -95,7 +99,14 @@ def logits(workload: Workload, way: int) -> Moved:
     """By the loss, which makes them a chunk at a time where it can."""
     labelled, vocabulary = with_logits(workload), workload.shape.vocabulary
     rows = rows_of_a_chunk(labelled, vocabulary) if workload.chunks_logits else labelled
-    return Moved(4 * rows * vocabulary, labelled * vocabulary * _LOGITS[way])
+    return Moved(4 * rows * vocabulary, labelled * vocabulary * _of_a_logit(workload, way))
+
+
+def _of_a_logit(workload: Workload, way: int) -> float:
+    if workload.chunks_logits or workload.on_cpu:  # whose caches hold a row, and whose rate is measured by these bytes
+        return _LOGITS[way]
+    shifted = _SHIFTED[way] if workload.shifts_logits else 0
+    return _ALL_LOGITS[4 if workload.upcasts_logits else 2][way] + shifted
 
 
 def gradients(workload: Workload) -> Moved:

@@ -13,10 +13,15 @@ from allranks.plan.hardware import Link
 from allranks.plan.step_traffic import StepSizes, collectives_of_step
 from allranks.plan.workload import Workload
 
+_SLOWED = 0.189
+"""Part by which computing takes longer while GPUs of a node send to each other beside it, since collectives take
+processors and memory from it: the mean of what was measured on A100, H100 and MI250 (Lee et al. 2025, arXiv
+2507.03114). Slower links between nodes keep a GPU less busy: of these only the time counts that its own links take."""
+
 
 @dataclass(frozen=True)
 class Exchange:
-    """Seconds of a step. `exposed`: in which nothing is computed."""
+    """Seconds of a step. `exposed`: in which nothing is computed, and by which computing takes longer for it."""
 
     seconds: float
     exposed: float
@@ -24,20 +29,28 @@ class Exchange:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A collective of a step: seconds of one call over the whole model, sent in `pieces`."""
+    """A collective of a step: seconds of one call over the whole model, sent in `pieces`; `within` of these the links
+    of a node's devices work."""
 
     op: str
     seconds: float
+    within: float
     pieces: int
     calls: int
     num_ranks: int
 
 
 def exchange(
-    workload: Workload, within: Link, between: Link | None, *, forward: float, backward: float, idle: float = 0.0
+    workload: Workload,
+    within: Link,
+    between: Link | None,
+    *,
+    forward: float,
+    backward: float,
+    idle: tuple[float, float] = (0.0, 0.0),
 ) -> Exchange:
-    """`forward` and `backward`: seconds in which one micro-batch is computed, and `idle` those of the second in which
-    the device waits for the host; `within` joins a node's devices, `between` the nodes.
+    """`forward` and `backward`: seconds in which one micro-batch is computed, and `idle` those of either in which the
+    device waits for the host; `within` joins a node's devices, `between` the nodes.
 
     FSDP2 and ZeRO-3 gather a layer while the one before is computed and reduce while the next is; DDP reduces buckets
     in the last backward pass; ZeRO-1 and 2 wait for theirs (DeepSpeed's `overlap_comm` is off there). The first and
@@ -50,16 +63,25 @@ def exchange(
     sizes = step_sizes(workload)
     kinds = list(_kinds(workload, within, between, replace(sizes, num_again=0)))
     third = replace(sizes, num_parameters=0, num_trained=0, num_persistent=0)
-    again = sum(kind.seconds for kind in _kinds(workload, within, between, third)) if sizes.num_again else 0.0
-    total = sum(kind.seconds * kind.calls for kind in kinds) + again * workload.num_micro_batches
+    thirds = list(_kinds(workload, within, between, third)) if sizes.num_again else []
+    again = sum(kind.seconds for kind in thirds)
+    total = sum(kind.seconds * kind.calls for kind in (*kinds, *thirds))
+    near = 0.0 if workload.on_cpu else sum(kind.within * kind.calls for kind in (*kinds, *thirds))
     kind, stage = workload.layout.kind, workload.layout.stage
     takes_cores = workload.on_cpu and workload.num_ranks == workload.ranks_per_node
     if takes_cores or (kind == "zero" and stage < 3):
         return Exchange(total, total)
     if kind == "ddp":
-        return Exchange(total, sum(_behind(one.seconds, one.pieces, backward) for one in kinds))
+        exposed = sum(_behind(one.seconds, one.pieces, backward) for one in kinds)
+        return Exchange(total, exposed + _slowed(min(near, total - exposed), idle[1]))
     exposed = _sharded(workload, kinds, forward, backward)
-    return Exchange(total, exposed + max(0.0, again - idle) * workload.num_micro_batches)
+    exposed += max(0.0, again - idle[1]) * workload.num_micro_batches
+    return Exchange(total, exposed + _slowed(min(near, total - exposed), sum(idle) * workload.num_micro_batches))
+
+
+def _slowed(beside: float, idle: float) -> float:
+    """What computing takes longer for `beside` seconds of sending, but for those in which the device is idle."""
+    return _SLOWED * max(0.0, beside - idle)
 
 
 def _sharded(workload: Workload, kinds: Sequence[_Kind], forward: float, backward: float) -> float:
@@ -97,8 +119,12 @@ def _kinds(workload: Workload, within: Link, between: Link | None, sizes: StepSi
         groups = {each.ranks for each, _ in same}
         sent = one.num_bytes * sum(_sent_of_each_byte(one.op, backend, ranks, per_node) for ranks in groups)
         num_nodes, pieces = _num_nodes(one.ranks, per_node), _pieces(workload, one)
-        seconds = _seconds(one, sent, num_nodes, within, between) + pieces * _latency(one, num_nodes, within, between)
-        yield _Kind(one.op, seconds, pieces, calls, len(one.ranks))
+        near = _within_nodes(one, num_nodes, within)
+        seconds = near
+        if sent and between is not None:  # the slower of the links that a ring goes over, which work side by side
+            seconds = max(seconds, sent / (between.bytes_per_second * between.achieved))
+        seconds += pieces * _latency(one, num_nodes, within, between)
+        yield _Kind(one.op, seconds, near, pieces, calls, len(one.ranks))
 
 
 @lru_cache(maxsize=1024)
@@ -118,16 +144,11 @@ def _sent_of_each_byte(op: str, backend: str, ranks: range, per_node: int) -> fl
     return sum(sent_to_other_nodes(one, rank, nodes) for rank in here)
 
 
-def _seconds(one: Collective, sent: float, num_nodes: int, within: Link, between: Link | None) -> float:
-    """Of the bytes alone: over the slower of the links that a ring goes over, which work side by side."""
+def _within_nodes(one: Collective, num_nodes: int, within: Link) -> float:
+    """Seconds of the bytes alone, over the links within a node that a ring goes over."""
     number = len(one.ranks)
     ring = (number - 1) / number * one.num_bytes * (2 if one.op == "all_reduce" else 1)
-    seconds = 0.0
-    if num_nodes < number:
-        seconds = ring / (within.bytes_per_second * within.achieved)
-    if sent and between is not None:
-        seconds = max(seconds, sent / (between.bytes_per_second * between.achieved))
-    return seconds
+    return ring / (within.bytes_per_second * within.achieved) if num_nodes < number else 0.0
 
 
 def _latency(one: Collective, num_nodes: int, within: Link, between: Link | None) -> float:

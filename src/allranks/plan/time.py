@@ -57,7 +57,8 @@ def step_time(
         within = calibration.within
     ahead = _Pass.of(forward(workload), workload, rates)
     back = _Pass.of(backward(workload), workload, rates, is_backward=True)
-    told = exchange(workload, within, link, forward=ahead.seconds, backward=back.seconds, idle=back.waiting)
+    idle = (ahead.waiting, back.waiting)
+    told = exchange(workload, within, link, forward=ahead.seconds, backward=back.seconds, idle=idle)
     micro_batches = workload.num_micro_batches
     found = StepTime(
         matmul=micro_batches * (ahead.matmul + back.matmul),

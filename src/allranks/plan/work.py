@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from allranks.plan import fsdp_copies
 from allranks.plan.model_shape import alike
 from allranks.plan.moved import (
     UNPACKING,
@@ -80,7 +81,13 @@ def forward(workload: Workload) -> Work:
     return Work(
         (*products, Product(labelled, shape.hidden, shape.vocabulary, 1)),
         tuple(_attended(workload, 1.0, _FORWARD_CALL)),
-        (*in_layers(workload, 0), unpacked(workload), at_the_end(workload, 0), copied(workload)),
+        (
+            *in_layers(workload, 0),
+            unpacked(workload),
+            at_the_end(workload, 0),
+            copied(workload),
+            fsdp_copies.copied(workload, backward=False),
+        ),
         logits(workload, 0),
         _kernels_of_layers(workload) + _END_KERNELS,
     )
@@ -103,6 +110,7 @@ def backward(workload: Workload) -> Work:
         gradients(workload),
         into_buckets(workload),
         copied(workload),
+        fsdp_copies.copied(workload, backward=True),
     ]
     if workload.recomputes:
         moved += [*in_layers(workload, 0), unpacked(workload)]
