@@ -66,6 +66,8 @@ def source_of(
         cfg = resolve_mapping(usual, str(path), overrides, flags=flags)
         file = folder / "config.json" if path.is_dir() else path
         return Source(cfg, _read(file, cfg), file, usual=_with(usual, overrides))
+    if not path.exists():
+        raise UsageError(f"{path}: no such file; give a YAML config, or a model's config.json or its folder")
     cfg = load_config(path, overrides, flags=flags, ignore_unsupported=ignore_unsupported)
     at = Path(cfg.model.base_model_config).expanduser() if cfg.model.base_model_config else folder_of_model(cfg)
     if at is None:
@@ -74,10 +76,16 @@ def source_of(
                 f"{path}: base_model: {cfg.model.base_model} is no folder on this node. A plan needs the model's "
                 "config.json alone, no weights: give a folder that has it, or a name on the Hub, by --base-model"
             )
+        revision = f" --revision {cfg.model.revision_of_model}" if cfg.model.revision_of_model else ""
         raise UsageError(
-            f"{path}: base_model: {cfg.model.base_model} is neither a folder here nor in the Hub's cache. A plan needs "
-            f"its config.json alone, no weights: `hf download {cfg.model.base_model} config.json`, or give a folder "
-            "that has it by --base-model"
+            f"{path}: base_model: {cfg.model.base_model} is neither a folder here nor in the Hub's cache"
+            f"{revision and ' in this revision'}. A plan needs its config.json alone, no weights: "
+            f"`hf download {cfg.model.base_model} config.json{revision}`, or give a folder that has it by --base-model"
+        )
+    if cfg.model.base_model_config and not at.exists():
+        raise UsageError(
+            f"{path}: base_model_config: {cfg.model.base_model_config} is neither a folder here nor a config.json; "
+            "give one that is by --base-model-config"
         )
     data, _ = read_yaml(path)
     given = {str(key) for key in data} | {key.partition(".")[0].replace("-", "_") for key in overrides}

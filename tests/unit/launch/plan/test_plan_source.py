@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,8 +55,14 @@ def test_of_a_config_the_keys_that_it_has_are_known_and_the_models_are_changed_a
 
 
 def test_what_is_no_model_is_told(tmp_path, model):
-    with pytest.raises(UsageError, match=r"hf download org/none config\.json"):
+    with pytest.raises(UsageError, match=r"hf download org/none config\.json`"):
         source_of(written(tmp_path, "org/none"), {})
+    with pytest.raises(UsageError, match=r"in this revision\. .*hf download org/none config\.json --revision v2`"):
+        source_of(written(tmp_path, "org/none", revision_of_model="v2"), {})
+    with pytest.raises(UsageError, match=r"^org/none: no such file; give a YAML config, or a model's config\.json"):
+        source_of(Path("org/none"), {})
+    with pytest.raises(UsageError, match=r"c\.yaml: base_model_config: /none is neither"):
+        source_of(written(tmp_path, model, base_model_config="/none"), {})
     with pytest.raises(UsageError, match=r"c\.yaml: base_model: /\S+ is no folder on this node") as told:
         source_of(written(tmp_path, tmp_path / "none"), {})
     assert "hf download" not in str(told.value)
