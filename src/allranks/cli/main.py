@@ -20,15 +20,23 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         import_quickly()
     from allranks.cli.commands import app
-    from allranks.observe.enduring import settle_output
+    from allranks.exit_codes import DONE, FAILED
+    from allranks.observe.enduring import say, settle_output, unwritten
 
     code = _run(app, arguments)
     settle_output()
+    if why := unwritten():
+        say(f"error: a part of what this command printed was not written: {why}", file=sys.stderr)
+        if code == DONE and (sys.argv[1:] if arguments is None else arguments)[:1] not in _RUNS:
+            code = FAILED
     if arguments is None:
         interrupt.ended(code)
     sys.exit(code)
 
 
+_RUNS = (["train"], ["run"], ["demo"], ["rehearse"], ["bench-scaling"])
+"""What ends as its ranks do: what it prints is also in the run directory. Of all others the output is what they are
+for."""
 # A rank says for itself what it holds; this is of what a command does without ranks.
 _NEEDS = (
     "give it more (Slurm: --mem; PBS: mem=; a container: its memory limit), or ask for less: --dataset-num-proc "

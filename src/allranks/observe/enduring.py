@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections import deque
 from typing import Any, TextIO
 
 from allranks.observe.folding import for_terminal
@@ -25,6 +26,15 @@ def settle_output() -> None:
     """Write out what is buffered; if nobody can read it, drop it. Else the interpreter would exit with 120 for it."""
     for stream in (sys.stdout, sys.stderr):
         Enduring(stream).flush()
+
+
+def unwritten() -> str:
+    """Why a part of this process's output is nowhere, such as a full disk; empty where all was written, or where nobody
+    reads any more."""
+    return _unwritten[-1] if _unwritten else ""
+
+
+_unwritten: deque[str] = deque(maxlen=1)
 
 
 class Enduring:
@@ -59,6 +69,8 @@ class Enduring:
     def _lost(self, error: OSError | ValueError) -> None:
         # A full disk may be emptied again; a closed stream, terminal or pipe never comes back.
         self.gone = not isinstance(error, OSError) or error.errno in _NOBODY_READS
+        if not self.gone:
+            _unwritten.append(getattr(error, "strerror", None) or str(error))
         if self.gone:
             # Whatever else writes there, our buffer at exit or a library, must not fail either.
             with contextlib.suppress(OSError, ValueError):
