@@ -38,7 +38,7 @@ from allranks.launch.place import refuse_nested_launch, where_to_start
 from allranks.launch.preflight.alone import refuse_too_large
 from allranks.launch.preflight.answering import refuse_what_does_not_answer
 from allranks.launch.preflight.asked import is_skipped, paths_of, policy_of, probe_request, sizes_of, wanted_of
-from allranks.launch.preflight.refusals import refuse_without_deepspeed
+from allranks.launch.preflight.refusals import refuse_stored_weights, refuse_without_deepspeed
 from allranks.launch.preflight.together import Preflight
 from allranks.launch.ray_train import start_ray, with_launcher
 from allranks.launch.restart import refuse_restart, told_restarts
@@ -104,6 +104,7 @@ def start(
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
+        refuse_stored_weights(cfg)
         refuse_without_deepspeed(cfg)
         if not smoke:
             refuse_restart(cfg, launch)

@@ -1,11 +1,14 @@
 """What `start` refuses before any rank runs."""
 
 import importlib.util
+import json
 
 import pytest
 
-from allranks.errors import RefusedError, UsageError
-from allranks.launch.spec.options import LaunchOptions
+from allranks.config import load_config
+from allranks.errors import ConfigError, RefusedError, UsageError
+from allranks.launch.preflight.refusals import Refusals, refused_here
+from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.start import start
 
 
@@ -38,6 +41,20 @@ def test_deepspeed_that_is_not_installed(config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else there(name))
     with pytest.raises(RefusedError, match=r"pip install 'allranks\[deepspeed\]'"):
         start(config, {}, LaunchOptions())
+
+
+def test_weights_that_no_training_can_go_over(config, tmp_path):
+    """Before any rank is there to load them; a check of the nodes says the same."""
+    (tmp_path / "gptq").mkdir()
+    quantized = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "gptq" / "config.json").write_text(json.dumps(quantized))
+    config.write_text(config.read_text().replace("base_model: m", f"base_model: {tmp_path / 'gptq'}"))
+    with pytest.raises(ConfigError, match=r"base_model: .*/gptq holds weights quantized by gptq, .*`adapter: qlora`"):
+        start(config, {}, LaunchOptions())
+    assert not (tmp_path / "run").exists()
+    refusals = Refusals()
+    refused_here(load_config(config), resolve(LaunchOptions()), refusals)
+    assert any("holds weights quantized by gptq" in text for text in refusals.texts)
 
 
 def test_an_output_directory_that_cannot_be_written(config, tmp_path):

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 from allranks.cluster.network import network_environment
 from allranks.config import RunConfig
+from allranks.config.stored_quantization import as_stored
 from allranks.disk import told_to_user
 from allranks.errors import AllranksError, RefusedError
 from allranks.launch.node.this_node import refuse_unwritable_run
+from allranks.launch.preflight.sizes import folder_of_model
 from allranks.launch.spec.options import Launch
 from allranks.model.layer_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir
 from allranks.observe.trackers import refuse_missing_packages
+from allranks.plan.adapter_size import model_config
 
 
 class Refusals:
@@ -39,6 +42,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     """Keep what would be refused; returns the variables that the ranks of this node would get for the network."""
     refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
     refusals.keep(lambda: refuse_wrong_layer_class(cfg))
+    refusals.keep(lambda: refuse_stored_weights(cfg))
     refusals.keep(lambda: refuse_without_deepspeed(cfg))
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be
         refusals.keep(lambda: refuse_missing_packages(cfg))
@@ -53,6 +57,15 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     # The last: on a mount that does not answer it never ends.
     refusals.keep(lambda: refuse_unwritable_run(RunDir(cfg.checkpoint.output_dir)))
     return variables
+
+
+def refuse_stored_weights(cfg: RunConfig) -> None:
+    """Raises ConfigError for a base model that is here, and whose weights lie quantized so that they cannot be trained
+    over: a rank says so only once it loads them."""
+    folder = folder_of_model(cfg)
+    described = model_config(folder) if folder is not None else None
+    if described is not None:
+        as_stored(cfg, {**described, **(cfg.model.overrides_of_model_config or {})})
 
 
 def refuse_without_deepspeed(cfg: RunConfig) -> None:
