@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from allranks.plan.counted import num_parameters
 from allranks.plan.error_bounds import TIME_ERROR
 from allranks.plan.hardware import Device, Link, find_device, find_link
-from allranks.plan.model_shape import num_parameters, shape_of
+from allranks.plan.model_shape import shape_of
 from allranks.plan.rates import FITTED, Constants
 from allranks.plan.step_traffic import Layout
 from allranks.plan.time import step_time

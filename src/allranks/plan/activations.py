@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.model_shape import alike, num_parameters
+from allranks.plan.counted import alike, num_parameters
 from allranks.plan.same import Same
 from allranks.plan.workload import ModelShape, Workload
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from allranks.plan.counted import IN_LAYERS, alike, largest_tensor, num_parameters
 from allranks.plan.held_memory import held
-from allranks.plan.model_shape import IN_LAYERS, alike, largest_tensor, num_parameters
 from allranks.plan.same import sizes_of
 from allranks.plan.workload import ModelShape, Workload
 

@@ -15,7 +15,8 @@ from allranks.config.sections.deepspeed import BATCH_KEYS
 from allranks.config.stored_quantization import as_stored
 from allranks.config.strategy import strategy
 from allranks.plan.adapter_size import adapted_matrices, adapted_parameters, continued, is_linear, num_elements
-from allranks.plan.model_shape import alike, elements_below, num_parameters, shape_of
+from allranks.plan.counted import alike, elements_below, num_parameters
+from allranks.plan.model_shape import shape_of
 from allranks.plan.optimizer_state import state_bytes, step_copies
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import ElementTypes, layout_of, strategy_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.counted import num_parameters
 from allranks.plan.workload import StepTime, Workload
 
 _DISK_BYTES_PER_SECOND = 1e9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allranks.plan.model_shape import num_parameters
+from allranks.plan.counted import num_parameters
 from allranks.plan.moved import Moved
 from allranks.plan.workload import Workload
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allranks.plan.model_shape import alike, largest_tensor, num_parameters
+from allranks.plan.counted import alike, largest_tensor, num_parameters
 from allranks.plan.workload import ModelShape, Workload
 
 _FLOAT = 4

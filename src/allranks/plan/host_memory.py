@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allranks.plan.model_shape import largest_tensor, num_parameters
+from allranks.plan.counted import largest_tensor, num_parameters
 from allranks.plan.workload import Workload
 
 _PROCESS_BYTES = 1.5e9

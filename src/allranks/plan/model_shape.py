@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from allranks.errors import UsageError
+from allranks.plan.counted import IN_LAYERS
+from allranks.plan.described import Described, UnknownShapeError
 from allranks.plan.families import FAMILIES, Family, Flag
 from allranks.plan.workload import ModelShape
 
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
-Alike = Mapping[tuple[str, tuple[int, ...]], int]
-"""(name, shape) of a tensor -> how many there are."""
-
-
-_MOST_LAYERS, _MOST_EXPERTS = 10_000, 100_000
-_LARGEST = 2**24  # of a width or a vocabulary
-"""Of a model, all layers together: far beyond any, and a number that would take minutes to count is a slip."""
-
-
-class UnknownShapeError(UsageError):
-    """A config.json that does not tell which tensors its model has. `key`: of it, that is the reason; `said`: why."""
-
-    def __init__(self, key: str, said: str, file: Path | str = "config.json") -> None:
-        super().__init__(f"{file}: {said}")
-        self.key, self.said = key, said
-
-    def found_in(self, file: Path | str) -> UnknownShapeError:
-        """The same by the name of the file, for whoever knows it."""
-        return UnknownShapeError(self.key, self.said, file)
 
 
 def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | None = None) -> ModelShape:
@@ -83,51 +61,6 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
     )
 
 
-@lru_cache(maxsize=8)
-def alike(shape: ModelShape) -> Alike:
-    """Of the model's tensors."""
-    return alike_of(shape.tensors)
-
-
-def alike_of(tensors: Mapping[str, tuple[int, ...]]) -> Alike:
-    """How many of them are alike: experts of a layer come by the name of its first, for a large mixture has tens of
-    thousands."""
-    found: Counter[tuple[str, tuple[int, ...]]] = Counter()
-    for name, size in tensors.items():
-        module, _, of_expert = name.partition(".experts.")
-        number, _, rest = of_expert.partition(".")
-        found[f"{module}.experts.0.{rest}" if number.isdigit() else name, size] += 1
-    return found
-
-
-@lru_cache(maxsize=8)
-def num_parameters(shape: ModelShape) -> int:
-    """Of the whole model, tied tensors once."""
-    return sum(number * math.prod(size) for (_, size), number in alike(shape).items())
-
-
-@lru_cache(maxsize=8)
-def largest_tensor(shape: ModelShape) -> int:
-    """Elements of it, as it is stored."""
-    return max(math.prod(size) for _, size in alike(shape))
-
-
-@lru_cache(maxsize=32)
-def elements_below(shape: ModelShape, size: int) -> int:
-    """Of all tensors that have fewer than `size`."""
-    sizes = ((math.prod(one), number) for (_, one), number in alike(shape).items())
-    return sum(one * number for one, number in sizes if one < size)
-
-
-IN_LAYERS = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
-
-
-def elements_of_layers(tensors: Alike, persistent_below: float) -> int:
-    """Of those tensors of layers that have so many and more."""
-    sizes = ((math.prod(shape), number) for (name, shape), number in tensors.items() if IN_LAYERS.search(name))
-    return sum(number * size for size, number in sizes if size >= persistent_below)
-
-
 def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], is_tied: bool) -> Tensors:
     """Without layers beyond the model's last (they predict further tokens), and without a tied output layer's copy."""
     num_layers = config.get("num_hidden_layers")
@@ -160,118 +93,8 @@ def _windows(config: Mapping[str, Any], reader: _Reader) -> dict[str, Any]:
     return {"window": window, "num_windowed_layers": windowed}
 
 
-class _Reader:
-    """Numbers of a config.json by their many names, and the tensors that they make."""
-
-    def __init__(self, config: Mapping[str, Any], family: Family) -> None:
-        self.config, self.family = config, family
-        self.num_layers = self._number("num_hidden_layers", "n_layer")
-        self.hidden = self._number("hidden_size", "n_embd")
-        self.heads = self._number("num_attention_heads", "n_head")
-        unsaid = None if "num_key_value_heads" in config else family.kv_heads
-        self.kv_heads = self.optional("num_key_value_heads") or unsaid or self.heads
-        self.vocabulary = self._number("vocab_size")
-        self.is_known = str(config.get("model_type", "")) in FAMILIES
-        self.width = self._width("intermediate_size", "n_inner") or 4 * self.hidden
-        self.is_tied = bool(config.get("tie_word_embeddings", family.is_tied))
-        self.head_dim = self.optional("head_dim") or family.head_dim or self.hidden // self.heads
-        self.value_head_dim = self.head_dim
-        if family.is_latent:
-            self.head_dim = self._number("qk_nope_head_dim") + self._number("qk_rope_head_dim")
-            self.value_head_dim = self._number("v_head_dim")
-        if config.get("model_type") == "qwen":
-            self.width //= 2  # its config counts the gate and the other half together
-        self._read_experts()
-        self._refuse_absurd()
-
-    def _refuse_absurd(self) -> None:
-        if self.num_layers > _MOST_LAYERS or self.num_layers * self.experts > _MOST_EXPERTS:
-            experts = f" of {self.experts} experts" if self.experts else ""
-            raise UnknownShapeError(
-                "num_hidden_layers",
-                f"num_hidden_layers: {self.num_layers} layers{experts} are more than any model has",
-            )
-        for key, size in (("hidden_size", self.hidden), ("vocab_size", self.vocabulary), ("head_dim", self.head_dim)):
-            if size > _LARGEST:
-                raise UnknownShapeError(key, f"{key} {size} is more than any model has")
-        if self.experts_per_token > self.experts:
-            raise UnknownShapeError(
-                "num_experts_per_tok",
-                f"num_experts_per_tok {self.experts_per_token} is more than the {self.experts} experts",
-            )
-        if not self.family.is_latent and self.heads % self.kv_heads:
-            unsaid = "" if "num_key_value_heads" in self.config else ", which this family has where it is not said"
-            raise UnknownShapeError(
-                "num_attention_heads",
-                f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}{unsaid}",
-            )
-        if self.head_dim < 1:
-            raise UnknownShapeError(
-                "hidden_size",
-                f"hidden_size {self.hidden} is less than num_attention_heads {self.heads}; a head has at least one "
-                "number",
-            )
-
-    def _read_experts(self) -> None:
-        names = (self.family.num_experts_key, "num_experts", "num_local_experts", "n_routed_experts")
-        is_dense = self.is_known and not self.family.experts
-        self.experts = 0 if is_dense else self.optional(*filter(None, names)) or 0
-        if self.family.experts:
-            self.experts = self.experts or self._number(self.family.num_experts_key)
-        self.experts_per_token = self._number("num_experts_per_tok") if self.experts else 0
-        self.expert_width = (self._width(self.family.expert_width_key) or self.width) if self.experts else 0
-        self.shared_width = 0
-        if self.family.shared_key:
-            self.shared_width = self._needed(self.family.shared_key)
-            self.shared_width *= self.expert_width if self.family.experts == "deepseek" else 1
-        elif not self.is_known:
-            self.shared_width = self.optional("shared_expert_intermediate_size") or 0
-
-    def _width(self, *keys: str) -> int | None:
-        """Of a family that is known it has to be there: no two have the same where it is not."""
-        return self._number(*keys) if self.is_known else self.optional(*keys)
-
-    def _there(self, *keys: str) -> str | None:
-        return next((key for key in keys if self.config.get(key) is not None), None)
-
-    def optional(self, *keys: str) -> int | None:
-        if (key := self._there(*keys)) is None:
-            return None
-        number = self.config[key]
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise UnknownShapeError(key, f"{key} is no whole number; it is {number!r}")
-        if number < 0:
-            raise UnknownShapeError(key, f"{key} is {number}; it cannot be below 0")
-        return number
-
-    def _needed(self, *keys: str) -> int:
-        key = self._there(*keys) or keys[0]
-        if (found := self.optional(key)) is None:
-            raise UnknownShapeError(key, f"{key} is missing; the model needs it")
-        return found
-
-    def _number(self, *keys: str) -> int:
-        if not (found := self._needed(*keys)):
-            key = self._there(*keys) or keys[0]
-            raise UnknownShapeError(key, f"{key} is 0; a model has at least 1")
-        return found
-
-    def _says(self, flag: Flag) -> bool:
-        return bool(self.config.get(flag)) if isinstance(flag, str) else flag
-
-    def is_mixture(self, layer: int) -> bool:
-        """Whether a layer has experts."""
-        if not self.experts:
-            return False
-        if self.family.experts == "deepseek":
-            first = self.optional("first_k_dense_replace")
-            return layer >= (self.family.first_dense if first is None else first)
-        if self.is_known and not self.family.says_dense_layers:
-            return True
-        dense = self.config.get("mlp_only_layers") or []
-        if not isinstance(dense, list):
-            raise UnknownShapeError("mlp_only_layers", f"mlp_only_layers is no list of layers; it is {dense!r}")
-        return layer not in dense and (layer + 1) % (self.optional("decoder_sparse_step") or 1) == 0
+class _Reader(Described):
+    """The tensors that these numbers make."""
 
     def tensors(self) -> Tensors:
         """Name -> shape, as they are stored in files: experts one by one."""
@@ -296,7 +119,7 @@ class _Reader:
 
     def _linear(self, name: str, rows: int, columns: int, bias: Flag = False) -> Tensors:
         yield f"{name}.weight", (rows, columns)
-        if self._says(bias):
+        if self.says(bias):
             yield f"{name}.bias", (rows,)
 
     def _attention(self, prefix: str) -> Tensors:
@@ -317,7 +140,7 @@ class _Reader:
         """DeepSeek's, with keys and values from a latent vector (arXiv 2405.04434, section 2.1)."""
         at, bias = f"{prefix}self_attn.", "attention_bias"
         queries = self.heads * self.head_dim
-        rope, latent = self._number("qk_rope_head_dim"), self._number("kv_lora_rank")
+        rope, latent = self.number("qk_rope_head_dim"), self.number("kv_lora_rank")
         rank = self.optional("q_lora_rank")
         if rank is None and "q_lora_rank" not in self.config:
             raise UnknownShapeError("q_lora_rank", "q_lora_rank is missing; null is a model whose queries have none")

@@ -14,8 +14,8 @@ from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
+from allranks.plan.counted import alike_of, elements_of_layers
 from allranks.plan.flops import training_flops_per_token
-from allranks.plan.model_shape import alike_of, elements_of_layers
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
 from allranks.plan.step_traffic import Layout, StepSizes, node_sends_bytes

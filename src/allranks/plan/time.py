@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from allranks.plan.calibration import Calibration
+from allranks.plan.counted import alike, num_parameters
 from allranks.plan.hardware import Device, Link, find_link
 from allranks.plan.memory import kept_by_layers
-from allranks.plan.model_shape import alike, num_parameters
 from allranks.plan.moved import logits, with_logits
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED, Constants, Rates, rates_of

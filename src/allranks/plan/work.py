@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from allranks.plan import fsdp_copies
-from allranks.plan.model_shape import alike
+from allranks.plan.counted import alike
 from allranks.plan.moved import (
     UNPACKING,
     Moved,

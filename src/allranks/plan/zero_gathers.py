@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from allranks.plan.model_shape import alike, elements_below, elements_of_layers
+from allranks.plan.counted import alike, elements_below, elements_of_layers
 from allranks.plan.moved import Moved
 from allranks.plan.workload import ModelShape, Workload
 

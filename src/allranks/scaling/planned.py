@@ -9,8 +9,8 @@ from allranks.errors import UsageError
 from allranks.launch.preflight.sizes import folder_of_model
 from allranks.plan.adapter_size import model_config
 from allranks.plan.config_workload import own_workload
+from allranks.plan.described import UnknownShapeError
 from allranks.plan.hardware import Link, find_link, find_reported
-from allranks.plan.model_shape import UnknownShapeError
 from allranks.plan.overlap import exchange
 from allranks.plan.workload import Workload
 from allranks.scaling.efficiency import work_per_forward

@@ -18,8 +18,8 @@ from allranks.config import load_config
 from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.launch.plan.machines import Asked
 from allranks.launch.plan.make import make_plan
+from allranks.plan.counted import num_parameters
 from allranks.plan.message import to_json
-from allranks.plan.model_shape import num_parameters
 from allranks.plan.text import in_full
 from tests.planned import CONFIG, FSDP2, LORA, MODEL
 

@@ -9,8 +9,9 @@ import pytest
 from allranks.errors import AllranksError
 from allranks.plan.calibrate import calibrate
 from allranks.plan.calibration import PAIRS, Calibration, keep, load, record_run
+from allranks.plan.counted import num_parameters
 from allranks.plan.hardware import find_device, find_link
-from allranks.plan.model_shape import num_parameters, shape_of
+from allranks.plan.model_shape import shape_of
 from allranks.plan.step_traffic import Layout
 from allranks.plan.this_cpu import this_cpu
 from allranks.plan.time import step_time

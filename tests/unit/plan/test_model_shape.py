@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from allranks.plan.model_shape import UnknownShapeError, alike, elements_below, num_parameters, shape_of
+from allranks.plan.counted import alike, elements_below, num_parameters
+from allranks.plan.described import UnknownShapeError
+from allranks.plan.model_shape import shape_of
 
 SMALL = {
     "num_hidden_layers": 3,

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from allranks.config.load import resolve_mapping
+from allranks.plan.counted import num_parameters
 from allranks.plan.hardware import find_device
 from allranks.plan.memory import rank_memory
-from allranks.plan.model_shape import num_parameters
 from allranks.plan.remedies import remedies
 from allranks.plan.workload import RankMemory, Workload
 from allranks.plan.workloads import workloads

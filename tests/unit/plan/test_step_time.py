@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from allranks.plan.cost import checkpoint_bytes, run_cost
+from allranks.plan.counted import num_parameters
 from allranks.plan.error_bounds import TIME_ERROR
 from allranks.plan.fsdp_copies import copied
 from allranks.plan.hardware import Link, find_device, find_link
-from allranks.plan.model_shape import num_parameters, shape_of
+from allranks.plan.model_shape import shape_of
 from allranks.plan.moved import logits
 from allranks.plan.overlap import exchange
 from allranks.plan.rates import FITTED

@@ -19,9 +19,10 @@ from allranks.model.positions import position_warning
 from allranks.model.stored_kind import stored_kind_warning
 from allranks.plan.config_lines import changed, lines, replaced
 from allranks.plan.cost import RunCost, run_cost
+from allranks.plan.counted import num_parameters
+from allranks.plan.described import UnknownShapeError
 from allranks.plan.error_bounds import MEMORY_ERROR, TIME_ERROR
 from allranks.plan.lengths import Lengths
-from allranks.plan.model_shape import UnknownShapeError, num_parameters
 from allranks.plan.over_nodes import over_nodes
 from allranks.plan.remedies import remedies
 from allranks.plan.report import Plan, Traced
