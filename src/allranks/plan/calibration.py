@@ -39,7 +39,8 @@ _OF_LATEST = 5  # runs of the same workload: machines change
 class PastRun:
     """A run of a workload: seconds of its steps and bytes of a rank as they were predicted without earlier runs, and as
     they were. `same` and `like` are digests of all that decides on the time but the length of rows, `tokens`, and of
-    their documents, `attended` in the mean of all tokens; and of model and method only."""
+    their documents, `attended` in the mean of all tokens; and of model and method only. `method`: full, lora or qlora.
+    """
 
     same: str
     like: str
@@ -51,6 +52,7 @@ class PastRun:
     predicted_memory: float
     measured_memory: float
     when: float
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,15 @@ class Calibration:
         return StepTime(**{name: value * factor for name, value in asdict(predicted).items()})
 
     def step_seconds(self, workload: Workload, predicted: float) -> float:
-        """The latest runs of the same workload say it outright. Of others on one node, the same model and method or
-        else all, it is known by how much the prediction was wrong."""
+        """The latest runs of the same workload say it outright. Of others on one node it is known by how much the
+        prediction was wrong: of the same model and method, else of the same method, else of all."""
         _, like = digests(workload)
         if found := [run.measured * workload.tokens / run.tokens for run in self._same(workload)][-_OF_LATEST:]:
             return statistics.median(found)
         # What was predicted before it was measured anew was predicted otherwise.
         alone = [run for run in self.runs if run.num_nodes == 1 and run.when >= self.when]
-        others = [run for run in alone if run.like == like] or alone
+        of_method = [run for run in alone if run.method == workload.method] or alone
+        others = [run for run in alone if run.like == like] or of_method
         return predicted * (statistics.median(run.measured / run.predicted for run in others) if others else 1.0)
 
     def memory_factor(self, workload: Workload) -> float:
@@ -250,6 +253,7 @@ def record_run(
         predicted_memory,
         measured_memory,
         when=time.time(),
+        method=workload.method,
     )
     with suppress(OSError):
         keep(replace(kept, runs=[*kept.runs, run][-_MOST_RUNS:]), environment)

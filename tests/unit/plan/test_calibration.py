@@ -125,6 +125,19 @@ def test_of_another_workload_it_is_known_how_wrong_predictions_were(cache: dict[
     assert known is not None and known.step_seconds(other, 1.0) == pytest.approx(1.3)
 
 
+def test_runs_of_the_same_method_count_before_others(cache: dict[str, str]) -> None:
+    adapted = {"layers.0.q_proj": (256, 256)}
+    lora = replace(TINY, method="lora", lora_rank=8, adapted=adapted, num_trained=2 * 8 * 256)
+    for of, measured in ((TINY, 1.4), (lora, 1.1)):
+        record_run(of, "cpu", num_nodes=1, predicted=1.0, measured=measured, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    other = replace(SHAPE, num_layers=9)
+    assert known.step_seconds(replace(TINY, shape=other), 1.0) == pytest.approx(1.4)
+    assert known.step_seconds(replace(lora, shape=other), 1.0) == pytest.approx(1.1)
+    assert known.step_seconds(replace(lora, shape=other, method="qlora"), 1.0) == pytest.approx(1.25), "all, else"
+
+
 def test_what_was_predicted_before_a_new_calibration_corrects_nothing_after_it(cache: dict[str, str]) -> None:
     record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.3, environment=cache)
     known = load("cpu", environment=cache)
