@@ -2,13 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import allranks
 from allranks.parent import die_with_parent
+from tests.patience import await_end
 
 # Prints the child's id, and ends without it.
 LEAVES_A_CHILD = """
@@ -23,11 +23,7 @@ os._exit(0)
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_a_child_ends_with_its_parent():
     done = subprocess.run([sys.executable, "-c", LEAVES_A_CHILD], capture_output=True, text=True, timeout=60)
-    stat = Path(f"/proc/{int(done.stdout)}/stat")
-    deadline = time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    await_end(int(done.stdout))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

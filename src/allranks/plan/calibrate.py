@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allranks.cluster.cores import cores_of_rank, threads_of_rank
+from allranks.cluster.loopback import free_port
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.disk import refuse_unwritable
@@ -35,7 +36,7 @@ def calibrate(
     on_cpu = device == CPU
     threads = threads_of_rank(num_ranks)  # as a run would have
     kind = "cpu" if on_cpu else "cuda"
-    port = _free_port() if num_ranks > 1 else 0
+    port = free_port() if num_ranks > 1 else 0
     requests = [
         Request(
             *(kind, 0 if on_cpu else rank, rank, num_ranks),
@@ -96,12 +97,6 @@ def _within(found: Sequence[DeviceMeasured]) -> Link | None:
     carried = min(each[-1].bus_bytes_per_second(number) for each in reduced)
     hop = max(each[0].seconds for each in reduced) / (2 * (number - 1))
     return Link("measured", f"between {number} ranks of this node, measured", carried, hop, achieved=1.0)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _number(one: DeviceMeasured, name: str) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allranks.cluster.loopback import free_port
 from allranks.errors import AllranksError
 from allranks.launch.node.starters.memory import allocator_variables
+from allranks.parent import die_with_parent
 from allranks.plan.model_shape import shape_of
 
 _MODEL: Mapping[str, Any] = {
@@ -119,7 +120,7 @@ def _train(config: Path, num_ranks: int, num_threads: int, log: Path) -> None:
     """As a launcher would start the ranks; their ends are awaited, and of one that fails the others are not left."""
     env = {**os.environ, **allocator_variables(0), "OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"}
     env |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     argv = [sys.executable, "-m", "allranks.train", str(config)]
     with log.open("wb") as output:
         ranks: list[subprocess.Popen[bytes]] = []
@@ -128,7 +129,13 @@ def _train(config: Path, num_ranks: int, num_threads: int, log: Path) -> None:
                 own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 ranks.append(
                     subprocess.Popen(
-                        argv, env=own, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                        argv,
+                        env=own,
+                        cwd=log.parent,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        preexec_fn=die_with_parent,
                     )
                 )
             in_time = _await_all(ranks)
@@ -151,9 +158,3 @@ def _await_all(ranks: Sequence[subprocess.Popen[bytes]]) -> bool:
             return False
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

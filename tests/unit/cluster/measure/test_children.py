@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import AllReduce, DeviceMeasured, measure_devices
+from tests.patience import await_end
 
 
 def test_a_device_is_measured_one_that_is_not_there_is_told_and_no_child_is_left():
@@ -70,8 +69,4 @@ children.measure_devices([children.Request("cpu", rates_seconds=60.0)], {}, 600)
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_one_whose_starter_is_killed_measures_no_longer():
     done = subprocess.run([sys.executable, "-c", LEAVES_ONE_MEASURING], capture_output=True, text=True, timeout=60)
-    stat = Path(f"/proc/{int(done.stdout)}/stat")
-    deadline = time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    await_end(int(done.stdout))

@@ -1,6 +1,8 @@
 """Whole steps of a small model, which a calibration has its pieces compared with."""
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from allranks.errors import AllranksError
 from allranks.launch.plan import whole_steps
 from allranks.plan.calibration import load
+from tests.patience import await_end
 
 _SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
 
@@ -51,6 +54,26 @@ def test_ranks_that_fail_say_why_and_leave_none_behind(tmp_path, monkeypatch):
     assert load("cpu") is None
     assert not _ranks_left()
     assert not [*tmp_path.glob("allranks-*")]
+
+
+# Prints the rank's id, and ends without it.
+LEAVES_A_RANK = """
+import os, subprocess, threading
+from allranks.launch.plan import whole_steps
+class Told(subprocess.Popen):
+    def __init__(self, *args, **keys):
+        super().__init__(*args, **keys)
+        print(self.pid, flush=True)
+        threading.Timer(0.2, os._exit, [0]).start()
+whole_steps.subprocess.Popen = Told
+whole_steps.measure_whole_steps(1, 1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_rank_whose_starter_is_killed_trains_no_longer():
+    done = subprocess.run([sys.executable, "-c", LEAVES_A_RANK], capture_output=True, text=True, timeout=60)
+    await_end(int(done.stdout))
 
 
 def _ranks_left() -> list[psutil.Process]:

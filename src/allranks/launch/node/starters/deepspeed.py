@@ -1,11 +1,11 @@
 """DeepSpeed's launcher, started on each node by itself (`--no_ssh`), with a host file that is made for the run."""
 
 import os
-import socket
 import sys
 from collections.abc import Mapping
 
 from allranks.cluster.gpus import count_gpus
+from allranks.cluster.loopback import free_port
 from allranks.errors import UsageError
 from allranks.launch.node.starters.starting import Place, Starting
 from allranks.launch.spec.options import Launch
@@ -17,7 +17,7 @@ def start_command(launch: Launch, program: Program, place: Place, env: Mapping[s
     path = place.run.launch / f"deepspeed-hosts-{place.node}.txt"
     words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(path)]
     words += ["--no_ssh", "--node_rank", str(launch.node_rank or 0)]
-    words += ["--master_addr", launch.address, "--master_port", str(launch.port or _free_port())]
+    words += ["--master_addr", launch.address, "--master_port", str(launch.port or free_port())]
     gpus = _gpus(launch, env)
     if gpus is not None:
         words += ["--include", _include(gpus, launch.node_rank or 0, place.processes)]
@@ -57,9 +57,3 @@ def _gpus(launch: Launch, env: Mapping[str, str]) -> list[int] | None:
             "GPUs by number, or use --launcher torchrun"
         )
     return [int(word) for word in words[: launch.nproc_per_node]] or None
-
-
-def _free_port() -> int:
-    """Alone on this machine, any will do."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
