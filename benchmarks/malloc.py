@@ -23,10 +23,15 @@ from benchmarks.workload import Workload
 
 KIB, MIB = 2**10, 2**20
 _MMAP, _TRIM, _ARENAS = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"
+_HUGE = "THP_MEM_ALLOC_ENABLE"  # torch's own: it asks the kernel for huge pages under tensors of 2 MB and more
 
 
 def _thresholds(num_bytes: int) -> dict[str, str]:
     return {_MMAP: str(num_bytes), _TRIM: str(num_bytes)}
+
+
+def _tunables(**values: int) -> dict[str, str]:
+    return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in values.items())}
 
 
 # Name on the command line -> variables of every rank. The first is glibc's default, said so that allranks adds none.
@@ -41,6 +46,11 @@ VARIANTS: dict[str, dict[str, str]] = {
     "4m-trim256m": {_MMAP: str(4 * MIB), _TRIM: str(256 * MIB)},
     "trim": {_TRIM: str(MIB)},
     "arenas": {_ARENAS: "2"},
+    "huge": {_HUGE: "1", _ARENAS: "0"},
+    "16m-trim256m-huge": {_MMAP: str(16 * MIB), _TRIM: str(256 * MIB), _HUGE: "1"},
+    "huge-glibc": _tunables(hugetlb=1),
+    "16m-trim256m-huge-glibc": _tunables(hugetlb=1, mmap_threshold=16 * MIB, trim_threshold=256 * MIB),
+    "huge-both": _tunables(hugetlb=1) | {_HUGE: "1"},
 }
 
 

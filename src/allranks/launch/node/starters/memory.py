@@ -5,16 +5,22 @@ from collections.abc import Mapping
 
 # FSDP gathers and frees every layer at every step. glibc raises by itself, up to 32 MiB, the size from which freed
 # blocks go back to the system, and what is smaller stays in an arena of the thread that made it. Measured by
-# benchmarks/malloc.py: so a rank holds two thirds for 10 % more CPU time of the whole run. To give the end of an arena
+# benchmarks/malloc.py: so a rank holds two thirds for 5 to 10 % of its tokens a second. To give the end of an arena
 # back as early costs as much again and frees nothing more; from 4 MiB on costs 25 %, and frees 5 % more.
-_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(16 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
+_THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": str(16 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
+
+# Where the kernel gives huge pages to those who ask (`madvise`, as Ubuntu has it), glibc 2.35 and later asks. A step
+# goes through all of a model's memory, which is far more than the processor knows the pages of: on a virtual machine,
+# where each page is looked up twice, steps took a third longer without, and as long as they liked.
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def allocator_variables(num_gpus: int, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """glibc's thresholds for our ranks on a node without GPUs; none where the user has set anything of the allocator.
+    """glibc's settings for our ranks on a node without GPUs; none where the user has set anything of the allocator.
 
     The allocator reads them when a process starts. Other C libraries do not know them.
     """
-    if num_gpus or any(name.startswith("MALLOC_") for name in env) or "glibc.malloc" in env.get("GLIBC_TUNABLES", ""):
+    tunables = env.get("GLIBC_TUNABLES", "")
+    if num_gpus or any(name.startswith("MALLOC_") for name in env) or "glibc.malloc" in tunables:
         return {}
-    return dict(_VARIABLES)
+    return {**_THRESHOLDS, "GLIBC_TUNABLES": ":".join(filter(None, (tunables, _HUGE_PAGES)))}

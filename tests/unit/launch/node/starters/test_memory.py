@@ -1,8 +1,10 @@
 """The allocator of ranks on CPUs."""
 
+import platform
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,11 @@ from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import Program, engine
 from allranks.observe import RunDir
 
-SET = {"MALLOC_MMAP_THRESHOLD_": "16777216", "MALLOC_TRIM_THRESHOLD_": "268435456"}
+SET = {
+    "MALLOC_MMAP_THRESHOLD_": "16777216",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 def started(tmp_path, monkeypatch, program, *, num_gpus=0, **env):
@@ -21,7 +27,7 @@ def started(tmp_path, monkeypatch, program, *, num_gpus=0, **env):
         monkeypatch.setenv(name, value)
     launch = resolve(LaunchOptions(nproc_per_node=2), num_gpus=num_gpus)
     variables = starting(launch, program, Place(RunDir(tmp_path), 0, (2,))).variables
-    return {name: value for name, value in variables.items() if name.startswith("MALLOC_")}
+    return {name: value for name, value in variables.items() if name in SET}
 
 
 def test_our_ranks_on_cpus_give_back_what_they_free(tmp_path, monkeypatch):
@@ -76,4 +82,37 @@ def test_a_rank_holds_less_for_it():
             [sys.executable, "-c", textwrap.dedent(program)], env=variables, capture_output=True, text=True, check=True
         )
         held[name] = int(run.stdout)
-    assert held["ours"] < 2000 and held["glibc's"] > 100_000  # KiB
+    assert held["ours"] < 8000 and held["glibc's"] > 100_000  # KiB
+
+
+def test_other_tunables_of_glibc_are_kept():
+    own = {"GLIBC_TUNABLES": "glibc.cpu.x86_rep_movsb_threshold=4096"}
+    variables = allocator_variables(0, own)
+    assert variables["GLIBC_TUNABLES"] == "glibc.cpu.x86_rep_movsb_threshold=4096:glibc.malloc.hugetlb=1"
+
+
+def gives_huge_pages_to_who_asks():
+    """Whether the kernel does, and this C library can ask."""
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    library, release = platform.libc_ver()
+    knows = library == "glibc" and tuple(map(int, release.split("."))) >= (2, 35)
+    return knows and mode.exists() and "[madvise]" in mode.read_text()
+
+
+@pytest.mark.skipif(not gives_huge_pages_to_who_asks(), reason="needs glibc 2.35, and huge pages for who asks (madvise)")
+def test_large_blocks_lie_on_huge_pages():
+    program = """
+        import ctypes, re
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        for size in [64 * 2**20] + 64 * [2**20]:  # one that is a mapping of its own, and a heap that grows
+            ctypes.memset(libc.malloc(size), 1, size)
+        print(sum(map(int, re.findall(r"AnonHugePages:\\s+(\\d+)", open("/proc/self/smaps").read()))))
+    """
+    huge = {}
+    for name, variables in {"ours": allocator_variables(0, {}), "glibc's": {}}.items():
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], env=variables, capture_output=True, text=True, check=True
+        )
+        huge[name] = int(run.stdout)
+    assert huge["glibc's"] == 0 and huge["ours"] > 100 * 2**10  # KiB
