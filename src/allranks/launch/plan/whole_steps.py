@@ -43,7 +43,9 @@ _MODEL: Mapping[str, Any] = {
 }
 """17 million parameters: large enough for no cache, and a second a step on a slow core."""
 _ROW = 512
-_STEPS = 12
+_DOCUMENT = 256
+"""Two fill a row, so that all ranks have as much to do in every step."""
+_STEPS = 16
 _KEYS: Mapping[str, Any] = {
     "sequence_len": _ROW,
     "sample_packing": True,
@@ -70,7 +72,7 @@ def measure_whole_steps(num_ranks: int, num_threads: int) -> None:
     with tempfile.TemporaryDirectory(prefix="allranks-calibrate-") as name:
         folder = Path(name)
         _write_model(folder / "model")
-        _write_rows(folder / "rows.jsonl", number=2 * _STEPS * num_ranks)
+        _write_rows(folder / "rows.jsonl", number=_STEPS * num_ranks * _ROW // _DOCUMENT)
         for method, keys in _METHODS.items():
             config = folder / f"{method}.yaml"  # JSON is YAML
             config.write_text(json.dumps({**_KEYS, **keys, **_places(folder, method)}))
@@ -110,9 +112,8 @@ def _write_rows(file: Path, *, number: int) -> None:
     generator = random.Random(0)
     with file.open("w") as rows:
         for _ in range(number):
-            length = generator.randrange(_ROW // 4, _ROW)
-            tokens = [generator.randrange(3, _MODEL["vocab_size"]) for _ in range(length)]
-            record = {"input_ids": tokens, "attention_mask": [1] * length, "labels": tokens}
+            tokens = [generator.randrange(3, _MODEL["vocab_size"]) for _ in range(_DOCUMENT)]
+            record = {"input_ids": tokens, "attention_mask": [1] * _DOCUMENT, "labels": tokens}
             rows.write(json.dumps(record) + "\n")
 
 
