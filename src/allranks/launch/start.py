@@ -51,7 +51,7 @@ from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import NO_RANK_LEFT
-from allranks.model.layer_names import refuse_wrong_layer_class
+from allranks.model.known_names import refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir, libraries_aside, say
 from allranks.observe.trackers import refuse_missing_packages

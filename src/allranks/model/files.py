@@ -61,14 +61,25 @@ def model_files(cfg: RunConfig, *, from_hub: bool = False, every_byte: bool = Fa
 
 
 def stored_config(cfg: RunConfig) -> dict[str, Any]:
-    """The base model's config.json with `overrides_of_model_config`; empty where it is not here yet, or no JSON."""
-    name = cfg.model.base_model_config or cfg.model.base_model
-    folder = Path(name) if Path(name).is_dir() else _cached_snapshot(name, cfg.model.revision_of_model)
+    """The model's config.json with `overrides_of_model_config`, as a run would read it; empty where it is not here yet,
+    or no JSON."""
+    found = config_json(cfg)
+    return cfg.model.overridden(found) if found else {}
+
+
+def config_json(cfg: RunConfig) -> dict[str, Any]:
+    """The model's config.json, of `base_model_config` where that is given; empty likewise."""
+    name, revision = cfg.model.base_model, cfg.model.revision_of_model
+    if cfg.model.base_model_config:
+        name, revision = cfg.model.base_model_config, None
+    at = Path(name)
+    if not at.exists():
+        at = _cached_snapshot(name, revision) or at
     try:
-        found = json.loads(((folder or Path(name)) / "config.json").read_text(encoding="utf-8"))
+        found = json.loads((at / "config.json" if at.is_dir() else at).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return {**found, **(cfg.model.overrides_of_model_config or {})} if isinstance(found, dict) else {}
+        return {}  # whoever reads the model says what is wrong with it
+    return found if isinstance(found, dict) else {}
 
 
 def _described(folder: Path, every_byte: bool) -> dict[str, str]:

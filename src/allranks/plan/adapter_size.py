@@ -36,7 +36,7 @@ def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
     if options.lora_model_dir:
         shapes = stored_shapes(Path(options.lora_model_dir).expanduser(), "adapter_model")
         return sum(map(math.prod, shapes.values())) if shapes else None
-    config, stored = model_config(folder), stored_shapes(folder)
+    config, stored = _model_config(folder), stored_shapes(folder)
     if stored is None or config is None or "vision_config" in config or "audio_config" in config:
         return None  # of such a model's files only the part for text is read
     return num_elements(stored, config, options) or None
@@ -111,7 +111,7 @@ def misread_names(matrices: Collection[str], shape: ModelShape, options: Adapter
     return {name.rpartition(".")[2] for name in matrices} & _TAKEN_FOR_EXPERTS
 
 
-def model_config(folder: Path) -> dict[str, Any] | None:
+def _model_config(folder: Path) -> dict[str, Any] | None:
     """What config.json of a model's folder says; None where it cannot be read."""
     try:
         read = json.loads((folder / "config.json").read_text(encoding="utf-8"))

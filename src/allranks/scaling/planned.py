@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from allranks.config import RunConfig
 from allranks.errors import UsageError
-from allranks.launch.preflight.sizes import folder_of_model
-from allranks.plan.adapter_size import model_config
+from allranks.model.files import stored_config
 from allranks.plan.config_workload import own_workload
 from allranks.plan.described import UnknownShapeError
 from allranks.plan.hardware import Link, find_link, find_reported
@@ -53,9 +52,8 @@ def planned(
 
 def _workload(cfg: RunConfig, size: Measured) -> Workload:
     """Raises UsageError where it cannot be told."""
-    folder = folder_of_model(cfg)
-    read = model_config(folder) if folder is not None else None
-    if folder is None or read is None:
+    read = stored_config(cfg)
+    if not read:
         raise UsageError(f"base_model: {cfg.model.base_model} has no config.json on this machine")
     try:
         return own_workload(
@@ -66,7 +64,7 @@ def _workload(cfg: RunConfig, size: Measured) -> Workload:
             on_cpu=not size.on_gpu,
         )
     except UnknownShapeError as error:
-        raise error.found_in(folder / "config.json") from None
+        raise error.found_in(cfg.model.base_model_config or cfg.model.base_model) from None
 
 
 def _exposed(workload: Workload, computed: float, cfg: RunConfig, within: Link, between: Link) -> float:

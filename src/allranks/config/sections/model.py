@@ -1,5 +1,6 @@
 """Keys of the model and its tokenizer."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -73,3 +74,7 @@ class ModelConfig(Section):
     """What is done with weights that are stored quantized."""
     attn_implementation: AttentionImplementation | None = None
     """How attention is computed; the best that the device offers if not given."""
+
+    def overridden(self, config_json: Mapping[str, Any]) -> dict[str, Any]:
+        """A model's config.json with `overrides_of_model_config`."""
+        return {**config_json, **(self.overrides_of_model_config or {})}

@@ -13,6 +13,7 @@ from allranks.config.load import resolve_mapping
 from allranks.config.yaml_lines import parse_yaml, read_yaml
 from allranks.errors import AllranksError, UsageError
 from allranks.launch.preflight.sizes import folder_of_model
+from allranks.model.known_names import refuse_unknown_overrides
 from allranks.plan.families import FAMILIES
 from allranks.plan.lengths import Lengths, full, of_blocks
 from allranks.plan.stored_size import stored_shapes
@@ -90,7 +91,9 @@ def source_of(
     data, _ = read_yaml(path)
     given = {str(key) for key in data} | {key.partition(".")[0].replace("-", "_") for key in overrides}
     file = at / "config.json" if at.is_dir() else at
-    return Source(cfg, _read(file, cfg), file, frozenset(given))
+    read = _read(file, cfg)
+    refuse_unknown_overrides(cfg)
+    return Source(cfg, read, file, frozenset(given))
 
 
 def _of_model_alone(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def _read(file: Path, cfg: RunConfig) -> dict[str, Any]:
         raise UsageError(f"{file}: cannot be read as JSON: {error}; a plan needs the model's config.json") from None
     if not isinstance(read, dict) or not ("model_type" in read or "hidden_size" in read):
         raise UsageError(f"{file}: is no model's config.json: it has no model_type")
-    return {**read, **(cfg.model.overrides_of_model_config or {})}
+    return cfg.model.overridden(read)
 
 
 def lengths_of(source: Source) -> Lengths:

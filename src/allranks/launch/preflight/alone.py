@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from pathlib import Path
 
 import psutil
 
@@ -16,7 +15,7 @@ from allranks.config import RunConfig
 from allranks.errors import RefusedError
 from allranks.launch.preflight.asked import is_skipped, policy_of, wanted_of
 from allranks.launch.preflight.deadline import Beside
-from allranks.launch.preflight.sizes import expected, folder_of_model
+from allranks.launch.preflight.sizes import expected
 from allranks.launch.preflight.text import findings
 from allranks.launch.preflight.together import Judged
 from allranks.launch.spec.options import Launch
@@ -47,12 +46,7 @@ def refuse_too_large(cfg: RunConfig, launch: Launch) -> None:
 
 
 def _expected(cfg: RunConfig, launch: Launch) -> Expected | None:
-    folder: Path | None = folder_of_model(cfg)
-    if folder is None:
-        return None
-    return expected(
-        cfg, folder, num_nodes=launch.max_nodes, num_processes=launch.nproc_per_node, on_cpu=launch.num_gpus == 0
-    )
+    return expected(cfg, num_nodes=launch.max_nodes, num_processes=launch.nproc_per_node, on_cpu=launch.num_gpus == 0)
 
 
 def _report(launch: Launch) -> NodeReport:

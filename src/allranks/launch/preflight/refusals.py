@@ -12,13 +12,12 @@ from allranks.config.stored_quantization import as_stored
 from allranks.disk import told_to_user
 from allranks.errors import AllranksError, RefusedError
 from allranks.launch.node.this_node import refuse_unwritable_run
-from allranks.launch.preflight.sizes import folder_of_model
 from allranks.launch.spec.options import Launch
-from allranks.model.layer_names import refuse_wrong_layer_class
+from allranks.model.files import stored_config
+from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir
 from allranks.observe.trackers import refuse_missing_packages
-from allranks.plan.adapter_size import model_config
 
 
 class Refusals:
@@ -42,6 +41,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     """Keep what would be refused; returns the variables that the ranks of this node would get for the network."""
     refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
     refusals.keep(lambda: refuse_wrong_layer_class(cfg))
+    refusals.keep(lambda: refuse_unknown_overrides(cfg))
     refusals.keep(lambda: refuse_stored_weights(cfg))
     refusals.keep(lambda: refuse_without_deepspeed(cfg))
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be
@@ -62,10 +62,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
 def refuse_stored_weights(cfg: RunConfig) -> None:
     """Raises ConfigError for a base model that is here, and whose weights lie quantized so that they cannot be trained
     over: a rank says so only once it loads them."""
-    folder = folder_of_model(cfg)
-    described = model_config(folder) if folder is not None else None
-    if described is not None:
-        as_stored(cfg, {**described, **(cfg.model.overrides_of_model_config or {})})
+    as_stored(cfg, stored_config(cfg))
 
 
 def refuse_without_deepspeed(cfg: RunConfig) -> None:

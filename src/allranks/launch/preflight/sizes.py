@@ -8,7 +8,8 @@ from pathlib import Path
 
 from allranks.config import RunConfig
 from allranks.errors import AllranksError
-from allranks.plan.adapter_size import model_config, num_adapter_elements
+from allranks.model.files import stored_config
+from allranks.plan.adapter_size import num_adapter_elements
 from allranks.plan.config_workload import own_workload
 from allranks.plan.fit import Expected
 from allranks.plan.optimizer_state import state_bytes
@@ -43,7 +44,7 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
         return Sizes(checkpoint_files=files)
     will = None
     if num_processes is not None:
-        will = expected(cfg, folder, num_nodes=num_nodes, num_processes=num_processes, on_cpu=on_cpu)
+        will = expected(cfg, num_nodes=num_nodes, num_processes=num_processes, on_cpu=on_cpu)
     each = 2 if cfg.precision.low_precision_weights else 4
     elements = num_stored_elements(folder)
     trained = num_adapter_elements(folder, cfg.adapter) if cfg.adapter.adapter else elements
@@ -58,7 +59,7 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
         cfg,
         shapes,
         trained,
-        model_config(folder) or {},
+        stored_config(cfg),
         num_nodes=num_nodes,
         num_processes=num_processes,
         on_cpu=on_cpu,
@@ -66,15 +67,15 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
     return replace(found, steps=steps)
 
 
-def expected(cfg: RunConfig, folder: Path, *, num_nodes: int, num_processes: int, on_cpu: bool) -> Expected | None:
+def expected(cfg: RunConfig, *, num_nodes: int, num_processes: int, on_cpu: bool) -> Expected | None:
     """What a rank will do, with rows as long as they may be; None where that is not known, or `plan: off`."""
-    described = model_config(folder)
-    if not cfg.plan.predicts or described is None or cfg.optimizer.unfrozen_parameters:
+    described = stored_config(cfg)
+    if not cfg.plan.predicts or not described or cfg.optimizer.unfrozen_parameters:
         return None
     try:
         own = own_workload(
             cfg,
-            {**described, **(cfg.model.overrides_of_model_config or {})},
+            described,
             num_nodes=num_nodes,
             gpus_per_node=num_processes,
             on_cpu=on_cpu,

@@ -54,6 +54,12 @@ def test_of_a_config_the_keys_that_it_has_are_known_and_the_models_are_changed_a
     assert source.config_json["num_hidden_layers"] == 7
 
 
+def test_an_entry_that_the_models_config_does_not_have_is_refused_as_ranks_would(tmp_path, model):
+    path = written(tmp_path, model, overrides_of_model_config={"num_hiden_layers": 7})
+    with pytest.raises(ConfigError, match=r"overrides_of_model_config: the config of \w+ has no num_hiden_layers"):
+        source_of(path, {})
+
+
 def test_what_is_no_model_is_told(tmp_path, model):
     with pytest.raises(UsageError, match=r"hf download org/none config\.json`"):
         source_of(written(tmp_path, "org/none"), {})
