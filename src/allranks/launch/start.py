@@ -32,6 +32,8 @@ from allranks.launch.node.environment import network_variables
 from allranks.launch.node.live_alone import watched_alone
 from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.local import RunInputs, prepare_this_process
+from allranks.launch.node.start_anew import start_anew
+from allranks.launch.node.starters.memory import allocator_variables
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.place import refuse_nested_launch, where_to_start
@@ -51,7 +53,7 @@ from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import NO_RANK_LEFT
-from allranks.model.known_names import refuse_wrong_layer_class
+from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir, libraries_aside, say
 from allranks.observe.trackers import refuse_missing_packages
@@ -88,6 +90,8 @@ def start(
         if cfg.launch.use_ray:  # its cluster says which nodes there are
             interrupt.means(NO_RANK_LEFT)
             return start_ray(cfg, options, nodes, argv=argv, smoke=Smoke(cfg) if smoke else None)
+        if in_this_process and launch is not None and _is_alone(launch):  # the allocator is set when a process starts
+            start_anew(allocator_variables(launch.num_gpus))
         tell(notes)
         if everywhere is not None:
             if not argv:
@@ -104,6 +108,7 @@ def start(
                 cfg = load_config(config, overrides, ignore_unsupported=ignore_unsupported)
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
+        refuse_unknown_overrides(cfg)
         refuse_stored_weights(cfg)
         refuse_without_deepspeed(cfg)
         if not smoke:
@@ -188,7 +193,7 @@ class _Training:
         return compare(starts) if peers.keeps_the_record else None
 
     def alone(self, peers: Peers, inputs: RunInputs, stop_if_asked: Callable[[], None]) -> int | None:
-        if not self.in_this_process or self.launch.world_size > 1 or self.launch.launcher != "torchrun":
+        if not self.in_this_process or not _is_alone(self.launch):
             return None
         if self.after_hang is not None:  # a thread that hangs cannot be ended; a process can
             return None
@@ -212,6 +217,11 @@ class _Training:
 
     def stopped(self, node: Node, received: signal.Signals) -> Verdict:
         return stopped_training(node.run, node.run_id, node.name, received)
+
+
+def _is_alone(launch: Launch) -> bool:
+    """Whether one rank is all there is, which this process can be itself."""
+    return launch.world_size == 1 and launch.launcher == "torchrun"
 
 
 def _write_config(cfg: RunConfig, path: Path) -> None:

@@ -99,7 +99,7 @@ def gives_huge_pages_to_who_asks():
     return knows and mode.exists() and "[madvise]" in mode.read_text()
 
 
-@pytest.mark.skipif(not gives_huge_pages_to_who_asks(), reason="needs glibc 2.35, and huge pages for who asks (madvise)")
+@pytest.mark.skipif(not gives_huge_pages_to_who_asks(), reason="needs glibc 2.35 and huge pages for who asks")
 def test_large_blocks_lie_on_huge_pages():
     program = """
         import ctypes, re
