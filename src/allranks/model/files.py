@@ -73,11 +73,11 @@ def config_json(cfg: RunConfig) -> dict[str, Any]:
     if cfg.model.base_model_config:
         name, revision = cfg.model.base_model_config, None
     at = Path(name)
-    if not at.exists():
-        at = _cached_snapshot(name, revision) or at
     try:
+        if not at.exists():
+            at = _cached_snapshot(name, revision) or at
         found = json.loads((at / "config.json" if at.is_dir() else at).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # the Hub's own, of what is no name there, derive from it
         return {}  # whoever reads the model says what is wrong with it
     return found if isinstance(found, dict) else {}
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from allranks.plan.workload import Workload
 
 _STEP = 1.25
 """Documents whose lengths differ by no more than this many times are counted as equally long."""
+_MOST_SIZES = 4096
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Lengths:
     """Tokens of blocks. `longest`, `usual`: of one block in the longest and in the usual micro-batch, padding included;
     `mean` without it. `labelled`: part of the tokens that has a label. `num_blocks`: of an epoch; None where there is
     no data yet. `documents`: (tokens of a document, how many a block holds in the mean); none where nothing is known.
+    `sizes`: of blocks, or of every so many of them, the longest first; none where all are as long.
     """
 
     longest: int
@@ -25,11 +28,40 @@ class Lengths:
     labelled: float = 1.0
     num_blocks: int | None = None
     documents: Sequence[tuple[float, float]] = field(default=(), repr=False)
+    sizes: Sequence[int] = field(default=(), repr=False)
 
     def usual_of(self, workload: Workload) -> Workload:
-        """The workload on blocks as they usually are, which its time goes by."""
+        """The workload on blocks as they usually are, which the work of all ranks together goes by."""
         labelled = self.labelled * self.mean / self.usual
         return replace(workload, tokens=self.usual, labelled=labelled, documents=self.documents)
+
+    def slowest_of(self, workload: Workload) -> Workload:
+        """The workload on what the rank is given that has the longest blocks, for which all others wait: a step's time
+        goes by it. A step's blocks are dealt to the ranks with the longest first (`data.batches`), so it is the same
+        rank in each of its micro-batches."""
+        usual = self.usual_of(workload)
+        held = self._held(workload)
+        if not held:
+            return usual
+        mean = sum(held) / len(held)
+        if math.isclose(sum(number for _, number in self.documents), 1.0):
+            # A block is one document: there are no more of them, but longer ones.
+            documents = tuple((tokens, 1 / len(held)) for tokens in held)
+        else:
+            documents = tuple((tokens, number * mean / self.usual) for tokens, number in self.documents)
+        return replace(usual, tokens=max(1, round(mean)), documents=documents)
+
+    def _held(self, workload: Workload) -> list[float]:
+        """Tokens of that rank's blocks in one step: of so many drawn ones the longest, the next after one for each
+        other rank, and so on. The longest is far from its median where a few are long; of the others the medians are
+        taken (Blom's positions)."""
+        ranks = workload.num_ranks
+        if ranks == 1 or not self.sizes:
+            return []
+        each = workload.micro_batch_size * workload.num_micro_batches
+        parts = [(number * ranks + 0.625) / (each * ranks + 0.25) for number in range(1, each)]
+        others = [float(self.sizes[min(int(part * len(self.sizes)), len(self.sizes) - 1)]) for part in parts]
+        return [_longest_of(tuple(self.sizes), each * ranks), *others]
 
 
 def full(sequence_len: int) -> Lengths:
@@ -56,7 +88,17 @@ def of_blocks(
     if padded_to and padded_to > mean:
         held.append(((padded_to - mean) * micro_batch_size, 1 / micro_batch_size))
     usual = padded_to or max(1, round(mean))
-    return Lengths(padded_to or most, usual, mean, num_targets / num_tokens, num_blocks, tuple(held))
+    every = -(-num_blocks // _MOST_SIZES)
+    sizes = () if padded_to else tuple(sorted(token_counts, reverse=True)[every // 2 :: every])
+    return Lengths(padded_to or most, usual, mean, num_targets / num_tokens, num_blocks, tuple(held), sizes)
+
+
+@lru_cache(maxsize=64)
+def _longest_of(sizes: tuple[int, ...], drawn: int) -> float:
+    """The longest of so many blocks, in the mean: each of `sizes`, the longest first, by how likely it is that."""
+    number = len(sizes)
+    below = [((number - at) / number) ** drawn for at in range(number + 1)]
+    return sum(size * (below[at] - below[at + 1]) for at, size in enumerate(sizes))
 
 
 def _alike(documents: Iterable[tuple[int, int]], num_blocks: int) -> Iterable[tuple[float, float]]:

@@ -23,7 +23,7 @@ def to_json(plan: Plan) -> str:
             "device": machines.device.name,
             "device_memory_bytes": machines.device.memory_bytes,
             "link": machines.link.name if machines.num_nodes > 1 else None,
-            "lengths": asdict(plan.lengths),
+            "lengths": {name: value for name, value in asdict(plan.lengths).items() if name != "sizes"},
             "rows": [_row(one) for one in plan.rows],
             "best": {
                 "keys": dict(plan.lines),

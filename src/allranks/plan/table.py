@@ -106,17 +106,17 @@ def _batch(one: Workload, machines: Machines, wanted: int) -> Batch:
 
 def row(workload: Workload, machines: Machines, of: Batch, lengths: Lengths, *, is_own: bool = False) -> Row:
     """What a workload takes on these machines."""
-    longest, usual = replace(workload, tokens=lengths.longest), lengths.usual_of(workload)
-    time = step_time(usual, machines.device, machines.link, machines.calibration)
-    memory = _memory(longest, usual, machines)
-    mfu = None if workload.on_cpu else utilisation(usual, machines.device, time)
+    longest, slowest = replace(workload, tokens=lengths.longest), lengths.slowest_of(workload)
+    time = step_time(slowest, machines.device, machines.link, machines.calibration)
+    memory = _memory(longest, slowest, machines)
+    mfu = None if workload.on_cpu else utilisation(lengths.usual_of(workload), machines.device, time)
     return Row(workload, memory, time, of, machines.device, is_own, of.wanted * lengths.mean, mfu)
 
 
-def _memory(longest: Workload, usual: Workload, machines: Machines) -> RankMemory:
+def _memory(longest: Workload, slowest: Workload, machines: Machines) -> RankMemory:
     """With what earlier runs of the workload on this machine held against what was predicted of them."""
     memory = rank_memory(longest, None if longest.on_cpu else machines.device)
-    factor = machines.calibration.memory_factor(usual) if machines.calibration else 1.0
+    factor = machines.calibration.memory_factor(slowest) if machines.calibration else 1.0
     if factor == 1.0:
         return memory
     return replace(memory, **{name: factor * value for name, value in asdict(memory).items() if name != "host"})

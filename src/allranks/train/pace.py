@@ -83,22 +83,22 @@ def beside_plan(
     except AllranksError:
         return None
     known = load(device.name)
-    usual = lengths.usual_of(own)
-    raw = step_time(usual, device, None, known.without_runs() if known is not None else None).total
+    slowest = lengths.slowest_of(own)
+    raw = step_time(slowest, device, None, known.without_runs() if known is not None else None).total
     memory = rank_memory(replace(own, tokens=lengths.longest), device if gpu is not None else None).total
     measured = pace.step_seconds(own.micro_batch_size * lengths.mean * own.num_micro_batches * own.num_ranks)
-    predicted = known.step_seconds(usual, raw) if known is not None else raw
+    predicted = known.step_seconds(slowest, raw) if known is not None else raw
     told = PlanEvent(
         predicted_seconds=round(predicted, 6),
         measured_seconds=round(measured, 6),
-        predicted_memory_bytes=round(memory if known is None else memory * known.memory_factor(usual)),
+        predicted_memory_bytes=round(memory if known is None else memory * known.memory_factor(slowest)),
         measured_memory_bytes=pace.memory_bytes,
         device=_name(device),
         calibrated=known is not None and known.is_measured,
-        earlier_runs=known.num_runs(usual) if known is not None else 0,
+        earlier_runs=known.num_runs(slowest) if known is not None else 0,
     )
     record_run(
-        usual,
+        slowest,
         device.name,
         num_nodes=num_nodes,
         predicted=raw,

@@ -1,4 +1,5 @@
-"""A wrong layer class, or an entry that the model's config does not have, is refused before the nodes meet, from transformers' source, without importing it."""
+"""A wrong layer class, or an entry that the model's config does not have, is refused before the nodes meet, from
+transformers' source, without importing it."""
 
 import json
 import subprocess
@@ -9,8 +10,8 @@ import yaml
 
 from allranks.config import load_config
 from allranks.errors import ConfigError
-from allranks.plan.families import FAMILIES
 from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
+from allranks.plan.families import FAMILIES
 
 KEY = "fsdp_config.transformer_layer_cls_to_wrap"
 

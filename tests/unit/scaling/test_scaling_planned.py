@@ -36,7 +36,7 @@ def test_a_slow_link_adds_what_the_gradients_take_on_it(files):
 
 def test_a_model_that_the_config_changes_is_planned_as_changed(files):
     sizes = [size(1, 1.0), size(2, 9.0)]
-    deeper = {"overrides_of_model_config": {"num_hidden_layers": 6}}
+    deeper = {"overrides_of_model_config": {"num_hidden_layers": 12}}
     stored, _ = planned(configs(files, sizes), sizes, GIGABIT)
     changed, _ = planned(configs(files, sizes, **deeper), sizes, GIGABIT)
     assert changed[2] - 1.0 > 1.5 * (stored[2] - 1.0)

@@ -33,6 +33,8 @@ from allranks.trace import traced
 
 _STEADY = 0.1
 """What a calibrated plan's times are asked to be right within."""
+_TOLD_WAIT = 0.05
+"""From which part of a step on that others wait for the rank with the longest rows, it is told."""
 
 
 def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignore_unsupported: bool = False) -> Plan:
@@ -80,7 +82,10 @@ def make_plan(config: Path, overrides: Mapping[str, str], asked: Asked, *, ignor
         remedies=()
         if own.fits
         else remedies(own.workload, candidates, machines.device, lengths.longest, machines.num_nodes),
-        assumptions=[*_assumptions(machines, lengths, own.workload), *_of_config(source.cfg)],
+        assumptions=[
+            *_assumptions(machines, lengths, own.workload, packs=source.cfg.data.sample_packing),
+            *_of_config(source.cfg),
+        ],
         traced=_traced(source, best, own, lengths) if asked.traces else (),
         remarks=[*source.cfg.remarks, *told],
     )
@@ -172,7 +177,7 @@ def _ranks(number: int, num_threads: int) -> str:
     return f"{number} {of} of {num_threads} {'thread' if num_threads == 1 else 'threads'} a node"
 
 
-def _assumptions(machines: Machines, lengths: Lengths, own: Workload) -> list[str]:
+def _assumptions(machines: Machines, lengths: Lengths, own: Workload, *, packs: bool) -> list[str]:
     link = machines.link
     found = [
         f"memory may be wrong by {MEMORY_ERROR:.0%} and times by {TIME_ERROR:.0%}: few of the published runs that they "
@@ -186,5 +191,10 @@ def _assumptions(machines: Machines, lengths: Lengths, own: Workload) -> list[st
         )
     if lengths.num_blocks is None:
         found.append("every block is one document, full, and every token has a label: real data takes less of all")
+    elif (longer := lengths.slowest_of(own).tokens / lengths.usual - 1) > _TOLD_WAIT:
+        found.append(
+            f"in a step the rank with the longest rows has {longer:.0%} more tokens than the mean, and all others wait "
+            f"for it{'' if packs else ': sample_packing: true makes rows alike'}"
+        )
     found.append("all nodes are alike, nothing else runs on them, and the data comes faster than it is computed")
     return found

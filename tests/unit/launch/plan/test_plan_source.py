@@ -106,7 +106,7 @@ def test_the_lengths_of_prepared_data_are_its_own_and_full_blocks_are_assumed_be
 def test_a_micro_batch_is_at_most_as_long_as_the_longest_blocks():
     found = of_blocks([10, 4, 6, 4], 12, {10: 1, 6: 1, 4: 2}, 2, padded_to=None)
     documents = ((4.0, 0.5), (6.0, 0.25), (10.0, 0.25))
-    assert found == Lengths(longest=8, usual=6, mean=6.0, labelled=0.5, num_blocks=4, documents=documents)
+    assert found == Lengths(8, 6, 6.0, labelled=0.5, num_blocks=4, documents=documents, sizes=(10, 6, 4, 4))
 
 
 def test_documents_about_as_long_count_together_for_the_same_attention():
