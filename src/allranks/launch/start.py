@@ -90,7 +90,9 @@ def start(
         if cfg.launch.use_ray:  # its cluster says which nodes there are
             interrupt.means(NO_RANK_LEFT)
             return start_ray(cfg, options, nodes, argv=argv, smoke=Smoke(cfg) if smoke else None)
-        if in_this_process and launch is not None and _is_alone(launch):  # the allocator is set when a process starts
+        # The allocator is set when a process starts. What a pipe has said it does not say again.
+        again = in_this_process and everywhere is None and not isinstance(config, RunConfig) and Path(config).is_file()
+        if again and launch is not None and _is_alone(launch):
             start_anew(allocator_variables(launch.num_gpus))
         tell(notes)
         if everywhere is not None:
