@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from allranks.observe import RunDir
-from tests.patience import TIMEOUT_SECONDS
+from tests.patience import TIMEOUT_SECONDS, has_ended
 
 
 @pytest.mark.thorough
@@ -29,7 +29,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
         assert len(family) >= 6  # per node: the command, torchrun's agent, the rank
         demo.send_signal(signal.SIGINT)
         assert demo.wait(timeout=TIMEOUT_SECONDS) not in (0, None)
-        assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert all(has_ended(process.pid) for process in family)
     finally:
         demo.kill()
         demo.wait()

@@ -2,14 +2,13 @@
 
 import os
 import sys
-import time
 
-import psutil
 import pytest
 
 from allranks.demo import commands
 from allranks.demo.commands import Command, run
 from allranks.errors import AllranksError
+from tests.patience import await_end
 
 
 def _python(tmp_path, title, code):
@@ -72,11 +71,7 @@ def test_no_process_is_left_behind_by_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "_STOP_SECONDS", 0.5)
     with pytest.raises(KeyboardInterrupt):
         run([_python(tmp_path, "parent", child)], while_running=interrupt)
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10  # the orphan is reaped by init, not by us
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the grandchild survived"
-        time.sleep(0.05)
+    await_end(int((tmp_path / "pid").read_text()))
 
 
 def test_a_command_is_shown_as_one_types_it(tmp_path):

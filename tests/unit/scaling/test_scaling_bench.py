@@ -23,7 +23,7 @@ from allranks.launch.spec.where import NodeOptions
 from allranks.scaling import ScalingBench, bench_scaling
 from allranks.scaling.from_here import run_from_here
 from allranks.scaling.here import configs_of, remove
-from tests.patience import TIMEOUT_SECONDS
+from tests.patience import TIMEOUT_SECONDS, has_ended
 from tests.unit.scaling.test_scaling_measured import size
 
 
@@ -136,7 +136,7 @@ def test_ctrl_c_ends_what_was_started_and_removes_it(config, tmp_path):
     told = process.communicate(timeout=TIMEOUT_SECONDS)[1]
     assert process.returncode == 130 and "interrupted: not all numbers of nodes were timed" in told
     assert not (tmp_path / "out").exists()
-    assert not [child for child in children if child.is_running()]
+    assert all(has_ended(child.pid) for child in children)
 
 
 def from_here(tmp_path, monkeypatch, program):

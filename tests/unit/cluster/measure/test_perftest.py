@@ -25,6 +25,7 @@ from allranks.cluster.measure.perftest import (
     why_not_at,
 )
 from tests.ib_write_bw_stand_in import install
+from tests.patience import await_end
 
 ADAPTER = Adapter("mlx5_0", 1)
 GBIT = 1e9 / 8
@@ -175,8 +176,7 @@ def test_it_dies_with_who_started_it(tool, port, tmp_path):
     (server,) = psutil.Process(launcher.pid).children()
     launcher.kill()
     launcher.communicate()
-    psutil.wait_procs([server], timeout=30)
-    assert not server.is_running()
+    await_end(server.pid)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
 from allranks.launch.node.supervise import supervise
+from tests.patience import TIMEOUT_SECONDS
 
 LOST = Finding("node-lost", "node 1 is lost")
 RANK = """
@@ -129,8 +130,9 @@ def test_a_run_that_cannot_go_on_is_ended_at_once(tmp_path):
     assert rank_is_dead(tmp_path) and not (tmp_path / "SIGTERM").exists()
 
 
-def test_the_agent_of_a_rank_that_has_died_may_say_so_before_the_end(tmp_path):
+def test_the_agent_of_a_rank_that_has_died_may_say_so_before_the_end(tmp_path, monkeypatch):
     """The others feel the death first, as a broken connection."""
+    monkeypatch.setattr("allranks.launch.node.supervise._LAST_WORDS_SECONDS", TIMEOUT_SECONDS)
     agent = "import sys, time; time.sleep(0.5); print('last words'); sys.exit(3)"
     settings = {"log": tmp_path / "agent.log", "launch_id": "none", "grace_seconds": 60, "num_ranks": 1}
     ended = supervise([sys.executable, "-c", agent], os.environ, lost=lambda: LOST, **settings)
