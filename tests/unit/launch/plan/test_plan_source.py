@@ -11,9 +11,13 @@ import yaml
 from allranks.config import load_config
 from allranks.data import prepare
 from allranks.errors import ConfigError, UsageError
+from allranks.launch.plan.machines import Asked
+from allranks.launch.plan.make import make_plan
 from allranks.launch.plan.source import lengths_of, schedule, source_of
 from allranks.plan.config_workload import own_workload
 from allranks.plan.lengths import Lengths, of_blocks
+from tests.planned import MODEL as QWEN3
+from tests.planned import SMALL
 from tests.unit.data.conftest import make_tokenizer, save_model_folder
 
 MODEL = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 2}
@@ -128,3 +132,19 @@ def test_padding_is_one_more_document_of_a_micro_batch_without_labels(tmp_path, 
     own = own_workload(source.cfg, {**source.config_json, **shape}, num_nodes=1, gpus_per_node=1, on_cpu=True)
     usual = found.usual_of(own)
     assert usual.tokens == 16 and usual.tokens * usual.labelled == 3.0
+
+
+def test_a_plan_says_for_which_rank_the_others_wait(tmp_path):
+    """Rows of one document each, of which a few are long, and packed ones of the same."""
+    folder = save_model_folder(tmp_path / "model", make_tokenizer())
+    (folder / "config.json").write_text(json.dumps({**QWEN3, **SMALL}))
+    texts = ["ab " * (28 if number % 8 == 0 else 3) for number in range(64)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    told = {}
+    for packs in (False, True):
+        path = written(tmp_path, folder, micro_batch_size=1, sample_packing=packs, pad_to_sequence_len=False)
+        prepare(load_config(path))
+        plan = make_plan(path, {}, Asked(num_nodes=1, gpus_per_node=8, gpu="h100-80gb"))
+        told[packs] = [line for line in plan.assumptions if "rank with the longest rows" in line]
+    assert len(told[False]) == 1 and told[False][0].endswith("sample_packing: true makes rows alike")
+    assert not any("sample_packing" in line for line in told[True])
