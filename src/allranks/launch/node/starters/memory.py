@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 # FSDP gathers and frees every layer at every step. glibc raises by itself, up to 32 MiB, the size from which freed
 # blocks go back to the system, and what is smaller stays in an arena of the thread that made it. Measured by
-# benchmarks/malloc.py: so a rank holds two thirds for 5 to 10 % of its tokens a second. To give the end of an arena
-# back as early costs as much again and frees nothing more; from 4 MiB on costs 25 %, and frees 5 % more.
+# benchmarks/malloc.py: so a rank holds two thirds for 18 % of its tokens a second, and for 3 % on huge pages. To give
+# the end of an arena back as early costs as much again and frees nothing more; from 4 MiB on costs more, and frees 5 %.
 _THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": str(16 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
 
 # Where the kernel gives huge pages to those who ask (`madvise`, as Ubuntu has it), glibc 2.35 and later asks. A step
