@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from allranks.config import RunConfig
 from allranks.errors import ConfigError
-from allranks.model.files import config_json, stored_config
+from allranks.model.files import stored_config
 
 _NO_SPLIT = re.compile(r"_no_split_modules\s*=\s*\[([^\]]*)\]")
 _OF_ALL_CONFIGS = (
@@ -44,12 +46,11 @@ def refuse_wrong_layer_class(cfg: RunConfig) -> None:
         )
 
 
-def refuse_unknown_overrides(cfg: RunConfig) -> None:
-    """Raises ConfigError for an entry of `overrides_of_model_config` that neither the model's config.json nor the code
-    of its config mentions; likewise."""
+def refuse_unknown_overrides(cfg: RunConfig, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an entry of `overrides_of_model_config` that neither the model's config.json, `config`,
+    nor the code of its config mentions; likewise."""
     overrides = cfg.model.overrides_of_model_config or {}
-    config = config_json(cfg) if overrides else {}
-    source = _source(config.get("model_type"), "configuration", *_OF_ALL_CONFIGS)
+    source = _source(config.get("model_type"), "configuration", *_OF_ALL_CONFIGS) if overrides else ""
     if not source or "auto_map" in config:
         return
     if wrong := _not_in(source, [key for key in overrides if key not in config]):

@@ -28,16 +28,17 @@ _PARTS |= {"down_proj": "down_proj", "w2": "down_proj"}
 _LAYER_NUMBER = r"(?:^|.*\.)[^.]*\.(\d+)\."
 
 
-def num_adapter_elements(folder: Path, options: AdapterConfig) -> int | None:
-    """Elements of the tensors that an adapter on the model in `folder` trains and saves; None where nothing is known.
+def num_adapter_elements(folder: Path, options: AdapterConfig, config: Mapping[str, Any]) -> int | None:
+    """Elements of the tensors that an adapter on the model in `folder`, whose config.json says `config`, trains and
+    saves; None where nothing is known.
 
     A lower bound: what the files do not tell for sure is left out, such as PEFT's own choice of modules.
     """
     if options.lora_model_dir:
         shapes = stored_shapes(Path(options.lora_model_dir).expanduser(), "adapter_model")
         return sum(map(math.prod, shapes.values())) if shapes else None
-    config, stored = _model_config(folder), stored_shapes(folder)
-    if stored is None or config is None or "vision_config" in config or "audio_config" in config:
+    stored = stored_shapes(folder)
+    if stored is None or not config or "vision_config" in config or "audio_config" in config:
         return None  # of such a model's files only the part for text is read
     return num_elements(stored, config, options) or None
 
@@ -109,15 +110,6 @@ def misread_names(matrices: Collection[str], shape: ModelShape, options: Adapter
     if not shape.num_experts or not (options.quantized_bits or options.peft_use_dora):
         return set()
     return {name.rpartition(".")[2] for name in matrices} & _TAKEN_FOR_EXPERTS
-
-
-def _model_config(folder: Path) -> dict[str, Any] | None:
-    """What config.json of a model's folder says; None where it cannot be read."""
-    try:
-        read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # whoever reads the model says what is wrong with it
-    return read if isinstance(read, dict) else None
 
 
 def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:

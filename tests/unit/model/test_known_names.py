@@ -10,6 +10,7 @@ import yaml
 
 from allranks.config import load_config
 from allranks.errors import ConfigError
+from allranks.model.files import config_json
 from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
 from allranks.plan.families import FAMILIES
 
@@ -57,6 +58,10 @@ def test_nothing_heavy_is_imported_for_it():
     assert done.stdout.strip() == "set()"
 
 
+def refused(cfg):
+    refuse_unknown_overrides(cfg, config_json(cfg))
+
+
 @pytest.fixture
 def overriding(tmp_path):
     def config(overrides, **model):
@@ -76,12 +81,12 @@ def test_an_entry_that_no_config_of_the_model_has_is_refused_and_every_one_that_
     known = CONFIG_MAPPING[model_type]()
     entries = {name: None for name in dir(known) if not name.startswith("_") and hasattr(known, name)}
     assert "vocab_size" in entries
-    refuse_unknown_overrides(overriding(entries, model_type=model_type))
+    refused(overriding(entries, model_type=model_type))
     with pytest.raises(ConfigError, match=rf"overrides_of_model_config: the config of {model_type} has no hiden_size;"):
-        refuse_unknown_overrides(overriding({"vocab_size": 64, "hiden_size": 64}, model_type=model_type))
+        refused(overriding({"vocab_size": 64, "hiden_size": 64}, model_type=model_type))
 
 
 def test_an_entry_that_only_the_stored_config_has_is_taken(overriding):
-    refuse_unknown_overrides(overriding({"its_own": 2}, model_type="llama", its_own=1))
-    refuse_unknown_overrides(overriding({"its_own": 2}, model_type="llama", auto_map={"A": "b"}))
-    refuse_unknown_overrides(overriding({"its_own": 2}))  # of a model that nobody knows
+    refused(overriding({"its_own": 2}, model_type="llama", its_own=1))
+    refused(overriding({"its_own": 2}, model_type="llama", auto_map={"A": "b"}))
+    refused(overriding({"its_own": 2}))  # of a model that nobody knows

@@ -13,6 +13,7 @@ from allranks.errors import ConfigError
 from allranks.launch.preflight.sizes import sizes
 from allranks.model.adapter import adapter_tensors, add_adapter
 from allranks.model.build import build_model
+from allranks.model.files import stored_config
 from allranks.plan.adapter_size import num_adapter_elements
 from allranks.plan.config_workload import Trained, own_workload
 from allranks.plan.model_shape import shape_of
@@ -28,6 +29,10 @@ WITH_EMBEDDINGS = {**LORA, "lora_modules_to_save": ["embed_tokens", "lm_head"]}
 
 def lora(**keys):
     return {"adapter": "lora", "lora_r": 3, "lora_alpha": 6, **keys}
+
+
+def elements(folder, cfg):
+    return num_adapter_elements(folder, cfg.adapter, stored_config(config_for(folder)))
 
 
 def foretold(cfg):
@@ -55,7 +60,7 @@ def foretold(cfg):
 def test_it_counts_what_is_trained(name, keys):
     cfg = config_for(saved_model(name), **keys)
     trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
-    assert num_adapter_elements(saved_model(name), cfg.adapter) == sum(tensor.numel() for tensor in trained.values())
+    assert elements(saved_model(name), cfg) == sum(tensor.numel() for tensor in trained.values())
 
 
 SPELLINGS = {
@@ -102,7 +107,7 @@ def test_a_plan_counts_what_is_trained_of_every_family(tmp_path, kind, keys):
 def test_it_counts_no_more_than_what_is_trained(name, keys):
     cfg = config_for(saved_model(name), **keys)
     trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
-    counted = num_adapter_elements(saved_model(name), cfg.adapter)
+    counted = elements(saved_model(name), cfg)
     assert 0 < counted <= sum(tensor.numel() for tensor in trained.values())
 
 
@@ -137,7 +142,7 @@ def test_an_adapter_to_go_on_from_is_as_large_as_it_is(tmp_path):
     get_peft_model(base, config).save_pretrained(tmp_path)
     cfg = config_for(saved_model("llama"), adapter="lora", lora_model_dir=str(tmp_path))
     trained = adapter_tensors(build_model(cfg, one_process()).hf_model)
-    assert num_adapter_elements(saved_model("llama"), cfg.adapter) == sum(one.numel() for one in trained.values())
+    assert elements(saved_model("llama"), cfg) == sum(one.numel() for one in trained.values())
 
 
 def test_a_plan_counts_an_adapter_to_go_on_from_as_it_is(tmp_path):
@@ -170,11 +175,11 @@ def test_what_is_not_sure_is_not_known(tmp_path, config):
     if config is not None:
         (folder / "config.json").write_text(config)
     cfg = config_for(folder, **LORA)
-    assert num_adapter_elements(folder, cfg.adapter) is None and foretold(cfg) is None
+    assert elements(folder, cfg) is None and foretold(cfg) is None
 
 
 def test_peft_chooses_modules_that_are_not_known_here():
-    assert num_adapter_elements(saved_model("llama"), config_for(saved_model("llama"), **lora()).adapter) is None
+    assert elements(saved_model("llama"), config_for(saved_model("llama"), **lora())) is None
 
 
 def test_layers_that_predict_further_tokens_are_not_read(tmp_path):
@@ -183,4 +188,7 @@ def test_layers_that_predict_further_tokens_are_not_read(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     cfg = config_for(folder, **LORA)
-    assert 2 * num_adapter_elements(folder, cfg.adapter) == num_adapter_elements(saved_model("llama"), cfg.adapter)
+    assert 2 * elements(folder, cfg) == elements(saved_model("llama"), cfg)
+    assert foretold(cfg) == foretold(
+        config_for(saved_model("llama"), **LORA, overrides_of_model_config={"num_hidden_layers": 1})
+    )

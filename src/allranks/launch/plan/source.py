@@ -91,9 +91,7 @@ def source_of(
     data, _ = read_yaml(path)
     given = {str(key) for key in data} | {key.partition(".")[0].replace("-", "_") for key in overrides}
     file = at / "config.json" if at.is_dir() else at
-    read = _read(file, cfg)
-    refuse_unknown_overrides(cfg)
-    return Source(cfg, read, file, frozenset(given))
+    return Source(cfg, _read(file, cfg), file, frozenset(given))
 
 
 def _of_model_alone(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -139,6 +137,7 @@ def _read(file: Path, cfg: RunConfig) -> dict[str, Any]:
         raise UsageError(f"{file}: cannot be read as JSON: {error}; a plan needs the model's config.json") from None
     if not isinstance(read, dict) or not ("model_type" in read or "hidden_size" in read):
         raise UsageError(f"{file}: is no model's config.json: it has no model_type")
+    refuse_unknown_overrides(cfg, read)
     return cfg.model.overridden(read)
 
 

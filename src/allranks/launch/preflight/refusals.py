@@ -13,7 +13,7 @@ from allranks.disk import told_to_user
 from allranks.errors import AllranksError, RefusedError
 from allranks.launch.node.this_node import refuse_unwritable_run
 from allranks.launch.spec.options import Launch
-from allranks.model.files import stored_config
+from allranks.model.files import config_json, stored_config
 from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir
@@ -41,7 +41,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     """Keep what would be refused; returns the variables that the ranks of this node would get for the network."""
     refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
     refusals.keep(lambda: refuse_wrong_layer_class(cfg))
-    refusals.keep(lambda: refuse_unknown_overrides(cfg))
+    refusals.keep(lambda: refuse_unknown_overrides(cfg, config_json(cfg)))
     refusals.keep(lambda: refuse_stored_weights(cfg))
     refusals.keep(lambda: refuse_without_deepspeed(cfg))
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be

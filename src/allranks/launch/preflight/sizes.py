@@ -45,9 +45,10 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
     will = None
     if num_processes is not None:
         will = expected(cfg, num_nodes=num_nodes, num_processes=num_processes, on_cpu=on_cpu)
+    config = stored_config(cfg)
     each = 2 if cfg.precision.low_precision_weights else 4
     elements = num_stored_elements(folder)
-    trained = num_adapter_elements(folder, cfg.adapter) if cfg.adapter.adapter else elements
+    trained = num_adapter_elements(folder, cfg.adapter, config) if cfg.adapter.adapter else elements
     # Shards of all nodes together are at least one model; on GPUs it is not the host's memory that holds them.
     is_loaded = on_cpu and elements is not None and not cfg.adapter.adapter
     load = elements * each // num_nodes if is_loaded and elements is not None else None
@@ -59,7 +60,7 @@ def sizes(cfg: RunConfig, *, num_nodes: int, num_processes: int | None, on_cpu: 
         cfg,
         shapes,
         trained,
-        stored_config(cfg),
+        config,
         num_nodes=num_nodes,
         num_processes=num_processes,
         on_cpu=on_cpu,

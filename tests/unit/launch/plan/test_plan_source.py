@@ -62,6 +62,9 @@ def test_an_entry_that_the_models_config_does_not_have_is_refused_as_ranks_would
     path = written(tmp_path, model, overrides_of_model_config={"num_hiden_layers": 7})
     with pytest.raises(ConfigError, match=r"overrides_of_model_config: the config of \w+ has no num_hiden_layers"):
         source_of(path, {})
+    for alone in (model, model / "config.json"):
+        with pytest.raises(ConfigError, match="has no num_hiden_layers"):
+            source_of(alone, {"overrides-of-model-config.num_hiden_layers": "7"})
 
 
 def test_what_is_no_model_is_told(tmp_path, model):
