@@ -33,7 +33,7 @@ from allranks.launch.node.live_alone import watched_alone
 from allranks.launch.node.live_table import AfterHang
 from allranks.launch.node.local import RunInputs, prepare_this_process
 from allranks.launch.node.start_anew import start_anew
-from allranks.launch.node.starters.memory import allocator_variables
+from allranks.launch.node.starters.memory import allocator_variables, gives_huge_pages_on_request
 from allranks.launch.node.this_node import Node
 from allranks.launch.peers import Peers
 from allranks.launch.place import refuse_nested_launch, where_to_start
@@ -91,9 +91,10 @@ def start(
         if cfg.launch.use_ray:  # its cluster says which nodes there are
             interrupt.means(NO_RANK_LEFT)
             return start_ray(cfg, options, nodes, argv=argv, smoke=Smoke(cfg) if smoke else None)
-        # The allocator is set when a process starts. What a pipe has said it does not say again.
+        # The allocator is set when a process starts: worth a second for huge pages, and for nothing else with one rank.
+        # What a pipe has said it does not say again.
         again = in_this_process and everywhere is None and not isinstance(config, RunConfig) and Path(config).is_file()
-        if again and launch is not None and _is_alone(launch):
+        if again and launch is not None and _is_alone(launch) and gives_huge_pages_on_request():
             start_anew(allocator_variables(launch.num_gpus))
         tell(notes)
         if everywhere is not None:

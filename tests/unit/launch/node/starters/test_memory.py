@@ -4,12 +4,11 @@ import platform
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 from allranks.launch.node.starters import Place, starting
-from allranks.launch.node.starters.memory import allocator_variables
+from allranks.launch.node.starters.memory import allocator_variables, gives_huge_pages_on_request
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.launch.spec.program import Program, engine
 from allranks.observe import RunDir
@@ -93,10 +92,9 @@ def test_other_tunables_of_glibc_are_kept():
 
 def gives_huge_pages_to_who_asks():
     """Whether the kernel does, and this C library can ask."""
-    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     library, release = platform.libc_ver()
     knows = library == "glibc" and tuple(map(int, release.split("."))) >= (2, 35)
-    return knows and mode.exists() and "[madvise]" in mode.read_text()
+    return knows and gives_huge_pages_on_request()
 
 
 @pytest.mark.skipif(not gives_huge_pages_to_who_asks(), reason="needs glibc 2.35 and huge pages for who asks")
@@ -116,3 +114,13 @@ def test_large_blocks_lie_on_huge_pages():
         )
         huge[name] = int(run.stdout)
     assert huge["glibc's"] == 0 and huge["ours"] > 100 * 2**10  # KiB
+
+
+@pytest.mark.parametrize(
+    ("told", "gives"), [("always [madvise] never", True), ("[always] madvise never", False), (None, False)]
+)
+def test_the_kernel_says_whether_it_gives_huge_pages_on_request(tmp_path, monkeypatch, told, gives):
+    monkeypatch.setattr("allranks.launch.node.starters.memory._MODE", tmp_path / "enabled")
+    if told is not None:
+        (tmp_path / "enabled").write_text(told)
+    assert gives_huge_pages_on_request() is gives
