@@ -1,13 +1,15 @@
 """What `allranks plan --calibrate` predicts of runs on this machine's CPU, beside what they take, with signed errors.
 
-    python -m benchmarks.plan_calibrated                    all cases, once: five minutes on a quiet machine
+    python -m benchmarks.plan_calibrated                    all cases, once: eight minutes on a quiet machine
     python -m benchmarks.plan_calibrated --rounds 3         three times; the medians count
     python -m benchmarks.plan_calibrated --only lora        cases whose name has this word
+    python -m benchmarks.plan_calibrated --twice            each case a second time, which knows of the first run
 
 In each round the machine is calibrated for one rank and for two, by the command itself, and each case is a run of its
-own; what one run leaves for later plans the next does not see. One thread a rank, float32. A step's seconds are without
-those in which other programs had the core, so the comparison can be made on a machine that is not quiet, but with more
-noise: caches and memory are shared all the same.
+own; what one run leaves for later plans the next does not see. A run has 43 steps, and the median of all but its first
+three counts: about eight have passed when memory is where it stays. One thread a rank, float32. A step's seconds are
+without those in which other programs had the core, so the comparison can be made on a machine that is not quiet, but
+with more noise: caches and memory are shared all the same.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from benchmarks.workload import Workload, write
 
 WITHIN = 0.10
 """Part of a step's seconds that a prediction after `--calibrate` may be wrong by."""
+SECOND_WITHIN = {"error": 0.03, "memory_error": 0.01}
+"""What a second run's may: in its time, and in a rank's memory."""
 _TIMEOUT_SECONDS = 1200
 _TINY = Workload(
     name="qwen3, 5 M",
@@ -38,8 +43,11 @@ _TINY = Workload(
     sequence_len=1024,
     blocks_per_step=1,
     target_share=0.6,
+    measured_steps=40,
 )
-_SMALL = Workload(num_documents=80, min_tokens=512, sequence_len=512, blocks_per_step=2, target_share=0.6)
+_SMALL = Workload(
+    num_documents=100, min_tokens=512, sequence_len=512, blocks_per_step=2, target_share=0.6, measured_steps=40
+)
 _LARGER = Workload(
     name="llama, 42 M",
     vocab_size=16_000,
@@ -48,11 +56,12 @@ _LARGER = Workload(
     num_layers=8,
     num_heads=8,
     num_key_value_heads=8,
-    num_documents=40,
+    num_documents=50,
     min_tokens=512,
     sequence_len=512,
     blocks_per_step=1,
     target_share=0.6,
+    measured_steps=40,
 )
 
 
@@ -77,7 +86,7 @@ def _changed(workload: Workload, **changes: Any) -> Workload:
 
 CASES = (
     Case("tiny, short documents packed", _changed(_TINY, median_tokens=50, sigma_tokens=0.5)),
-    Case("tiny, whole rows", _changed(_TINY, min_tokens=1024, num_documents=40)),
+    Case("tiny, whole rows", _changed(_TINY, min_tokens=1024, num_documents=50)),
     Case("22 M, large vocabulary, whole rows", _SMALL),
     Case("42 M, whole rows", _LARGER),
     Case("42 M, recomputed", _changed(_LARGER, gradient_checkpointing=True)),
@@ -88,11 +97,13 @@ CASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds of a step, and tokens a second of all ranks together, which `predicted` seconds would make `planned`."""
+    """Seconds of a step, and tokens a second of all ranks together, which `predicted` seconds would make `planned`;
+    by which part of itself the memory of a rank was predicted too large."""
 
     predicted: float
     measured: float
     rate: float
+    memory_error: float
 
     @property
     def error(self) -> float:
@@ -107,33 +118,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word of a case's name")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--twice", action="store_true", help="each case a second time, too")
     parser.add_argument("--no-report", action="store_true", help="print only; write nothing into benchmarks/reports")
     options = parser.parse_args()
     cases = [case for case in CASES if options.only.lower() in case.name.lower()]
     load = os.getloadavg()[0]
-    rounds: list[dict[str, Found]] = []
+    rounds: list[dict[str, list[Found]]] = []
     with tempfile.TemporaryDirectory(prefix="plan-calibrated-") as directory:
         folder = Path(directory)
         for case in cases:
             if not (folder / case.workload_folder).exists():
                 write(case.workload, folder / case.workload_folder)
         for number in range(1, options.rounds + 1):
-            found = {}
+            found: dict[str, list[Found]] = {}
             for num_ranks in sorted({case.num_ranks for case in cases}):
                 of_size = [case for case in cases if case.num_ranks == num_ranks]
                 calibrated = _calibrate(of_size[0], folder)
                 for case in of_size:
-                    found[case.name] = one = _run(case, folder, calibrated)
-                    print(
-                        f"round {number}  {case.name:36}{one.predicted:8.3f} s predicted{one.measured:8.3f} s measured"
-                        f"{one.error:+8.1%}",
-                        flush=True,
-                    )
+                    found[case.name] = runs = []
+                    for one in _runs(case, folder, calibrated, 1 + options.twice):
+                        runs.append(one)
+                        print(
+                            f"round {number}  {case.name:36}{one.predicted:8.3f} s predicted"
+                            f"{one.measured:8.3f} s measured{one.error:+8.1%}  memory {one.memory_error:+6.1%}",
+                            flush=True,
+                        )
             rounds.append(found)
-    lines = table(rounds)
+    lines = table([{name: runs[0] for name, runs in found.items()} for found in rounds])
+    if options.twice:
+        lines += ["", "## The second run", "", *second_runs([{n: r[1] for n, r in found.items()} for found in rounds])]
     print("\n".join(["", *lines]))
     if not options.no_report:
-        print(f"report: {_write_report(lines, rounds, load, options.only)}")
+        part = f"{options.only} twice" if options.twice else options.only
+        print(f"report: {_write_report(lines, rounds, load, part)}")
 
 
 def table(rounds: list[dict[str, Found]]) -> list[str]:
@@ -160,6 +177,22 @@ def table(rounds: list[dict[str, Found]]) -> list[str]:
     ]
 
 
+def second_runs(rounds: list[dict[str, Found]]) -> list[str]:
+    """Of each case's second run: the medians of its errors over the rounds, and their spread."""
+    rows, missed = [], []
+    for name in rounds[0]:
+        cells = [name]
+        for part, within in SECOND_WITHIN.items():
+            errors = [getattr(found[name], part) for found in rounds]
+            error = statistics.median(errors)
+            missed += [f"{name} ({error:+.1%})"] * (abs(error) > within)
+            cells.append(f"{error:+.1%}" + f" ({min(errors):+.1%} to {max(errors):+.1%})" * (len(rounds) > 1))
+        rows.append(cells)
+    asked = "{error:.0%} in time and {memory_error:.0%} in memory".format(**SECOND_WITHIN)
+    verdict = f"Not within {asked}: {', '.join(missed)}." if missed else f"All within {asked}."
+    return [*report.table(["", "error of the time", "error of the memory"], rows), verdict]
+
+
 def _config(case: Case, folder: Path, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     keys = allranks_config(case.workload, folder / case.workload_folder, scratch) | case.keys
@@ -177,19 +210,31 @@ def _calibrate(case: Case, folder: Path) -> Path:
     return scratch / "cache"
 
 
-def _run(case: Case, folder: Path, calibrated: Path) -> Found:
+def _runs(case: Case, folder: Path, calibrated: Path, number: int) -> Iterator[Found]:
+    """Each knows the calibration and the ones before it."""
+    cache = Path(tempfile.mkdtemp(dir=folder)) / "cache"
+    shutil.copytree(calibrated, cache)
+    ranks = ["--nproc-per-node", str(case.num_ranks)] if case.num_ranks > 1 else []
+    for _ in range(number):
+        scratch = Path(tempfile.mkdtemp(dir=folder))
+        _allranks(["train", str(_config(case, folder, scratch)), *ranks], cache)
+        yield _found(case, scratch)
+
+
+def _found(case: Case, scratch: Path) -> Found:
     from allranks.observe import RunDir, read_events
     from allranks.observe.events import PlanEvent, StepEvent
 
-    scratch = Path(tempfile.mkdtemp(dir=folder))
-    shutil.copytree(calibrated, scratch / "cache")
-    ranks = ["--nproc-per-node", str(case.num_ranks)] if case.num_ranks > 1 else []
-    _allranks(["train", str(_config(case, folder, scratch)), *ranks], scratch / "cache")
     events = list(read_events(RunDir(scratch / "run").events(0)))
     plan = next(one for one in events if isinstance(one, PlanEvent))
     steps = [one for one in events if isinstance(one, StepEvent)][case.workload.warmup_steps :]
     tokens = statistics.fmean(one.tokens for one in steps)
-    return Found(plan.predicted_seconds, plan.measured_seconds, tokens / plan.measured_seconds)
+    return Found(
+        plan.predicted_seconds,
+        plan.measured_seconds,
+        tokens / plan.measured_seconds,
+        plan.predicted_memory_bytes / plan.measured_memory_bytes - 1,
+    )
 
 
 def _allranks(words: list[str], cache: Path) -> None:
@@ -208,7 +253,7 @@ def _allranks(words: list[str], cache: Path) -> None:
         sys.exit(f"error: allranks {words[0]} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def _write_report(lines: list[str], rounds: list[dict[str, Found]], load: float, part: str) -> Path:
+def _write_report(lines: list[str], rounds: list[dict[str, list[Found]]], load: float, part: str) -> Path:
     facts = report.machine()
     today = report.today()
     hardware = report.hardware(facts)
