@@ -63,7 +63,8 @@ def plan(
         typer.Option("--device-file", metavar="FILE", help="TOML file with GPUs or links of your own."),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First measure this machine for a minute, and keep what was measured.")
+        bool,
+        typer.Option("--calibrate", help="First measure this machine for a minute or two, and keep what was measured."),
     ] = False,
     trace: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""Measure this node for a minute, for every later plan of runs on it."""
+"""Measure this node for a minute or two, for every later plan of runs on it."""
 
 from __future__ import annotations
 
