@@ -23,7 +23,7 @@ from allranks.cluster.cores import cores_of_rank, usable_cores
 from allranks.plan.hardware import Link
 from allranks.plan.rates import FITTED, Rates
 from allranks.plan.work import attended
-from allranks.plan.workload import StepTime, Workload
+from allranks.plan.workload import RankMemory, StepTime, Workload
 
 _VERSION = 5
 _MOST_RUNS = 200
@@ -156,10 +156,19 @@ class Calibration:
         others = [run for run in alone if run.like == like] or of_method
         return predicted * (statistics.median(run.measured / run.predicted for run in others) if others else 1.0)
 
-    def memory_factor(self, workload: Workload) -> float:
-        """By which a rank's predicted bytes are to be multiplied, from earlier runs of the same workload."""
-        found = [run for run in self._same(workload) if run.predicted_memory and run.measured_memory]
-        return statistics.median(run.measured_memory / run.predicted_memory for run in found) if found else 1.0
+    def corrected_memory(self, predicted: RankMemory, workload: Workload) -> RankMemory:
+        """By what ranks of earlier runs held against what was predicted of them: of the same workload, or on a CPU of
+        any: what a process holds there beside its tensors, which is in no prediction, is much the same in all."""
+        same, every = ([run for run in runs if run.predicted_memory] for runs in (self._same(workload), self.runs))
+        found = same or (every if workload.on_cpu else [])
+        if not found:
+            return predicted
+        beside = statistics.median(run.measured_memory - run.predicted_memory for run in found)
+        if workload.on_cpu and beside >= 0:
+            return replace(predicted, reserve=predicted.reserve + beside)
+        factor = statistics.median(run.measured_memory / run.predicted_memory for run in same) if same else 1.0
+        parts = {name: factor * value for name, value in asdict(predicted).items() if name != "host"}
+        return replace(predicted, **parts)
 
     def num_runs(self, workload: Workload) -> int:
         """Earlier runs of the same workload."""

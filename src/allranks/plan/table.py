@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from allranks.listing import gigabytes
 from allranks.plan.batch import Batch
@@ -116,10 +116,7 @@ def row(workload: Workload, machines: Machines, of: Batch, lengths: Lengths, *, 
 def _memory(longest: Workload, slowest: Workload, machines: Machines) -> RankMemory:
     """With what earlier runs of the workload on this machine held against what was predicted of them."""
     memory = rank_memory(longest, None if longest.on_cpu else machines.device)
-    factor = machines.calibration.memory_factor(slowest) if machines.calibration else 1.0
-    if factor == 1.0:
-        return memory
-    return replace(memory, **{name: factor * value for name, value in asdict(memory).items() if name != "host"})
+    return machines.calibration.corrected_memory(memory, slowest) if machines.calibration else memory
 
 
 def best_of_each(found: Iterable[Row]) -> list[Row]:

@@ -146,8 +146,8 @@ class Workload:
 @dataclass(frozen=True)
 class RankMemory:
     """Bytes that a rank holds when it holds most, by what they are; `reserve` is what the allocator and the driver
-    need beside. `host`: of the node's memory, all of its ranks together. `adapter`: what of `parameters` is trained
-    beside the model's own."""
+    need beside, on a CPU the process, where earlier runs say how much. `host`: of the node's memory, all of its ranks
+    together. `adapter`: what of `parameters` is trained beside the model's own."""
 
     parameters: float
     gradients: float

@@ -52,4 +52,7 @@ def _changed(cfg: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 
 def _whole(memory: RankMemory, row: Row) -> RankMemory:
-    return replace(memory, reserve=reserve(row.workload, memory.total, row.device), host=row.memory.host)
+    # What a process on a CPU takes beside its tensors earlier runs say, if anything does.
+    on_cpu = row.workload.on_cpu
+    beside = row.memory.reserve if on_cpu else reserve(row.workload, memory.total, row.device)
+    return replace(memory, reserve=beside, host=row.memory.host)

@@ -85,13 +85,14 @@ def beside_plan(
     known = load(device.name)
     slowest = lengths.slowest_of(own)
     raw = step_time(slowest, device, None, known.without_runs() if known is not None else None).total
-    memory = rank_memory(replace(own, tokens=lengths.longest), device if gpu is not None else None).total
+    memory = rank_memory(replace(own, tokens=lengths.longest), device if gpu is not None else None)
+    held = known.corrected_memory(memory, slowest) if known is not None else memory
     measured = pace.step_seconds(own.micro_batch_size * lengths.mean * own.num_micro_batches * own.num_ranks)
     predicted = known.step_seconds(slowest, raw) if known is not None else raw
     told = PlanEvent(
         predicted_seconds=round(predicted, 6),
         measured_seconds=round(measured, 6),
-        predicted_memory_bytes=round(memory if known is None else memory * known.memory_factor(slowest)),
+        predicted_memory_bytes=round(held.total),
         measured_memory_bytes=pace.memory_bytes,
         device=_name(device),
         calibrated=known is not None and known.is_measured,
@@ -103,7 +104,7 @@ def beside_plan(
         num_nodes=num_nodes,
         predicted=raw,
         measured=measured,
-        predicted_memory=memory,
+        predicted_memory=memory.total,
         measured_memory=pace.memory_bytes,
     )
     return told

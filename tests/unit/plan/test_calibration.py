@@ -15,7 +15,7 @@ from allranks.plan.model_shape import shape_of
 from allranks.plan.step_traffic import Layout
 from allranks.plan.this_cpu import this_cpu
 from allranks.plan.time import step_time
-from allranks.plan.workload import ElementBytes, Workload
+from allranks.plan.workload import ElementBytes, RankMemory, Workload
 
 SHAPE = shape_of(
     {
@@ -149,14 +149,41 @@ def test_what_was_predicted_before_a_new_calibration_corrects_nothing_after_it(c
     assert anew.step_seconds(TINY, 1.0) == pytest.approx(1.3), "what a workload took it took"
 
 
-def test_memory_is_corrected_by_the_same_workload_only(cache: dict[str, str]) -> None:
-    sizes = {"predicted_memory": 1e9, "measured_memory": 1.25e9}
-    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
+MEMORY = RankMemory(0.5e9, 0.1e9, 0.2e9, 0.1e9, 0.05e9, 0.03e9, reserve=0.02e9, host=3e9)
+
+
+def test_memory_of_a_gpu_is_corrected_by_the_same_workload_only(cache: dict[str, str]) -> None:
+    ours, sizes = replace(TINY, on_cpu=False), {"predicted_memory": 1e9, "measured_memory": 1.25e9}
+    record_run(ours, "h100-80gb", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
+    known = load("h100-80gb", environment=cache)
+    assert known is not None
+    for one in (ours, replace(ours, tokens=200)):
+        corrected = known.corrected_memory(MEMORY, one)
+        assert corrected.total == pytest.approx(1.25 * MEMORY.total)
+        assert corrected.optimizer == pytest.approx(1.25 * MEMORY.optimizer) and corrected.host == MEMORY.host
+    assert known.corrected_memory(MEMORY, replace(ours, tokens=100)) == MEMORY
+
+
+def test_what_a_process_holds_on_a_cpu_is_known_from_any_run(cache: dict[str, str]) -> None:
+    ours, other = TINY, replace(TINY, micro_batch_size=7)
+    for of, measured in ((ours, 1.5e9), (replace(ours, micro_batch_size=3), 1.7e9), (replace(ours, tokens=900), 1.8e9)):
+        sizes = {"predicted_memory": 1e9, "measured_memory": measured}
+        record_run(of, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
+    record_run(ours, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache)  # of memory it knows nothing
     known = load("cpu", environment=cache)
     assert known is not None
-    assert known.memory_factor(TINY) == 1.25
-    assert known.memory_factor(replace(TINY, tokens=200)) == 1.25
-    assert known.memory_factor(replace(TINY, tokens=100)) == 1.0
+    assert known.corrected_memory(MEMORY, other) == replace(MEMORY, reserve=MEMORY.reserve + 0.7e9), "all, as usual"
+    assert known.corrected_memory(MEMORY, ours).total == pytest.approx(MEMORY.total + 0.5e9), "its own"
+    assert known.without_runs().corrected_memory(MEMORY, ours) == MEMORY
+
+
+def test_a_rank_on_a_cpu_that_held_less_than_its_tensors_is_predicted_to_hold_less(cache: dict[str, str]) -> None:
+    ours, sizes = TINY, {"predicted_memory": 1e9, "measured_memory": 0.9e9}
+    record_run(ours, "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **sizes)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    corrected = known.corrected_memory(MEMORY, ours)
+    assert corrected.total == pytest.approx(0.9 * MEMORY.total) and corrected.reserve >= 0
 
 
 def test_a_name_and_a_way_to_get_there_decide_nothing(cache: dict[str, str]) -> None:
