@@ -72,8 +72,10 @@ SHARED = {
 
 
 def _compare(rank: int, folder: str, without: dict[str, dict]) -> None:
+    """The least of three: what gloo's threads let go of late, on a busy machine, only adds."""
     for name, keys in SHARED.items():
-        found = totals(real(config(folder, **keys), rank, 2))
+        every = [totals(real(config(folder, **keys), rank, 2)) for _ in range(3)]
+        found = {phase: min(one[phase] for one in every) for phase in every[0]}
         assert rank != 0 or without[name] == pytest.approx(found, rel=0.01), name
 
 
