@@ -14,7 +14,7 @@ from pathlib import Path
 from allranks import durable, interrupt
 from allranks.config import RunConfig, load_config
 from allranks.demo.commands import ended_in_order
-from allranks.disk import disk_told
+from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import ConfigError, UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
 from allranks.launch.describe import speaks_for_all, strategy_name
@@ -92,13 +92,26 @@ def bench_scaling(asked: ScalingBench) -> int:
         )
         configs = configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
         told = _Told(asked, cfg, configs, between, not speaks_for_all(launch), measures=launch.node_rank == 0)
+        if told.measures:
+            _refuse_csv(asked.csv)
         return _here(asked, told, launch)
     refuse_more_than(len(everywhere.hosts), asked.sizes, named="there are")
-    if asked.as_json and asked.sizes == (len(everywhere.hosts),):
+    _refuse_csv(asked.csv)
+    # A table is written here, which only who reads what the nodes say can do.
+    if asked.as_json and asked.csv is None and asked.sizes == (len(everywhere.hosts),):
         interrupt.means("this number of nodes was not timed")
         return start_all_nodes(everywhere, os.environ.get(TOKEN, ""))
     configs = configs_of(cfg, asked.sizes, num_steps=num_steps, keep_batch=asked.keep_batch)
     return _from_here(asked, _Told(asked, cfg, configs, between), everywhere)
+
+
+def _refuse_csv(file: Path | None) -> None:
+    """Before anything is timed: a table that cannot be written is known after all sizes."""
+    if file is None:
+        return
+    if not file.name or file.is_dir():
+        raise UsageError(f"--csv {file}: is a folder; name a file in it, such as {file / 'scaling.csv'}")
+    refuse_unwritable(file.parent, "--csv", "--csv")
 
 
 def _here(asked: ScalingBench, told: _Told, launch: Launch) -> int:

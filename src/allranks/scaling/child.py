@@ -10,13 +10,14 @@ from allranks.demo.commands import Command, stop
 
 
 def run_child(command: Command, *, seconds_to_end: float) -> int:
-    """Run it, its output in its log; returns its exit code, below 0 for a signal.
+    """Run it, its output in its log, in place of what an earlier one left there; returns its exit code, below 0 for a
+    signal.
 
     Should this process be interrupted, the child is asked to end what it has started, and killed after
     `seconds_to_end`.
     """
     command.log.parent.mkdir(parents=True, exist_ok=True)
-    with command.log.open("ab") as log:
+    with command.log.open("wb") as log:
         child = subprocess.Popen(
             command.argv,
             stdin=subprocess.DEVNULL,

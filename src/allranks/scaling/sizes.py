@@ -23,8 +23,8 @@ def refuse_more_than(num_nodes: int, sizes: Sequence[int], *, named: str) -> Non
     too_large = [size for size in sizes if size > num_nodes]
     if too_large:
         asked, left = ",".join(map(str, sizes)), ",".join(str(size) for size in sizes if size <= num_nodes)
-        remedy = f"--nodes {left}, or name more nodes" if left else "name more nodes"
-        raise UsageError(f"--nodes {asked}: {named} {num_nodes} node{'s' * (num_nodes > 1)}: give {remedy}")
+        remedy = f"give --nodes {left}, or name more nodes" if left else "name more nodes"
+        raise UsageError(f"--nodes {asked}: {named} {num_nodes} node{'s' * (num_nodes > 1)}: {remedy}")
 
 
 def batch_keys(cfg: RunConfig, nodes: int, largest: int, *, keep_batch: bool) -> dict[str, Any]:

@@ -50,7 +50,7 @@ OF_TWO = LaunchOptions(nnodes="2", node_rank=0, master_addr="127.0.0.1")
         ({"steps": 0}, "--steps 0: expected 1 or more"),
         ({"sizes": (1, 2)}, "without --hosts or a job there is 1 node: give --nodes 1"),
         ({"sizes": (1, 4), "launch": OF_TWO}, "--nnodes says 2 nodes: give --nodes 1"),
-        ({"sizes": (3,), "nodes": NodeOptions(hosts="a,b")}, "there are 2 nodes: give name more nodes"),
+        ({"sizes": (3,), "nodes": NodeOptions(hosts="a,b")}, "there are 2 nodes: name more nodes"),
         ({"launch": LaunchOptions(launcher="ray")}, "Ray does not let it"),
         ({"launch": LaunchOptions(nnodes="1:2", rdzv_backend="c10d", rdzv_endpoint="h:1")}, "a fixed number of nodes"),
     ],
@@ -85,6 +85,33 @@ def test_a_size_that_fails_is_named_and_leaves_nothing(config, tmp_path, capsys,
     assert (one["nodes"], one["ok"], one["exit_code"]) == (1, False, 2)
     assert one["error"] == "no such model\n    look there"
     assert not (tmp_path / "out").exists() and table.read_text().startswith("nodes,ok,exit_code\n1,False,2")
+
+
+@pytest.mark.parametrize("on", [{}, {"nodes": NodeOptions(hosts="a")}])
+@pytest.mark.parametrize("name", ["", "a-file/t.csv", "a-folder"])
+def test_a_table_that_cannot_be_written_is_refused_before_anything_starts(config, tmp_path, monkeypatch, on, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").touch()
+    (tmp_path / "a-folder").mkdir()
+    started_as(monkeypatch, "open('it-was-started', 'w')")
+    with pytest.raises(AllranksError, match="--csv"):
+        bench_scaling(ScalingBench(config(), csv=Path(name), **on))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "it-was-started").exists()
+
+
+def test_the_table_of_all_nodes_is_written_here_also_beside_json(config, tmp_path, monkeypatch):
+    started_as(monkeypatch, "raise SystemExit(3)")
+    table = tmp_path / "t.csv"
+    asked = ScalingBench(config(), csv=table, as_json=True, nodes=NodeOptions(hosts="a"), argv=["--csv", str(table)])
+    assert bench_scaling(asked) == 3
+    assert table.read_text().startswith("nodes,ok,exit_code\n1,False,3")
+
+
+def test_an_error_of_an_earlier_start_is_not_told_of_this_one(config, tmp_path, capsys, monkeypatch):
+    for word in ("first", "second"):
+        started_as(monkeypatch, f"print('error: the {word}'); raise SystemExit(2)")
+        assert bench_scaling(ScalingBench(config(), keep=True)) == 2
+    assert "failed on 1 node (exit code 2): the second" in capsys.readouterr().out
 
 
 def test_what_is_to_be_kept_is_left(config, tmp_path, capsys, monkeypatch):

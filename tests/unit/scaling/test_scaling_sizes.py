@@ -28,7 +28,7 @@ def test_more_nodes_than_there_are_are_refused_with_what_can_be():
     refuse_more_than(4, (1, 2, 4), named="there are")
     with pytest.raises(UsageError, match=r"--nodes 1,2,4: there are 3 nodes: give --nodes 1,2, or name more"):
         refuse_more_than(3, (1, 2, 4), named="there are")
-    with pytest.raises(UsageError, match="there is 1 node: give name more nodes"):
+    with pytest.raises(UsageError, match="there is 1 node: name more nodes"):
         refuse_more_than(1, (2,), named="there is")
 
 
