@@ -66,7 +66,7 @@ class StepEvent(Event):
     seconds: float = 0.0
     """The step took, without evaluations and saves."""
     memory_bytes: int = 0
-    """Of this rank: the peak of its GPU so far; on a CPU what its process holds."""
+    """Of this rank, the peak so far: of its GPU; on a CPU of its process, since its model was there."""
     learning_rate: float = math.nan
     """That the step was made with, of the first group of parameters."""
     tokens: int = 0

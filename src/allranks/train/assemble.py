@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 
-import psutil
 import torch
 import torch.distributed as dist
 
@@ -30,6 +29,7 @@ from allranks.train.checkpoint import Checkpointer
 from allranks.train.garbage import garbage
 from allranks.train.home import Home
 from allranks.train.loop import Limits, Loop
+from allranks.train.memory_meter import memory_meter
 from allranks.train.own_work import own_work
 from allranks.train.profile import between_steps
 from allranks.train.schedule import learning_rate_schedule, warmup_warning
@@ -115,7 +115,7 @@ def assemble(
         garbage=garbage(cfg, step_schedule),
         after_step=between_steps(cfg, run_dir.profiles, identity.rank, device),
         save_best=cfg.checkpoint.save_strategy == "best" or cfg.checkpoint.load_best_model_at_end,
-        memory_bytes=_memory_meter(device),
+        memory_bytes=memory_meter(device),
         full_speed=_full_speed(model, identity.world_size),
         slow_steps=SlowSteps(model.placement.nodes),
         own_work=own_work(model.hf_model, model.layer_classes, on_gpu=device.type == "cuda", compiled=model.compiled),
@@ -200,14 +200,6 @@ def _state(cfg: RunConfig, loop: Loop, fingerprint: str) -> RunState:
 def _pads(cfg: RunConfig, model: TrainModel) -> bool:
     asked = cfg.data.pad_to_sequence_len
     return model.compiled if asked is None else asked
-
-
-def _memory_meter(device: torch.device) -> Callable[[], int]:
-    """Peak memory of this rank in bytes: of the GPU, or what the process holds on CPU. Costs no device sync."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.max_memory_allocated(device)
-    process = psutil.Process()
-    return lambda: process.memory_info().rss
 
 
 def _full_speed(model: TrainModel, world_size: int) -> float | None:
