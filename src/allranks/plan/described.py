@@ -39,7 +39,7 @@ class Described:
         self.vocabulary = self.number("vocab_size")
         self.is_known = str(config.get("model_type", "")) in FAMILIES
         self.width = self._width("intermediate_size", "n_inner") or 4 * self.hidden
-        self.is_tied = bool(config.get("tie_word_embeddings", family.is_tied))
+        self.is_tied = self._is("tie_word_embeddings", family.is_tied)
         self.head_dim = self.optional("head_dim") or family.head_dim or self.hidden // self.heads
         self.value_head_dim = self.head_dim
         if family.is_latent:
@@ -123,7 +123,19 @@ class Described:
         return found
 
     def says(self, flag: Flag) -> bool:
-        return bool(self.config.get(flag)) if isinstance(flag, str) else flag
+        if isinstance(flag, str):
+            key, _, unsaid = flag.partition("=")
+            return self._is(key, unsaid == "true")
+        return flag
+
+    def _is(self, key: str, unsaid: bool) -> bool:
+        """A key that is true or false."""
+        said = self.config.get(key)
+        if said is None:
+            return unsaid
+        if not isinstance(said, bool):
+            raise UnknownShapeError(key, f"{key} is neither true nor false; it is {said!r}")
+        return said
 
     def is_mixture(self, layer: int) -> bool:
         """Whether a layer has experts."""
@@ -137,4 +149,5 @@ class Described:
         dense = self.config.get("mlp_only_layers") or []
         if not isinstance(dense, list):
             raise UnknownShapeError("mlp_only_layers", f"mlp_only_layers is no list of layers; it is {dense!r}")
-        return layer not in dense and (layer + 1) % (self.optional("decoder_sparse_step") or 1) == 0
+        step = 1 if self._there("decoder_sparse_step") is None else self.number("decoder_sparse_step")
+        return layer not in dense and (layer + 1) % step == 0

@@ -14,7 +14,19 @@ TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 FOUR_NORMS = (*TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 Flag = bool | str
-"""A constant, or the key of config.json that says it (false where it is not there)."""
+"""A constant, or the key of config.json that says it (false where it is not there; `KEY=true`: true)."""
+
+Windows = Literal[
+    "",
+    "all",
+    "alternate",
+    "but each fourth",
+    "but each sixth",
+    "from max_window_layers",
+    "alternate, below max_window_layers",
+    "without positions",
+]
+"""Which layers look back no further than a window. Of families whose layers differ `layer_types` says it, if there."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +35,11 @@ class Family:
     head_dim is the width by the heads, keys have as many heads as queries, there is no window. Other numbers it has to
     say.
 
-    `qk_norm`: norms of queries and keys, over one head or over all. `experts`: how a mixture's parts are named.
+    `qk_norm`: norms of queries and keys, over one head, over all, or as long as all would be if a head were the width
+    by the heads. `experts`: how a mixture's parts are named.
     `expert_width_key`, `shared_key`: where the width of an expert stands, and the width (DeepSeek's: the number) of
-    the shared ones. `says_dense_layers`: config.json may name layers without experts. `says_windowed`: a window counts
-    only where `use_sliding_window` is true.
+    the shared ones. `says_dense_layers`: config.json may name layers without experts. `windows`: which layers have one;
+    `says_windowed`: only where `use_sliding_window` is true.
     """
 
     qkv_bias: Flag = False
@@ -34,7 +47,7 @@ class Family:
     mlp_bias: Flag = False
     norms: tuple[str, ...] = TWO_NORMS
     norm_bias: bool = False
-    qk_norm: Literal["", "head", "all"] = ""
+    qk_norm: Literal["", "head", "all", "width"] = ""
     is_tied: bool = False
     head_dim: int | None = None
     kv_heads: int | None = None
@@ -48,19 +61,23 @@ class Family:
     says_dense_layers: bool = False
     first_dense: int = 0
     window: int | None = None
+    windows: Windows = ""
     says_windowed: bool = False
 
 
 _LLAMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
 _GEMMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", is_tied=True, head_dim=256, kv_heads=16)
-_GEMMA2 = replace(_GEMMA, norms=FOUR_NORMS, kv_heads=4, window=4096)
-_QWEN2 = Family(qkv_bias=True, kv_heads=32, says_windowed=True)
+_GEMMA2 = replace(_GEMMA, norms=FOUR_NORMS, kv_heads=4, window=4096, windows="alternate")
+_OF_QWEN: Windows = "from max_window_layers"
+_QWEN2 = Family(qkv_bias=True, kv_heads=32, window=4096, windows=_OF_QWEN, says_windowed=True)
 _QWEN3 = Family(
     qkv_bias="attention_bias",
     o_bias="attention_bias",
     qk_norm="head",
     head_dim=128,
     kv_heads=32,
+    window=4096,
+    windows=_OF_QWEN,
     says_windowed=True,
 )
 _DEEPSEEK = Family(
@@ -88,20 +105,26 @@ def _of_qwen(dense: Family) -> Family:
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "granite": _LLAMA,
-    "smollm3": replace(_LLAMA, is_tied=True, kv_heads=4, says_windowed=True),
-    "mistral": Family(kv_heads=8, window=4096),
+    "smollm3": replace(_LLAMA, is_tied=True, kv_heads=4, windows="without positions", says_windowed=True),
+    "mistral": Family(kv_heads=8, window=4096, windows="all"),
     "qwen2": _QWEN2,
     "qwen3": _QWEN3,
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3_text": replace(_GEMMA2, qk_norm="head"),
+    "gemma3_text": replace(_GEMMA2, qk_norm="head", windows="but each sixth"),
     "olmo2": replace(_OLMO2, norms=_OF_OLMO2),
-    "olmo3": replace(_OLMO2, norms=_OF_OLMO2, window=4096),
-    "phi3": Family(packs_projections=True),
-    "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts"),
-    "qwen2_moe": replace(_of_qwen(_QWEN2), kv_heads=16, shared_key="shared_expert_intermediate_size"),
-    "qwen3_moe": replace(_of_qwen(_QWEN3), head_dim=None, kv_heads=4),
-    "olmoe": replace(_OLMO2, experts="qwen", num_experts_key="num_experts"),
+    "olmo3": replace(_OLMO2, norms=_OF_OLMO2, window=4096, windows="but each fourth"),
+    "phi3": Family(packs_projections=True, windows="all"),
+    "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts", windows="all"),
+    "qwen2_moe": replace(
+        _of_qwen(_QWEN2),
+        qkv_bias="qkv_bias=true",
+        kv_heads=16,
+        shared_key="shared_expert_intermediate_size",
+        windows="alternate, below max_window_layers",
+    ),
+    "qwen3_moe": replace(_of_qwen(_QWEN3), head_dim=None, kv_heads=4, windows="all"),
+    "olmoe": replace(_OLMO2, qk_norm="width", experts="qwen", num_experts_key="num_experts"),
     "deepseek_v2": replace(_DEEPSEEK, mlp_bias="mlp_bias"),
     "deepseek_v3": replace(_DEEPSEEK, first_dense=3),
     "qwen": Family(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from allranks.plan.counted import IN_LAYERS
 from allranks.plan.described import Described, UnknownShapeError
 from allranks.plan.families import FAMILIES, Family, Flag
+from allranks.plan.windows import windows_of
 from allranks.plan.workload import ModelShape
 
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
@@ -37,7 +37,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
             f"model_type {kind!r} is not one whose tensors are known from its config.json "
             f"({', '.join(sorted(FAMILIES))}); with the model's safetensors files beside it they are read from those",
         )
-    reader = _Reader(config, family or Family(is_tied=bool(config.get("tie_word_embeddings"))))
+    reader = _Reader(config, family or Family())
     tensors = dict(_of_files(config, stored, reader.is_tied) if stored is not None else reader.tensors())
     return ModelShape(
         num_layers=reader.num_layers,
@@ -57,7 +57,7 @@ def shape_of(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]] | 
         dense_intermediate=reader.width,
         value_head_dim=reader.value_head_dim,
         family=kind,
-        **_windows(config, reader),
+        **windows_of(config, reader),
     )
 
 
@@ -69,28 +69,6 @@ def _of_files(config: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], 
         is_extra = layer is not None and isinstance(num_layers, int) and int(layer[1]) >= num_layers
         if not is_extra and not (is_tied and name == "lm_head.weight"):
             yield name, shape
-
-
-def _windows(config: Mapping[str, Any], reader: _Reader) -> dict[str, Any]:
-    family, num_layers = reader.family, reader.num_layers
-    window = reader.optional("sliding_window") if "sliding_window" in config else family.window
-    if not window or config.get("use_sliding_window", not family.says_windowed) is False:
-        return {}
-    types = config.get("layer_types")
-    if isinstance(types, list):
-        return {"window": window, "num_windowed_layers": types.count("sliding_attention")}
-    match config.get("model_type"):
-        case "gemma2":
-            windowed = math.ceil(num_layers / 2)
-        case "gemma3_text":
-            windowed = num_layers - num_layers // (reader.optional("sliding_window_pattern") or 6)
-        case "olmo3":
-            windowed = num_layers - num_layers // 4
-        case "qwen2" | "qwen3" | "qwen2_moe" | "qwen3_moe":
-            windowed = max(0, num_layers - (reader.optional("max_window_layers") or 0))
-        case _:
-            windowed = num_layers
-    return {"window": window, "num_windowed_layers": windowed}
 
 
 class _Reader(Described):
@@ -132,9 +110,10 @@ class _Reader(Described):
                 yield from self._linear(f"{at}{name}", rows, self.hidden, family.qkv_bias)
         yield from self._linear(f"{at}o_proj", self.hidden, queries, family.o_bias)
         if family.qk_norm:
-            is_whole = family.qk_norm == "all"
-            yield f"{at}q_norm.weight", (queries if is_whole else self.head_dim,)
-            yield f"{at}k_norm.weight", (keys if is_whole else self.head_dim,)
+            of_width = (self.hidden, self.hidden // self.heads * self.kv_heads)
+            sizes = {"head": (self.head_dim, self.head_dim), "all": (queries, keys), "width": of_width}
+            for name, size in zip(("q_norm", "k_norm"), sizes[family.qk_norm], strict=True):
+                yield f"{at}{name}.weight", (size,)
 
     def _latent_attention(self, prefix: str) -> Tensors:
         """DeepSeek's, with keys and values from a latent vector (arXiv 2405.04434, section 2.1)."""
@@ -173,10 +152,12 @@ class _Reader(Described):
         for expert in range(self.experts):
             for name, shape in zip(names, (rising, rising, falling), strict=True):
                 yield f"{at}experts.{expert}.{name}.weight", shape
-        if self.shared_width and self.family.experts == "deepseek":
+        if not self.family.shared_key:
+            return
+        if self.family.experts == "deepseek":
             yield from self._mlp(f"{at}shared_experts.", self.shared_width)
-        elif self.shared_width:
-            yield from self._mlp(f"{at}shared_expert.", self.shared_width)
+        else:
+            yield from self._mlp(f"{at}shared_expert.", self.shared_width)  # of a width of 0, too
             yield f"{at}shared_expert_gate.weight", (1, self.hidden)
 
     def _of_first_qwen(self) -> Tensors:

@@ -52,8 +52,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("phi3", {}),
     ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 96, "decoder_sparse_step": 2}),
+    ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 96, "qkv_bias": False}),
+    ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 0}),
     ("qwen3_moe", {**EXPERTS, "head_dim": 32, "mlp_only_layers": [1]}),
     ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "head_dim": 24}),
+    ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "hidden_size": 66}),
     ("deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
     ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None}),
     ("deepseek_v3", DEEPSEEK),
@@ -106,7 +110,7 @@ def test_what_a_config_leaves_out_is_what_the_models_code_takes_or_is_asked_for(
     ("kind", "keys", "window"),
     [
         ("qwen2", {"sliding_window": 128}, None),  # only with use_sliding_window
-        ("qwen2", {"sliding_window": 128, "use_sliding_window": True}, 128),
+        ("qwen2", {"sliding_window": 128, "use_sliding_window": True, "max_window_layers": 0}, 128),
         ("mistral", {}, 4096),
         ("mistral", {"sliding_window": None}, None),
         ("llama", {}, None),
@@ -118,6 +122,45 @@ def test_a_window_counts_where_the_models_code_has_one(kind, keys, window):
     shape = shape_of({"model_type": kind, **SMALL, **keys})
     assert (shape.window if shape.num_windowed_layers else None) == window
     assert getattr(AutoConfig.for_model(kind, **SMALL, **keys), "sliding_window", None) == window
+
+
+ALL_KINDS = sorted({kind for kind, _ in CASES})
+OF_KIND = dict(reversed(CASES))
+ON = {"use_sliding_window": True, "sliding_window": 32}
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        ON,
+        {"use_sliding_window": True},
+        {**ON, "use_sliding_window": False},
+        {**ON, "sliding_window": None},
+        {**ON, "max_window_layers": 5},
+        {**ON, "num_hidden_layers": 31},
+        {**ON, "layer_types": ["full_attention", "sliding_attention"] * 6 + ["full_attention"]},
+        {**ON, "no_rope_layers": [1, 0] + [1] * 11},
+    ],
+    ids=str,
+)
+def test_as_many_layers_have_a_window_as_in_the_models_code(kind, keys):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = {**SMALL, **OF_KIND[kind], "num_hidden_layers": 13, **keys}
+    config = AutoConfig.for_model(kind, **{**given, "pad_token_id": 0})
+    with torch.device("meta"):
+        layers = AutoModelForCausalLM.from_config(config).model.layers
+    if kind in ("mistral", "mixtral", "phi3"):  # attention reads it of the config
+        windows = [config.sliding_window for _ in layers]
+    else:
+        windows = [getattr(one.self_attn, "sliding_window", None) for one in layers]
+    shape = shape_of({"model_type": kind, **given})
+    made = [window for window in windows if window]
+    assert (shape.num_windowed_layers if shape.window else 0) == len(made)
+    assert not made or {shape.window} == set(made)
 
 
 def config_of(
@@ -211,8 +254,12 @@ def test_layers_without_experts_and_windows_are_counted():
     [
         ({"num_key_value_heads": "many"}, "num_key_value_heads .* it is 'many'"),
         ({"num_attention_heads": None, "n_head": 0}, "n_head is 0"),
-        ({"sliding_window": "4096"}, "sliding_window .* it is '4096'"),
-        ({"sliding_window": -5}, "sliding_window is -5"),
+        ({"model_type": "mistral", "sliding_window": "4096"}, "sliding_window .* it is '4096'"),
+        ({"model_type": "mistral", "sliding_window": -5}, "sliding_window is -5"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is neither true nor false; it is 'false'"),
+        ({"attention_bias": 1}, "attention_bias is neither true nor false; it is 1"),
+        ({"model_type": "qwen2", "use_sliding_window": "no"}, "use_sliding_window is neither true nor false"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is no list"),
         ({"num_key_value_heads": 3}, "num_attention_heads 8 is no multiple of num_key_value_heads 3"),
         ({"num_key_value_heads": 10**30}, "no multiple of num_key_value_heads"),
