@@ -7,16 +7,16 @@ time of a change cannot be set by hand, so a file that is as it says there is th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from allranks import durable
+from allranks.errors import RefusedError
+from allranks.user_cache import one_at_a_time, user_cache
 
 _SMALL_BYTES = 2**20
 """Read in a millisecond: not worth an entry in the cache."""
@@ -30,10 +30,15 @@ def file_sha256(file: Path) -> str:
     status = _status(file)
     if status.st_size <= _SMALL_BYTES:
         return _read(file)
-    entry = _cache() / hashlib.sha256(json.dumps(_identity(file, status)).encode()).hexdigest()
+    try:
+        cache = user_cache("sha256")
+    except RefusedError:
+        return _read(file)
+    entry = cache / hashlib.sha256(json.dumps(_identity(file, status)).encode()).hexdigest()
     if (known := _known(entry)) is not None:
         return known
-    with _one_at_a_time(entry):
+    # A name for all: what is locked is never removed, and a lock for each file would be left for each.
+    with one_at_a_time(cache / f"lock-{entry.name[:2]}"):
         if (known := _known(entry)) is not None:  # another rank of this node has read it meanwhile
             return known
         digest = _read(file)
@@ -63,23 +68,7 @@ def _known(entry: Path) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _one_at_a_time(entry: Path) -> Iterator[None]:
-    """Wait for another process that reads the same file; where there are no locks, both read it."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            # A name for all: what is locked is never removed, and a lock for each file would be left for each.
-            opened = stack.enter_context((entry.parent / f"lock-{entry.name[:2]}").open("a"))
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-
-
 def _identity(file: Path, status: os.stat_result) -> list[str | int]:
     times = (status.st_mtime_ns, status.st_ctime_ns)
     # Homes are shared by nodes that each have a disk of their own.
     return [socket.gethostname(), str(file.resolve()), status.st_dev, status.st_ino, status.st_size, *times]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allranks" / "sha256"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from allranks.cluster.cores import cores_of_rank, threads_of_rank
@@ -13,7 +14,7 @@ from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
-from allranks.plan.calibration import PAIRS, Calibration, folder, keep, load
+from allranks.plan.calibration import PAIRS, Calibration, changing, folder, keep, load
 from allranks.plan.hardware import Link
 from allranks.plan.this_cpu import CPU
 
@@ -54,7 +55,6 @@ def calibrate(
     for one in found:
         if not one.done:
             raise AllranksError(f"{device} of this node could not be measured: {one.failed}")
-    before = load(device)
     measured = Calibration(
         socket.gethostname(),
         device,
@@ -63,12 +63,14 @@ def calibrate(
         num_threads=threads if on_cpu else 0,
         cores=cores_of_rank(num_ranks, threads),
         element_bytes=4 if on_cpu else 2,
-        runs=before.runs if before is not None else (),
         when=time.time(),
         within=_within(found),
         **_slowest(found),
     )
-    keep(measured)
+    with changing():
+        before = load(device)
+        measured = replace(measured, runs=before.runs if before is not None else ())
+        keep(measured)
     return measured
 
 

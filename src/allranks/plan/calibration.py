@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import socket
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from allranks import durable
 from allranks.cluster.cores import cores_of_rank, usable_cores
+from allranks.errors import RefusedError
+from allranks.json_types import is_a
 from allranks.plan.hardware import Link
 from allranks.plan.rates import FITTED, Rates
 from allranks.plan.work import attended
 from allranks.plan.workload import RankMemory, StepTime, Workload
+from allranks.user_cache import one_at_a_time, user_cache
 
 _VERSION = 5
 _MOST_RUNS = 200
@@ -33,6 +37,9 @@ _MICRO_BATCH_KERNELS, _STEP_KERNELS = 280, 265
 PAIRS = ("products", "thin", "attention", "wide_attention", "small", "logits")
 """Rates that are known at several sizes."""
 _OF_LATEST = 5  # runs of the same workload: machines change
+_SETTLED_STEPS = 16
+"""On a CPU the first six to eight take longer, until memory is where it stays, and `train.pace` leaves out three: from
+here on the median is none of them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class PastRun:
     """A run of a workload: seconds of its steps and bytes of a rank as they were predicted without earlier runs, and as
     they were. `same` and `like` are digests of all that decides on the time but the length of rows, `tokens`, and of
     their documents, `attended` in the mean of all tokens; and of model and method only. `method`: full, lora or qlora.
+    `steps`: how many it took, 0 where that is not known.
     """
 
     same: str
@@ -53,6 +61,7 @@ class PastRun:
     measured_memory: float
     when: float
     method: str = ""
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,7 @@ class Calibration:
         # What was predicted before it was measured anew was predicted otherwise.
         alone = [run for run in self.runs if run.num_nodes == 1 and run.when >= self.when]
         of_method = [run for run in alone if run.method == workload.method] or alone
-        others = [run for run in alone if run.like == like] or of_method
+        others = _settled([run for run in alone if run.like == like] or of_method)
         return predicted * (statistics.median(run.measured / run.predicted for run in others) if others else 1.0)
 
     def corrected_memory(self, predicted: RankMemory, workload: Workload) -> RankMemory:
@@ -174,20 +183,27 @@ class Calibration:
         """Earlier runs of the same workload."""
         return len(self._same(workload))
 
-    def _same(self, workload: Workload) -> list[PastRun]:
+    def _same(self, workload: Workload) -> Sequence[PastRun]:
         """With rows and documents that are about as long: their time is in proportion, and attention's not quite."""
         same, _ = digests(workload)
-        return [
-            run
-            for run in self.runs
-            if run.same == same
-            and 0.5 <= run.tokens / workload.tokens <= 2
-            and 0.5 <= run.attended / attended(workload) <= 2
-        ]
+        return _settled(
+            [
+                run
+                for run in self.runs
+                if run.same == same
+                and 0.5 <= run.tokens / workload.tokens <= 2
+                and 0.5 <= run.attended / attended(workload) <= 2
+            ]
+        )
 
     def without_runs(self) -> Calibration:
         """The measured rates alone."""
         return replace(self, runs=())
+
+
+def _settled(runs: Sequence[PastRun]) -> Sequence[PastRun]:
+    """Those that went on past their slow first steps, where there are some."""
+    return [run for run in runs if run.steps >= _SETTLED_STEPS] or runs
 
 
 _OF_DATA = ("tokens", "labelled", "documents")
@@ -219,13 +235,13 @@ def load(device: str, host: str | None = None, environment: Mapping[str, str] = 
         if read.pop("version") != _VERSION:
             return None
         return _from_json(read)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (RefusedError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where it is kept."""
-    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allranks" / "plan"
+    """Where it is kept. Raises RefusedError for a user without a home."""
+    return user_cache("plan", environment)
 
 
 def keep(calibration: Calibration, environment: Mapping[str, str] = os.environ) -> Path:
@@ -233,6 +249,13 @@ def keep(calibration: Calibration, environment: Mapping[str, str] = os.environ) 
     file = _file(calibration.device, calibration.host, environment)
     durable.write(file, json.dumps({"version": _VERSION, **asdict(calibration)}, indent=1) + "\n", make_parents=True)
     return file
+
+
+@contextmanager
+def changing(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Within, what is loaded and kept again loses nothing that another process keeps meanwhile."""
+    with one_at_a_time(folder(environment) / "lock"):
+        yield
 
 
 def record_run(
@@ -244,14 +267,13 @@ def record_run(
     measured: float,
     predicted_memory: float = 0.0,
     measured_memory: float = 0.0,
+    steps: int = 0,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
     """Add what a run took, for later plans; `predicted` without earlier runs. A cache that cannot be written is no
     reason for a run to fail."""
     if not (predicted > 0 and measured > 0):
         return
-    kept = load(device, environment=environment)
-    kept = kept or Calibration(socket.gethostname(), device, on_cpu=workload.on_cpu)
     run = PastRun(
         *digests(workload),
         num_nodes,
@@ -263,18 +285,40 @@ def record_run(
         measured_memory,
         when=time.time(),
         method=workload.method,
+        steps=steps,
     )
-    with suppress(OSError):
+    with suppress(RefusedError, OSError), changing(environment):
+        kept = load(device, environment=environment)
+        kept = kept or Calibration(socket.gethostname(), device, on_cpu=workload.on_cpu)
         keep(replace(kept, runs=[*kept.runs, run][-_MOST_RUNS:]), environment)
 
 
 def _from_json(read: dict[str, Any]) -> Calibration:
+    """Raises ValueError, TypeError or KeyError for what no calibration is."""
     link = read.pop("within")
     within = Link(**{**link, "aliases": tuple(link["aliases"])}) if link is not None else None
     runs = tuple(PastRun(**run) for run in read.pop("runs"))
     for name in PAIRS:
         read[name] = tuple((float(a), float(b)) for a, b in read[name])
-    return Calibration(**{**read, "runs": runs, "within": within})
+    found = Calibration(**{**read, "runs": runs, "within": within})
+    _refuse_other_types(found, {*PAIRS, "within", "runs"})
+    rates = [number for name in PAIRS for pair in getattr(found, name) for number in pair]
+    for run in runs:
+        _refuse_other_types(run)
+        rates += [run.predicted, run.measured, run.tokens]
+    if found.num_ranks < 1 or min([*rates, 1.0]) <= 0:
+        raise ValueError("what is divided by is not above 0")
+    return found
+
+
+def _refuse_other_types(found: Calibration | PastRun, left_out: Collection[str] = ()) -> None:
+    """Also numbers that are none, or below 0."""
+    for name, kind in get_type_hints(type(found)).items():
+        value = getattr(found, name)
+        if name in left_out:
+            continue
+        if not is_a(value, kind) or (kind in (int, float) and not 0 <= value < math.inf):
+            raise ValueError(f"{name} is {value!r}")
 
 
 def _file(device: str, host: str, environment: Mapping[str, str]) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from allranks.plan.batch import batch
+from allranks.plan.batch import Batch, batch
 from allranks.plan.lengths import Lengths
 from allranks.plan.table import Machines, Row, row
 from allranks.plan.workload import Workload
@@ -48,10 +48,20 @@ def _on(num_nodes: int, one: Row, machines: Machines, lengths: Lengths) -> OnNod
 
     def of(wanted: int) -> Row:
         spread = batch(wanted, size, num_nodes, machines.ranks_per_node)
-        changed = replace(on_nodes(one.workload, num_nodes), num_micro_batches=spread.accumulation)
+        changes = {**one.workload.changes, **_batch_changes(one.batch, spread)}
+        there_too = on_nodes(one.workload, num_nodes)
+        changed = replace(there_too, num_micro_batches=spread.accumulation, changes=changes)
         return row(changed, there, spread, lengths)
 
     return OnNodes(num_nodes, of(wanted), of(grown))
+
+
+def _batch_changes(before: Batch, spread: Batch) -> Mapping[str, int | None]:
+    """The config's keys of the batch, of which only one may be there, where they say another than on all nodes."""
+    if (spread.accumulation, spread.wanted) == (before.accumulation, before.wanted):
+        return {}
+    keys = ("gradient_accumulation_steps", "batch_size")
+    return {key: spread.keys.get(key) for key in keys}
 
 
 def _against(first: OnNodes, one: OnNodes) -> OnNodes:

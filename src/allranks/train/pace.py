@@ -106,6 +106,7 @@ def beside_plan(
         measured=measured,
         predicted_memory=memory.total,
         measured_memory=pace.memory_bytes,
+        steps=pace.num_steps,
     )
     return told
 

@@ -1,12 +1,17 @@
 """What is kept of a machine: measured rates, and what earlier runs took."""
 
 import json
+import socket
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from allranks.cluster.memory import Limit
 from allranks.errors import AllranksError
+from allranks.plan import this_cpu as of_cpu
 from allranks.plan.calibrate import calibrate
 from allranks.plan.calibration import PAIRS, Calibration, keep, load, record_run
 from allranks.plan.counted import num_parameters
@@ -71,6 +76,82 @@ def test_what_is_kept_comes_back(cache: dict[str, str]) -> None:
 def test_a_file_that_cannot_be_read_is_none(cache: dict[str, str], content: str) -> None:
     keep(MEASURED, cache).write_text(content)
     assert load("cpu", "here", cache) is None
+
+
+DAMAGED = [
+    {"num_ranks": 0},
+    {"when": "yesterday"},
+    {"kernel_seconds": float("nan")},
+    {"cold": -1.0},
+    {"spread": None},
+    {"small": [[1e5, 0.0], [1e7, 10e9]]},
+    *({"runs": [{name: value}]} for name in ("predicted", "measured", "tokens") for value in ("x", 0, float("inf"))),
+    {"runs": [{"same": 5}]},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_file_with_values_that_nothing_measures_is_none(cache: dict[str, str], damage: dict[str, Any]) -> None:
+    keep(replace(MEASURED, host=socket.gethostname()), cache)
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.3, environment=cache)
+    [file] = Path(cache["XDG_CACHE_HOME"]).rglob("*.json")
+    read = json.loads(file.read_text())
+    if "runs" in damage:
+        damage = {"runs": [{**read["runs"][0], **damage["runs"][0]}]}
+    assert load("cpu", environment=cache) is not None
+    file.write_text(json.dumps({**read, **damage}))
+    assert load("cpu", environment=cache) is None
+
+
+def test_a_user_without_a_home_plans_and_trains_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load("cpu", environment={}) is None
+    record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.3, environment={})
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(AllranksError, match=r"XDG_CACHE_HOME: user [0-9]+ has no home"):
+        calibrate(0.0)
+
+
+def test_a_relative_path_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert keep(MEASURED, {"XDG_CACHE_HOME": "cache"}).is_relative_to(tmp_path / ".cache")
+
+
+def test_runs_that_end_at_once_are_all_kept(cache: dict[str, str]) -> None:
+    def ends(number: int) -> None:
+        for _ in range(8):
+            record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=1.0 + number, environment=cache)
+
+    children = [get_context("fork").Process(target=ends, args=(number,)) for number in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    known = load("cpu", environment=cache)
+    assert known is not None and len(known.runs) == 32
+
+
+def test_runs_that_went_past_their_first_steps_count_before_shorter_ones(cache: dict[str, str]) -> None:
+    other, lora = replace(TINY, micro_batch_size=4), replace(TINY, method="lora")
+    sizes = {"predicted_memory": 1e9}
+    for steps, measured in ((100, 1.2), (8, 1.9), (8, 1.9)):
+        memory = {**sizes, "measured_memory": measured * 1e9}
+        record_run(TINY, "cpu", num_nodes=1, predicted=1.0, measured=measured, steps=steps, environment=cache, **memory)
+    record_run(lora, "cpu", num_nodes=1, predicted=1.0, measured=1.5, steps=8, environment=cache)
+    known = load("cpu", environment=cache)
+    assert known is not None
+    assert known.step_seconds(TINY, 9.0) == pytest.approx(1.2)
+    assert known.step_seconds(other, 1.0) == pytest.approx(1.2)
+    assert known.corrected_memory(MEMORY, TINY).total == pytest.approx(MEMORY.total + 0.2e9)
+    assert known.step_seconds(lora, 9.0) == pytest.approx(1.5), "a short one says more than none"
+
+
+def test_a_rank_has_its_part_of_what_the_cgroup_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_cpu, "memory_limit", lambda: Limit(2**31, "the cgroup's limit"))
+    assert this_cpu(2).memory_bytes == 2**30
 
 
 def test_a_file_of_another_version_is_measured_anew(cache: dict[str, str]) -> None:

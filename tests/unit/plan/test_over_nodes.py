@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from allranks.config.batch import global_batch, num_micro_batches
 from allranks.config.load import resolve_mapping
+from allranks.plan.config_lines import changed
 from allranks.plan.hardware import find_device, find_link
 from allranks.plan.lengths import full
 from allranks.plan.memory import rank_memory
@@ -32,6 +34,20 @@ def test_nodes_double_up_to_those_there_are_and_the_batch_is_kept_or_grows():
     assert fitting[0].speedup == fitting[0].efficiency == 1.0
     for one in fitting:
         assert one.efficiency == pytest.approx(one.speedup * fitting[0].num_nodes / one.num_nodes)
+
+
+@pytest.mark.parametrize("of_config", [{}, {"batch_size": 90, "gradient_accumulation_steps": None}])
+def test_the_changes_of_a_row_make_its_batch_on_its_nodes(of_config):
+    machines = Machines(6, 8, find_device("h100-80gb"), find_link("8xib-ndr"))
+    given = {key: value for key, value in {**CONFIG, **FSDP2, **of_config}.items() if value is not None}
+    found = over_nodes(next(one for one in made(6, **FSDP2, **of_config) if one.is_own), machines, full(4096))
+    assert len({one.same.batch.accumulation for one in found}) > 1
+    for one in found:
+        for row in (one.same, one.grown):
+            settings = resolve_mapping(changed(given, row.workload.changes)).optimizer
+            assert global_batch(settings, 8 * one.num_nodes) == row.batch.wanted
+            accumulation = num_micro_batches(row.batch.wanted, settings.micro_batch_size, 8 * one.num_nodes)
+            assert accumulation == row.batch.accumulation
 
 
 def test_what_is_sharded_over_all_ranks_stays_so_and_a_nodes_shards_stay_in_the_node():
