@@ -123,7 +123,8 @@ def _remarks(scaling: Scaling) -> list[str]:
                 f"took {one.slowest:.3g} s"
             )
         if one.steps < _FEW_STEPS:
-            lines.append(f"on {_nodes(one.nodes)} only {one.steps} steps count: more (--steps) would say more")
+            counted = f"{one.steps} steps count" if one.steps > 1 else "one step counts"
+            lines.append(f"on {_nodes(one.nodes)} only {counted}: more (--steps) would say more")
     if any(scaled.lost.compute is None for scaled in scaling.scaled[1:]):
         lines.append("the ranks' own work is not known (compiled layers): compute is part of communication above")
     elif any(scaled.measured.on_gpu for scaled in scaling.scaled[1:]):
