@@ -112,6 +112,11 @@ def misread_names(matrices: Collection[str], shape: ModelShape, options: Adapter
     return {name.rpartition(".")[2] for name in matrices} & _TAKEN_FOR_EXPERTS
 
 
+def names_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
+    """The names that the model has for its tensors, which the keys of an adapter go by."""
+    return list(_as_in_model(stored, config))
+
+
 def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
     """Tensors by the names that the model has for them: experts that are stored one by one lie together, a shared
     output layer is there. Without layers beyond the model's last, which predict further tokens."""

@@ -260,3 +260,45 @@ def test_the_hours_of_a_run_that_stops_to_save_count_each_checkpoint(config, sav
     plan = planned(config)
     training = plan.cost.num_steps * plan.best.time.total
     assert 3600 * plan.cost.hours - training == pytest.approx(num_saved * plan.cost.checkpoint_seconds)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"lora_target_modules": ["q_proj", "qproj"]}, "lora_target_modules: the model has no module qproj; it has "),
+        ({"lora_target_modules": r".*\.q_prj"}, "lora_target_modules: no layer of the model gets an adapter"),
+        ({"lora_target_modules": ["q_proj"], "lora_modules_to_save": ["head"]}, "lora_modules_to_save: .* module head"),
+        ({"lora_target_parameters": ["experts.w1"]}, "lora_target_parameters: the model has no parameter experts.w1"),
+        ({"lora_target_modules": ["q_proj"], "peft_layers_to_transform": [99]}, r"peft_layers_to_transform: .* \[99\]"),
+    ],
+)
+def test_an_adapter_that_goes_nowhere_is_refused_as_training_does(config, keys, said):
+    """What a plan counted as an adapter of nothing."""
+    given = {**yaml.safe_load(config.read_text()), "adapter": "lora", "lora_r": 8, "lora_alpha": 16}
+    config.write_text(yaml.safe_dump({**given, **keys}))
+    with pytest.raises(ConfigError, match=said):
+        planned(config)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lora_target_modules": ["self_attn.q_proj", "lm_head"]},
+        {"lora_target_linear": True, "lora_modules_to_save": ["embed_tokens", "lm_head"]},
+        {"lora_target_modules": r".*\.[qk]_proj", "peft_layers_to_transform": [1]},
+        {"lora_target_modules": "all-linear"},
+    ],
+)
+def test_names_that_the_model_has_are_planned(config, keys):
+    given = {**yaml.safe_load(config.read_text()), "adapter": "lora", "lora_r": 8, "lora_alpha": 16}
+    config.write_text(yaml.safe_dump({**given, **keys}))
+    assert planned(config).own.workload.num_trained > 0
+
+
+def test_where_no_names_are_given_and_the_usual_ones_are_not_there_a_plan_says_so(config, model):
+    (model / "config.json").write_text(json.dumps({**MODEL, "model_type": "phi3"}))
+    config.write_text(
+        yaml.safe_dump({**yaml.safe_load(config.read_text()), "adapter": "lora", "lora_r": 8, "lora_alpha": 8})
+    )
+    with pytest.raises(ConfigError, match=r"lora_target_modules: the model has no module .*; it has .*qkv_proj"):
+        planned(config)
