@@ -87,6 +87,8 @@ def test_the_files_schedule_runs_where_the_config_names_none(load):
         ("", {"zero_optimisation": {"stage": 2}}, ["ds.json:2: zero_optimisation", "did you mean zero_optimization?"]),
         ("", {"zero_optimization": {"stage": 2, "overlap_com": True}}, ["ds.json:4", "did you mean overlap_comm?"]),
         ("", {"zero_optimization": {"stage": 5}}, ["expected 0, 1, 2 or 3, got 5"]),
+        ("", {"zero_optimization": {"stage": 2, "reduce_bucket_size": -1}}, ["reduce_bucket_size", "at least 0"]),
+        ("", {"zero_optimization": {"stage": 3, "sub_group_size": -5}}, ["sub_group_size", "at least 0"]),
         ("", {"zero_optimization": {"stage": "three"}}, ["expected a whole number", "got 'three'"]),
         ("", {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, ["needs stage 3"]),
         (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from allranks.config.explain import as_yaml
-from allranks.config.foreign.deepspeed.keys import AUTO, NO_EFFECT, OPEN, REFUSED, TAKEN, fits, says_nothing
+from allranks.config.foreign.deepspeed.keys import AUTO, NO_EFFECT, NUMBER, OPEN, REFUSED, TAKEN, fits, says_nothing
 from allranks.config.yaml_lines import KeyPath
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ def _zero(config: RunConfig) -> Broken:
     if zero.get("stage") == AUTO or stage not in (0, 1, 2, 3):
         yield (*base, "stage"), f"expected 0, 1, 2 or 3, got {as_yaml(zero.get('stage'))}"
         return
+    for key, size in zero.items():
+        if TAKEN.get(f"zero_optimization.{key}") != NUMBER or isinstance(size, str) or size is None:
+            continue
+        if not 0 <= size < math.inf:
+            yield (*base, key), f"expected a number of at least 0, or auto, got {as_yaml(size)}"
     for kind, lowest in (("offload_optimizer", 1), ("offload_param", 3)):
         device = (zero.get(kind) or {}).get("device", "none")
         if device not in ("none", "cpu"):
