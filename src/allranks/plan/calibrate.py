@@ -14,8 +14,9 @@ from allranks.cluster.measure.child import Request
 from allranks.cluster.measure.children import DeviceMeasured, measure_devices, number
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError
-from allranks.plan.calibration import PAIRS, Calibration, changing, folder, keep, load
+from allranks.plan.calibration import PAIRS, Calibration
 from allranks.plan.hardware import Link
+from allranks.plan.kept_calibration import changing, folder, keep, load
 from allranks.plan.this_cpu import CPU
 
 _LEAST_SECONDS = 180.0

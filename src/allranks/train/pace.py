@@ -11,9 +11,9 @@ from allranks.config import RunConfig
 from allranks.data import BatchPlan
 from allranks.errors import AllranksError
 from allranks.observe.events import PlanEvent
-from allranks.plan.calibration import load, record_run
 from allranks.plan.config_workload import own_workload
 from allranks.plan.hardware import Device, find_reported
+from allranks.plan.kept_calibration import load, record_run
 from allranks.plan.lengths import Lengths, of_blocks
 from allranks.plan.memory import rank_memory
 from allranks.plan.this_cpu import CPU, this_cpu

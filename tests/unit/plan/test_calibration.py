@@ -13,9 +13,10 @@ from allranks.cluster.memory import Limit
 from allranks.errors import AllranksError
 from allranks.plan import this_cpu as of_cpu
 from allranks.plan.calibrate import calibrate
-from allranks.plan.calibration import PAIRS, Calibration, keep, load, record_run
+from allranks.plan.calibration import PAIRS, Calibration
 from allranks.plan.counted import num_parameters
 from allranks.plan.hardware import find_device, find_link
+from allranks.plan.kept_calibration import keep, load, record_run
 from allranks.plan.model_shape import shape_of
 from allranks.plan.step_traffic import Layout
 from allranks.plan.this_cpu import this_cpu

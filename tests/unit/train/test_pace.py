@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from allranks.config.load import resolve_mapping
-from allranks.plan.calibration import load
+from allranks.plan.kept_calibration import load
 from allranks.plan.lengths import full, of_blocks
 from allranks.train.pace import Pace, beside_plan
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from allranks.cluster.gpus import count_gpus, installed_gpus
 from allranks.errors import UsageError
 from allranks.observe.enduring import say
-from allranks.plan.calibration import load
 from allranks.plan.hardware import Device, Link, find_device, find_link, find_reported
+from allranks.plan.kept_calibration import load
 from allranks.plan.table import Machines
 from allranks.plan.this_cpu import this_cpu
 

@@ -2,7 +2,7 @@
 
 What a step is made of takes longer within one than by itself: caches hold what came before, memory is scattered, Python
 runs between. How much longer is the machine's own, so it is measured; the runs keep it where every run does, and later
-plans find it there (`plan.calibration`).
+plans find it there (`plan.kept_calibration`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from allranks.launch.plan.machines import Asked, machines_of
 from allranks.launch.plan.make import _of_device
 from allranks.launch.preflight.together import Judged
 from allranks.observe import RunDir
-from allranks.plan.calibration import Calibration, keep
+from allranks.plan.calibration import Calibration
+from allranks.plan.kept_calibration import keep
 from allranks.preflight.judgement import Judgement
 from allranks.preflight.measured_step import measured_link
 from tests.planned import expected

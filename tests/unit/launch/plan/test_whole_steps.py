@@ -11,7 +11,7 @@ import pytest
 
 from allranks.errors import AllranksError
 from allranks.launch.plan import whole_steps
-from allranks.plan.calibration import load
+from allranks.plan.kept_calibration import load
 from tests.patience import await_end
 
 _SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
