@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
@@ -88,8 +89,10 @@ def workloads(
 
 def _refuse_names(cfg: RunConfig, model_config: Mapping[str, Any], shape: ModelShape, trained: Trained) -> None:
     """Of an adapter that is new; the names that the model itself has are those of families that are known."""
-    adapter = trained.adapter
-    if adapter.adapter and not cfg.adapter.lora_model_dir and shape.family in FAMILIES:
+    adapter, folder = trained.adapter, cfg.adapter.lora_model_dir
+    if folder and not (Path(folder).expanduser() / "adapter_config.json").is_file():
+        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
+    if adapter.adapter and not folder and shape.family in FAMILIES:
         refuse_unknown_names(names_in_model(shape.tensors, model_config), adapter, trained.num_elements)
 
 

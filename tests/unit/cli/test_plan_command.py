@@ -269,6 +269,7 @@ def test_the_hours_of_a_run_that_stops_to_save_count_each_checkpoint(config, sav
         ({"lora_target_modules": r".*\.q_prj"}, "lora_target_modules: no layer of the model gets an adapter"),
         ({"lora_target_modules": ["q_proj"], "lora_modules_to_save": ["head"]}, "lora_modules_to_save: .* module head"),
         ({"lora_target_parameters": ["experts.w1"]}, "lora_target_parameters: the model has no parameter experts.w1"),
+        ({"lora_model_dir": "/none", "lora_target_linear": True}, "lora_model_dir: /none holds no adapter_config.json"),
         ({"lora_target_modules": ["q_proj"], "peft_layers_to_transform": [99]}, r"peft_layers_to_transform: .* \[99\]"),
     ],
 )
