@@ -58,6 +58,7 @@ from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_la
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir, libraries_aside, say
 from allranks.observe.trackers import refuse_missing_packages
+from allranks.plan.adapter_names import refuse_unknown_adapter
 
 
 def start(
@@ -113,6 +114,7 @@ def start(
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         refuse_unknown_overrides(cfg, config_json(cfg))
+        refuse_unknown_adapter(cfg, config_json(cfg))
         refuse_stored_weights(cfg)
         refuse_without_deepspeed(cfg)
         if not smoke:

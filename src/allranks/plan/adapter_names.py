@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
+from allranks.config import RunConfig
 from allranks.config.sections.adapter import AdapterConfig
-from allranks.errors import ConfigError
+from allranks.errors import AllranksError, ConfigError
+from allranks.plan.adapter_size import names_in_model
+from allranks.plan.config_workload import Trained
+from allranks.plan.families import FAMILIES
+from allranks.plan.model_shape import shape_of
+from allranks.plan.usual_targets import usual_targets
+from allranks.plan.workload import ModelShape
 
 _KEYS = ("lora_target_modules", "lora_modules_to_save", "lora_target_parameters")
 
 
-def refuse_unknown_names(tensors: Collection[str], asked: AdapterConfig, num_trained: int) -> None:
-    """Raise ConfigError where training would refuse an adapter for its names (`model.adapter`).
+def refuse_unknown_adapter(cfg: RunConfig, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where training would refuse the config's adapter on the model whose config.json says `config`:
+    before the nodes meet, in place of after they have loaded the model.
 
-    `tensors`: names of the model's; `num_trained`: elements that the adapter has there.
+    Says nothing where that cannot be known here: of a model that is still to be downloaded, brings its own code, or is
+    of no family that is known.
     """
+    if not cfg.adapter.adapter or not config or "auto_map" in config:
+        return
+    try:
+        shape = shape_of(config)
+    except AllranksError:
+        _refuse_none(cfg.adapter, config, "")
+    else:
+        refuse_names(cfg.adapter, config, shape, Trained.of(cfg, config, shape))
+
+
+def refuse_names(options: AdapterConfig, config: Mapping[str, Any], shape: ModelShape, trained: Trained) -> None:
+    """The same of an adapter with these `options`, of which `trained` says what it is on a model of this `shape`."""
+    folder = options.lora_model_dir
+    if folder and not (Path(folder).expanduser() / "adapter_config.json").is_file():
+        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
+    if not options.adapter or folder:
+        return
+    tensors = names_in_model(shape.tensors, config)
+    _refuse_none(options, config, f" from {_last_parts(tensors)}")
+    if shape.family in FAMILIES:  # of others the model itself may have other names
+        _refuse_unknown(tensors, options, trained.num_elements)
+
+
+def _refuse_none(options: AdapterConfig, config: Mapping[str, Any], there: str) -> None:
+    """Of an adapter that is new, where PEFT has to know what it goes to, and does not."""
+    named = (options.lora_target_linear, options.lora_target_modules, options.lora_target_parameters)
+    if not (any(named) or options.lora_model_dir or usual_targets(config.get("model_type"))):
+        raise ConfigError(
+            f"lora_target_modules: PEFT has no usual modules for {config.get('model_type')}; set lora_target_linear: "
+            f"true, or lora_target_modules to names{there}"
+        )
+
+
+def _refuse_unknown(tensors: Collection[str], asked: AdapterConfig, num_trained: int) -> None:
+    """As `model.adapter` does. `tensors`: names of the model's; `num_trained`: elements that the adapter has there."""
     modules = {part for name in tensors for part in _within(name)}
     for key in _KEYS:
         wanted = getattr(asked, key) or ()
@@ -27,9 +73,10 @@ def refuse_unknown_names(tensors: Collection[str], asked: AdapterConfig, num_tra
             raise ConfigError(f"{key}: the model has no {kind} {', '.join(missing)}; it has {there}")
     if not num_trained:
         key = "lora_target_modules" if asked.peft_layers_to_transform is None else "peft_layers_to_transform"
+        by = repr(getattr(asked, key)) if getattr(asked, key) is not None else "what PEFT takes for such a model"
         raise ConfigError(
-            f"{key}: no layer of the model gets an adapter by {getattr(asked, key)!r}; set "
-            f"lora_target_linear: true, or lora_target_modules to names from {_last_parts(tensors)}"
+            f"{key}: no layer of the model gets an adapter by {by}; set lora_target_linear: true, or "
+            f"lora_target_modules to names from {_last_parts(tensors)}"
         )
 
 

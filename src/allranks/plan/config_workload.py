@@ -20,6 +20,7 @@ from allranks.plan.model_shape import shape_of
 from allranks.plan.optimizer_state import state_bytes, step_copies
 from allranks.plan.step_traffic import StepSizes
 from allranks.plan.strategies import ElementTypes, layout_of, strategy_name
+from allranks.plan.usual_targets import usual_targets
 from allranks.plan.workload import (
     BUCKET_ELEMENTS,
     DDP_BUCKET_MEBIBYTES,
@@ -33,10 +34,6 @@ from allranks.plan.workload import (
     Workload,
 )
 from allranks.plan.zero_gathers import gathered_again
-
-# What PEFT takes where nothing is asked (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of 0.21): in all families
-# that are known here it is these two.
-_USUAL_TARGETS = ("q_proj", "v_proj")
 
 
 def own_workload(
@@ -110,7 +107,7 @@ class Trained:
         if adapter.lora_model_dir:
             adapter = continued(adapter)
         if not any((adapter.lora_target_linear, adapter.lora_target_modules, adapter.lora_target_parameters)):
-            adapter = adapter.model_copy(update={"lora_target_modules": list(_USUAL_TARGETS)})
+            adapter = adapter.model_copy(update={"lora_target_modules": usual_targets(model_config.get("model_type"))})
         return cls(
             adapter,
             adapted_matrices(shape.tensors, model_config, adapter),

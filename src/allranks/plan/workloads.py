@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
@@ -15,14 +14,13 @@ from allranks.config.load import resolve_mapping
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.config.stored_quantization import as_stored
 from allranks.errors import ConfigError
-from allranks.plan.adapter_names import refuse_unknown_names
-from allranks.plan.adapter_size import misread_names, names_in_model
+from allranks.plan.adapter_names import refuse_names
+from allranks.plan.adapter_size import misread_names
 from allranks.plan.config_lines import changed
 from allranks.plan.config_workload import Trained, method_of, workload_of
-from allranks.plan.families import FAMILIES
 from allranks.plan.model_shape import shape_of
 from allranks.plan.strategies import OF_STRATEGIES, candidates
-from allranks.plan.workload import Method, ModelShape, Workload
+from allranks.plan.workload import Method, Workload
 
 _METHODS: Mapping[Method, Mapping[str, Any]] = {
     "full": {},
@@ -62,7 +60,7 @@ def workloads(
     for method_keys, of_method in _methods(cfg, model_config):
         trained = Trained.of(of_method, model_config, shape)
         if not method_keys:
-            _refuse_names(of_method, model_config, shape, trained)
+            refuse_names(of_method.adapter, model_config, shape, trained)
         if misread := misread_names(trained.matrices, shape, of_method.adapter):
             others = sorted({name.rpartition(".")[2] for name in trained.matrices} - misread)
             if not method_keys or not others:
@@ -85,15 +83,6 @@ def workloads(
             changes = {**_strategy_changes(cfg, name, keys), **method_keys}
             found += _variants(replace(made, name=name or made.name, is_own=is_own, changes=changes), cfg)
     return list(_once(found))
-
-
-def _refuse_names(cfg: RunConfig, model_config: Mapping[str, Any], shape: ModelShape, trained: Trained) -> None:
-    """Of an adapter that is new; the names that the model itself has are those of families that are known."""
-    adapter, folder = trained.adapter, cfg.adapter.lora_model_dir
-    if folder and not (Path(folder).expanduser() / "adapter_config.json").is_file():
-        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
-    if adapter.adapter and not folder and shape.family in FAMILIES:
-        refuse_unknown_names(names_in_model(shape.tensors, model_config), adapter, trained.num_elements)
 
 
 def _refused(adapter: AdapterConfig, misread: Set[str], others: Sequence[str]) -> str:

@@ -301,5 +301,5 @@ def test_where_no_names_are_given_and_the_usual_ones_are_not_there_a_plan_says_s
     config.write_text(
         yaml.safe_dump({**yaml.safe_load(config.read_text()), "adapter": "lora", "lora_r": 8, "lora_alpha": 8})
     )
-    with pytest.raises(ConfigError, match=r"lora_target_modules: the model has no module .*; it has .*qkv_proj"):
+    with pytest.raises(ConfigError, match=r"lora_target_modules: PEFT has no usual modules for phi3; set .*qkv_proj"):
         planned(config)
