@@ -150,9 +150,11 @@ class Calibration:
 
     def corrected_memory(self, predicted: RankMemory, workload: Workload) -> RankMemory:
         """By what ranks of earlier runs held against what was predicted of them: of the same workload, or on a CPU of
-        any: what a process holds there beside its tensors, which is in no prediction, is much the same in all."""
+        the same method, or of any: what a process holds there beside its tensors, which is in no prediction, is much
+        the same in all, and PEFT adds to it."""
         same, every = ([run for run in runs if run.predicted_memory] for runs in (self._same(workload), self.runs))
-        found = same or (every if workload.on_cpu else [])
+        of_method = [run for run in every if run.method == workload.method]
+        found = same or (of_method or every if workload.on_cpu else [])
         if not found:
             return predicted
         beside = statistics.median(run.measured_memory - run.predicted_memory for run in found)

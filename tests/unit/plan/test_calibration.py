@@ -256,6 +256,15 @@ def test_what_a_process_holds_on_a_cpu_is_known_from_any_run(cache: dict[str, st
     assert known is not None
     assert known.corrected_memory(MEMORY, other) == replace(MEMORY, reserve=MEMORY.reserve + 0.7e9), "all, as usual"
     assert known.corrected_memory(MEMORY, ours).total == pytest.approx(MEMORY.total + 0.5e9), "its own"
+    assert known.corrected_memory(MEMORY, replace(other, method="lora")).reserve > MEMORY.reserve, "of another method"
+    of_lora = {"predicted_memory": 1e9, "measured_memory": 1.9e9}
+    record_run(
+        replace(ours, method="lora"), "cpu", num_nodes=1, predicted=1.0, measured=1.0, environment=cache, **of_lora
+    )
+    known = load("cpu", environment=cache)
+    assert known is not None
+    assert known.corrected_memory(MEMORY, replace(other, method="lora")).reserve == MEMORY.reserve + 0.9e9
+    assert known.corrected_memory(MEMORY, other).reserve == MEMORY.reserve + 0.7e9
     assert known.without_runs().corrected_memory(MEMORY, ours) == MEMORY
 
 
