@@ -53,7 +53,7 @@ from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.program import Program, engine
 from allranks.launch.spec.where import NodeOptions
 from allranks.launch.stop import NO_RANK_LEFT
-from allranks.model.files import config_json
+from allranks.model.files import config_json, stored_config
 from allranks.model.known_names import refuse_unknown_overrides, refuse_wrong_layer_class
 from allranks.model.needs_gpu import refuse_without_gpu
 from allranks.observe import RunDir, libraries_aside, say
@@ -114,7 +114,7 @@ def start(
         refuse_without_gpu(cfg, launch.num_gpus)
         refuse_wrong_layer_class(cfg)
         refuse_unknown_overrides(cfg, config_json(cfg))
-        refuse_unknown_adapter(cfg, config_json(cfg))
+        refuse_unknown_adapter(cfg, stored_config(cfg))
         refuse_stored_weights(cfg)
         refuse_without_deepspeed(cfg)
         if not smoke:

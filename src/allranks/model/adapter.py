@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from allranks.config import RunConfig
+from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.errors import ConfigError
 from allranks.model.peft_names import config_for_files, misread_modules, name_modules, names_as_they_are
@@ -33,12 +34,13 @@ def add_adapter(model: PreTrainedModel, cfg: RunConfig) -> LoraConfig:
             PEFT could not load again.
     """
     options = cfg.adapter
-    config = _continued(cfg, options.lora_model_dir) if options.lora_model_dir else _new(model, options)
+    folder = adapter_folder(options)
+    config = _continued(cfg, folder) if folder else _new(model, options)
     config.base_model_name_or_path = cfg.model.base_model
     config.task_type = "CAUSAL_LM"
     config.inference_mode = False
     # A file of PEFT's says what PEFT makes of it.
-    is_ours = not options.lora_model_dir or name_modules(config, model)
+    is_ours = not folder or name_modules(config, model)
     _check_names(model, config)
     names = linear_names(model)
     try:
@@ -145,10 +147,7 @@ def _refuse_misread(options: AdapterConfig, model: str, misread: set[str], names
         )
 
 
-def _continued(cfg: RunConfig, lora_model_dir: str) -> LoraConfig:
-    folder = Path(lora_model_dir).expanduser()
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
+def _continued(cfg: RunConfig, folder: Path) -> LoraConfig:
     config = LoraConfig.from_pretrained(str(folder))
     refuse_named_module(config, folder)
     asked = {"lora_r": config.r, "lora_alpha": config.lora_alpha}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from allranks.config import RunConfig
+from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
 from allranks.errors import AllranksError, ConfigError
 from allranks.plan.adapter_size import names_in_model
@@ -21,12 +21,13 @@ _KEYS = ("lora_target_modules", "lora_modules_to_save", "lora_target_parameters"
 
 def refuse_unknown_adapter(cfg: RunConfig, config: Mapping[str, Any]) -> None:
     """Raise ConfigError where training would refuse the config's adapter on the model whose config.json says `config`:
-    before the nodes meet, in place of after they have loaded the model.
+    before the nodes meet, in place of after they have loaded the model. `config` is as `overrides_of_model_config`
+    make it.
 
     Says nothing where that cannot be known here: of a model that is still to be downloaded, brings its own code, or is
     of no family that is known.
     """
-    if not cfg.adapter.adapter or not config or "auto_map" in config:
+    if not cfg.adapter.adapter or adapter_folder(cfg.adapter) or not config or "auto_map" in config:
         return
     try:
         shape = shape_of(config)
@@ -38,10 +39,7 @@ def refuse_unknown_adapter(cfg: RunConfig, config: Mapping[str, Any]) -> None:
 
 def refuse_names(options: AdapterConfig, config: Mapping[str, Any], shape: ModelShape, trained: Trained) -> None:
     """The same of an adapter with these `options`, of which `trained` says what it is on a model of this `shape`."""
-    folder = options.lora_model_dir
-    if folder and not (Path(folder).expanduser() / "adapter_config.json").is_file():
-        raise ConfigError(f"lora_model_dir: {folder} holds no adapter_config.json; give a folder that PEFT saved")
-    if not options.adapter or folder:
+    if adapter_folder(options) or not options.adapter:
         return
     tensors = names_in_model(shape.tensors, config)
     _refuse_none(options, config, f" from {_last_parts(tensors)}")
@@ -52,7 +50,7 @@ def refuse_names(options: AdapterConfig, config: Mapping[str, Any], shape: Model
 def _refuse_none(options: AdapterConfig, config: Mapping[str, Any], there: str) -> None:
     """Of an adapter that is new, where PEFT has to know what it goes to, and does not."""
     named = (options.lora_target_linear, options.lora_target_modules, options.lora_target_parameters)
-    if not (any(named) or options.lora_model_dir or usual_targets(config.get("model_type"))):
+    if not (any(named) or usual_targets(config.get("model_type"))):
         raise ConfigError(
             f"lora_target_modules: PEFT has no usual modules for {config.get('model_type')}; set lora_target_linear: "
             f"true, or lora_target_modules to names{there}"

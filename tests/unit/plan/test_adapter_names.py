@@ -1,6 +1,7 @@
 """An adapter that training would refuse is refused before the nodes meet, and no other."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,23 @@ def test_a_check_says_it_of_its_node() -> None:
     refusals = Refusals()
     refused_here(cfg, resolve(LaunchOptions(), num_gpus=0), refusals)
     assert [text for text in refusals.texts if "lora_target_modules: the model has no module qproj" in text]
+
+
+def test_the_names_are_those_of_the_model_as_it_is_overridden() -> None:
+    """A third layer, which config.json alone does not have."""
+    keys = {"adapter": "lora", "lora_r": 4, "lora_alpha": 4, "lora_target_modules": ["layers.2.self_attn.q_proj"]}
+    for overrides, is_refused in (({}, True), ({"num_hidden_layers": 3}, False)):
+        cfg = config_for(saved_model("llama"), **keys, overrides_of_model_config=overrides)
+        refusals = Refusals()
+        refused_here(cfg, resolve(LaunchOptions(), num_gpus=0), refusals)
+        assert any("lora_target_modules" in text for text in refusals.texts) is is_refused
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "cohere"}, {"model_type": "llama"}], ids=str)
+def test_a_folder_without_an_adapter_is_refused_whatever_the_model_is(tmp_path: Path, config: dict[str, Any]) -> None:
+    cfg = config_for(saved_model("llama"), adapter="lora", lora_model_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"lora_model_dir: .* holds no adapter_config\.json"):
+        refuse_unknown_adapter(cfg, config)
 
 
 def test_of_a_model_that_is_not_here_or_brings_its_own_code_nothing_is_said() -> None:

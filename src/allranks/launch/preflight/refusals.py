@@ -43,7 +43,7 @@ def refused_here(cfg: RunConfig, launch: Launch, refusals: Refusals) -> dict[str
     refusals.keep(lambda: refuse_without_gpu(cfg, launch.num_gpus))
     refusals.keep(lambda: refuse_wrong_layer_class(cfg))
     refusals.keep(lambda: refuse_unknown_overrides(cfg, config_json(cfg)))
-    refusals.keep(lambda: refuse_unknown_adapter(cfg, config_json(cfg)))
+    refusals.keep(lambda: refuse_unknown_adapter(cfg, stored_config(cfg)))
     refusals.keep(lambda: refuse_stored_weights(cfg))
     refusals.keep(lambda: refuse_without_deepspeed(cfg))
     if launch.node_rank == 0 or launch.max_nodes == 1:  # where rank 0 will be
