@@ -79,11 +79,11 @@ class Described:
             )
 
     def _read_experts(self) -> None:
-        names = (self.family.num_experts_key, "num_experts", "num_local_experts", "n_routed_experts")
+        names = self.family.num_experts_keys
         is_dense = self.is_known and not self.family.experts
-        self.experts = 0 if is_dense else self.optional(*filter(None, names)) or 0
+        self.experts = 0 if is_dense else self.optional(*names) or 0
         if self.family.experts:
-            self.experts = self.experts or self.number(self.family.num_experts_key)
+            self.experts = self.experts or self.number(*reversed(names))
         self.experts_per_token = self.number("num_experts_per_tok") if self.experts else 0
         self.expert_width = (self._width(self.family.expert_width_key) or self.width) if self.experts else 0
         self.shared_width = 0

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from allranks.config.sections.model import NUM_EXPERTS
+
 TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 FOUR_NORMS = (*TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
@@ -36,7 +38,8 @@ class Family:
     say.
 
     `qk_norm`: norms of queries and keys, over one head, over all, or as long as all would be if a head were the width
-    by the heads. `experts`: how a mixture's parts are named.
+    by the heads. `experts`: how a mixture's parts are named. `num_experts_keys`: where their number may stand; of two
+    that are there the first counts: what is no field of transformers' config class, which sets it after its own.
     `expert_width_key`, `shared_key`: where the width of an expert stands, and the width (DeepSeek's: the number) of
     the shared ones. `says_dense_layers`: config.json may name layers without experts. `windows`: which layers have one;
     `says_windowed`: only where `use_sliding_window` is true.
@@ -55,7 +58,7 @@ class Family:
     packs_projections: bool = False
     is_latent: bool = False
     experts: Literal["", "mixtral", "qwen", "deepseek"] = ""
-    num_experts_key: str = ""
+    num_experts_keys: tuple[str, ...] = NUM_EXPERTS
     expert_width_key: str = "intermediate_size"
     shared_key: str = ""
     says_dense_layers: bool = False
@@ -83,12 +86,13 @@ _QWEN3 = Family(
 _DEEPSEEK = Family(
     is_latent=True,
     experts="deepseek",
-    num_experts_key="n_routed_experts",
+    num_experts_keys=("num_local_experts", "n_routed_experts"),
     expert_width_key="moe_intermediate_size",
     shared_key="n_shared_experts",
 )
 _OLMO2 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="all")
 _OF_OLMO2 = ("post_attention_layernorm", "post_feedforward_layernorm")
+_LOCAL_FIRST = ("num_local_experts", "num_experts")
 
 
 def _of_qwen(dense: Family) -> Family:
@@ -96,7 +100,7 @@ def _of_qwen(dense: Family) -> Family:
     return replace(
         dense,
         experts="qwen",
-        num_experts_key="num_experts",
+        num_experts_keys=("num_experts",),
         expert_width_key="moe_intermediate_size",
         says_dense_layers=True,
     )
@@ -115,7 +119,9 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2": replace(_OLMO2, norms=_OF_OLMO2),
     "olmo3": replace(_OLMO2, norms=_OF_OLMO2, window=4096, windows="but each fourth"),
     "phi3": Family(packs_projections=True, windows="all"),
-    "mixtral": Family(kv_heads=8, experts="mixtral", num_experts_key="num_local_experts", windows="all"),
+    "mixtral": Family(
+        kv_heads=8, experts="mixtral", num_experts_keys=("num_experts", "num_local_experts"), windows="all"
+    ),
     "qwen2_moe": replace(
         _of_qwen(_QWEN2),
         qkv_bias="qkv_bias=true",
@@ -123,9 +129,9 @@ FAMILIES: Mapping[str, Family] = {
         shared_key="shared_expert_intermediate_size",
         windows="alternate, below max_window_layers",
     ),
-    "qwen3_moe": replace(_of_qwen(_QWEN3), head_dim=None, kv_heads=4, windows="all"),
-    "olmoe": replace(_OLMO2, qk_norm="width", experts="qwen", num_experts_key="num_experts"),
-    "deepseek_v2": replace(_DEEPSEEK, mlp_bias="mlp_bias"),
+    "qwen3_moe": replace(_of_qwen(_QWEN3), num_experts_keys=_LOCAL_FIRST, head_dim=None, kv_heads=4, windows="all"),
+    "olmoe": replace(_OLMO2, qk_norm="width", experts="qwen", num_experts_keys=_LOCAL_FIRST),
+    "deepseek_v2": replace(_DEEPSEEK, num_experts_keys=("num_experts", "n_routed_experts"), mlp_bias="mlp_bias"),
     "deepseek_v3": replace(_DEEPSEEK, first_dense=3),
     "qwen": Family(),
 }

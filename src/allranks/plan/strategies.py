@@ -15,6 +15,7 @@ from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
 from allranks.errors import ConfigError
 from allranks.plan.counted import alike_of, elements_of_layers
+from allranks.plan.families import FAMILIES, Family
 from allranks.plan.flops import training_flops_per_token
 from allranks.plan.optimizer_state import state_bytes
 from allranks.plan.step import PlannedStep
@@ -173,7 +174,8 @@ def _flops(
     active = 1.0
     if of_experts:
         asked = model_config.get("num_experts_per_tok")
-        there = next((model_config[key] for key in _NUM_EXPERTS if isinstance(model_config.get(key), int)), None)
+        names = FAMILIES.get(str(model_config.get("model_type")), Family()).num_experts_keys
+        there = next((model_config[key] for key in names if isinstance(model_config.get(key), int)), None)
         if not isinstance(asked, int) or not there:
             return None
         active = min(1.0, asked / there)
@@ -182,9 +184,6 @@ def _flops(
     of_token = training_flops_per_token(round(at_work), round(trained))
     of_token += 2.0 * at_work if cfg.parallel.checkpoints_activations else 0.0
     return of_token * num_micro_batches * cfg.optimizer.micro_batch_size * cfg.data.sequence_len
-
-
-_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def _state_bytes(cfg: RunConfig, layout: Layout, sizes: StepSizes, element: ElementTypes, world_size: int) -> float:

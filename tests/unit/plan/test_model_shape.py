@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from typing import Any
 
 import pytest
 
+from allranks.config.sections.model import NUM_EXPERTS, ModelConfig
 from allranks.plan.counted import alike, elements_below, num_parameters
 from allranks.plan.described import UnknownShapeError
+from allranks.plan.families import FAMILIES
 from allranks.plan.model_shape import shape_of
 
 SMALL = {
@@ -62,6 +65,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v2", {**DEEPSEEK, "q_lora_rank": None}),
     ("deepseek_v3", DEEPSEEK),
 ]
+OF_KIND = dict(reversed(CASES))
 
 
 @pytest.mark.parametrize(("kind", "keys"), CASES, ids=lambda value: value if isinstance(value, str) else "")
@@ -106,6 +110,47 @@ def test_what_a_config_leaves_out_is_what_the_models_code_takes_or_is_asked_for(
         assert num_parameters(shape) == sum(one.numel() for one in model.parameters()), left_out
 
 
+MIXTURES = sorted(kind for kind, family in FAMILIES.items() if family.experts)
+SPELLINGS = dict(zip(NUM_EXPERTS, (4, 6, 8), strict=True))
+GIVEN = [keys for number in range(1, 1 + len(SPELLINGS)) for keys in permutations(SPELLINGS, number)]
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_of_several_names_of_the_number_of_experts_the_one_counts_that_the_models_code_takes(kind: str) -> None:
+    rest = {key: value for key, value in {**SMALL, **OF_KIND[kind]}.items() if key not in NUM_EXPERTS}
+    unsaid = _num_made(kind, rest)
+    for keys in GIVEN:
+        given = {**rest, **{key: SPELLINGS[key] for key in keys}}
+        try:
+            found = num_parameters(shape_of({"model_type": kind, **given}))
+        except UnknownShapeError as refused:
+            assert "is missing" in str(refused)
+            found = unsaid  # none of these names is one to the model's code
+        assert found == _num_made(kind, given), keys
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_an_override_by_another_name_says_the_number_of_experts_anew(kind: str) -> None:
+    from transformers import AutoConfig
+
+    rest = {key: value for key, value in {**SMALL, **OF_KIND[kind]}.items() if key not in NUM_EXPERTS}
+    for stored, named in permutations(FAMILIES[kind].num_experts_keys, 2):
+        settings = ModelConfig(base_model="m", overrides_of_model_config={named: 4})
+        config = AutoConfig.for_model(kind, **rest, **{stored: 8})
+        setattr(config, named, 4)  # as `model.source.read_config` does
+        found = shape_of(settings.overridden({"model_type": kind, **rest, stored: 8}))
+        assert found.num_experts == 4 == getattr(config, stored), (stored, named)
+
+
+def _num_made(kind: str, keys: dict[str, Any]) -> int:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(kind, **{**keys, "pad_token_id": 0, "eos_token_id": 1})
+    with torch.device("meta"):
+        return sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+
+
 @pytest.mark.parametrize(
     ("kind", "keys", "window"),
     [
@@ -125,7 +170,6 @@ def test_a_window_counts_where_the_models_code_has_one(kind, keys, window):
 
 
 ALL_KINDS = sorted({kind for kind, _ in CASES})
-OF_KIND = dict(reversed(CASES))
 ON = {"use_sliding_window": True, "sliding_window": 32}
 
 

@@ -18,6 +18,9 @@ AttentionImplementation = Literal[
     "kernels-community/vllm-flash-attn3",
 ]
 
+NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Names by which a config.json says the number of experts of a layer."""
+
 
 class SpecialTokens(Section):
     """Special tokens of the tokenizer that are set or replaced."""
@@ -76,5 +79,8 @@ class ModelConfig(Section):
     """How attention is computed; the best that the device offers if not given."""
 
     def overridden(self, config_json: Mapping[str, Any]) -> dict[str, Any]:
-        """A model's config.json with `overrides_of_model_config`."""
-        return {**config_json, **(self.overrides_of_model_config or {})}
+        """A model's config.json with `overrides_of_model_config`; one that says the number of experts by another name
+        than config.json does says it anew, as to transformers."""
+        overrides = self.overrides_of_model_config or {}
+        replaced = NUM_EXPERTS if any(key in overrides for key in NUM_EXPERTS) else ()
+        return {**{key: value for key, value in config_json.items() if key not in replaced}, **overrides}
