@@ -79,7 +79,7 @@ def _row(one: Row) -> dict[str, Any]:
         "micro_batch_size": one.batch.micro_batch_size,
         "accumulation": one.batch.accumulation,
         "effective_batch": one.batch.effective,
-        "wanted_batch": one.batch.wanted,
+        "empty_places": one.batch.empty_places,
         "recomputes": workload.recomputes,
         "fits": one.fits,
         "is_certain": one.is_certain,

@@ -43,7 +43,7 @@ def on_nodes(workload: Workload, num_nodes: int) -> Workload:
 
 def _on(num_nodes: int, one: Row, machines: Machines, lengths: Lengths) -> OnNodes:
     there = replace(machines, num_nodes=num_nodes)
-    size, wanted = one.batch.micro_batch_size, one.batch.wanted
+    size, wanted = one.batch.micro_batch_size, one.batch.effective
     grown = max(1, round(wanted * num_nodes / machines.num_nodes))
 
     def of(wanted: int) -> Row:
@@ -58,7 +58,7 @@ def _on(num_nodes: int, one: Row, machines: Machines, lengths: Lengths) -> OnNod
 
 def _batch_changes(before: Batch, spread: Batch) -> Mapping[str, int | None]:
     """The config's keys of the batch, of which only one may be there, where they say another than on all nodes."""
-    if (spread.accumulation, spread.wanted) == (before.accumulation, before.wanted):
+    if (spread.accumulation, spread.effective) == (before.accumulation, before.effective):
         return {}
     keys = ("gradient_accumulation_steps", "batch_size")
     return {key: spread.keys.get(key) for key in keys}

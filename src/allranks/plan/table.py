@@ -110,7 +110,7 @@ def row(workload: Workload, machines: Machines, of: Batch, lengths: Lengths, *, 
     time = step_time(slowest, machines.device, machines.link, machines.calibration)
     memory = _memory(longest, slowest, machines)
     mfu = None if workload.on_cpu else utilisation(lengths.usual_of(workload), machines.device, time)
-    return Row(workload, memory, time, of, machines.device, is_own, of.wanted * lengths.mean, mfu)
+    return Row(workload, memory, time, of, machines.device, is_own, of.effective * lengths.mean, mfu)
 
 
 def _memory(longest: Workload, slowest: Workload, machines: Machines) -> RankMemory:

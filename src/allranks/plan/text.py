@@ -200,13 +200,13 @@ def _scaling(plan: Plan) -> str:
 def _scaling_rows(plan: Plan) -> Iterator[str]:
     for one in plan.scaling:
         same, grown = one.same, one.grown
-        head = f"  {one.num_nodes:>5}  {same.workload.num_ranks:>4}  {same.batch.wanted:>6}"
+        head = f"  {one.num_nodes:>5}  {same.workload.num_ranks:>4}  {same.batch.effective:>6}"
         if one.speedup is None or one.efficiency is None or one.grown_efficiency is None:
             yield f"{head}  does not fit ({same.limit})"
             continue
         yield (
             f"{head}  {duration(same.time.total):>8}  {same.tokens_per_second:>8,.0f}  {one.speedup:>7.2f}x  "
-            f"{one.efficiency:>10.0%}  {grown.batch.wanted:>11}  {one.grown_efficiency:>10.0%}"
+            f"{one.efficiency:>10.0%}  {grown.batch.effective:>11}  {one.grown_efficiency:>10.0%}"
         )
 
 

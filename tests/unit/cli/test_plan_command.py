@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedConfig
 
 from allranks.config import load_config
+from allranks.config.batch import global_batch
 from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.launch.plan.machines import Asked
 from allranks.launch.plan.make import make_plan
@@ -67,6 +68,17 @@ def test_torch_is_not_loaded_for_it_and_the_text_says_what_is_best(config):
     assert "8.19 billion parameters, 36 layers" in done.stdout
     assert "64 = 1 (micro_batch_size) x 4 (accumulation) x 2 (nodes) x 8 (ranks a node)" in done.stdout
     assert "the best, as lines of the config" in done.stdout and "assumed:" in done.stdout
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_the_one_that_is_trained(config):
+    keys = {"batch_size": "100", "gradient_accumulation_steps": "null", "micro_batch_size": "2"}
+    plan, trained = planned(config, **keys), global_batch(load_config(config, keys).optimizer, num_ranks=16)
+    told = json.loads(to_json(plan))
+    scaled = [one["same_batch"] for one in told["scaling"]]
+    assert {row["effective_batch"] for row in told["rows"] + scaled} == {trained} == {100}
+    own = next(row for row in told["rows"] if row["is_own"])
+    assert own["effective_batch"] + own["empty_places"] == own["micro_batch_size"] * own["accumulation"] * 16
+    assert f"batch:      {trained} (`batch_size: {trained}`) in 128 places" in in_full(plan)
 
 
 def test_the_lines_that_are_printed_make_the_best_of_the_config(config, tmp_path):
@@ -138,7 +150,7 @@ def test_a_table_fits_the_terminal(config, width):
 def test_a_batch_is_kept_on_other_nodes_or_it_is_said_that_it_cannot(config):
     assert planned(config, Asked(2, 8, "h100-80gb", "8xib-ndr", batch=256)).own.batch.told().startswith("256 = 1 ")
     uneven = planned(config, Asked(3, 8, "h100-80gb", "8xib-ndr", batch=256))
-    assert "`batch_size: 256` keeps it" in in_full(uneven)
+    assert "256 (`batch_size: 256`) in 264 places" in in_full(uneven)
 
 
 @pytest.mark.parametrize("key", ["batch_size", "batch-size", "gradient_accumulation_steps"])

@@ -28,8 +28,8 @@ def test_nodes_double_up_to_those_there_are_and_the_batch_is_kept_or_grows():
     best = next(one for one in made(6, **FSDP2) if one.is_own)
     found = over_nodes(best, machines, full(4096))
     assert [one.num_nodes for one in found] == [1, 2, 4, 6]
-    assert {one.same.batch.wanted for one in found} == {192}
-    assert [one.grown.batch.wanted for one in found] == [32, 64, 128, 192]
+    assert {one.same.batch.effective for one in found} == {192}
+    assert [one.grown.batch.effective for one in found] == [32, 64, 128, 192]
     fitting = [one for one in found if one.same.fits]
     assert fitting[0].speedup == fitting[0].efficiency == 1.0
     for one in fitting:
@@ -45,8 +45,8 @@ def test_the_changes_of_a_row_make_its_batch_on_its_nodes(of_config):
     for one in found:
         for row in (one.same, one.grown):
             settings = resolve_mapping(changed(given, row.workload.changes)).optimizer
-            assert global_batch(settings, 8 * one.num_nodes) == row.batch.wanted
-            accumulation = num_micro_batches(row.batch.wanted, settings.micro_batch_size, 8 * one.num_nodes)
+            assert global_batch(settings, 8 * one.num_nodes) == row.batch.effective
+            accumulation = num_micro_batches(row.batch.effective, settings.micro_batch_size, 8 * one.num_nodes)
             assert accumulation == row.batch.accumulation
 
 

@@ -121,7 +121,7 @@ def _model(source: Source, shape: ModelShape) -> str:
 
 
 def _cost(one: Row, source: Source, lengths: Lengths, asked: Asked) -> RunCost | None:
-    steps = schedule(source.cfg, one.batch.wanted, lengths)
+    steps = schedule(source.cfg, one.batch.effective, lengths)
     if steps is None:
         return None
     return run_cost(
