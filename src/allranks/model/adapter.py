@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from allranks.config import RunConfig
 from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.unknown_names import NamesOfModel
 from allranks.errors import ConfigError
 from allranks.model.peft_names import config_for_files, misread_modules, name_modules, names_as_they_are
 from allranks.model.sharding import filling, full_shape, local_part
@@ -168,37 +170,22 @@ def refuse_named_module(config: PeftConfig, folder: Path) -> None:
 
 
 def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
-    names = [name for name, _ in model.named_modules() if name]
+    modules = [name for name, _ in model.named_modules() if name]
+    tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = NamesOfModel.of(tensors, linear_names(model))
 
-    def there(part: str) -> bool:
-        return any(name == part or name.endswith("." + part) for name in names)
+    def missing(wanted: Collection[str] | str | None, there: list[str]) -> list[str]:
+        listed = () if wanted is None or isinstance(wanted, str) else wanted
+        return [part for part in listed if not any(name == part or name.endswith("." + part) for name in there)]
 
-    bare = [name for name, _ in model.named_parameters() if not name.endswith((".weight", ".bias"))]
-    for bare_name in config.target_parameters or []:
-        if not any(name == bare_name or name.endswith("." + bare_name) for name, _ in model.named_parameters()):
-            right = list(dict.fromkeys(".".join(name.split(".")[-3:]) for name in bare)) or [
-                "none but those of modules"
-            ]
-            raise ConfigError(
-                f"lora_target_parameters: {type(model).__name__} lacks parameter {bare_name}; it has {', '.join(right)}"
-            )
+    if wrong := missing(config.target_parameters, tensors):
+        raise names.no_parameter(wrong, type(model).__name__)
     for key, wanted in (
         ("lora_target_modules", config.target_modules),
         ("lora_modules_to_save", config.modules_to_save),
     ):
-        missing = (
-            [] if wanted is None or isinstance(wanted, str) else sorted(part for part in wanted if not there(part))
-        )
-        if missing:
-            right = linear_names(model)
-            if key == "lora_modules_to_save":
-                right = list(dict.fromkeys(name.rpartition(".")[2] for name in names if not name[-1].isdigit()))
-            experts = list(dict.fromkeys(".".join(name.split(".")[-3:]) for name in bare if ".experts." in name))
-            of_experts = f"; for its experts: lora_target_parameters: [{', '.join(experts)}]" if experts else ""
-            raise ConfigError(
-                f"{key}: {type(model).__name__} has no module {', '.join(missing)}; it has {', '.join(right)}"
-                + (of_experts if key == "lora_target_modules" else "")
-            )
+        if wrong := missing(wanted, modules):
+            raise names.no_module(key, wrong, type(model).__name__)
 
 
 def _first_values(name: str, parameter: Tensor, how: Any, seed: int) -> Tensor:

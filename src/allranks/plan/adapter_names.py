@@ -8,6 +8,7 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
+from allranks.config.unknown_names import NamesOfModel
 from allranks.errors import AllranksError, ConfigError
 from allranks.plan.adapter_size import names_in_model
 from allranks.plan.config_workload import Trained
@@ -15,8 +16,6 @@ from allranks.plan.families import FAMILIES
 from allranks.plan.model_shape import shape_of
 from allranks.plan.usual_targets import usual_targets
 from allranks.plan.workload import ModelShape
-
-_KEYS = ("lora_target_modules", "lora_modules_to_save", "lora_target_parameters")
 
 
 def refuse_unknown_adapter(cfg: RunConfig, config: Mapping[str, Any]) -> None:
@@ -41,10 +40,11 @@ def refuse_names(options: AdapterConfig, config: Mapping[str, Any], shape: Model
     """The same of an adapter with these `options`, of which `trained` says what it is on a model of this `shape`."""
     if adapter_folder(options) or not options.adapter:
         return
-    tensors = names_in_model(shape.tensors, config)
-    _refuse_none(options, config, f" from {_last_parts(tensors)}")
+    tensors, linear = names_in_model(shape.tensors, config)
+    names = NamesOfModel.of(tensors, linear)
+    _refuse_none(options, config, f" from {', '.join(names.linear)}")
     if shape.family in FAMILIES:  # of others the model itself may have other names
-        _refuse_unknown(tensors, options, trained.num_elements)
+        _refuse_unknown(tensors, names, options, trained.num_elements)
 
 
 def _refuse_none(options: AdapterConfig, config: Mapping[str, Any], there: str) -> None:
@@ -57,24 +57,22 @@ def _refuse_none(options: AdapterConfig, config: Mapping[str, Any], there: str) 
         )
 
 
-def _refuse_unknown(tensors: Collection[str], asked: AdapterConfig, num_trained: int) -> None:
+def _refuse_unknown(tensors: Collection[str], names: NamesOfModel, asked: AdapterConfig, num_trained: int) -> None:
     """As `model.adapter` does. `tensors`: names of the model's; `num_trained`: elements that the adapter has there."""
     modules = {part for name in tensors for part in _within(name)}
-    for key in _KEYS:
-        wanted = getattr(asked, key) or ()
-        names = tensors if key == "lora_target_parameters" else modules
-        listed = [wanted] if isinstance(wanted, str) and names is tensors else wanted
-        missing = [] if isinstance(listed, str) else [one for one in listed if not _is_there(one, names)]
-        if missing:
-            kind = "parameter" if names is tensors else "module"
-            there = _last_parts(tensors) if names is modules else _of_experts(tensors)
-            raise ConfigError(f"{key}: the model has no {kind} {', '.join(missing)}; it has {there}")
+    wanted = asked.lora_target_parameters or ()
+    if missing := [one for one in ([wanted] if isinstance(wanted, str) else wanted) if not _is_there(one, tensors)]:
+        raise names.no_parameter(missing)
+    for key in ("lora_target_modules", "lora_modules_to_save"):
+        listed = getattr(asked, key) or ()
+        if missing := [one for one in ([] if isinstance(listed, str) else listed) if not _is_there(one, modules)]:
+            raise names.no_module(key, missing)
     if not num_trained:
         key = "lora_target_modules" if asked.peft_layers_to_transform is None else "peft_layers_to_transform"
         by = repr(getattr(asked, key)) if getattr(asked, key) is not None else "what PEFT takes for such a model"
         raise ConfigError(
             f"{key}: no layer of the model gets an adapter by {by}; set lora_target_linear: true, or "
-            f"lora_target_modules to names from {_last_parts(tensors)}"
+            f"lora_target_modules to names from {', '.join(names.linear)}"
         )
 
 
@@ -86,12 +84,3 @@ def _within(tensor: str) -> list[str]:
 
 def _is_there(name: str, names: Collection[str]) -> bool:
     return name in names or any(one.endswith(f".{name}") for one in names)
-
-
-def _last_parts(tensors: Collection[str]) -> str:
-    return ", ".join(dict.fromkeys(name.split(".")[-2] for name in tensors if name.endswith(".weight")))
-
-
-def _of_experts(tensors: Collection[str]) -> str:
-    found = dict.fromkeys(".".join(name.split(".")[-3:]) for name in tensors if not name.endswith((".weight", ".bias")))
-    return ", ".join(found) or "none but those of modules"

@@ -86,7 +86,7 @@ def adapted_matrices(
         module = name.removesuffix(".weight")
         if module == name or len(shape) != 2:
             continue
-        linear = options.lora_target_linear and vocabulary not in shape and is_linear(module)
+        linear = options.lora_target_linear and _is_inner_linear(module, shape, vocabulary)
         if (linear or is_asked(module, shape)) and in_layers(module):
             adapted[module] = (shape[0], shape[1])
     return adapted
@@ -112,9 +112,12 @@ def misread_names(matrices: Collection[str], shape: ModelShape, options: Adapter
     return {name.rpartition(".")[2] for name in matrices} & _TAKEN_FOR_EXPERTS
 
 
-def names_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
-    """The names that the model has for its tensors, which the keys of an adapter go by."""
-    return list(_as_in_model(stored, config))
+def names_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The names that the model has for its tensors, which the keys of an adapter go by, and of its linear layers but
+    the output layer."""
+    tensors, vocabulary = _as_in_model(stored, config), config.get("vocab_size")
+    matrices = {name.removesuffix(".weight"): shape for name, shape in tensors.items() if name.endswith(".weight")}
+    return list(tensors), [name for name, shape in matrices.items() if _is_inner_linear(name, shape, vocabulary)]
 
 
 def _as_in_model(stored: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
@@ -160,12 +163,17 @@ def is_linear(module: str) -> bool:
     return _NO_LINEAR_LAYER.search(module) is None
 
 
+def _is_inner_linear(module: str, shape: tuple[int, ...], vocabulary: Any) -> bool:
+    """Whether a module with such a weight is a linear layer other than the output layer."""
+    return len(shape) == 2 and vocabulary not in shape and is_linear(module)
+
+
 def _asked(wanted: str | list[str] | None, vocabulary: Any) -> Callable[[str, tuple[int, ...]], bool]:
     """As PEFT reads it: a list of names or ends of names, or one regular expression for whole names."""
     if not isinstance(wanted, str):
         return lambda module, shape: _ends_in(module, wanted or ())
     if wanted == "all-linear":
-        return lambda module, shape: vocabulary not in shape and is_linear(module)
+        return lambda module, shape: _is_inner_linear(module, shape, vocabulary)
     try:
         pattern = re.compile(wanted)
     except re.error:

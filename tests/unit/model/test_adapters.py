@@ -159,7 +159,7 @@ def test_adapters_of_peft_can_be_continued(tmp_path):
         ({"lora_target_modules": "nothing_.*"}, r"q_proj, k_proj"),
         (
             {"lora_target_parameters": ["mlp.experts.up"]},
-            r"lacks parameter mlp.experts.up; it has none but those of modules",
+            r"has no parameter mlp.experts.up; it has none but those of modules",
         ),
         (
             {"name": "deepseek-v3", "lora_target_linear": True, "peft_use_dora": True},

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from allranks.errors import ConfigError
 from allranks.launch.preflight.refusals import Refusals, refused_here
 from allranks.launch.spec.options import LaunchOptions, resolve
 from allranks.model.adapter import add_adapter
+from allranks.model.peft_names import names_as_they_are
 from allranks.plan import usual_targets as module
 from allranks.plan.adapter_names import refuse_unknown_adapter
 from allranks.plan.families import FAMILIES
@@ -51,13 +54,50 @@ def test_what_training_refuses_of_names_is_refused_before_it(name: str, keys: di
     folder = saved_model(name)
     read = json.loads((folder / "config.json").read_text())
     cfg = config_for(folder, adapter="lora", lora_r=4, lora_alpha=4, **keys)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    wrong, said = _refuses(add_adapter, model, cfg), _refuses(refuse_unknown_adapter, cfg, read)
+    wrong, said = _refuses(add_adapter, _on_meta(folder), cfg), _refuses(refuse_unknown_adapter, cfg, read)
     if read["model_type"] in FAMILIES or not keys:
         assert said == wrong
     else:
         assert wrong or not said, "of a family that is not known nothing is said of names"
+
+
+WRONG: tuple[dict[str, Any], ...] = (
+    {"lora_target_modules": ["qproj", "kproj"]},
+    {"lora_target_linear": True, "lora_modules_to_save": ["head"]},
+    {"lora_target_parameters": ["experts.w7"]},
+)
+
+
+@pytest.mark.parametrize("keys", WRONG, ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_names_that_there_are_are_told_alike_before_training_and_in_it(name: str, keys: dict[str, Any]) -> None:
+    folder = saved_model(name)
+    read = json.loads((folder / "config.json").read_text())
+    cfg = config_for(folder, adapter="lora", lora_r=4, lora_alpha=4, **keys)
+    model = _on_meta(folder)
+    with pytest.raises(ConfigError) as of_ranks:
+        add_adapter(model, cfg)
+    if read["model_type"] in FAMILIES:
+        with pytest.raises(ConfigError) as before:
+            refuse_unknown_adapter(cfg, read)
+        assert _told(before.value) == _told(of_ranks.value)
+        assert str(before.value).startswith(f"{[*keys][-1]}: the model has no ")
+    if keys is WRONG[0]:
+        with names_as_they_are():
+            of_peft = inject_adapter_in_model(LoraConfig(target_modules="all-linear"), _on_meta(folder))
+        adapted = {part.rpartition(".")[2] for part, one in of_peft.named_modules() if isinstance(one, LoraLayer)}
+        assert _told(of_ranks.value)[0] == adapted
+
+
+def _told(error: ConfigError) -> tuple[set[str], str]:
+    """The names that it lists, in whatever order, and what it says after them."""
+    listed, _, rest = str(error).partition("; it has ")[2].partition(";")
+    return set(listed.split(", ")), rest
+
+
+def _on_meta(folder: Path) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
 
 
 def test_usual_targets_are_pefts_and_of_a_model_without_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
