@@ -9,6 +9,7 @@ from allranks.errors import RefusedError
 from allranks.rendezvous import Participant, Rendezvous, is_here, prove_pairs, tell_node_0
 from allranks.rendezvous.listen import listen
 from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import Nodes, failure, listening_port, node_of, ready, together, until
 from tests.unit.rendezvous.test_pairs import _at
 
@@ -64,18 +65,20 @@ def test_a_node_that_is_lost_is_named_by_its_host(nodes: Nodes) -> None:
         assert joined[number].stop_finding().who.node == "host2"
 
 
-def test_how_many_are_missing_is_told_at_the_deadline() -> None:
-    nodes = Nodes(by_c10d=True, join_seconds=1.0)
+def test_how_many_are_missing_is_told_at_the_deadline(deadline: Deadline) -> None:
+    nodes = Nodes(by_c10d=True)
     nodes.start(_unnumbered(0, 3), key=0, is_host=True)
-    nodes.start(_unnumbered(1, 3), key=1, join_seconds=20.0)
+    nodes.start(_unnumbered(1, 3), key=1, join_seconds=1000.0)
+    deadline.passes_once(lambda: any("2 of 3 nodes have come" in line for line in nodes.said))
     for result in nodes.wait().values():
         assert "2 of 3 nodes have come" in str(result)
         assert "missing: 1 node(s) (here: host1 (pid 101))" in str(result)
 
 
-def test_a_host_that_is_not_there_is_told_by_what_the_user_named() -> None:
-    nodes = Nodes(by_c10d=True, join_seconds=1.0)
+def test_a_host_that_is_not_there_is_told_by_what_the_user_named(deadline: Deadline) -> None:
+    nodes = Nodes(by_c10d=True)
     nodes.start(_unnumbered(1), key=1)
+    deadline.passes_once(lambda: any("with this --rdzv-endpoint?" in line for line in nodes.said))
     said = str(nodes.wait()[1])
     assert "host1 (pid 101) could not meet the node of --rdzv-endpoint at 127.0.0.1" in said
     assert "with this --rdzv-endpoint?" in said and "node 0" not in said
@@ -90,11 +93,12 @@ def test_another_number_of_nodes_is_refused(nodes: Nodes) -> None:
 
 
 @pytest.mark.parametrize("host_has_rank", [True, False])
-def test_both_kinds_of_rendezvous_do_not_mix(nodes: Nodes, host_has_rank: bool) -> None:
+def test_both_kinds_of_rendezvous_do_not_mix(nodes: Nodes, host_has_rank: bool, deadline: Deadline) -> None:
     kinds = [node_of(0) if host_has_rank else _unnumbered(0), _unnumbered(1) if host_has_rank else node_of(1)]
-    nodes.start(kinds[0], key=0, is_host=True, join_seconds=2.0)
+    nodes.start(kinds[0], key=0, is_host=True)
     listening_port(nodes)
     nodes.start(kinds[1], key=1)
+    deadline.passes_once(lambda: 1 in nodes.results)
     results = nodes.wait()
     assert isinstance(results[1], RefusedError)
     assert "it was started with" in str(results[1]) and "--rdzv-backend c10d" in str(results[1])

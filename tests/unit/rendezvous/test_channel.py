@@ -18,6 +18,7 @@ from allranks.rendezvous import Rendezvous, join, wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
+from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import node_of
 
 NONCES = ("of node 0", "of the other")
@@ -165,13 +166,13 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def joining(port: int, rank: int, token: str = "right", seconds: float = 20.0) -> Iterator[list]:
+def joining(port: int, rank: int, token: str = "right") -> Iterator[list]:
     """Join in a thread; yields a list that holds the outcome in the end."""
     result: list[Rendezvous | AllranksError] = []
 
     def work() -> None:
         try:
-            terms = Terms("127.0.0.1", port, "run", token, join_seconds=seconds)
+            terms = Terms("127.0.0.1", port, "run", token, join_seconds=20.0)
             result.append(join(node_of(rank), terms, RunAgreement(), say=lambda text: None))
         except AllranksError as error:
             result.append(error)
@@ -218,14 +219,14 @@ def test_a_good_bye_that_was_changed_on_the_way_is_no_success() -> None:
     between.close()
 
 
-def test_a_recorded_join_is_not_accepted_again() -> None:
+def test_a_recorded_join_is_not_accepted_again(deadline: Deadline) -> None:
     between, head, member = _join_through()
     for rendezvous in (member, head):
         rendezvous.leave(0)
     between.close()
     recorded = b"".join(line for side, line in between.lines if side == "other")
     port = _free_port()
-    with joining(port, 0, seconds=2.0) as again:
+    with joining(port, 0) as again:
         while True:
             with contextlib.suppress(OSError):
                 raw = socket.create_connection(("127.0.0.1", port))
@@ -233,5 +234,6 @@ def test_a_recorded_join_is_not_accepted_again() -> None:
         with raw:
             raw.sendall(recorded)
             answers = raw.makefile("rb").read()
+        deadline.passes_once(lambda: True)
     assert b"welcome" not in answers and b"ALLRANKS_TOKEN" in answers
     assert isinstance(again[0], AllranksError) and "another ALLRANKS_TOKEN" in str(again[0])

@@ -12,9 +12,10 @@ import pytest
 
 from allranks.errors import RefusedError
 from allranks.launch.agreement import RunAgreement
-from allranks.rendezvous import Rendezvous, channel, introduction, join, member, rendezvous, wire
+from allranks.rendezvous import Rendezvous, channel, introduction, join, member, wire
 from allranks.rendezvous import head as head_module
 from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import Nodes, join_all, listening_port, node_of, say_hello, together, until
 
 GREETING = {"greeting": wire.GREETING, "nonce": "1"}
@@ -75,8 +76,8 @@ def false_node_0(says: list[dict], *, pulses: bool, reads: bool = True) -> Itera
         thread.join()
 
 
-def _come_to(port: int) -> Rendezvous:
-    terms = Terms("127.0.0.1", port, "", join_seconds=0.5, silence_seconds=1.0)
+def _come_to(port: int, join_seconds: float = 20.0) -> Rendezvous:
+    terms = Terms("127.0.0.1", port, "", join_seconds=join_seconds, silence_seconds=1.0)
     return join(node_of(1), terms, RunAgreement(), say=lambda text: None)
 
 
@@ -86,7 +87,7 @@ def _come_to(port: int) -> Rendezvous:
 def test_a_node_0_that_goes_so_far_and_no_further_is_given_up(number: int, pulses: bool) -> None:
     said = [GREETING, {"welcome": True}][:number]
     with false_node_0(said, pulses=pulses) as port, pytest.raises(RefusedError, match=r"could not meet node 0"):
-        _come_to(port)
+        _come_to(port, join_seconds=0.5)
 
 
 @pytest.mark.usefixtures("soon")
@@ -189,17 +190,14 @@ def small_packets_only(port: int) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("soon")
-def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_TELL_FIRST_SECONDS", "_TELL_EVERY_SECONDS"):
-        monkeypatch.setattr(rendezvous, name, 0.2)
-    nodes.start(node_of(0), join_seconds=2.0)
+def test_both_sides_read_that_large_packets_do_not_get_through(nodes: Nodes, deadline: Deadline) -> None:
+    nodes.start(node_of(0))
     with small_packets_only(listening_port(nodes)) as port:
         large = {f"key {number}": "x" * 100 for number in range(100)}
-        nodes.start(node_of(1, same=large), port=port, join_seconds=3.0)
+        nodes.start(node_of(1, same=large), port=port)
+        # Node 1 reads it already while it waits.
+        told = "it is there, and said of this node: it said who it is, but what it has did"
+        deadline.passes_once(lambda: any(told in line for line in nodes.said))
         results = nodes.wait()
     for rank in (0, 1):
         assert "what it has did not come whole" in str(results[rank]) and "MTU" in str(results[rank])
-    # Node 1 reads it already while it waits.
-    assert any(
-        "it is there, and said of this node: it said who it is, but what it has did" in line for line in nodes.said
-    )

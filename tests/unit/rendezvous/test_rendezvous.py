@@ -33,6 +33,7 @@ from allranks.rendezvous import (
     wire,
 )
 from allranks.rendezvous.terms import Terms
+from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import (
     Nodes,
     differing,
@@ -236,26 +237,28 @@ def test_who_is_missing_is_told_early(nodes: Nodes, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_port_without_an_answer_is_told_with_what_its_machine_answers_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, answers: bool, told: str
+    monkeypatch: pytest.MonkeyPatch, answers: bool, told: str, deadline: Deadline
 ) -> None:
     monkeypatch.setattr(member, "_CONNECT_SECONDS", 0.3)
     monkeypatch.setattr(not_there, "_OTHER_SECONDS", 0.3)
     with no_answers() as port, no_answers() as silent:
         other = free_port() if answers else silent
         monkeypatch.setattr(not_there, "_OTHER_PORTS", (other,))
-        nodes = Nodes(join_seconds=1.5, port=port)
+        nodes = Nodes(port=port)
         nodes.start(node_of(1))
+        deadline.passes_once(lambda: any("no answer in 0.3 s, " in line for line in nodes.said))
         assert f"no answer in 0.3 s, {told.format(other=other, port=port)}" in str(nodes.wait()[1])
 
 
-def test_a_name_of_node_0_that_means_this_node_is_told() -> None:
-    nodes = Nodes(join_seconds=1.0, address="127.1")  # a name that no address is made of, as resolvers take it
+def test_a_name_of_node_0_that_means_this_node_is_told(deadline: Deadline) -> None:
+    nodes = Nodes(address="127.1")  # a name that no address is made of, as resolvers take it
     nodes.start(node_of(1))
     assert "the name 127.1 means 127.0.0.1 on host1, which is host1 itself: mend /etc/hosts there" in (
         str(nodes.wait()[1])
     )
-    nodes = Nodes(join_seconds=1.0, address="localhost")
+    nodes = Nodes(address="localhost")
     nodes.start(node_of(1))
+    deadline.passes_once(lambda: any("connection refused" in line for line in nodes.said))
     assert "connection refused: is node 0 started" in str(nodes.wait()[1])
 
 
@@ -317,24 +320,26 @@ def no_answers() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_who_is_missing_is_named_at_the_deadline() -> None:
-    nodes = Nodes(join_seconds=1.0)
+def test_who_is_missing_is_named_at_the_deadline(deadline: Deadline) -> None:
+    nodes = Nodes()
     nodes.start(node_of(0, 4))
-    nodes.start(node_of(2, 4), join_seconds=20.0)
+    nodes.start(node_of(2, 4), join_seconds=1000.0)
+    deadline.passes_once(lambda: any("2 of 4 nodes have come" in line for line in nodes.said))
     error = str(nodes.wait()[0])
     assert "2 of 4 nodes have come" in error
     assert "missing: node 1, 3 (here: node 2 (host2))" in error
     assert "missing: node 1, 3" in str(nodes.results[2])
 
 
-def test_a_node_0_that_is_not_there_is_told_with_the_reason() -> None:
-    nodes = Nodes(join_seconds=1.0)
+def test_a_node_0_that_is_not_there_is_told_with_the_reason(deadline: Deadline) -> None:
+    nodes = Nodes()
     nodes.start(node_of(1))
+    deadline.passes_once(lambda: any("connection refused" in line for line in nodes.said))
     assert "connection refused: is node 0 started" in str(nodes.wait()[1])
 
 
 def test_a_name_that_nobody_knows_is_told() -> None:
-    nodes = Nodes(join_seconds=1.0, address="no-such-host.invalid")
+    nodes = Nodes(address="no-such-host.invalid")
     nodes.start(node_of(1))
     assert "the name no-such-host.invalid is not known on host1" in str(nodes.wait()[1])
     nodes.start(node_of(0))
@@ -347,7 +352,7 @@ def test_a_name_that_nobody_knows_is_not_waited_for_but_under_kubernetes(monkeyp
     nodes = Nodes(join_seconds=2.0, address="no-such-host.invalid")
     unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     monkeypatch.setattr(asyncio, "open_connection", _raising(unknown))
-    nodes.start(node_of(1))
+    nodes.start(node_of(1), join_seconds=100.0)
     assert "does not wait for what waiting will not mend: the name no-such-host.invalid" in str(nodes.wait()[1])
     monkeypatch.setattr(asyncio, "open_connection", _raising(socket.gaierror(socket.EAI_AGAIN, "Temporary failure")))
     nodes.start(node_of(1))
@@ -383,10 +388,11 @@ def test_an_address_of_another_machine_is_doubted() -> None:
     assert any(said.startswith("warning: --master-addr 192.0.2.77") for said in nodes.said)
 
 
-def test_something_else_on_the_port_is_told() -> None:
-    nodes = Nodes(join_seconds=1.0)
+def test_something_else_on_the_port_is_told(deadline: Deadline) -> None:
+    nodes = Nodes()
     with socket.create_server(("127.0.0.1", nodes.terms["port"])):
         nodes.start(node_of(1))
+        deadline.passes_once(lambda: any("something else" in line for line in nodes.said))
         assert "something else than this version of allranks listens there" in str(nodes.wait()[1])
 
 
@@ -621,12 +627,15 @@ def _is_greeted(raw: socket.socket) -> bool:
         return False
 
 
-def test_facts_that_do_not_come_whole_are_told_as_such(monkeypatch: pytest.MonkeyPatch, nodes: Nodes) -> None:
+def test_facts_that_do_not_come_whole_are_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, nodes: Nodes, deadline: Deadline
+) -> None:
     """As behind a switch that drops large packets: small ones pass."""
     monkeypatch.setattr(wire, "HANDSHAKE_SECONDS", 0.5)
-    nodes.start(node_of(0), join_seconds=2.5)
+    nodes.start(node_of(0))
     with socket.create_connection(("127.0.0.1", listening_port(nodes))) as raw:
         raw.sendall(json.dumps({"hello": node_of(1).hello(), "proof": "", "nonce": ""}).encode() + b"\n")
+        deadline.passes_once(lambda: any("did not come whole" in line for line in nodes.said))
         refused = nodes.wait()[0]
     assert "what it has did not come whole" in str(refused) and "MTU" in str(refused)
 
@@ -651,14 +660,20 @@ def test_what_is_told_of_others_holds_no_control_characters(nodes: Nodes) -> Non
     ],
     ids=["no nodes", "no table", "bye before all", "bye before go", "refused"],
 )
-def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(nodes: Nodes, answers: list[dict]) -> None:
+def test_no_answer_of_a_false_node_0_keeps_a_node_waiting(
+    nodes: Nodes, answers: list[dict], deadline: Deadline
+) -> None:
     with socket.create_server(("127.0.0.1", nodes.terms["port"])) as false_node:
-        nodes.start(node_of(1), join_seconds=1.0)
+        nodes.start(node_of(1))
         raw, _ = false_node.accept()
         with raw:
             raw.sendall(json.dumps(GREETING).encode() + b"\n")
             raw.makefile().readline()
             raw.sendall(b"".join(json.dumps(answer).encode() + b"\n" for answer in answers))
+            with contextlib.suppress(ConnectionError):
+                while raw.recv(65536):  # until it has read them, and left
+                    pass
+            deadline.passes_once(lambda: True)
             refused = nodes.wait()[1]
     assert isinstance(refused, RefusedError) and "\x1b" not in str(refused)
 
