@@ -38,8 +38,8 @@ def run(agent, code):
 def test_silence_of_the_head_ends_a_job_that_will_not_end(agent):
     """Its connection stands, but nothing comes: a cable was pulled, or the head is frozen."""
     code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True)\n"
+    started = time.monotonic()  # before the last word that it hears
     pid = int(run(agent, code + "time.sleep(1000)")["lines"][0])
-    started = time.monotonic()
     agent.wait(timeout=60)
     assert not Path(f"/proc/{pid}").exists()
     assert time.monotonic() - started > SILENCE_SECONDS

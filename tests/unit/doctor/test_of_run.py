@@ -374,7 +374,9 @@ def test_a_launcher_that_is_gone_without_a_word_is_told(left):
         assert diagnosis_of_run(left(20, pid)).cause is None
 
 
-def test_of_a_launcher_elsewhere_only_a_long_silence_tells(left):
+def test_of_a_launcher_elsewhere_only_a_long_silence_tells(left, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # half a second more would be told as 401 s
     assert diagnosis_of_run(left(200, 1, "elsewhere")).cause is None
     told = diagnosis_of_run(left(400, 1, "elsewhere"))
     assert told.cause == causes.LAUNCHER_KILLED and told.node == "elsewhere" and "400 s" in told.title

@@ -139,7 +139,8 @@ def test_another_shape_is_named(tmp_path):
 def test_a_stopped_rank_comes_before_what_it_brings_about(tmp_path):
     with hanging(_skips, tmp_path, num_ranks=2) as pids:
         os.kill(pids[1], signal.SIGSTOP)
-        told = gather_node(tmp_path, name="now", node=0, run_id=THIS_RUN, seconds=3.0, keep=False)
+        # Two fifths of it are waited for each of its answers, and may be for the other one's.
+        told = gather_node(tmp_path, name="now", node=0, run_id=THIS_RUN, seconds=15.0, keep=False)
     finding = diagnose([told], [Finding("hang", "step 3 is overdue")])
     assert f"rank 1 (node 0, {socket.gethostname()}) is stopped by a signal (state T)" in finding.what
     assert (finding.code, finding.who.rank) == ("hang", 1)

@@ -31,7 +31,9 @@ def test_a_fresh_table_has_no_notes(tmp_path: Path) -> None:
     assert seen.notes == [] and seen.age_seconds is not None and len(seen.table.ranks) == 3
 
 
-def test_an_old_table_says_since_when_nothing_was_written(tmp_path: Path) -> None:
+def test_an_old_table_says_since_when_nothing_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # half a second more would be told as 3,601 s
     run = kept(tmp_path, age=3600)
     (note,) = look(run).notes
     assert "nothing was written for 3,600 s, since " in note and "on gpu0" in note

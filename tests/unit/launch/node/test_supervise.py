@@ -14,6 +14,7 @@ import pytest
 
 from allranks.doctor.stopped import rank_stopped
 from allranks.findings import Finding, Who
+from allranks.launch.node import supervise as supervise_module
 from allranks.launch.node.supervise import supervise
 from tests.patience import TIMEOUT_SECONDS
 
@@ -48,7 +49,8 @@ sys.exit(subprocess.call([sys.executable, "-c", {BETWEEN!r}, *sys.argv[1:]]))
 PARTING_AGENT = """
 import os, pathlib, subprocess, sys, time
 folder = pathlib.Path(sys.argv[1])
-rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], env=os.environ | {"RANK": "0"})
+until_seen = "import pathlib, sys, time\\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+rank = subprocess.Popen([sys.executable, "-c", until_seen, folder / "seen"], env=os.environ | {"RANK": "0"})
 rank.wait()
 (folder / "ready").write_text(str(rank.pid))
 until = time.monotonic() + 60
@@ -61,6 +63,20 @@ def start(folder, kind, agent=AGENT, **settings):
     env = os.environ | {"ALLRANKS_LAUNCH_ID": f"test-{folder}"}
     settings = {"launch_id": f"test-{folder}", "grace_seconds": 60, "say": lambda text: None} | settings
     return supervise([sys.executable, "-c", agent, str(folder), kind], env, log=folder / "agent.log", **settings)
+
+
+@pytest.fixture
+def ends_once_seen(tmp_path, monkeypatch):
+    """The rank of PARTING_AGENT is there until the supervisor has seen it."""
+    real = supervise_module.ranks_below
+
+    def ranks_below(*words):
+        found = real(*words)
+        if found:
+            (tmp_path / "seen").touch()
+        return found
+
+    monkeypatch.setattr(supervise_module, "ranks_below", ranks_below)
 
 
 def when_ready(folder, action):
@@ -95,6 +111,7 @@ def test_signals_reach_the_ranks_as_a_request_to_save(tmp_path, sent, arrives):
     assert (ended.returncode, ended.signal, ended.killed) == (75, sent, False)
 
 
+@pytest.mark.usefixtures("ends_once_seen")
 def test_a_node_whose_ranks_have_ended_waits_for_the_others_although_it_is_told_to_stop(tmp_path):
     """Its agent, were it ended now, would be missed by the other agents for minutes."""
     said = []
@@ -109,6 +126,7 @@ def test_a_node_whose_ranks_have_ended_waits_for_the_others_although_it_is_told_
     assert said == ["SIGTERM: the ranks of this node have ended already"]
 
 
+@pytest.mark.usefixtures("ends_once_seen")
 def test_an_agent_that_waits_for_one_that_has_gone_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("allranks.launch.node.supervise._PARTING_SECONDS", 0.5)
     ended = start(tmp_path, "", agent=PARTING_AGENT, parting=(tmp_path / "ready").exists)
