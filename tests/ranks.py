@@ -1,6 +1,7 @@
 """Run a function on several gloo ranks of this machine."""
 
 import datetime
+import faulthandler
 import os
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def _rank(
 ) -> None:
     os.environ.clear()  # what the test has set since the first ranks were forked
     os.environ.update(env)
+    faulthandler.enable()  # what a rank did that native code ends: a test that fails prints it
     method = f"file://{store}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=num_ranks, timeout=_TIMEOUT)
     function(rank, *args)
