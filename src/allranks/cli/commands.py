@@ -54,6 +54,7 @@ UNDONE = {
     "run": "the program was not started",
     "qwen": "no rank was started; checkpoints are as they were",
     "check": "the nodes were not checked; nothing was started",
+    "plan": "no plan was made; what was measured of this machine so far is kept",
     "rehearse": "nothing was rehearsed",
     "bench-scaling": "nothing was timed",
     "submit": "no job was submitted",

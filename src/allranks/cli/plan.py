@@ -86,13 +86,15 @@ def plan(
     """
     from allranks.config.overrides import parse_overrides
     from allranks.launch.plan.make import Asked, make_plan
+    from allranks.launch.stop import ended_in_order
     from allranks.observe.enduring import say
     from allranks.observe.folding import terminal_width
     from allranks.plan.message import to_json
     from allranks.plan.text import in_full
 
     asked = Asked(nodes, gpus_per_node, gpu, link, device_file, calibrate, trace, price_per_gpu_hour, batch)
-    made = make_plan(config, parse_overrides(given(ctx).config), asked, ignore_unsupported=ignore_unsupported)
+    with ended_in_order():
+        made = make_plan(config, parse_overrides(given(ctx).config), asked, ignore_unsupported=ignore_unsupported)
     for line in made.remarks:
         say(line, file=sys.stderr)
     shown = to_json(made) if as_json else in_full(made, shows_all=show_all, width=terminal_width(sys.stdout))

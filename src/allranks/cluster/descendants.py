@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -34,6 +34,16 @@ async def end_descendants(keep: Collection[int], grace_seconds: float) -> None:
     while (left := descendants(keep)) and clock() < deadline:
         send_signal(signal.SIGKILL, left)
         await asyncio.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def ends_what_it_starts() -> Iterator[None]:
+    """What this process starts within, directly or not, is killed at the end, whatever ended it."""
+    before = descendants()
+    try:
+        yield
+    finally:
+        asyncio.run(end_descendants(before, grace_seconds=0.0))
 
 
 def descendants(keep: Collection[int] = ()) -> list[int]:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -98,24 +97,6 @@ def error_in(log: Path) -> str:
     if first is None:
         return ""
     return "\n  ".join([lines[first].removeprefix("error: "), *lines[first + 1 : first + 12]])
-
-
-@contextlib.contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Within, a signal that ends this process ends its commands and removes its files first."""
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""Signals to `allranks train` while no rank listens for them: end at once and cleanly, instead of with a traceback."""
+"""Signals to a command while no rank of a run listens for them: end at once and cleanly, and leave nothing behind."""
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -56,6 +57,28 @@ def stop_at_once() -> Iterator[Callable[[], None]]:
         for number, handler in before.items():
             # Once stopped, this process ends as soon as it has said so.
             signal.signal(number, signal.SIG_IGN if received and number != signal.SIGINT else handler)
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Within, a signal that ends this process ends its commands and removes its files first."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    is_first = True
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal is_first
+        if is_first:  # a second one would disturb what the first cleans up
+            is_first = False
+            sys.exit(128 + number)
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ask_engine(received: signal.Signals) -> None:

@@ -19,11 +19,12 @@ from allranks import interrupt
 from allranks.config import RunConfig, load_config
 from allranks.config.load import resolve_mapping
 from allranks.config.strategy import strategy
-from allranks.demo.commands import Command, ended_in_order
+from allranks.demo.commands import Command
 from allranks.disk import refuse_unwritable
 from allranks.errors import AllranksError, ConfigError, UsageError
 from allranks.exit_codes import DONE
 from allranks.launch.describe import strategy_name
+from allranks.launch.stop import ended_in_order
 from allranks.observe import RunDir, say
 from allranks.rehearse.config import NUM_RECORDS, NUM_STEPS, rehearsal_config
 from allranks.rehearse.files import write_model

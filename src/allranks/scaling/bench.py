@@ -13,7 +13,6 @@ from pathlib import Path
 
 from allranks import durable, interrupt
 from allranks.config import RunConfig, load_config
-from allranks.demo.commands import ended_in_order
 from allranks.disk import disk_told, refuse_unwritable
 from allranks.errors import ConfigError, UsageError
 from allranks.launch.all_nodes.start import start_all_nodes
@@ -25,6 +24,7 @@ from allranks.launch.spec.everywhere import Everywhere
 from allranks.launch.spec.from_environment import tell
 from allranks.launch.spec.options import Launch, LaunchOptions
 from allranks.launch.spec.where import NodeOptions
+from allranks.launch.stop import ended_in_order
 from allranks.observe import RunDir, say
 from allranks.observe.folding import terminal_width
 from allranks.plan.hardware import Link, find_link

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -80,14 +81,15 @@ def _ask(asked: Asked, deadline_seconds: float) -> dict[str, float]:
     # No GPU is to be woken up, and none chosen by.
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(asdict(asked), default=str),
-            capture_output=True,
-            text=True,
-            env=env,
-            timeout=deadline_seconds,
-        )
+        with tempfile.TemporaryDirectory(prefix="allranks-trace-", ignore_cleanup_errors=True) as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                input=json.dumps(asdict(asked), default=str),
+                capture_output=True,
+                text=True,
+                env={**env, "TMPDIR": folder},  # a process that is killed removes nothing
+                timeout=deadline_seconds,
+            )
     except subprocess.TimeoutExpired:
         raise AllranksError(
             f"the trace of this config did not end within {deadline_seconds:.0f} s; `allranks plan` without --trace "

@@ -100,10 +100,13 @@ def _told_of_model(source: Source) -> list[str]:
 def _traced(source: Source, best: Row, own: Row, lengths: Lengths) -> list[Traced]:
     from concurrent.futures import ThreadPoolExecutor  # only here: a plan answers at once
 
+    from allranks.cluster.descendants import ends_what_it_starts
+
     shown = [best] if best is own else [best, own]
     cfg = as_stored(source.cfg, source.config_json)
     trace = partial(traced, cfg=cfg, config_json=source.config_json, tokens=lengths.longest)
-    with ThreadPoolExecutor() as beside:  # each waits for a process
+    # Each waits for a process, which is ended before it is waited for.
+    with ThreadPoolExecutor() as beside, ends_what_it_starts():
         return list(beside.map(trace, shown))
 
 

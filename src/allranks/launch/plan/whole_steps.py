@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allranks.cluster.descendants import ends_what_it_starts
 from allranks.cluster.loopback import free_port
 from allranks.errors import AllranksError
 from allranks.launch.node.starters.memory import allocator_variables
@@ -70,7 +71,7 @@ _POLL_SECONDS = 0.1
 
 def measure_whole_steps(num_ranks: int, num_threads: int) -> None:
     """Train on `num_ranks` ranks of so many threads; takes a minute. Raises AllranksError where that fails."""
-    with tempfile.TemporaryDirectory(prefix="allranks-calibrate-") as name:
+    with tempfile.TemporaryDirectory(prefix="allranks-calibrate-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _write_model(folder / "model")
         _write_rows(folder / "rows.jsonl", number=_STEPS * num_ranks * _ROW // _DOCUMENT)
@@ -124,27 +125,25 @@ def _train(config: Path, num_ranks: int, num_threads: int, log: Path) -> None:
     env |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     argv = [sys.executable, "-m", "allranks.train", str(config)]
-    with log.open("wb") as output:
-        ranks: list[subprocess.Popen[bytes]] = []
-        try:
-            for rank in range(num_ranks):
-                own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                ranks.append(
-                    subprocess.Popen(
-                        argv,
-                        env=own,
-                        cwd=log.parent,
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=output,
-                        preexec_fn=die_with_parent,
-                    )
+    env["TMPDIR"] = str(log.parent)  # what is left there goes with all else
+    ranks: list[subprocess.Popen[bytes]] = []
+    with log.open("wb") as output, ends_what_it_starts():
+        for rank in range(num_ranks):
+            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(
+                subprocess.Popen(
+                    argv,
+                    env=own,
+                    cwd=log.parent,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=die_with_parent,
                 )
-            in_time = _await_all(ranks)
-        finally:
-            for one in ranks:
-                one.kill()
-                one.wait()
+            )
+        in_time = _await_all(ranks)
+    for one in ranks:
+        one.wait()
     if any(one.returncode for one in ranks):
         why = "" if in_time else f" within {_LONGEST_SECONDS:.0f} s"
         said = log.read_text(errors="replace").strip().splitlines()[-3:]
