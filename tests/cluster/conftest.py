@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from allranks.observe import RunDir, read_events
 from tests.cluster.forked import ForkedRanks
 from tests.cluster.lab import Lab, missing
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
 
@@ -215,9 +215,3 @@ def largest_difference(losses: dict[int, float], reference: dict[int, float]) ->
     if losses.keys() != reference.keys():
         return math.inf
     return max(abs(losses[step] / reference[step] - 1) for step in reference)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -8,8 +8,9 @@ import sys
 
 import allranks
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, free_port
+from tests.cluster.conftest import ENVIRONMENT
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 ALONE = """
 import json, os, signal, sys

@@ -15,8 +15,9 @@ from torch.distributed.fsdp import fully_shard
 
 from allranks.cluster.identity import identify
 from allranks.train.world import exit_rank, join
-from tests.cluster.conftest import ENVIRONMENT, free_port
+from tests.cluster.conftest import ENVIRONMENT
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 RUNS = 40
 

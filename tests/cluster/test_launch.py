@@ -11,8 +11,8 @@ import pytest
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
 from allranks.preflight.certificate import PARTS, read_certificate
-from tests.cluster.conftest import free_port
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 # More steps than any of these tests lets run.
 ENDLESS = {"max_steps": 100_000, "num_epochs": 1000, "lr_scheduler": "constant"}

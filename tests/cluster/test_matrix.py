@@ -20,8 +20,9 @@ from allranks.errors import ConfigError
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import EvalEvent, StepEvent
 from allranks.verify.run import verify_run
-from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, largest_difference
 from tests.cluster.matrix import SEQUENCE, Job, write_jobs
+from tests.ports import free_port
 
 STEPS, SAVED = 6, 3
 JOBS = ("run", "two", "one", "export")

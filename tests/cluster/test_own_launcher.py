@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 SRUN = {
     "SLURM_JOB_ID": "7",

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 # Dropout draws other numbers on each rank; all else stays as the scripts have it.
 CHANGED = ["--max_steps", "3", "--bf16", "false", "--lora-dropout", "0", "--model_max_length", "64"]

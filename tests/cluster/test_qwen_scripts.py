@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, Run, free_port
+from tests.cluster.conftest import ENVIRONMENT, Run
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 # What docs/qwen.md tells its readers to write.
 FINETUNE = "from allranks.compat.qwen import main; main()\n"

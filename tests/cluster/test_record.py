@@ -10,8 +10,9 @@ import yaml
 
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import StepEvent
-from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
 from tests.cluster.test_launch import finish
+from tests.ports import free_port
 
 KEYS = {
     "max_steps": 4,

@@ -18,10 +18,11 @@ from allranks.doctor.failures import failures_of
 from allranks.live.from_events import table_of
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import PhaseEvent, StepEvent
-from tests.cluster.conftest import ENVIRONMENT, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, largest_difference
 from tests.cluster.lab import Lab
 from tests.cluster.moments import Terminal, record_failure
 from tests.cluster.training import Training, make_training
+from tests.ports import free_port
 
 # Python runs it in every process: in a rank it waits, beside the imports, for what it spoils.
 INJECTED = """

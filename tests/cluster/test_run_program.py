@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from allranks.observe import RunDir
-from tests.cluster.conftest import free_port, start_allranks
+from tests.cluster.conftest import start_allranks
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 PROGRAM = """
 import os, signal, sys, time

@@ -9,8 +9,9 @@ import yaml
 
 from allranks.checkpoint import commit
 from allranks.observe import RunDir
-from tests.cluster.conftest import ENVIRONMENT, Run, free_port, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, Run, largest_difference
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 KEYS = {
     "output_dir": "run",  # relative: node-a/run and node-b/run

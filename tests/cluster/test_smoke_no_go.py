@@ -10,8 +10,8 @@ import pytest
 
 from allranks.observe import RunDir
 from tests.cluster import conftest
-from tests.cluster.conftest import free_port
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 # Ranks import it by themselves; what each fault does comes between the last step and what the ranks then look at.
 SPOILT = """

@@ -13,6 +13,7 @@ import pytest
 from allranks.cluster.handshake import NotProven, shake_hands
 from allranks.cluster.listening import Listener, PortTaken, reach
 from allranks.cluster.protocol import GRACE_SECONDS, SILENCE_SECONDS
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -66,8 +67,7 @@ def test_what_a_job_prints_cannot_be_taken_for_a_message(agent):
 
 def test_a_node_is_reached_at_a_port_or_not_and_why():
     async def main():
-        with socket.create_server(("", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         listener = await Listener.open(port)
         found = await reach(["127.0.0.1"], port, listener.token, 5)
         impostor = await reach(["127.0.0.1"], port, "0" * 32, 5)

@@ -16,12 +16,7 @@ from allranks.findings import Finding
 from allranks.launch.agreement import RunAgreement
 from allranks.rendezvous import Participant, Rendezvous, differences, join
 from allranks.rendezvous.terms import Terms
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
+from tests.ports import free_port
 
 SAME = {"learning_rate": "0.1"}
 

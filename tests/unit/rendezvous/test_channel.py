@@ -18,6 +18,7 @@ from allranks.rendezvous import Rendezvous, join, wire
 from allranks.rendezvous.channel import Channel
 from allranks.rendezvous.terms import Terms
 from allranks.rendezvous.wire import WireError
+from tests.ports import free_port
 from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import node_of
 
@@ -160,11 +161,6 @@ class Between:
         self._server.close()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @contextlib.contextmanager
 def joining(port: int, rank: int, token: str = "right") -> Iterator[list]:
     """Join in a thread; yields a list that holds the outcome in the end."""
@@ -186,7 +182,7 @@ def joining(port: int, rank: int, token: str = "right") -> Iterator[list]:
 
 
 def _join_through(change: Callable[[bytes], bytes] = lambda line: line) -> tuple[Between, Rendezvous, Rendezvous]:
-    port = _free_port()
+    port = free_port()
     between = Between(port, change)
     with joining(port, 0) as head, joining(between.port, 1) as member:
         pass
@@ -225,7 +221,7 @@ def test_a_recorded_join_is_not_accepted_again(deadline: Deadline) -> None:
         rendezvous.leave(0)
     between.close()
     recorded = b"".join(line for side, line in between.lines if side == "other")
-    port = _free_port()
+    port = free_port()
     with joining(port, 0) as again:
         while True:
             with contextlib.suppress(OSError):

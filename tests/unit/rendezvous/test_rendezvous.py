@@ -33,12 +33,12 @@ from allranks.rendezvous import (
     wire,
 )
 from allranks.rendezvous.terms import Terms
+from tests.ports import free_port
 from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import (
     Nodes,
     differing,
     failure,
-    free_port,
     join_all,
     listening_port,
     node_of,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import TIMEOUT_SECONDS
+from tests.ports import free_port
 
 HEAD = """
 import sys
@@ -53,9 +54,7 @@ def head(tmp_path):
     started = []
 
     def start(code, hosts="n0,n1", port=None, **variables):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = port or probe.getsockname()[1]
+        port = port or free_port()
         process = subprocess.Popen(
             [sys.executable, "-c", HEAD, str(python), str(port), hosts, "train", code],
             stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from allranks.launch.ray_train.cluster import _connect, _reach, _remove_stale_fo
 from allranks.launch.ray_train.start import _refuse_options, start_ray, with_launcher
 from allranks.launch.spec.options import LaunchOptions
 from allranks.launch.spec.where import NodeOptions
-from tests.cluster.conftest import free_port
+from tests.ports import free_port
 
 
 def test_without_ray_the_message_says_how_to_install_it(monkeypatch):
