@@ -150,6 +150,8 @@ def test_the_text_needs_nothing_of_ours_nor_of_the_folder_it_is_started_in(tmp_p
 
 # What hangs, fails or lies. The deadline is one of the probe's; no test waits for more than it.
 
+# All other sources, each a process of its own, have to answer before it.
+OTHERS_SECONDS = 5
 IGNORES_SIGTERM = """#!/bin/sh
 trap '' TERM HUP INT
 setsid sh -c 'trap "" TERM; while :; do sleep 100; done' &
@@ -175,10 +177,10 @@ def with_nvidia_smi(script: str, root: Path) -> str:
 @pytest.mark.parametrize("script", [IGNORES_SIGTERM, STOPS_ITSELF])
 def test_a_tool_that_hangs_is_named_and_gone(script, tmp_path, marked, monkeypatch):
     monkeypatch.setenv(*next(iter(marked.mark.items())))
-    report = probe_this_node(ProbeRequest(root=with_nvidia_smi(script, tmp_path), deadline_seconds=1))
+    report = probe_this_node(ProbeRequest(root=with_nvidia_smi(script, tmp_path), deadline_seconds=OTHERS_SECONDS))
     assert report.unanswered == {
-        "nvidia": "did not answer in 1 s: nvidia-smi -q -x",
-        "nvlinks": "did not answer in 1 s: nvidia-smi nvlink --status",
+        "nvidia": f"did not answer in {OTHERS_SECONDS} s: nvidia-smi -q -x",
+        "nvlinks": f"did not answer in {OTHERS_SECONDS} s: nvidia-smi nvlink --status",
     }
     assert report.cpu.num_cores == 8 and report.shm.total == 64 * 2**20, "the others have answered"
     assert [gpu.model for gpu in report.gpus] == ["NVIDIA H100"], "what the driver's files say is known all the same"
@@ -239,11 +241,12 @@ def test_a_tool_on_the_path_is_asked_though_the_bus_shows_no_gpu(script, has_ans
     """As in WSL. That it finds nothing, on a machine that has none, is no failure."""
     (tmp_path / "nvidia-smi").write_text(script.replace("setsid ", ""))
     (tmp_path / "nvidia-smi").chmod(0o755)
-    request = ProbeRequest(sources=("nvidia", "pci"), deadline_seconds=60 if has_answered else 1)
+    request = ProbeRequest(sources=("nvidia", "pci"), deadline_seconds=60 if has_answered else OTHERS_SECONDS)
     report = probe_this_node(request, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
     if any(Path("/dev").glob("nvidia[0-9]")):
         pytest.skip("this machine has GPUs")
-    assert report.unanswered == ({} if has_answered else {"nvidia": "did not answer in 1 s: nvidia-smi -q -x"})
+    hangs = {"nvidia": f"did not answer in {OTHERS_SECONDS} s: nvidia-smi -q -x"}
+    assert report.unanswered == ({} if has_answered else hangs)
 
 
 def unshared(program: str, *words: str) -> subprocess.CompletedProcess[bytes]:
@@ -262,19 +265,19 @@ def test_a_dead_mount_holds_up_nobody_else(tmp_path):
     program = """
 import ctypes, os, sys
 from allranks.cluster.probe import ProbeRequest, probe_this_node
-where, alive = sys.argv[1:]
+where, alive, seconds = sys.argv[1:]
 server = os.open("/dev/fuse", os.O_RDWR)  # and never answers
 options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
 if ctypes.CDLL(None).mount(b"server:/export", where.encode(), b"fuse.sshfs", 0, options.encode()):
     sys.exit("cannot mount")
 paths = [{"path": where + "/run", "purpose": "output_dir"}, {"path": alive, "purpose": "data"}]
-print(__import__("json").dumps(probe_this_node(ProbeRequest(paths=paths, deadline_seconds=3)).to_message()))
+print(__import__("json").dumps(probe_this_node(ProbeRequest(paths=paths, deadline_seconds=int(seconds))).to_message()))
 """
     (tmp_path / "dead").mkdir()
-    done = unshared(program, str(tmp_path / "dead"), str(tmp_path))
+    done = unshared(program, str(tmp_path / "dead"), str(tmp_path), str(OTHERS_SECONDS))
     report = read_report(done.stdout, done.stderr)
     place = f"{tmp_path}/dead/run"
-    assert report.unanswered == {f"paths: output_dir {place}": f"did not answer in 3 s: {place}"}
+    assert report.unanswered == {f"paths: output_dir {place}": f"did not answer in {OTHERS_SECONDS} s: {place}"}
     dead, alive = report.paths
     assert (dead.type, dead.device, dead.network, dead.exists) == ("fuse.sshfs", "server:/export", True, None)
     assert alive.exists and alive.free > 0
