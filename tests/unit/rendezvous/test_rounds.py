@@ -12,6 +12,7 @@ from allranks.errors import RefusedError
 from allranks.findings import Finding, Who
 from allranks.rendezvous import Rendezvous
 from allranks.rendezvous.rendezvous import MOST_ROUNDS
+from tests.unit.rendezvous.conftest import Deadline
 from tests.unit.rendezvous.nodes import Nodes, join_all, listening_port, node_of, say_hello, together, until
 
 
@@ -58,12 +59,19 @@ def test_what_node_0_refuses_is_refused_everywhere(nodes: Nodes) -> None:
     assert [str(result) for result in results] == ["not [0, 1, 2]"] * 3
 
 
-def test_who_is_missing_at_the_deadline_is_named_to_all_that_came(nodes: Nodes) -> None:
+def test_who_is_missing_at_the_deadline_is_named_to_all_that_came(nodes: Nodes, deadline: Deadline) -> None:
     joined = join_all(nodes, *(node_of(rank, 4) for rank in range(4)))
     came = [joined[0], joined[2]]
-    for result in together(came, lambda one: one.round("ports", 1, 1.0)):
+
+    def both_came() -> bool:
+        return joined[0]._rounds.get("ports", {}).keys() == {0, 2}
+
+    later = threading.Thread(target=deadline.passes_once, args=(both_came, 65.0))
+    later.start()
+    for result in together(came, lambda one: one.round("ports", 1, 60.0)):
         assert isinstance(result, RefusedError)
-        assert str(result) == "ports: waiting for node 1 (host1), node 3 (host3); gave up after 1 s"
+        assert str(result) == "ports: waiting for node 1 (host1), node 3 (host3); gave up after 60 s"
+    later.join()
 
 
 def test_a_node_0_that_does_not_come_to_a_round_is_not_waited_for_without_end(
