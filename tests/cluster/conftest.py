@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import yaml
 
 from allranks.demo.files import DemoFiles, write_files
 from allranks.observe import RunDir, read_events
+from tests.cluster import struck_rank
 from tests.cluster.forked import ForkedRanks
 from tests.cluster.lab import Lab, missing
 from tests.patience import TIMEOUT_SECONDS
@@ -163,6 +166,31 @@ def run_forked(start_forked: Callable[..., ForkedRanks], tmp_path: Path) -> Call
         return _finish_forked(start_forked(world_size, output_dir=directory, **keys), directory, expect)
 
     return finish
+
+
+@pytest.fixture
+def strike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Have a rank of the next run send itself a signal at a step, once some files are there: see struck_rank.py.
+
+    It does so in one start only; the file that is returned is there once it has.
+    """
+
+    def at(step: int, number: signal.Signals = signal.SIGKILL, *, rank: int, awaits: tuple[Path, ...]) -> Path:
+        for name, value in strike_variables(tmp_path, step, number, rank=rank, awaits=awaits).items():
+            monkeypatch.setitem(ENVIRONMENT, name, value)
+        return tmp_path / "struck"
+
+    return at
+
+
+def strike_variables(
+    folder: Path, step: int, number: signal.Signals, *, rank: int, awaits: tuple[Path, ...]
+) -> dict[str, str]:
+    """The environment of ranks with that strike, of which `folder` will tell."""
+    shutil.copy(struck_rank.__file__, folder / "sitecustomize.py")
+    told = {"rank": rank, "step": step, "signal": int(number), "awaits": [str(path) for path in awaits]}
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"STRIKE": json.dumps({**told, "once": str(folder / "struck")}), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @pytest.fixture(scope="session")

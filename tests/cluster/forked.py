@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import allranks.train.__main__ as program
+from tests.cluster import struck_rank
 from tests.warm import warm_processes
 
 
@@ -64,5 +65,6 @@ def _rank(words: list[str], env: dict[str, str], output: Path) -> NoReturn:
     os.chdir(output.parent)
     os.environ.clear()  # the process that forks has that of the test that started it
     os.environ.update(env)
+    struck_rank.arm()
     program.main(words)
     os._exit(98)  # it ends the process itself

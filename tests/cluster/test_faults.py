@@ -137,7 +137,7 @@ def test_saving_behind_the_training_on_two_ranks_changes_nothing_and_loses_nothi
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run_forked, tmp_path, number):
-    keys = {**SAVING, **FSDP, "max_steps": 400, "save_steps": 1000}
+    keys = {**SAVING, **FSDP, "max_steps": 100_000, "save_steps": 100_000}
     process = start("--nproc-per-node", "2", **keys)
     first = Run(0, "", RunDir(tmp_path / "run"))
     _wait_for_steps(process, first, 3)
@@ -156,7 +156,7 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on(start, run_forked, tmp_
 
 @pytest.mark.thorough
 def test_a_signal_to_one_process_alone(start, tmp_path):
-    process = start(**{**SAVING, "max_steps": 4000, "save_steps": 10000})
+    process = start(**{**SAVING, "max_steps": 100_000, "save_steps": 100_000})
     first = Run(0, "", RunDir(tmp_path / "run"))
     _wait_for_steps(process, first, 2)
     process.send_signal(signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 import random
 import shutil
-import time
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from allranks.checkpoint import commit
 from allranks.observe import RunDir
 from allranks.verify import Check
 from allranks.verify.run import verify_run
@@ -100,20 +99,20 @@ def _mixture(tiny, folder: Path) -> Path:
 
 
 def test_a_run_killed_at_a_random_step_and_resumed_on_other_ranks_ends_with_the_same_losses(
-    alone, start_forked, run_forked
+    alone, start_forked, run_forked, strike, tmp_path
 ):
     expected = alone()
     keys = {**FSDP, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     kill_after = random.randint(3, 15)
     print(f"killing after step {kill_after}")
-    ranks = start_forked(2, **keys)
-    first = Run(0, "", RunDir(ranks.output.parent / "run"))
-    deadline = time.monotonic() + TIMEOUT_SECONDS
     # A checkpoint is written beside training: some steps after the one that it is of, it counts.
-    while len(first.events("step")) < kill_after or not commit.complete_checkpoints(first.directory.checkpoints):
-        assert ranks.is_running() and time.monotonic() < deadline, ranks.output.read_text()
-        time.sleep(0.01)
+    strike(kill_after + 1, rank=0, awaits=(tmp_path / "run/checkpoints/*/COMPLETE",))
+    ranks = start_forked(2, **keys)
+    ranks.processes[0].join(TIMEOUT_SECONDS)
     ranks.kill()
+    first = Run(0, "", RunDir(tmp_path / "run"))
+    assert ranks.processes[0].exitcode == -signal.SIGKILL, ranks.output.read_text()
+    assert max(first.losses()) == kill_after
 
     resumed = run_forked(auto_resume_from_checkpoints=True, **keys)
     assert "resumed" in resumed.output

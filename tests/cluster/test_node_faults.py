@@ -5,6 +5,7 @@ Each node has a run directory of its own, on its own disk.
 """
 
 import json
+import re
 import signal
 import sys
 import time
@@ -84,7 +85,8 @@ def test_a_disk_of_one_node_that_is_full_at_a_checkpoint(
     terminals[0].wait_for("step 30: checkpoint")
     lab.node(1).fill_disk()
     outputs = training.finish(terminals, expect=[1, 1])
-    last_step = terminals[0].moment_of("step 60/")
+    saved = [int(step) for step in re.findall(r"^step (\d+): checkpoint", outputs[0], re.MULTILINE)]
+    last_step = terminals[0].moment_of(f"step {saved[-1] + 30}/")
     assert last_step is not None, outputs[0]
     told = ask_doctor(lab.node(0), OWN)
     said = f"the ranks of node 1 ended without a word, and the disk of {OWN} is full (0 bytes "
@@ -93,8 +95,8 @@ def test_a_disk_of_one_node_that_is_full_at_a_checkpoint(
         assert said in output, output
     there = ask_doctor(lab.node(1), OWN)  # whose own record has no word of it
     assert (there["cause"], there["node"]) == (causes.DISK, "node1"), there
-    why = "rank 1: step 60 is not saved: the disk is full (No space left on device)"
-    assert why in outputs[0] and "step 30 is saved" in outputs[0], outputs[0]
+    why = f"rank 1: step {saved[-1] + 30} is not saved: the disk is full (No space left on device)"
+    assert why in outputs[0] and f"step {saved[-1]} is saved" in outputs[0], outputs[0]
     assert (told["cause"], told["rank"], told["node"]) == (causes.DISK, None, "node1"), told
     assert any(why in one["text"] for one in told["evidence"]), told
     training.wait_until_gone()

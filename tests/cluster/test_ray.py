@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -c constraints.txt -e '.[ray]'"
 )
 LAUNCH = ("--launcher", "ray", "--ray-address", "local", "--ray-num-workers", "2")
-# Steps of some 20 ms: long enough to be hit in the middle, and few enough for float sums to stay close.
+# Few enough steps for float sums to stay close.
 # Ray starts a dozen processes before the first rank, which takes minutes beside other tests.
 KEYS = {
     "max_steps": 60,
@@ -79,13 +79,16 @@ def finish(process, directory, expect):
     return Run(process.returncode, output, RunDir(directory))
 
 
-def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_it(losses_alone, start, tmp_path):
-    directory = tmp_path / "ray"
+def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_it(
+    losses_alone, start, strike, tmp_path
+):
+    directory, looked_at = tmp_path / "ray", tmp_path / "looked at"
+    strike(25, rank=1, awaits=(directory / "checkpoints/*/COMPLETE", looked_at))
     process = start(*LAUNCH, output_dir=directory, ray_run_name="by-name", **KEYS)
     wait_for_a_checkpoint(process, directory)
     victim = engine_of(1, process.pid, directory)
     assert victim.nice() == psutil.Process().nice(), "as if no Ray had started it"
-    victim.kill()
+    looked_at.touch()
     done = finish(process, directory, expect=0)
     assert f"attempt 1: rank 1 on {socket.gethostname()} failed: killed by SIGKILL" in done.output
     assert "attempt 2: Ray has started the ranks again" in done.output
@@ -118,11 +121,10 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint_and_ray_knows_of_
 
 
 @pytest.mark.thorough
-def test_ranks_that_hang_are_started_again_by_ray(losses_alone, start, tmp_path):
+def test_ranks_that_hang_are_started_again_by_ray(losses_alone, start, strike, tmp_path):
     directory = tmp_path / "ray"
+    strike(25, signal.SIGSTOP, rank=1, awaits=(directory / "checkpoints/*/COMPLETE",))
     process = start(*LAUNCH, output_dir=directory, on_hang="restart", hang_timeout={"step": 5}, **KEYS)
-    wait_for_a_checkpoint(process, directory)
-    engine_of(1, process.pid, directory).send_signal(signal.SIGSTOP)
     done = finish(process, directory, expect=0)
     assert "error: rank 1 (node 0, " in done.output and "is stopped (state T)" in done.output, done.output
     assert "on_hang: restart: attempt 1 is ended, for Ray to start the ranks again" in done.output, done.output

@@ -4,6 +4,7 @@ The fault is put into one rank by a `sitecustomize` on its path, in the first st
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from allranks.doctor.failures import failures_of
 from allranks.live.from_events import table_of
 from allranks.observe import RunDir, read_events
 from allranks.observe.events import PhaseEvent, StepEvent
-from tests.cluster.conftest import ENVIRONMENT, largest_difference
+from tests.cluster.conftest import ENVIRONMENT, largest_difference, strike_variables
 from tests.cluster.lab import Lab
 from tests.cluster.moments import Terminal, record_failure
 from tests.cluster.training import Training, make_training
@@ -151,19 +152,21 @@ def test_a_launcher_that_is_killed_between_two_starts_is_named_by_the_others_whi
     assert (told.cause, told.rank) == (causes.NODE_LOST, None), told
 
 
-def over_ssh(training: Training) -> Any:
-    return training.start(0, (*TRAIN, "--hosts", "node[0-1]"))
+def over_ssh(training: Training, **variables: str) -> Any:
+    exports = [word for name in variables for word in ("--export", name)]
+    return training.start(0, (*TRAIN, "--hosts", "node[0-1]", *exports), **variables)
 
 
-def in_slurm(training: Training) -> Any:
+def in_slurm(training: Training, **variables: str) -> Any:
     training.lab.slurm()
-    return training.start(0, ("salloc", "-Q", "-N", 2, *TRAIN))
+    exports = [word for name in variables for word in ("--export", name)]
+    return training.start(0, ("salloc", "-Q", "-N", 2, *TRAIN, *exports), **variables)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("start", (over_ssh, in_slurm))
 def test_started_from_one_node_a_run_whose_rank_is_stopped_starts_again_by_itself(
-    start: Callable[[Training], Any],
+    start: Callable[..., Any],
     lab: Lab,
     base_config: dict,
     losses_alone: Callable[..., dict[int, float]],
@@ -171,11 +174,10 @@ def test_started_from_one_node_a_run_whose_rank_is_stopped_starts_again_by_itsel
 ) -> None:
     keys = {**KEYS, "max_steps": 40, "learning_rate": 1e-3}
     training = make_training(lab, request.node.name, base_config, **keys)
-    process = start(training)
-    training.wait_for_step(4, process)
+    saved = training.run.checkpoints / "*/COMPLETE"
+    variables = strike_variables(training.config.parent, 5, signal.SIGSTOP, rank=1, awaits=(saved,))
+    (output,) = training.finish([start(training, **variables)])
     pid = next(event.pid for event in read_events(training.run.events(1)) if isinstance(event, PhaseEvent))
-    lab.node(1).run(["kill", "-STOP", str(pid)], check=True)
-    (output,) = training.finish([process])
     assert output.count("on_hang: restart: all nodes start their ranks again, 1 of 1 times") == 2, output
     assert f"rank 1 (node 1, node1, pid {pid}) is stopped" in output, output
     alone = losses_alone(max_steps=40, learning_rate=1e-3)
