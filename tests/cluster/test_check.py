@@ -329,7 +329,8 @@ def test_an_ordinary_user_checks_all_but_what_only_root_may_read(lab: Lab, check
 
 
 def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Training) -> None:
-    words = (*CHECK, QUICK, "--join-timeout", 5, "--nnodes", 2, "--master-port", PORT)
+    # The kernel takes three seconds to find that nobody has an address.
+    words = (*CHECK, QUICK, "--join-timeout", 12, "--nnodes", 2, "--master-port", PORT)
     nobody = "10.77.0.99"
     started = [
         checked.start(rank, (*words, "--node-rank", rank, "--master-addr", address), **TOKEN)
@@ -337,8 +338,8 @@ def test_a_wrong_master_address_is_told_on_both_sides(lab: Lab, checked: Trainin
     ]
     here, there = checked.finish(started, expect=[3, 3])
     assert "1 of 2 nodes have come to node0:29541; missing: node 1" in here
-    assert f"could not meet node 0 at {nobody}:{PORT} within 5 s" in there
-    assert "no route to host: is this the address of node 0?" in there or "is this the address of node 0" in there
+    assert f"could not meet node 0 at {nobody}:{PORT} within 12 s" in there
+    assert "is this the address of node 0" in there
 
 
 def test_a_start_does_not_hang_where_a_mount_does(lab: Lab, checked: Training) -> None:
