@@ -127,23 +127,26 @@ def _train(config: Path, num_ranks: int, num_threads: int, log: Path) -> None:
     argv = [sys.executable, "-m", "allranks.train", str(config)]
     env["TMPDIR"] = str(log.parent)  # what is left there goes with all else
     ranks: list[subprocess.Popen[bytes]] = []
-    with log.open("wb") as output, ends_what_it_starts():
-        for rank in range(num_ranks):
-            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(
-                subprocess.Popen(
-                    argv,
-                    env=own,
-                    cwd=log.parent,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    preexec_fn=die_with_parent,
+    try:
+        with log.open("wb") as output, ends_what_it_starts():
+            for rank in range(num_ranks):
+                own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(
+                    subprocess.Popen(
+                        argv,
+                        env=own,
+                        cwd=log.parent,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        preexec_fn=die_with_parent,
+                    )
                 )
-            )
-        in_time = _await_all(ranks)
-    for one in ranks:
-        one.wait()
+            in_time = _await_all(ranks)
+    finally:
+        for one in ranks:
+            one.kill()  # where the system does not list what a process has started (macOS)
+            one.wait()
     if any(one.returncode for one in ranks):
         why = "" if in_time else f" within {_LONGEST_SECONDS:.0f} s"
         said = log.read_text(errors="replace").strip().splitlines()[-3:]
