@@ -107,11 +107,18 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("ZeRO-3", "full, bf16", _BF16),
     ("FSDP2", "LoRA, bf16, recomputed", {**_BF16, **_LORA, "gradient_checkpointing": True}),
 )
-EIGHT_BITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+OPTIMIZERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(
         ("one process", f"full, {name}", {"optimizer": name})
-        for name in ("adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit")
+        for name in ("adamw_bnb_8bit", "paged_adamw_8bit", "lion_8bit", "rmsprop_bnb", "adamw_torch", "adagrad")
     ),
+    *(
+        (strategy, f"full, {name}", {"optimizer": name})
+        for strategy in ("ZeRO-2", "ZeRO-3")
+        for name in ("adamw_bnb_8bit", "adamw_torch")
+    ),
+)
+EIGHT_BITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("one process", "LoRA over 8 bits", {**_LORA, "load_in_8bit": True}),
     ("DDP", "LoRA over 8 bits", {**_LORA, "load_in_8bit": True}),
     ("one process", "Q-LoRA", _QLORA),
@@ -184,9 +191,9 @@ def cases() -> Iterator[Case]:
             for variant, keys in VARIANTS.items():
                 yield Case(model, strategy, variant, keys)
         has_experts = "num_experts_per_tok" in MODELS[model]
-        further = (*EIGHT_BITS, *LONG, *EVALUATED, *(OF_EXPERTS if has_experts else ()))
+        further = (*OPTIMIZERS, *EIGHT_BITS, *LONG, *EVALUATED, *(OF_EXPERTS if has_experts else ()))
         for strategy, variant, keys in (*FURTHER, *further):
-            if model == "deepseek_v3" and keys.get("adapter") == "qlora":
+            if model == "deepseek_v3" and (keys.get("adapter") == "qlora" or keys.get("load_in_8bit")):
                 continue  # refused: over quantized weights PEFT takes linear layers of these names for experts
             yield Case(model, strategy, variant, keys)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from allranks.errors import ConfigError
-from allranks.trace.asked import Asked, refuse, traced_keys
+from allranks.trace.asked import OPTIMIZERS, Asked, refuse, traced_keys
 from allranks.trace.child import peaks
 from allranks.trace.layers import largest
 from benchmarks.peak_cases import Case, cases, write_models
@@ -82,8 +82,8 @@ def random_rows(num_rows: int, tokens: int) -> Any:
 def traced(case: Case, folder: Path) -> float | None:
     """Bytes of rank 0 when it holds most; None for what cannot be traced."""
     cfg, model = case.config(folder), case.described(folder)
-    if case.evaluates:
-        return None  # two steps of training are what is traced
+    if case.evaluates or cfg.optimizer.optimizer not in OPTIMIZERS:
+        return None  # two steps of training are what is traced, without the state of libraries' optimizers
     try:
         refuse(cfg, case.num_ranks, case.num_ranks)
     except ConfigError:

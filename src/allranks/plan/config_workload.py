@@ -135,6 +135,7 @@ def workload_of(
     method = method_of(cfg)
     micro_batch = cfg.optimizer.micro_batch_size
     hidden = shape.hidden
+    copies = step_copies(cfg.optimizer.optimizer, decays=cfg.optimizer.weight_decay > 0, on_cpu=on_cpu)
     return Workload(
         name=strategy_name(cfg, kind, num_shards, num_ranks) if num_ranks > 1 or kind == "zero" else "one process",
         shape=shape,
@@ -167,7 +168,8 @@ def workload_of(
         num_threads=threads_of_rank(gpus_per_node) if on_cpu else 0,
         optimizer=cfg.optimizer.optimizer,
         foreach=cfg.optimizer.optimizer != "adamw_torch_fused",
-        foreach_copies=step_copies(cfg.optimizer.optimizer, decays=cfg.optimizer.weight_decay > 0),
+        foreach_copies=copies.of_all,
+        each_copy_bytes=copies.each_bytes(types.master or types.trained),
         bucket_bytes=(parallel.ddp_bucket_cap_mb or DDP_BUCKET_MEBIBYTES) * 2**20,
         first_bucket_bytes=(parallel.ddp_bucket_cap_mb or 0) * 2**20 or FIRST_BUCKET_BYTES,
         bucket_elements=_setting(zero, "reduce_bucket_size", hidden * hidden, BUCKET_ELEMENTS),

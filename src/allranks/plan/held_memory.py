@@ -45,9 +45,8 @@ def held(workload: Workload) -> Held:
     between = trained * max(element.gradient, element.compute) if whole else gradients
     state, first = trained * element.state * part, _first_elements(workload)
     step = trained * element.trained * part * workload.foreach_copies if workload.foreach else 0.0
-    if workload.optimizer == "adamw_torch" and workload.method == "full":
-        # A denominator, and the root that it is made of (torch/optim/adam.py, `_single_tensor_adam`).
-        step = max(step, 2 * largest_tensor(workload.shape) * element.trained * part)
+    if workload.method == "full":
+        step = max(step, largest_tensor(workload.shape) * part * workload.each_copy_bytes)
     return Held(
         parameters=0.0 if workload.offloads_parameters else trained * element.trained * part + frozen_bytes * part,
         gradients=0.0 if workload.offloads_parameters else gradients,
@@ -62,7 +61,8 @@ def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
     """DeepSpeed's: whole parameters below stage 3; pieces of the float32 weights, also where the weights are float32
     (`single_partition_of_fp32_groups`, `fp32_partitioned_groups_flat`), and of their optimizer's state.
 
-    Its step lays gradients end to end, and makes float32 of them: stage 3 of a group at a time.
+    Its step lays gradients end to end, and makes float32 of them: stage 3 of a group at a time. To the optimizer they
+    are one tensor.
     """
     layout, element, part = workload.layout, workload.element, 1 / workload.num_ranks
     weights = trained * element.trained
@@ -75,7 +75,11 @@ def _of_zero(workload: Workload, trained: float, frozen_bytes: float) -> Held:
         parameters = weights + frozen_bytes
         gradients = weights * (part if layout.stage == 2 else 1.0)
         between = gradients if workload.num_micro_batches > 1 or layout.stage == 1 else 0.0
-    step = stepped * (_FLOAT + (element.trained if element.trained < _FLOAT else 0))
+    copied = max(workload.each_copy_bytes, _FLOAT * workload.foreach_copies if workload.foreach else 0.0)
+    laid = _FLOAT + (element.trained if element.trained < _FLOAT else 0.0)
+    # Below stage 3 the gradients are gone by the time the optimizer steps on their float32 form.
+    stepping = _FLOAT + copied - (element.trained if layout.stage < 3 else 0.0)
+    step = stepped * max(laid, stepping)
     optimizer = trained * (_FLOAT + element.state) * part
     return Held(
         parameters=0.0 if workload.offloads_parameters else parameters,

@@ -34,6 +34,11 @@ def fullest(workload: Workload) -> RankMemory:
     return max(_moments(_Parts.of(workload)), key=lambda moment: moment.total)
 
 
+def at_step(workload: Workload) -> RankMemory:
+    """The optimizer's step; without a reserve."""
+    return _at_step(_Parts.of(workload))
+
+
 def kept_by_layers(workload: Workload) -> float:
     """Bytes that the graph of one micro-batch's forward pass holds, its ends apart."""
     return _Parts.of(workload).all_layers
@@ -99,9 +104,14 @@ def _moments(parts: _Parts) -> Iterator[RankMemory]:
     yield late(activations=kept.input, logits=waiting, communication=buffers.first_reduced)
     # A shared embedding has a gradient of its own, which is added to the output layer's.
     yield _moment(own.parameters, own.gradients, own.optimizer, activations=kept.input, logits=loss.joining)
-    yield _moment(own.parameters, own.gradients, own.optimizer + own.step, communication=buffers.step)
+    yield _at_step(parts)
     if parts.workload.evaluation_batch_size > parts.workload.micro_batch_size:
         yield from _evaluation(parts)
+
+
+def _at_step(parts: _Parts) -> RankMemory:
+    own = parts.held
+    return _moment(own.parameters, own.gradients, own.optimizer + own.step, communication=parts.gathered.step)
 
 
 def _evaluation(parts: _Parts) -> Iterator[RankMemory]:

@@ -92,7 +92,8 @@ class Workload:
     `first_bucket_bytes` of the first; `upcasts_logits`, `shifts_logits`: where the loss is made of all logits, whether
     in float32, and of a copy of them (other trainers'). `num_threads`: of a rank on a CPU, 0 where it takes its part of
     the cores. `foreach_copies`: of the size of a state, that an AdamW that is not fused makes in its step (PyTorch 2.0:
-    two). `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
+    two). `each_copy_bytes`: what a step that takes one tensor after the other makes for each element of that one.
+    `bucket_elements`, `prefetch_elements`, `persistent_below`: DeepSpeed's settings for these.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Workload:
     optimizer: str = "adamw_torch_fused"
     foreach: bool = True
     foreach_copies: int = 1
+    each_copy_bytes: float = 0.0
     bucket_bytes: float = DDP_BUCKET_MEBIBYTES * 2**20
     first_bucket_bytes: float = FIRST_BUCKET_BYTES
     bucket_elements: int = BUCKET_ELEMENTS

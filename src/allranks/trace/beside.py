@@ -9,6 +9,8 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.config.load import resolve_mapping
 from allranks.errors import AllranksError
+from allranks.plan.held_memory import held
+from allranks.plan.memory import at_step
 from allranks.plan.report import Traced
 from allranks.plan.reserve import reserve
 from allranks.plan.table import Row
@@ -20,8 +22,8 @@ from allranks.trace.traced import traced_memory
 def traced(row: Row, cfg: RunConfig, config_json: Mapping[str, Any], *, tokens: int) -> Traced:
     """What running `row` of the plan of `cfg` without values tells; `tokens` are those of a row of a micro-batch.
 
-    The driver's share, the host's memory and the state of libraries' optimizers, which no trace sees, are those of the
-    closed form.
+    The driver's share, the host's memory, and the state and the step of libraries' optimizers, which no trace sees, are
+    those of the closed form.
     """
     workload = row.workload
     changed = _changed(cfg, workload.changes)
@@ -40,7 +42,8 @@ def traced(row: Row, cfg: RunConfig, config_json: Mapping[str, Any], *, tokens: 
     except AllranksError as error:
         return Traced(row, None, str(error))
     if changed.optimizer.optimizer not in OPTIMIZERS:
-        memory = replace(memory, optimizer=row.memory.optimizer)
+        with_state = replace(memory, optimizer=held(workload).optimizer)
+        memory = max(with_state, at_step(workload), key=lambda moment: moment.total)
     return Traced(row, _whole(memory, row))
 
 
