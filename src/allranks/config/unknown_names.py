@@ -45,5 +45,12 @@ class NamesOfModel:
         )
 
 
+def missing_from(names: Collection[str], wanted: Collection[str] | str | None) -> list[str]:
+    """Which of a list of names, or of ends of names, none of `names` has; a single string is a pattern, and no name."""
+    if wanted is None or isinstance(wanted, str):
+        return []
+    return [part for part in wanted if part not in names and not any(one.endswith(f".{part}") for one in names)]
+
+
 def _last_parts(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from allranks.config import RunConfig
 from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
-from allranks.config.unknown_names import NamesOfModel
+from allranks.config.unknown_names import NamesOfModel, missing_from
 from allranks.errors import ConfigError
 from allranks.model.peft_names import config_for_files, misread_modules, name_modules, names_as_they_are
 from allranks.model.sharding import filling, full_shape, local_part
@@ -174,17 +173,13 @@ def _check_names(model: PreTrainedModel, config: LoraConfig) -> None:
     tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     names = NamesOfModel.of(tensors, linear_names(model))
 
-    def missing(wanted: Collection[str] | str | None, there: list[str]) -> list[str]:
-        listed = () if wanted is None or isinstance(wanted, str) else wanted
-        return [part for part in listed if not any(name == part or name.endswith("." + part) for name in there)]
-
-    if wrong := missing(config.target_parameters, tensors):
+    if wrong := missing_from(tensors, config.target_parameters):
         raise names.no_parameter(wrong, type(model).__name__)
     for key, wanted in (
         ("lora_target_modules", config.target_modules),
         ("lora_modules_to_save", config.modules_to_save),
     ):
-        if wrong := missing(wanted, modules):
+        if wrong := missing_from(modules, wanted):
             raise names.no_module(key, wrong, type(model).__name__)
 
 

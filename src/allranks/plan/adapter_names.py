@@ -8,7 +8,7 @@ from typing import Any
 from allranks.config import RunConfig
 from allranks.config.adapter_folder import adapter_folder
 from allranks.config.sections.adapter import AdapterConfig
-from allranks.config.unknown_names import NamesOfModel
+from allranks.config.unknown_names import NamesOfModel, missing_from
 from allranks.errors import AllranksError, ConfigError
 from allranks.plan.adapter_size import names_in_model
 from allranks.plan.config_workload import Trained
@@ -61,11 +61,10 @@ def _refuse_unknown(tensors: Collection[str], names: NamesOfModel, asked: Adapte
     """As `model.adapter` does. `tensors`: names of the model's; `num_trained`: elements that the adapter has there."""
     modules = {part for name in tensors for part in _within(name)}
     wanted = asked.lora_target_parameters or ()
-    if missing := [one for one in ([wanted] if isinstance(wanted, str) else wanted) if not _is_there(one, tensors)]:
+    if missing := missing_from(tensors, [wanted] if isinstance(wanted, str) else wanted):
         raise names.no_parameter(missing)
     for key in ("lora_target_modules", "lora_modules_to_save"):
-        listed = getattr(asked, key) or ()
-        if missing := [one for one in ([] if isinstance(listed, str) else listed) if not _is_there(one, modules)]:
+        if missing := missing_from(modules, getattr(asked, key)):
             raise names.no_module(key, missing)
     if not num_trained:
         key = "lora_target_modules" if asked.peft_layers_to_transform is None else "peft_layers_to_transform"
@@ -80,7 +79,3 @@ def _within(tensor: str) -> list[str]:
     """The modules that a tensor is in."""
     parts = tensor.split(".")[:-1]
     return [".".join(parts[: number + 1]) for number in range(len(parts))]
-
-
-def _is_there(name: str, names: Collection[str]) -> bool:
-    return name in names or any(one.endswith(f".{name}") for one in names)

@@ -26,6 +26,7 @@ import yaml
 from allranks.doctor.read_logs import diagnosis_of_text
 from benchmarks.workload import Workload, write
 from tests.exam.breaking.runs import TRAINERS, Broken
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 OWN_RUNS = HERE.parent / "own-runs"
@@ -160,12 +161,6 @@ def axolotl_config() -> dict[str, object]:
         "ddp_timeout": 20,
         "plugins": ["axolotl_fault.FaultPlugin"],
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
